@@ -1,0 +1,76 @@
+"""The record of one sealed message: one checksummed JSON line.
+
+Promises: `encode` gives one line of ASCII JSON that ends in a CRC-32 of everything before it, and
+`parse` gives back exactly what went in.  Text is UTF-8 decoded with `surrogateescape`, so octets
+that were no UTF-8 survive as lone surrogates and come back byte for byte.  The line is the unit of
+durability (spool) and of evidence (Merkle leaf).
+
+Raises: `BadLine` from `parse` when the checksum does not fit or the line is no record.
+
+Does not: write files (`spool` does), know SQL, or interpret header fields: what can be derived from
+them later (decoded Subject, addresses, date) is derived by the writer, away from the mail path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+VERSION = 1
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+# Ten bits at a time halves the work; record ids are made once per message on the mail path.
+_PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
+_SEAL = b',"crc32":"'
+_TAIL = len(_SEAL) + 8 + 2  # the checksum and the closing quote and brace
+_compact = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
+
+
+class BadLine(ValueError):
+    """A spool line that is no intact record; `torn` when its end is missing."""
+
+    def __init__(self, why: str, *, torn: bool) -> None:
+        super().__init__(why)
+        self.torn = torn
+
+
+def new_record_id(milliseconds: int) -> str:
+    """A ULID: 48 bits of Unix time in milliseconds, 80 bits of randomness, 26 characters.
+
+    Made by the milter and not by the database, so that a repeated load cannot double a record.
+    """
+    value = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
+    parts = [_PAIRS[(value >> shift) & 0x3FF] for shift in range(120, -1, -10)]
+    return "".join(parts)
+
+
+def timestamp(seconds: float) -> str:
+    """Unix time as RFC 3339 text in UTC with microseconds, as records carry it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+def encode(content: Mapping[str, Any]) -> bytes:
+    """The line for `content`, newline included."""
+    body = _compact(content)[:-1].encode("ascii")
+    return b'%b,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The content of one line (with or without its newline), checksum verified and removed.
+
+    Raises: BadLine.
+    """
+    line = line.rstrip(b"\n")
+    body, seal = line[:-_TAIL], line[-_TAIL:]
+    if not (seal.startswith(_SEAL) and seal.endswith(b'"}')):
+        raise BadLine("the line has no checksum at its end", torn=True)
+    if seal[len(_SEAL) : -2] != b"%08x" % zlib.crc32(body):
+        raise BadLine("the checksum does not fit the line", torn=False)
+    content = json.loads(body + b"}")
+    if not isinstance(content, dict):
+        raise BadLine("the line is no JSON object", torn=False)
+    return content

@@ -1,0 +1,177 @@
+"""The reading half of the spool: what waits for the database, in order, and what owners left open.
+
+Promises: `read` yields only whole lines and never moves backwards; `recover` closes the segments
+whose owner died (a torn tail is cut, whole lines never are); `finish` keeps a loaded segment in
+`loaded/`; `set_aside` keeps a line that no database would take, with the reason, in `set-aside/`.
+
+Raises: OSError where the directory itself cannot be used.
+
+Does not: append records (`spool` does) or know what a record means.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from carbonseal.milter.archive import merkle, record, spool
+
+LOADED = "loaded"
+SET_ASIDE = "set-aside"
+_READ_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One spool file as it was when the directory was listed."""
+
+    name: str  # without suffix: the key under which progress is kept
+    path: Path
+    is_closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One whole line of a segment."""
+
+    offset: int  # where it begins
+    end: int  # where the next one begins
+    line: bytes  # newline included
+    fault: str | None  # why the line is no intact record
+    is_torn: bool  # the fault is a write that was cut short and never acknowledged
+    is_footer: bool
+
+
+def pending(directory: Path) -> list[Segment]:
+    """Segments not yet moved to `loaded/`, oldest first.  Empty when there is no directory."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(directory))
+    except FileNotFoundError:
+        return []
+    return [_segment(directory / name) for name in names if name.endswith(spool.CLOSED_SUFFIX)]
+
+
+def _segment(path: Path) -> Segment:
+    is_open = path.name.endswith(spool.OPEN_SUFFIX)
+    suffix = spool.OPEN_SUFFIX if is_open else spool.CLOSED_SUFFIX
+    return Segment(name=path.name[: -len(suffix)], path=path, is_closed=not is_open)
+
+
+def read(segment: Segment, offset: int) -> Iterator[Entry]:
+    """The whole lines from `offset` on.
+
+    A segment that was renamed (closed) since it was listed is found under its new name; one that
+    was moved away yields nothing.
+    """
+    try:
+        stream = open(segment.path, "rb")
+    except FileNotFoundError:
+        closed = segment.path.with_name(segment.name + spool.CLOSED_SUFFIX)
+        if not closed.exists():
+            return
+        stream = open(closed, "rb")
+    with stream:
+        stream.seek(offset)
+        for line in stream:
+            if not line.endswith(b"\n"):
+                return  # still being written, or torn: recovery decides
+            end = offset + len(line)
+            yield _entry(line, offset, end)
+            offset = end
+
+
+def _entry(line: bytes, offset: int, end: int) -> Entry:
+    is_footer = line.startswith(b'{"footer":')
+    try:
+        record.parse(line)
+    except record.BadLine as fault:
+        return Entry(offset, end, line, str(fault), fault.torn, False)
+    except ValueError as fault:
+        return Entry(offset, end, line, str(fault), False, False)
+    return Entry(offset, end, line, None, False, is_footer)
+
+
+def finish(segment: Segment) -> None:
+    """Move a closed, completely loaded segment to `loaded/`.
+
+    Safe direction: if the move is lost, the segment is read again and found already loaded.
+    """
+    target = segment.path.parent / LOADED
+    target.mkdir(mode=0o750, exist_ok=True)
+    os.rename(segment.path, target / segment.path.name)
+    spool.sync_directory(target)
+    spool.sync_directory(segment.path.parent)
+
+
+def set_aside(directory: Path, segment: Segment, entry: Entry, why: str) -> Path:
+    """Keep a refused line with its reason; returns the file.  Repeating it changes nothing."""
+    target = directory / SET_ASIDE
+    target.mkdir(mode=0o750, exist_ok=True)
+    path = target / f"{segment.name}-{entry.offset}.json"
+    content = {
+        "why": why,
+        "segment": segment.name,
+        "offset": entry.offset,
+        "line": entry.line.decode("ascii", "surrogateescape"),
+    }
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", encoding="ascii") as stream:
+        json.dump(content, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    spool.sync_directory(target)
+    return path
+
+
+def recover(directory: Path) -> list[Segment]:
+    """Close every open segment whose owner is gone; returns them under their closed names.
+
+    The owner's lock dies with its process, so a lock that can be taken means an orphan.
+    """
+    recovered = []
+    for segment in pending(directory):
+        if segment.is_closed:
+            continue
+        try:
+            handle = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # its owner closed it just now
+        try:
+            if _is_orphan(handle, segment.path):
+                recovered.append(_close_orphan(handle, segment))
+        finally:
+            os.close(handle)
+    return recovered
+
+
+def _is_orphan(handle: int, path: Path) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    # Whoever held the lock until now may have closed and renamed the file in the meantime.
+    return path.exists()
+
+
+def _close_orphan(handle: int, segment: Segment) -> Segment:
+    tree = merkle.Tree()
+    end = 0
+    has_footer = False
+    for entry in read(segment, 0):
+        end = entry.end
+        has_footer = entry.is_footer
+        if entry.fault is None and not entry.is_footer:
+            tree.add(entry.line)
+    os.ftruncate(handle, end)
+    if not has_footer:  # it has one when the owner died between footer and rename
+        os.pwrite(handle, spool.footer(segment.name, tree), end)
+    os.fdatasync(handle)
+    closed = segment.path.with_name(segment.name + spool.CLOSED_SUFFIX)
+    os.rename(segment.path, closed)
+    spool.sync_directory(segment.path.parent)
+    return Segment(segment.name, closed, True)
