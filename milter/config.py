@@ -1,0 +1,364 @@
+"""The configuration: what may be written in carbonseal.yaml, and the values the rooms work with.
+
+Promises: `load` either constructs everything or raises; after it nothing can be misconfigured.
+Unknown keys, wrong types and impossible values name file, line, key and the nearest valid name.
+Relative paths are relative to the file.
+
+Raises: ConfigurationError, whose `problems` lists every complaint.
+
+Does not: open sockets, keys or databases; `config check` asks for those separately.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from carbonseal.milter import config_file, socket_address
+from carbonseal.policies import address, archiving, disposition, domains, origin, signing
+from carbonseal.policies.boundary import CrossingKind
+from carbonseal.policies.errors import CarbonsealError, ConfigurationError
+
+DEFAULT_PATH = Path("/etc/carbonseal/carbonseal.yaml")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SIZES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+class InvalidConfiguration(ConfigurationError):
+    """The file is readable but wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        more = len(problems) - 1
+        tail = f" (and {more} more: carbonseal config check)" if more else ""
+        super().__init__(problems[0] + tail)
+
+
+def _checked(parse: Callable[[str], object]) -> Callable[[Any], Any]:
+    """A pydantic check that keeps the text and turns our sentences into pydantic's errors."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                parse(value)
+            except CarbonsealError as fault:
+                raise ValueError(str(fault)) from None
+        return value
+
+    return check
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d{1,9})\s*([smhdw])", value)
+        if not found:
+            raise ValueError("write a duration such as 30s, 15m, 12h, 7d or 2w")
+        return int(found[1]) * _UNITS[found[2]]
+    return value
+
+
+def _octets(value: Any) -> Any:
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d{1,15})\s*(|KiB|MiB|GiB|TiB)", value)
+        if not found:
+            raise ValueError("write a size such as 512MiB or 4GiB")
+        return int(found[1]) * _SIZES[found[2]]
+    return value
+
+
+def _domain_entry(text: str) -> None:
+    domains.DomainSet([text])
+
+
+def _network(text: str) -> origin.Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as fault:
+        raise ConfigurationError(f"{fault}; write an address or a network such as 192.0.2.0/24")
+
+
+Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(_octets), Field(ge=0)]
+DomainEntry = Annotated[str, BeforeValidator(_checked(_domain_entry))]
+NetworkText = Annotated[str, BeforeValidator(_checked(_network))]
+Mailbox = Annotated[str, BeforeValidator(_checked(address.parse_address))]
+Pattern = Annotated[str, BeforeValidator(_checked(signing.AuthorPattern.parse))]
+DomainName = Annotated[str, BeforeValidator(_checked(domains.normalize))]
+SocketText = Annotated[str, BeforeValidator(_checked(socket_address.parse))]
+FieldName = Annotated[str, Field(pattern=r"^[!-9;-~]+$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class MilterSection(_Section):
+    """The process and its socket."""
+
+    socket: SocketText = "unix:/run/carbonseal/milter.sock"
+    socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
+    socket_group: str | None = None
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    drain: Duration = 30
+
+
+class OursSection(_Section):
+    """The boundary: which domains and clients are ours."""
+
+    domains: Annotated[list[DomainEntry], Field(min_length=1)]
+    networks: list[NetworkText] = []
+    listeners: list[str] = []
+    authenticated: bool = True
+    local_submission: bool = False
+    peers: list[NetworkText] = []
+
+
+class RuleSection(_Section):
+    """One signing rule."""
+
+    author: Pattern
+    sdid: DomainName | None
+
+
+class SigningSection(_Section):
+    """Which signatures are made."""
+
+    keys: Path = Field(default=Path("/var/lib/carbonseal/keys"), strict=False)
+    canonicalization: Annotated[str, Field(pattern=r"^(relaxed|simple)/(relaxed|simple)$")] = (
+        "relaxed/relaxed"
+    )
+    rules: list[RuleSection] = []
+    logins: dict[str, list[Pattern]] = {}
+    oversign: list[FieldName] = list(signing.OVERSIGNED)
+    oversign_absent: list[FieldName] = [
+        name for name in signing.OVERSIGNED if name not in signing.LATE_ADDITIONS
+    ]
+    expires_after: Duration | None = None
+    max_signatures: Annotated[int, Field(ge=1, le=8)] = 2
+
+
+class ArchiveRuleSection(_Section):
+    """One exception to the general archive rule."""
+
+    crossing: Literal["internal", "outbound", "inbound", "transit"] | None = None
+    domains: list[DomainEntry] | None = None
+    recipients: list[Mailbox] | None = None
+    when: Literal["crossing", "always", "never"] | None = None
+
+
+class ArchiveSection(_Section):
+    """The archive copy."""
+
+    recipients: list[Mailbox] = []
+    when: Literal["crossing", "always", "never"] = "crossing"
+    rules: list[ArchiveRuleSection] = []
+
+
+class RecordSection(_Section):
+    """The record and its way into SQL."""
+
+    spool: Path = Field(default=Path("/var/spool/carbonseal"), strict=False)
+    spool_limit: Size = 4 * 1024**3
+    keep_loaded: Duration = 7 * 86400
+    database: str = "sqlite:////var/lib/carbonseal/archive.db"
+    headers: Literal["all"] | list[FieldName] = "all"
+    relay: str | None = None
+
+
+class FailureSection(_Section):
+    """Overrides of the failure policy."""
+
+    no_usable_key: Literal["accept", "tempfail", "reject"] = "accept"
+    unreadable_key: Literal["accept", "tempfail", "reject"] = "tempfail"
+    unusable_author: Literal["accept", "tempfail", "reject"] = "accept"
+    transformation: Literal["accept", "tempfail", "reject"] = "accept"
+    signature_failed: Literal["accept", "tempfail", "reject"] = "accept"
+    record_not_writable: Literal["accept", "tempfail", "reject"] = "tempfail"
+    internal_error: Literal["accept", "tempfail", "reject"] = "tempfail"
+
+
+class LogSection(_Section):
+    """What is logged, and how."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class FileModel(_Section):
+    """The whole file."""
+
+    milter: MilterSection = MilterSection()
+    ours: OursSection
+    signing: SigningSection = SigningSection()
+    archive: ArchiveSection = ArchiveSection()
+    record: RecordSection = RecordSection()
+    failure: FailureSection = FailureSection()
+    log: LogSection = LogSection()
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A checked configuration and the policy values made from it."""
+
+    path: Path
+    file: FileModel
+    version: str  # 12 hex digits over the effective content; stands in every record
+    ours: origin.Ours
+    signing: signing.SigningPolicy
+    archive: archiving.ArchivePolicy
+    failure: disposition.FailurePolicy
+
+    @property
+    def keys_directory(self) -> Path:
+        """Where the key store lives."""
+        return self.file.signing.keys
+
+    @property
+    def spool_directory(self) -> Path:
+        """Where records wait for the writer."""
+        return self.file.record.spool
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the archive."""
+        return self.file.record.database
+
+
+def load(path: Path) -> Configuration:
+    """Read, check and assemble the configuration in `path`."""
+    return assemble(config_file.read(path))
+
+
+def assemble(document: config_file.Document) -> Configuration:
+    """The configuration in `document`."""
+    try:
+        model = FileModel.model_validate(document.content)
+    except pydantic.ValidationError as fault:
+        problems = [_sentence(document, error) for error in fault.errors()]
+        raise InvalidConfiguration(sorted(set(problems), key=problems.index)) from None
+    model = _with_absolute_paths(model, document.path.resolve().parent)
+    digest = hashlib.sha256(model.model_dump_json().encode()).hexdigest()
+    return Configuration(
+        path=document.path,
+        file=model,
+        version=digest[:12],
+        ours=_ours(model.ours),
+        signing=_signing(model.signing),
+        archive=_archive(model.archive),
+        failure=disposition.FailurePolicy(
+            {
+                disposition.FailureClass(name): disposition.Answer(answer)
+                for name, answer in model.failure.model_dump().items()
+            }
+        ),
+    )
+
+
+def _with_absolute_paths(model: FileModel, base: Path) -> FileModel:
+    keys = base / model.signing.keys
+    spool = base / model.record.spool
+    database = model.record.database
+    if database.startswith("sqlite:///") and not database.startswith("sqlite:////"):
+        database = f"sqlite:///{base / database.removeprefix('sqlite:///')}"
+    return model.model_copy(
+        update={
+            "signing": model.signing.model_copy(update={"keys": keys}),
+            "record": model.record.model_copy(update={"spool": spool, "database": database}),
+        }
+    )
+
+
+def _ours(section: OursSection) -> origin.Ours:
+    return origin.Ours(
+        domains=domains.DomainSet(section.domains),
+        networks=tuple(map(_network, section.networks)),
+        listeners=frozenset(section.listeners),
+        authenticated=section.authenticated,
+        local_submission=section.local_submission,
+        peers=tuple(map(_network, section.peers)),
+    )
+
+
+def _signing(section: SigningSection) -> signing.SigningPolicy:
+    header, _, body = section.canonicalization.partition("/")
+    oversigned = tuple(dict.fromkeys(name.lower() for name in ["from", *section.oversign]))
+    return signing.SigningPolicy(
+        rules=tuple(
+            signing.SigningRule(
+                signing.AuthorPattern.parse(rule.author),
+                None if rule.sdid is None else domains.normalize(rule.sdid),
+            )
+            for rule in section.rules
+        ),
+        logins={
+            login: tuple(map(signing.AuthorPattern.parse, patterns))
+            for login, patterns in section.logins.items()
+        },
+        header_canonicalization=header,
+        body_canonicalization=body,
+        oversigned=oversigned,
+        oversign_absent=frozenset(name.lower() for name in section.oversign_absent),
+        expires_after=section.expires_after,
+        max_signatures=section.max_signatures,
+    )
+
+
+def _archive(section: ArchiveSection) -> archiving.ArchivePolicy:
+    return archiving.ArchivePolicy(
+        recipients=tuple(map(address.parse_address, section.recipients)),
+        when=archiving.When(section.when),
+        rules=tuple(map(_archive_rule, section.rules)),
+    )
+
+
+def _archive_rule(section: ArchiveRuleSection) -> archiving.ArchiveRule:
+    named = section.recipients
+    return archiving.ArchiveRule(
+        crossing=None if section.crossing is None else CrossingKind(section.crossing),
+        domains=None if section.domains is None else domains.DomainSet(section.domains),
+        recipients=None if named is None else tuple(map(address.parse_address, named)),
+        when=None if section.when is None else archiving.When(section.when),
+    )
+
+
+def _sentence(document: config_file.Document, error: Any) -> str:
+    key_path = tuple(part for part in error["loc"] if _is_written(document, part))
+    dotted = ".".join(map(str, key_path)) or "the file"
+    place = document.place(key_path)
+    if error["type"] == "extra_forbidden":
+        known = _known_names(key_path[:-1])
+        near = difflib.get_close_matches(str(key_path[-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        return f"{place}: {dotted} is not a key; {hint}"
+    if error["type"] == "missing":
+        return f"{place}: {'.'.join(map(str, error['loc']))} is missing; it has no default"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{place}: {dotted}: {message} (found {error['input']!r:.80})"
+
+
+def _is_written(document: config_file.Document, part: Any) -> bool:
+    # pydantic names the branches of a union in the location; the operator never wrote those.
+    return any(part in key_path for key_path in document.lines) or part in FileModel.model_fields
+
+
+def _known_names(key_path: tuple[Any, ...]) -> list[str]:
+    model: Any = FileModel
+    for part in key_path:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        models = [one for one in candidates if hasattr(one, "model_fields")]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)

@@ -1,0 +1,171 @@
+"""Does a message cross the boundary of our ADMD?  NOT (local AND local).
+
+Promises: a message is INTERNAL only when its origin is proven, its reverse-path is ours and every
+recipient is certainly inside; whatever cannot be decided counts as crossing.  Each end carries the
+reason for its place, and the verdict names the addresses that prove it.
+
+The answer of Postfix wins over the text the client typed: {rcpt_addr} is the address after source
+routes, percent hack, bang path and inner quotes were resolved, and {rcpt_mailer} is `error` for an
+accepted recipient that only an alias can deliver, so that nobody knows where it ends.
+
+Does not: see what happens later (alias expansion, .forward), or look at header fields.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from carbonseal.policies import address
+from carbonseal.policies.address import Address, Path
+from carbonseal.policies.envelope import Envelope, Recipient, ReversePath
+from carbonseal.policies.origin import Origin, Ours
+from carbonseal.policies.reason import Reason
+
+_SRS = re.compile(r"SRS[01][=+-]", re.IGNORECASE)
+# Without the macros nobody but Postfix can tell where such an address leads.
+_ROUTED = frozenset(("percent-hack", "bang-path", "quoted-at"))
+_PROOFS = 3  # how many addresses of one kind a verdict names
+
+
+class CrossingKind(StrEnum):
+    """How a message stands to the boundary."""
+
+    INTERNAL = "internal"  # both ends inside
+    OUTBOUND = "outbound"  # from inside, at least one recipient not inside
+    INBOUND = "inbound"  # from outside, at least one recipient inside
+    TRANSIT = "transit"  # no end inside
+
+
+class Place(StrEnum):
+    """On which side of the boundary one end lies."""
+
+    INSIDE = "inside"
+    OUTSIDE = "outside"
+    UNKNOWN = "unknown"  # counts as outside
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of the message with its place and why."""
+
+    text: str  # the address that was judged; '' for the null reverse-path
+    place: Place
+    why: Reason
+    is_archive: bool = False  # an archive recipient that the sender addressed
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The verdict on the boundary."""
+
+    crossing: CrossingKind
+    reverse_path: End
+    recipients: tuple[End, ...]  # in the order of RCPT TO
+    reasons: tuple[Reason, ...]
+
+    @property
+    def is_crossing(self) -> bool:
+        """NOT (local AND local)."""
+        return self.crossing is not CrossingKind.INTERNAL
+
+
+def classify(
+    envelope: Envelope, ours: Ours, origin: Origin, archive: frozenset[Address] = frozenset()
+) -> Classification:
+    """Place both ends of `envelope` and say whether it crosses.
+
+    `archive` holds the archive recipients (see `comparable`); one that the sender addressed is
+    ours and says nothing about where the message goes.
+    """
+    reverse_path = _place_reverse_path(envelope.reverse_path, ours, origin)
+    recipients = [_place_recipient(recipient, ours, archive) for recipient in envelope.recipients]
+    crossing = _crossing(reverse_path, recipients)
+    reasons = _reasons(reverse_path, recipients)
+    return Classification(crossing, reverse_path, tuple(recipients), reasons)
+
+
+def comparable(mailbox: Address) -> Address:
+    """`mailbox` for comparison: Postfix folds case where it merges recipients (been_here.c)."""
+    return Address(mailbox.local_part.lower(), mailbox.domain)
+
+
+def _crossing(reverse_path: End, recipients: list[End]) -> CrossingKind:
+    inside = sum(end.place is Place.INSIDE for end in recipients)
+    if reverse_path.place is Place.INSIDE:
+        return CrossingKind.INTERNAL if inside == len(recipients) else CrossingKind.OUTBOUND
+    return CrossingKind.INBOUND if inside else CrossingKind.TRANSIT
+
+
+def _reasons(reverse_path: End, recipients: list[End]) -> tuple[Reason, ...]:
+    proofs: dict[str, list[Reason]] = {}
+    for end in recipients:
+        kept = proofs.setdefault(end.why.code, [])
+        if len(kept) < _PROOFS and end.why not in kept:
+            kept.append(end.why)
+    return (reverse_path.why, *(reason for kept in proofs.values() for reason in kept))
+
+
+def _place_reverse_path(reverse_path: ReversePath, ours: Ours, origin: Origin) -> End:
+    path = reverse_path.path
+    if path.is_null:
+        place = Place.INSIDE if origin.is_proven else Place.OUTSIDE
+        return End("", place, Reason(f"null-reverse-path-{place}"))
+    resolved = _resolved(reverse_path.resolved, path)
+    text = str(resolved) if resolved else path.raw
+    if resolved is None or not ours.domains.match(resolved.domain):
+        return End(text, Place.OUTSIDE, Reason("reverse-path-outside", text))
+    if not origin.is_proven:
+        return End(text, Place.OUTSIDE, Reason("reverse-path-unproven", text))
+    if _disagrees(path, resolved):
+        return End(text, Place.OUTSIDE, Reason("reverse-path-rerouted", f"{path.raw} is {text}"))
+    if _SRS.match(resolved.local_part):
+        # A forwarder of ours rewrote it: the message began outside.
+        return End(text, Place.OUTSIDE, Reason("reverse-path-srs", text))
+    return End(text, Place.INSIDE, Reason("reverse-path-inside", text))
+
+
+def _place_recipient(recipient: Recipient, ours: Ours, archive: frozenset[Address]) -> End:
+    path = recipient.path
+    resolved = _resolved(recipient.resolved, path)
+    text = str(resolved) if resolved else path.raw
+    if resolved is None:
+        return End(text, Place.UNKNOWN, Reason("recipient-unreadable", text))
+    if archive and comparable(resolved) in archive and not _disagrees(path, resolved):
+        return End(text, Place.INSIDE, Reason("recipient-is-archive", text), is_archive=True)
+    if recipient.mailer == "error":
+        return End(text, Place.UNKNOWN, Reason("recipient-alias-only", text))
+    if not ours.domains.match(resolved.domain):
+        if path.address is not None and ours.domains.match(path.address.domain):
+            why = Reason("recipient-rerouted", f"{path.raw} is {text}")
+            return End(text, Place.OUTSIDE, why)
+        return End(text, Place.OUTSIDE, Reason("recipient-outside", text))
+    if recipient.resolved is None and not _ROUTED.isdisjoint(path.notes):
+        return End(text, Place.UNKNOWN, Reason("recipient-routed", text))
+    if _disagrees(path, resolved):
+        return End(text, Place.OUTSIDE, Reason("recipient-rerouted", f"{path.raw} is {text}"))
+    return End(text, Place.INSIDE, Reason("recipient-inside", text))
+
+
+def _resolved(macro: str | None, path: Path) -> Address | None:
+    """The address Postfix works with: its macro where it gives one, else our own reading.
+
+    The macros are lower-cased, local part included (measured), so our reading stands where both
+    agree on the domain and on the folded local part.
+    """
+    if macro is None:
+        return path.address
+    theirs = address.parse_path(macro).address
+    mine = path.address
+    if theirs is None or mine is None:
+        return theirs
+    if theirs.domain == mine.domain and theirs.local_part == mine.local_part.lower():
+        return mine
+    return theirs
+
+
+def _disagrees(path: Path, resolved: Address) -> bool:
+    """Whether the typed domain is another than the resolved one (unqualified addresses agree)."""
+    typed = path.address
+    return typed is not None and typed.domain not in ("", resolved.domain)

@@ -1,0 +1,210 @@
+"""Which signatures a message gets, or why none.
+
+Promises: nobody signs who may not.  A signature needs a proven origin, exactly one author mailbox,
+an author the login may use, and an active key for the domain that the rules name.  Every refusal is
+a reason; those that an operator may want to treat otherwise carry a failure class.
+
+Does not: hold keys (it is told which are active), read a clock, or look at the body.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from carbonseal.policies import domains
+from carbonseal.policies.address import Address
+from carbonseal.policies.disposition import FailureClass
+from carbonseal.policies.errors import DataError
+from carbonseal.policies.header_fields import Authors, AuthorState
+from carbonseal.policies.origin import Origin, OriginKind
+from carbonseal.policies.reason import Reason
+from carbonseal.policies.signing_request import KeyFacts, SignatureRequest
+
+# Oversigning stops anybody from adding a second one that a reader would show (RFC 6376 section
+# 8.15 calls for it with From).
+OVERSIGNED = (
+    "from to cc subject date message-id reply-to mime-version content-type "
+    "content-transfer-encoding in-reply-to references"
+).split()
+# Postfix or the next hop adds these where they are missing, after us: an absent one that was
+# oversigned would break there.
+LATE_ADDITIONS = frozenset(("date", "message-id"))
+# Signed where present (RFC 6376 section 5.4.1), free to be added by those who forward.
+SIGNED_IF_PRESENT = (
+    "sender resent-date resent-from resent-sender resent-to resent-cc resent-message-id "
+    "list-id list-help list-unsubscribe list-unsubscribe-post list-subscribe list-post "
+    "list-owner list-archive autocrypt"
+).split()
+MAX_SIGNED_FIELDS = 400  # h= beyond this is longer than verifiers are asked to read
+_UNUSABLE = {
+    AuthorState.NONE: "no-author",
+    AuthorState.SEVERAL_FIELDS: "several-author-fields",
+    AuthorState.SEVERAL_MAILBOXES: "several-authors",
+    AuthorState.GROUP: "group-author",
+    AuthorState.UNPARSABLE: "unparsable-author",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorPattern:
+    """`alice@example.com`, `*@example.com`, `*@.example.com` (every subdomain) or `*`."""
+
+    local_part: str  # '*' for any; compared without regard to case
+    domain: str  # '' for any; a leading dot means every true subdomain
+
+    @classmethod
+    def parse(cls, text: str) -> AuthorPattern:
+        """Raises: DataError with the forms that are allowed."""
+        if text == "*":
+            return cls("*", "")
+        local_part, at, domain = text.rpartition("@")
+        if not at or not local_part or not domain:
+            raise DataError(
+                f"author pattern {text!r}: write *, alice@example.com, *@example.com "
+                f"or *@.example.com"
+            )
+        dot = "." if domain.startswith(".") else ""
+        return cls(local_part.lower(), dot + domains.normalize(domain.removeprefix(".")))
+
+    def matches(self, author: Address) -> bool:
+        """Whether the rule speaks about `author`."""
+        if self.domain.startswith("."):
+            if not author.domain.endswith(self.domain):
+                return False
+        elif self.domain and author.domain != self.domain:
+            return False
+        return self.local_part == "*" or fnmatch.fnmatchcase(
+            author.local_part.lower(), self.local_part
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SigningRule:
+    """Authors and the domain that takes responsibility for them."""
+
+    author: AuthorPattern
+    sdid: str | None  # None: never sign for these authors
+
+
+@dataclass(frozen=True, slots=True)
+class SigningPolicy:
+    """The signing section of the configuration."""
+
+    rules: tuple[SigningRule, ...] = ()
+    logins: Mapping[str, tuple[AuthorPattern, ...]] = field(default_factory=dict)
+    header_canonicalization: str = "relaxed"
+    body_canonicalization: str = "relaxed"
+    oversigned: tuple[str, ...] = tuple(OVERSIGNED)
+    oversign_absent: frozenset[str] = frozenset(OVERSIGNED) - LATE_ADDITIONS
+    signed_if_present: tuple[str, ...] = tuple(SIGNED_IF_PRESENT)
+    expires_after: int | None = None  # seconds
+    max_signatures: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SigningPlan:
+    """What to sign with, or why not."""
+
+    requests: tuple[SignatureRequest, ...]
+    reasons: tuple[Reason, ...]
+    author: Address | None
+    failure: FailureClass | None = None  # set when the operator's failure policy decides
+
+
+def plan(
+    *,
+    origin: Origin,
+    login: str,
+    authors: Authors,
+    field_names: Sequence[str],
+    policy: SigningPolicy,
+    active_keys: Callable[[str], Sequence[KeyFacts]],
+    key_problem: Callable[[str], str | None],
+) -> SigningPlan:
+    """Decide the signatures of one message.
+
+    `field_names` are those of the header section in order, in any case.  `active_keys` and
+    `key_problem` answer from memory for one SDID.
+    """
+    if origin.kind is OriginKind.PEER:
+        return _unsigned(Reason("peer-sealed", origin.about))
+    if not origin.is_proven:
+        return _unsigned(Reason("no-origin-proof", origin.about))
+    if authors.state is not AuthorState.ONE:
+        named = ", ".join(map(str, authors.mailboxes[:3]))
+        refusal = Reason(_UNUSABLE[authors.state], named)
+        return _unsigned(refusal, failure=FailureClass.UNUSABLE_AUTHOR)
+    author = authors.mailboxes[0]
+    if origin.kind is OriginKind.LOGIN and not _login_may_use(login, author, policy):
+        return _unsigned(Reason("author-not-allowed", f"{login} as {author}"), author=author)
+    sdid, is_by_rule = _sdid(author, policy)
+    if sdid is None:
+        return _unsigned(Reason("author-exempt", str(author)), author=author)
+    keys = active_keys(sdid)[: policy.max_signatures]
+    if not keys:
+        return _keyless(sdid, author, is_by_rule=is_by_rule, problem=key_problem(sdid))
+    fields = signed_fields(field_names, policy)
+    if len(fields) > MAX_SIGNED_FIELDS:
+        return _unsigned(Reason("too-many-fields", str(len(fields))), author=author)
+    requests = tuple(_request(key, fields, policy) for key in keys)
+    return SigningPlan(requests, (Reason("signing", sdid),), author)
+
+
+def signed_fields(field_names: Sequence[str], policy: SigningPolicy) -> tuple[str, ...]:
+    """The h= list: each occurrence once, and once more where the name is oversigned."""
+    present = Counter(map(str.lower, field_names))
+    listed: list[str] = []
+    for name in policy.oversigned:
+        count = present[name]
+        extra = 1 if count or name in policy.oversign_absent else 0
+        listed.extend([name] * (count + extra))
+    for name in policy.signed_if_present:
+        listed.extend([name] * present[name])
+    return tuple(listed)
+
+
+def _login_may_use(login: str, author: Address, policy: SigningPolicy) -> bool:
+    """Once logins are listed, an unlisted one may sign only what the entry '*' allows."""
+    if not policy.logins:
+        return True
+    allowed = policy.logins.get(login, policy.logins.get("*", ()))
+    return any(pattern.matches(author) for pattern in allowed)
+
+
+def _sdid(author: Address, policy: SigningPolicy) -> tuple[str | None, bool]:
+    for rule in policy.rules:
+        if rule.author.matches(author):
+            return rule.sdid, True
+    return author.domain, False
+
+
+def _keyless(sdid: str, author: Address, *, is_by_rule: bool, problem: str | None) -> SigningPlan:
+    if problem is not None:
+        refusal = Reason("key-unusable", f"{sdid}: {problem}")
+        return _unsigned(refusal, author=author, failure=FailureClass.UNREADABLE_KEY)
+    if is_by_rule:
+        refusal = Reason("no-active-key", sdid)
+        return _unsigned(refusal, author=author, failure=FailureClass.NO_USABLE_KEY)
+    return _unsigned(Reason("author-not-ours", str(author)), author=author)
+
+
+def _unsigned(
+    reason: Reason, *, author: Address | None = None, failure: FailureClass | None = None
+) -> SigningPlan:
+    return SigningPlan((), (reason,), author, failure)
+
+
+def _request(key: KeyFacts, fields: tuple[str, ...], policy: SigningPolicy) -> SignatureRequest:
+    return SignatureRequest(
+        sdid=key.sdid,
+        selector=key.selector,
+        algorithm=key.algorithm,
+        auid="@" + key.sdid,
+        header_canonicalization=policy.header_canonicalization,
+        body_canonicalization=policy.body_canonicalization,
+        fields=fields,
+        expires_after=policy.expires_after,
+    )

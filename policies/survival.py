@@ -1,0 +1,50 @@
+"""Will a signature survive what Postfix does after the milter?
+
+Promises: from facts counted while the message streamed by, says whether smtp(8) is sure to break a
+signature (a signed line over 998 octets is cut with CRLF SPACE, smtp_proto.c, measured) or only
+might (8-bit content that a next hop without 8BITMIME has re-encoded).
+
+Does not: know the next hop, or change the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from carbonseal.policies.reason import Reason
+
+LINE_LIMIT = 998  # octets without CRLF: RFC 5321 section 4.5.3.1.6, smtp_line_length_limit
+
+
+@dataclass(frozen=True, slots=True)
+class BodyFacts:
+    """What was counted in the body."""
+
+    size: int  # octets as the MTA will send them
+    longest_line: int  # octets without CRLF
+    is_eight_bit: bool
+
+
+def longest_field_line(name: str, value: bytes) -> int:
+    """Octets of the longest line of one header field as it goes out (value folded with LF)."""
+    first, _, rest = value.partition(b"\n")
+    longest = len(name) + 1 + len(first)
+    if rest:
+        longest = max(longest, max(map(len, rest.split(b"\n"))))
+    return longest
+
+
+def broken_by(body: BodyFacts, field_lines: Iterable[tuple[str, int]]) -> Reason | None:
+    """Why a signature over these signed fields and body is sure to break; None when it is not."""
+    if body.longest_line > LINE_LIMIT:
+        return Reason("line-too-long", f"body, {body.longest_line} octets")
+    for name, length in field_lines:
+        if length > LINE_LIMIT:
+            return Reason("line-too-long", f"{name}, {length} octets")
+    return None
+
+
+def endangered_by(body: BodyFacts) -> Reason | None:
+    """Why a signature might break on its way; None when nothing is known against it."""
+    return Reason("eight-bit-content") if body.is_eight_bit else None
