@@ -1,0 +1,328 @@
+"""The keys directory: every key an SDID ever had, on disk, and what is true about each.
+
+Layout: `<keys dir>/<sdid>/<selector>.pem` (PKCS#8, unencrypted) and `<selector>.json`
+(`key_record`); `<keys dir>/generation`, replaced after every change, is what running workers watch;
+`<keys dir>/.lock` is held by whoever writes.
+
+Promises: a private key is never overwritten or deleted, and a selector never comes back for the
+same SDID.  Writing is crash-safe: the private key is on disk before its record, and the record of
+a newly active key before its predecessor is retired, so at no moment is there an SDID that signed
+before and has no active key.  Two active keys of one algorithm can be left by a crash: the one
+activated last counts (`active`), and the next writer retires the other.
+
+Raises: `permission.WrongPermission`, `errors.DataError`, `errors.TryLater` while another command writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from carbonseal.keys import durable, key_record, permission
+from carbonseal.keys.key_record import KeyRecord, Stage
+from carbonseal.policies import errors
+
+MAX_FILE = 64 * 1024  # octets; no key or record comes near it
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """All keys of one SDID, and one sentence for each file that could not be used."""
+
+    sdid: str
+    records: tuple[KeyRecord, ...] = ()  # oldest first
+    problems: tuple[str, ...] = ()
+
+
+def active(records: Iterable[KeyRecord]) -> tuple[KeyRecord, ...]:
+    """The keys that sign: for each algorithm the one activated last, RSA first."""
+    latest: dict[str, KeyRecord] = {}
+    for record in sorted(records, key=_activation):
+        if record.stage is Stage.ACTIVE:
+            latest[record.algorithm] = record
+    return tuple(latest[name] for name in sorted(latest, reverse=True))
+
+
+def _activation(record: KeyRecord) -> tuple[datetime, datetime, str]:
+    return (
+        record.activated_at or record.created_at,
+        record.created_at,
+        record.selector,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The keys directory, for reading; `writing` gives the right to change it."""
+
+    directory: Path
+
+    def generation(self) -> bytes:
+        """A token that differs after each change; b'' before the first."""
+        try:
+            return (self.directory / "generation").read_bytes()
+        except FileNotFoundError:
+            if self.directory.is_dir():
+                return b""
+            raise self._missing() from None
+        except OSError as error:
+            raise permission.unreadable(self.directory / "generation", error) from None
+
+    def lineages(self) -> Iterator[Lineage]:
+        """Each SDID with what is known of its keys; a bad file becomes a sentence, not an error."""
+        for name in self._sdids():
+            yield self.lineage(name)
+
+    def lineage(self, sdid: str) -> Lineage:
+        """The keys of one SDID, none if it has none."""
+        records: list[KeyRecord] = []
+        problems: list[str] = []
+        try:
+            paths = sorted((self.directory / sdid).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            paths = []
+        except OSError as error:
+            return Lineage(
+                sdid, (), (str(permission.unreadable(self.directory / sdid, error)),)
+            )
+        for path in paths:
+            if path.name.endswith(".json") and not path.name.startswith("."):
+                try:
+                    records.append(self._read_record(path))
+                except errors.CarbonsealError as error:
+                    problems.append(error.sentence)
+        records.sort(key=lambda record: (record.created_at, record.selector))
+        return Lineage(sdid, tuple(records), tuple(problems))
+
+    def find(self, sdid: str, selector: str) -> KeyRecord:
+        """One key; `errors.NotFound` if there is none."""
+        path = self.record_path(sdid, selector)
+        if not path.exists():
+            raise errors.NotFound(
+                f"{self.directory}: there is no key {selector} for {sdid};"
+                " `carbonseal keys list` shows what there is."
+            )
+        return self._read_record(path)
+
+    def record_path(self, sdid: str, selector: str) -> Path:
+        """Where the record of a key is."""
+        return self.directory / sdid / f"{selector}.json"
+
+    def private_path(self, sdid: str, selector: str) -> Path:
+        """Where the private half of a key is."""
+        return self.directory / sdid / f"{selector}.pem"
+
+    def private_key(self, record: KeyRecord) -> bytes:
+        """The PEM of a private key, if nobody but us and root can have read or written it."""
+        path = self.private_path(record.sdid, record.selector)
+        permission.check_directories(path.parent)
+        try:
+            fd = os.open(
+                path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+        except FileNotFoundError:
+            raise errors.DataError(
+                f"{path}: the private key is gone; restore it."
+            ) from None
+        except OSError as error:
+            raise permission.unreadable(path, error) from None
+        with os.fdopen(fd, "rb") as file:
+            permission.check_private_file(path, os.fstat(fd), self.directory)
+            return file.read(MAX_FILE)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Writer]:
+        """The right to change the directory; one process at a time has it.
+
+        Makes the directory (mode 0700) if it is missing, finishes what a crash interrupted, and
+        on the way out tells the workers by a new generation if anything changed.
+        """
+        self._make()
+        with _locked(self.directory / ".lock"):
+            writer = Writer(self)
+            try:
+                writer.finish_interrupted()
+                yield writer
+            finally:
+                if writer.changed:
+                    writer.tell_workers()
+
+    def _make(self) -> None:
+        if not self.directory.parent.is_dir():
+            raise errors.ConfigurationError(
+                f"{self.directory.parent}: there is no such directory to hold the keys; create it."
+            )
+        try:
+            durable.make_directory(self.directory, durable.Access(0o700))
+            permission.check_directories(self.directory)
+        except OSError as error:
+            raise _unwritable(self.directory, error) from None
+
+    def _sdids(self) -> list[str]:
+        try:
+            return sorted(
+                entry.name
+                for entry in os.scandir(self.directory)
+                if entry.is_dir() and not entry.name.startswith(".")
+            )
+        except FileNotFoundError:
+            raise self._missing() from None
+        except OSError as error:
+            raise permission.unreadable(self.directory, error) from None
+
+    def _missing(self) -> errors.ConfigurationError:
+        return errors.ConfigurationError(
+            f"{self.directory}: there is no such keys directory; correct `signing.keys` in the"
+            " configuration or make a key with `carbonseal keys generate`."
+        )
+
+    def _read_record(self, path: Path) -> KeyRecord:
+        try:
+            with path.open("rb") as file:
+                record = key_record.from_json(file.read(MAX_FILE))
+        except OSError as error:
+            raise permission.unreadable(path, error) from None
+        except errors.DataError as error:
+            raise errors.DataError(f"{path}: {error.sentence.rstrip('.')}.") from None
+        if path != self.record_path(record.sdid, record.selector):
+            raise errors.DataError(
+                f"{path}: it is the record of {record.selector} for {record.sdid};"
+                " move it back to where its name belongs."
+            )
+        return record
+
+
+@dataclass(slots=True)
+class Writer:
+    """The changes one may make while holding the lock."""
+
+    store: Store
+    changed: bool = False
+
+    def add(self, record: KeyRecord, private_pem: bytes) -> None:
+        """Keep a new key; `errors.DataError` if the selector was ever used for this SDID."""
+        self.refuse_taken(record.sdid, record.selector)
+        directory = self.store.directory
+        folder = directory / record.sdid
+        try:
+            durable.make_directory(
+                folder, permission.access_for(directory, is_directory=True)
+            )
+            permission.check_directories(folder)
+            access = permission.access_for(directory)
+            durable.write_new(
+                self.store.private_path(record.sdid, record.selector),
+                private_pem,
+                access,
+            )
+            durable.write_new(
+                self.store.record_path(record.sdid, record.selector),
+                key_record.to_json(record),
+                access,
+            )
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        self.changed = True
+
+    def refuse_taken(self, sdid: str, selector: str) -> None:
+        """Raise `errors.DataError` if a key with this name exists or existed."""
+        for path in (
+            self.store.record_path(sdid, selector),
+            self.store.private_path(sdid, selector),
+        ):
+            if path.exists():
+                raise errors.DataError(
+                    f"{path}: the selector {selector} has been used for {sdid} and is never used"
+                    " again; choose another."
+                )
+
+    def activate(
+        self, record: KeyRecord, *, at: datetime, why: str, assumed: bool
+    ) -> KeyRecord:
+        """Let a key sign and retire its predecessor of the same algorithm.
+
+        The one step that decides is the replacement of the new key's record: from then on it is
+        the key activated last.  What follows is book-keeping a later writer can finish.
+        """
+        fresh = record.moved(Stage.ACTIVE, at=at, why=why)
+        if assumed:
+            fresh = dataclasses.replace(fresh, assumed_published=True)
+        self.put(fresh)
+        self._retire_superseded(self.store.lineage(record.sdid), at=at)
+        return fresh
+
+    def put(self, record: KeyRecord) -> None:
+        """Replace what is known about a key that is there."""
+        path = self.store.record_path(record.sdid, record.selector)
+        try:
+            durable.replace(
+                path,
+                key_record.to_json(record),
+                permission.access_for(self.store.directory),
+            )
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        self.changed = True
+
+    def finish_interrupted(self) -> None:
+        """Retire what a crash left active, remove half-written files."""
+        durable.sweep(self.store.directory)
+        for lineage in self.store.lineages():
+            durable.sweep(self.store.directory / lineage.sdid)
+            self._retire_superseded(lineage, at=None)
+
+    def tell_workers(self) -> None:
+        """Replace `generation`; running workers look at it several times a second."""
+        durable.replace(
+            self.store.directory / "generation",
+            secrets.token_hex(16).encode("ascii") + b"\n",
+            permission.access_for(self.store.directory),
+        )
+
+    def _retire_superseded(self, lineage: Lineage, *, at: datetime | None) -> None:
+        signing: Mapping[str, KeyRecord] = {
+            key.algorithm: key for key in active(lineage.records)
+        }
+        for record in lineage.records:
+            successor = signing.get(record.algorithm)
+            if (
+                record.stage is Stage.ACTIVE
+                and successor is not None
+                and record != successor
+            ):
+                moment = at or successor.activated_at or successor.created_at
+                why = f"superseded by {successor.selector}"
+                self.put(record.moved(Stage.RETIRED, at=moment, why=why))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise errors.TryLater(
+                f"{path}: another command is changing keys now; try again when it is done."
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _unwritable(path: Path, error: OSError) -> errors.CarbonsealError:
+    reason = os.strerror(error.errno or 0)
+    return errors.TryLater(
+        f"{path}: it cannot be written ({reason}); run the command as root or as the owner of"
+        " the keys directory, and see that the disk has room."
+    )
