@@ -47,9 +47,7 @@ class SigningKey:
 
     __slots__ = ("_private", "_public", "facts", "fingerprint")
 
-    def __init__(
-        self, facts: KeyFacts, private: PrivateKey, fingerprint: str = ""
-    ) -> None:
+    def __init__(self, facts: KeyFacts, private: PrivateKey, fingerprint: str = "") -> None:
         self.facts = facts
         self.fingerprint = fingerprint
         self._private = private
@@ -139,13 +137,9 @@ def parse(record: KeyRecord, pem: bytes, place: str) -> SigningKey:
     try:
         # Validation of the primes (50 ms a key) was done when the key was made or imported;
         # fingerprint and probe below find the damage that can happen since.
-        private = serialization.load_pem_private_key(
-            pem, None, unsafe_skip_rsa_key_validation=True
-        )
+        private = serialization.load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise errors.DataError(
-            f"{place}: it is no private key any more; restore it."
-        ) from None
+        raise errors.DataError(f"{place}: it is no private key any more; restore it.") from None
     wanted = rsa.RSAPrivateKey
     if record.algorithm == signing_request.ED25519:
         wanted = ed25519.Ed25519PrivateKey  # type: ignore[assignment]
@@ -169,9 +163,7 @@ def public_octets(private: PrivateKey) -> bytes:
     )
 
 
-def _signing_key(
-    shelf: store.Store, record: KeyRecord, previous: Keyring
-) -> SigningKey:
+def _signing_key(shelf: store.Store, record: KeyRecord, previous: Keyring) -> SigningKey:
     pem = shelf.private_key(record)
     place = str(shelf.private_path(record.sdid, record.selector))
     key = parse(record, pem, place)
@@ -179,9 +171,7 @@ def _signing_key(
     if known is not None and known.fingerprint == key.fingerprint:
         return known
     if not key.verifies(_PROBE, key.sign_digest(_PROBE)):
-        raise errors.DataError(
-            f"{place}: it makes signatures that do not verify; restore it."
-        )
+        raise errors.DataError(f"{place}: it makes signatures that do not verify; restore it.")
     return key
 
 
@@ -220,9 +210,7 @@ class Watch:
 
     def _look(self, now: float, *, forced: bool = False) -> None:
         self._look_at = now + LOOK_EVERY
-        retry = now >= self._retry_at and bool(
-            self._complaint or self._keyring.problems
-        )
+        retry = now >= self._retry_at and bool(self._complaint or self._keyring.problems)
         try:
             generation = self._store.generation()
             if forced or retry or generation != self._generation:

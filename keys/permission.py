@@ -61,9 +61,7 @@ def check_private_file(path: Path, about: os.stat_result, directory: Path) -> No
         raise _wrong(path, about, "it is no regular file", "ls -l")
     shelf = os.stat(directory)
     if about.st_uid not in _own_users(shelf):
-        raise _wrong(
-            path, about, "it belongs to another user", f"chown {_user(os.geteuid())}"
-        )
+        raise _wrong(path, about, "it belongs to another user", f"chown {_user(os.geteuid())}")
     if about.st_mode & 0o037:
         raise _wrong(
             path,
@@ -93,21 +91,16 @@ def unreadable(path: Path, error: OSError) -> WrongPermission:
         if component != path.absolute() and component.is_dir():
             needed = os.X_OK
         if not os.access(component, needed, effective_ids=True):
-            remedy = (
-                f"chgrp {_group(os.getegid())} {shlex.quote(str(component))} && chmod g+r"
-                + ("x" if component.is_dir() else "")
+            remedy = f"chgrp {_group(os.getegid())} {shlex.quote(str(component))} && chmod g+r" + (
+                "x" if component.is_dir() else ""
             )
-            return _wrong(
-                component, about, f"{_user(os.geteuid())} may not read it", remedy
-            )
+            return _wrong(component, about, f"{_user(os.geteuid())} may not read it", remedy)
     return WrongPermission(
         f"{path}: it cannot be read ({os.strerror(error.errno or 0)}); restore it or its access."
     )
 
 
-def _check_directory_owner(
-    component: Path, about: os.stat_result, *, inside: bool
-) -> None:
+def _check_directory_owner(component: Path, about: os.stat_result, *, inside: bool) -> None:
     if os.geteuid() == 0 and inside:
         return  # a service user's own directory, looked at by root
     if about.st_uid not in (0, os.geteuid()) and os.geteuid() != 0:
@@ -138,9 +131,7 @@ def _stat(path: Path) -> os.stat_result:
         raise unreadable(path, error) from None
 
 
-def _wrong(
-    path: Path, about: os.stat_result, what: str, command: str
-) -> WrongPermission:
+def _wrong(path: Path, about: os.stat_result, what: str, command: str) -> WrongPermission:
     return WrongPermission(
         f"{path}: {what} (mode {stat.S_IMODE(about.st_mode):04o}, owner"
         f" {_user(about.st_uid)}:{_group(about.st_gid)}); run: {command} {shlex.quote(str(path))}"

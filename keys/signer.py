@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import Final
 
 import dkim  # type: ignore[import-untyped]
-from dkim import canonicalization  # type: ignore[import-untyped]
+from dkim import canonicalization
 
 from carbonseal.keys.keyring import SigningKey
 from carbonseal.policies import errors
@@ -88,9 +88,7 @@ def sign(
     body_hash = base64.b64encode(body_digest).decode("ascii")
     unsigned = plan.text + _times(now, expires_at) + f" bh={body_hash};\n b="
     digest = _finish(header_hash, unsigned.encode(), plan)
-    value = unsigned + _folded(
-        base64.b64encode(_sign_digest(key, digest)).decode("ascii")
-    )
+    value = unsigned + _folded(base64.b64encode(_sign_digest(key, digest)).decode("ascii"))
     _verify(value, header_hash, body_hash, plan, key)
     return Signature(value, request, body_hash, now, expires_at)
 
@@ -173,17 +171,11 @@ def _canonical_fields(fields: Sequence[tuple[bytes, bytes]], plan: _Plan) -> byt
     for name, value in fields:
         if name.rstrip(b" \t").lower() in plan.wanted:
             _refuse_disputed(name, value)
-            present.append(
-                (name, value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n")
-            )
+            present.append((name, value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n"))
     if not any(name.lower() == b"from" for name, _ in present):
-        raise SignatureFailed(
-            "no-from", "", "the message has no From field, which must be signed."
-        )
+        raise SignatureFailed("no-from", "", "the message has no From field, which must be signed.")
     chosen = dkim.select_headers(present, plan.names)
-    return b"".join(
-        b"%b:%b" % field for field in plan.rules.canonicalize_headers(chosen)
-    )
+    return b"".join(b"%b:%b" % field for field in plan.rules.canonicalize_headers(chosen))
 
 
 def _refuse_disputed(name: bytes, value: bytes) -> None:
@@ -208,9 +200,8 @@ def _finish(header_hash: hashlib._Hash, field_value: bytes, plan: _Plan) -> byte
 def _sign_digest(key: SigningKey, digest: bytes) -> bytes:
     try:
         return key.sign_digest(digest)
-    except (
-        Exception
-    ) as error:  # OpenSSL's errors have many classes; none may stop the mail
+    # OpenSSL's errors have many classes, and none of them may stop the mail.
+    except Exception as error:  # noqa: BLE001
         raise SignatureFailed(
             "signing-failed",
             key.facts.selector,
@@ -231,9 +222,7 @@ def _verify(
         stated != plan.tags
         or named != plan.names
         or tags.get(b"bh") != body_hash.encode()
-        or not key.verifies(
-            digest, base64.b64decode(b"".join(tags.get(b"b", b"").split()))
-        )
+        or not key.verifies(digest, base64.b64decode(b"".join(tags.get(b"b", b"").split())))
     ):
         raise SignatureFailed(
             "self-check-failed",

@@ -89,9 +89,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             paths = []
         except OSError as error:
-            return Lineage(
-                sdid, (), (str(permission.unreadable(self.directory / sdid, error)),)
-            )
+            return Lineage(sdid, (), (str(permission.unreadable(self.directory / sdid, error)),))
         for path in paths:
             if path.name.endswith(".json") and not path.name.startswith("."):
                 try:
@@ -100,6 +98,13 @@ class Store:
                     problems.append(error.sentence)
         records.sort(key=lambda record: (record.created_at, record.selector))
         return Lineage(sdid, tuple(records), tuple(problems))
+
+    def is_taken(self, sdid: str, selector: str) -> bool:
+        """Whether a key with this name exists or existed; no selector is used twice."""
+        return any(
+            path.exists()
+            for path in (self.record_path(sdid, selector), self.private_path(sdid, selector))
+        )
 
     def find(self, sdid: str, selector: str) -> KeyRecord:
         """One key; `errors.NotFound` if there is none."""
@@ -124,18 +129,22 @@ class Store:
         path = self.private_path(record.sdid, record.selector)
         permission.check_directories(path.parent)
         try:
-            fd = os.open(
-                path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise errors.DataError(
-                f"{path}: the private key is gone; restore it."
-            ) from None
+            raise errors.DataError(f"{path}: the private key is gone; restore it.") from None
         except OSError as error:
             raise permission.unreadable(path, error) from None
         with os.fdopen(fd, "rb") as file:
             permission.check_private_file(path, os.fstat(fd), self.directory)
             return file.read(MAX_FILE)
+
+    def refuse_taken(self, sdid: str, selector: str) -> None:
+        """Raise `errors.DataError` if the selector cannot be given to a new key."""
+        if self.is_taken(sdid, selector):
+            raise errors.DataError(
+                f"{self.record_path(sdid, selector)}: the selector {selector} has been used for"
+                f" {sdid} and is never used again; choose another."
+            )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Writer]:
@@ -208,13 +217,11 @@ class Writer:
 
     def add(self, record: KeyRecord, private_pem: bytes) -> None:
         """Keep a new key; `errors.DataError` if the selector was ever used for this SDID."""
-        self.refuse_taken(record.sdid, record.selector)
+        self.store.refuse_taken(record.sdid, record.selector)
         directory = self.store.directory
         folder = directory / record.sdid
         try:
-            durable.make_directory(
-                folder, permission.access_for(directory, is_directory=True)
-            )
+            durable.make_directory(folder, permission.access_for(directory, is_directory=True))
             permission.check_directories(folder)
             access = permission.access_for(directory)
             durable.write_new(
@@ -231,21 +238,7 @@ class Writer:
             raise _unwritable(folder, error) from None
         self.changed = True
 
-    def refuse_taken(self, sdid: str, selector: str) -> None:
-        """Raise `errors.DataError` if a key with this name exists or existed."""
-        for path in (
-            self.store.record_path(sdid, selector),
-            self.store.private_path(sdid, selector),
-        ):
-            if path.exists():
-                raise errors.DataError(
-                    f"{path}: the selector {selector} has been used for {sdid} and is never used"
-                    " again; choose another."
-                )
-
-    def activate(
-        self, record: KeyRecord, *, at: datetime, why: str, assumed: bool
-    ) -> KeyRecord:
+    def activate(self, record: KeyRecord, *, at: datetime, why: str, assumed: bool) -> KeyRecord:
         """Let a key sign and retire its predecessor of the same algorithm.
 
         The one step that decides is the replacement of the new key's record: from then on it is
@@ -287,16 +280,10 @@ class Writer:
         )
 
     def _retire_superseded(self, lineage: Lineage, *, at: datetime | None) -> None:
-        signing: Mapping[str, KeyRecord] = {
-            key.algorithm: key for key in active(lineage.records)
-        }
+        signing: Mapping[str, KeyRecord] = {key.algorithm: key for key in active(lineage.records)}
         for record in lineage.records:
             successor = signing.get(record.algorithm)
-            if (
-                record.stage is Stage.ACTIVE
-                and successor is not None
-                and record != successor
-            ):
+            if record.stage is Stage.ACTIVE and successor is not None and record != successor:
                 moment = at or successor.activated_at or successor.created_at
                 why = f"superseded by {successor.selector}"
                 self.put(record.moved(Stage.RETIRED, at=moment, why=why))

@@ -131,11 +131,7 @@ def _check_auid(auid: str, sdid: str) -> None:
     @evilexample.com pass for example.com, so the dot is part of the comparison.
     """
     local_part, at, domain = auid.rpartition("@")
-    if (
-        not at
-        or not (domain == sdid or domain.endswith("." + sdid))
-        or not _SDID.match(domain)
-    ):
+    if not at or not (domain == sdid or domain.endswith("." + sdid)) or not _SDID.match(domain):
         raise errors.DataError(
             f"the AUID {auid!r} is not at or under the SDID {sdid}; use [local-part]@{sdid}"
             " or a subdomain of it."
@@ -148,28 +144,20 @@ def _check_auid(auid: str, sdid: str) -> None:
 
 def _check_canonicalization(name: str) -> None:
     if name not in ("relaxed", "simple"):
-        raise errors.DataError(
-            f"{name!r} is no canonicalization; use relaxed or simple."
-        )
+        raise errors.DataError(f"{name!r} is no canonicalization; use relaxed or simple.")
 
 
 def _check_fields(fields: tuple[str, ...]) -> None:
     """RFC 6376 section 5.4: "The From header field MUST be signed"."""
     for name in fields:
         if not _FIELD_NAME.match(name):
-            raise errors.DataError(
-                f"{name!r} is no header field name; use lower-case letters."
-            )
+            raise errors.DataError(f"{name!r} is no header field name; use lower-case letters.")
     if "from" not in fields:
-        raise errors.DataError(
-            "the From field must be signed; add it to the list of fields."
-        )
+        raise errors.DataError("the From field must be signed; add it to the list of fields.")
     if "dkim-signature" in fields:
         # RFC 6376 section 3.5, h=: "The field MUST NOT include the DKIM-Signature header field
         # that is being created"; a name cannot tell that one from the others.
-        raise errors.DataError(
-            "DKIM-Signature cannot sign itself; take it out of the fields."
-        )
+        raise errors.DataError("DKIM-Signature cannot sign itself; take it out of the fields.")
 
 
 def _check_expiry(expires_after: int | None) -> None:

@@ -1,0 +1,432 @@
+"""`carbonseal keys`: make, take over, show and switch signing keys.
+
+Promises: a command that fails has changed nothing that matters to the mail, and `--dry-run` does all
+the checks of the real thing and changes nothing at all.  Output never holds a private key.
+
+Raises: `errors.CarbonsealError`; `milter.cli` turns it into a sentence and an exit code.
+
+Until Carbonseal asks DNS itself, a person answers for the published record:
+`--assume-published` is that answer, and it is kept in the key's record.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from carbonseal.keys import dns_record, generate, key_file, keyring, store, tables
+from carbonseal.keys.key_record import KeyRecord, Origin, Stage
+from carbonseal.policies import domains, errors, signing_request
+
+_LIST_COLUMNS = (
+    "sdid",
+    "selector",
+    "algorithm",
+    "bits",
+    "stage",
+    "created_at",
+    "activated_at",
+    "assumed_published",
+    "fingerprint",
+    "problem",
+)
+_ALGORITHMS = {"rsa": signing_request.RSA, "ed25519": signing_request.ED25519}
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Settings(Protocol):
+    """What the commands need to know; `milter.cli` puts it into the click context."""
+
+    @property
+    def keys_directory(self) -> Path: ...
+
+
+def _dry_run(command: Command) -> Command:
+    return click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Check everything and say what would be done; change nothing.",
+    )(command)
+
+
+def _why(command: Command) -> Command:
+    return click.option(
+        "--reason", default="", help="Why, for the key's history; your login name is added."
+    )(command)
+
+
+def _activation(command: Command) -> Command:
+    command = click.option(
+        "--assume-published",
+        is_flag=True,
+        help="You answer for it that the DNS record is visible everywhere; DNS is not asked.",
+    )(command)
+    return click.option("--activate", is_flag=True, help="Sign with the key from now on.")(command)
+
+
+@click.group(name="keys")
+def keys() -> None:
+    """Make, import, list, show, activate and retire signing keys."""
+
+
+@keys.command(name="generate")
+@click.argument("sdid")
+@click.option("--selector", help="Name of the key in DNS; made from the date if not given.")
+@click.option(
+    "--selector-template",
+    default=generate.SELECTOR_TEMPLATE,
+    show_default=True,
+    help="For the selector: {date}, {letter} (r or e), {random}.",
+)
+@click.option(
+    "--algorithm", type=click.Choice(sorted(_ALGORITHMS)), default="rsa", show_default=True
+)
+@click.option(
+    "--bits", type=int, default=generate.DEFAULT_BITS, show_default=True, help="RSA only."
+)
+@_activation
+@_why
+@_dry_run
+@tables.output_options
+@click.pass_obj
+def generate_key(
+    settings: Settings,
+    sdid: str,
+    selector: str | None,
+    selector_template: str,
+    algorithm: str,
+    bits: int,
+    activate: bool,
+    assume_published: bool,
+    reason: str,
+    dry_run: bool,
+    output_format: str,
+) -> None:
+    """Make a key for the signing domain SDID and print the DNS record to publish.
+
+    The key signs nothing until it is activated.
+    """
+    _demand_published(activate=activate, assume_published=assume_published)
+    shelf = store.Store(settings.keys_directory)
+    name = _sdid(sdid)
+    now = datetime.now(UTC)
+    chosen = (
+        selector.lower()
+        if selector
+        else generate.choose_selector(
+            selector_template, _ALGORITHMS[algorithm], now, lambda free: shelf.is_taken(name, free)
+        )
+    )
+    signing_request.check_selector(chosen, name)
+    shelf.refuse_taken(name, chosen)
+    private = generate.generate(_ALGORITHMS[algorithm], bits)
+    record = generate.new_record(private, name, chosen, Origin.GENERATED, now, _who(reason))
+    _keep(shelf, record, private, activate=activate, why=_who(reason), dry_run=dry_run)
+    _show((_after(shelf, record, dry_run=dry_run),), output_format)
+
+
+@keys.command(name="import")
+@click.argument("sdid")
+@click.argument("selector")
+@click.option(
+    "--private-key",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="RSA or Ed25519 as PEM, or an Ed25519 seed in base64.",
+)
+@_activation
+@_why
+@_dry_run
+@tables.output_options
+@click.pass_obj
+def import_key(
+    settings: Settings,
+    sdid: str,
+    selector: str,
+    private_key: Path,
+    activate: bool,
+    assume_published: bool,
+    reason: str,
+    dry_run: bool,
+    output_format: str,
+) -> None:
+    """Take over a key that exists, under the SELECTOR it is published with.
+
+    FILE is copied, not moved; delete it when the key works here.
+    """
+    _demand_published(activate=activate, assume_published=assume_published)
+    shelf = store.Store(settings.keys_directory)
+    name, chosen = _sdid(sdid), selector.lower()
+    signing_request.check_selector(chosen, name)
+    shelf.refuse_taken(name, chosen)
+    private = key_file.read(private_key)
+    record = generate.new_record(
+        private, name, chosen, Origin.IMPORTED, datetime.now(UTC), _who(reason)
+    )
+    _keep(shelf, record, private, activate=activate, why=_who(reason), dry_run=dry_run)
+    _show((_after(shelf, record, dry_run=dry_run),), output_format)
+
+
+@keys.command(name="list")
+@click.argument("sdid", required=False)
+@tables.output_options
+@click.pass_obj
+def list_keys(settings: Settings, sdid: str | None, output_format: str) -> None:
+    """List all keys, or those of one SDID, oldest first, with what is wrong with them."""
+    shelf = store.Store(settings.keys_directory)
+    lineages = shelf.lineages() if sdid is None else iter((shelf.lineage(_sdid(sdid)),))
+    count = tables.write_rows(
+        (row for lineage in lineages for row in _rows(shelf, lineage)),
+        _LIST_COLUMNS,
+        output_format,
+    )
+    if not count:
+        click.echo("no keys; `carbonseal keys generate SDID` makes one", err=True)
+
+
+@keys.command(name="show")
+@click.argument("sdid")
+@click.argument("selector", required=False)
+@tables.output_options
+@click.pass_obj
+def show_key(settings: Settings, sdid: str, selector: str | None, output_format: str) -> None:
+    """Show a key with its DNS record, as zone text and as plain value.
+
+    Without SELECTOR, the keys that sign for SDID now.
+    """
+    shelf = store.Store(settings.keys_directory)
+    name = _sdid(sdid)
+    if selector is not None:
+        return _show((shelf.find(name, selector.lower()),), output_format)
+    records = store.active(shelf.lineage(name).records)
+    if not records:
+        raise errors.NotFound(
+            f"{settings.keys_directory}: no key signs for {name};"
+            f" `carbonseal keys list {name}` shows what there is."
+        )
+    return _show(records, output_format)
+
+
+@keys.command(name="activate")
+@click.argument("sdid")
+@click.argument("selector")
+@click.option(
+    "--assume-published",
+    is_flag=True,
+    help="You answer for it that the DNS record is visible everywhere; DNS is not asked.",
+)
+@_why
+@_dry_run
+@tables.output_options
+@click.pass_obj
+def activate_key(
+    settings: Settings,
+    sdid: str,
+    selector: str,
+    assume_published: bool,
+    reason: str,
+    dry_run: bool,
+    output_format: str,
+) -> None:
+    """Sign with this key from now on; the one that did (same algorithm) is retired.
+
+    Running workers follow within a second.  The record of the retired key must stay in DNS until
+    all mail it signed has been delivered.
+    """
+    _demand_published(activate=True, assume_published=assume_published)
+    shelf = store.Store(settings.keys_directory)
+    record = shelf.find(_sdid(sdid), selector.lower())
+    _refuse_broken(shelf, record)
+    if record in store.active(shelf.lineage(record.sdid).records):
+        _say(f"{record.dns_name} signs already; nothing changed")
+    elif dry_run:
+        _say(f"dry run: {record.dns_name} would be activated; nothing changed")
+    else:
+        with shelf.writing() as writer:
+            fresh = shelf.find(record.sdid, record.selector)
+            writer.activate(fresh, at=datetime.now(UTC), why=_who(reason), assumed=True)
+    tables.write_rows(_rows(shelf, shelf.lineage(record.sdid)), _LIST_COLUMNS, output_format)
+
+
+@keys.command(name="retire")
+@click.argument("sdid")
+@click.argument("selector")
+@click.option(
+    "--leave-unsigned", is_flag=True, help="Allow it even if no key signs for SDID afterwards."
+)
+@_why
+@_dry_run
+@tables.output_options
+@click.pass_obj
+def retire_key(
+    settings: Settings,
+    sdid: str,
+    selector: str,
+    leave_unsigned: bool,
+    reason: str,
+    dry_run: bool,
+    output_format: str,
+) -> None:
+    """Sign no more with this key; its DNS record must stay until its mail is delivered."""
+    shelf = store.Store(settings.keys_directory)
+    record = shelf.find(_sdid(sdid), selector.lower())
+    if dry_run:
+        _refuse_gap(shelf, record, leave_unsigned=leave_unsigned)
+        _say(f"dry run: {record.dns_name} would be retired; nothing changed")
+    else:
+        with shelf.writing() as writer:
+            record = shelf.find(record.sdid, record.selector)
+            _refuse_gap(shelf, record, leave_unsigned=leave_unsigned)
+            if record.stage is Stage.RETIRED:
+                _say(f"{record.dns_name} is retired already; nothing changed")
+            else:
+                writer.put(record.moved(Stage.RETIRED, at=datetime.now(UTC), why=_who(reason)))
+    tables.write_rows(_rows(shelf, shelf.lineage(record.sdid)), _LIST_COLUMNS, output_format)
+
+
+def _keep(
+    shelf: store.Store,
+    record: KeyRecord,
+    private: keyring.PrivateKey,
+    *,
+    activate: bool,
+    why: str,
+    dry_run: bool,
+) -> None:
+    warning = generate.size_warning(record.algorithm, record.bits)
+    if warning:
+        _say(f"warning: {warning}")
+    if dry_run:
+        done = "kept and activated" if activate else "kept"
+        _say(f"dry run: {record.dns_name} would be {done}; nothing changed")
+        return
+    with shelf.writing() as writer:
+        writer.add(record, generate.private_pem(private))
+        if activate:
+            writer.activate(record, at=datetime.now(UTC), why=why, assumed=True)
+
+
+def _after(shelf: store.Store, record: KeyRecord, *, dry_run: bool) -> KeyRecord:
+    return record if dry_run else shelf.find(record.sdid, record.selector)
+
+
+def _demand_published(*, activate: bool, assume_published: bool) -> None:
+    if activate and not assume_published:
+        raise errors.UsageError(
+            "this version does not ask DNS whether the key's record is published; see with"
+            " `carbonseal keys show` what to publish, wait until every name server has it, and"
+            " repeat with --assume-published."
+        )
+
+
+def _refuse_broken(shelf: store.Store, record: KeyRecord) -> None:
+    """A key that cannot sign must not take the place of one that can."""
+    place = str(shelf.private_path(record.sdid, record.selector))
+    keyring.parse(record, shelf.private_key(record), place)
+
+
+def _refuse_gap(shelf: store.Store, record: KeyRecord, *, leave_unsigned: bool) -> None:
+    signing = store.active(shelf.lineage(record.sdid).records)
+    if record in signing and len(signing) == 1 and not leave_unsigned:
+        raise errors.UsageError(
+            f"{record.dns_name} is the last key that signs for {record.sdid}; activate another"
+            " first, or give --leave-unsigned."
+        )
+
+
+def _rows(shelf: store.Store, lineage: store.Lineage) -> Iterator[dict[str, object]]:
+    signing = store.active(lineage.records)
+    for record in lineage.records:
+        row = _row(record)
+        try:
+            if record in signing:
+                _refuse_broken(shelf, record)
+        except errors.CarbonsealError as error:
+            row["problem"] = error.sentence
+        yield row
+    for problem in lineage.problems:
+        yield {"sdid": lineage.sdid, "problem": problem}
+
+
+def _row(record: KeyRecord) -> dict[str, object]:
+    return {
+        "sdid": record.sdid,
+        "selector": record.selector,
+        "algorithm": record.algorithm,
+        "bits": record.bits,
+        "stage": record.stage.value,
+        "origin": record.origin.value,
+        "created_at": record.created_at,
+        "activated_at": record.activated_at,
+        "assumed_published": record.assumed_published,
+        "fingerprint": record.fingerprint,
+        "problem": None,
+    }
+
+
+def _show(records: tuple[KeyRecord, ...], output_format: str) -> None:
+    if output_format == "table":
+        click.echo("\n\n".join(_page(record) for record in records))
+        return
+    rows = [_row(record) | _dns(record) | {"history": _history(record)} for record in records]
+    tables.write_rows(rows, (*_LIST_COLUMNS[:-1], "dns_name", "dns_value"), output_format)
+
+
+def _dns(record: KeyRecord) -> dict[str, object]:
+    text = dns_record.value(record.public_key)
+    return {
+        "dns_name": record.dns_name,
+        "dns_value": text,
+        "dns_strings": dns_record.strings(text),
+        "zone_text": dns_record.zone_text(record.dns_name, text),
+    }
+
+
+def _history(record: KeyRecord) -> list[dict[str, object]]:
+    return [{"at": entry.at, "what": entry.what, "why": entry.why} for entry in record.history]
+
+
+def _page(record: KeyRecord) -> str:
+    """A key for a person: facts, zone text, plain value, history."""
+    text = dns_record.value(record.public_key)
+    facts = {
+        "signing domain": record.sdid,
+        "selector": record.selector,
+        "algorithm": f"{record.algorithm}, {record.bits} bits",
+        "stage": record.stage.value,
+        "created": f"{tables.cell(record.created_at)} ({record.origin.value})",
+        "activated": tables.cell(record.activated_at) or "never",
+        "published": "assumed, DNS was not asked" if record.assumed_published else "not known",
+        "fingerprint": record.fingerprint,
+    }
+    lines = [f"{name + ':':16}{value}" for name, value in facts.items()]
+    lines += ["", "for the zone file:", dns_record.zone_text(record.dns_name, text)]
+    lines += ["", f"or as one value at {record.dns_name}, type TXT:", text, "", "history:"]
+    lines += [
+        f"  {tables.cell(entry.at)}  {tables.escape(entry.what)}  {tables.escape(entry.why)}".rstrip()
+        for entry in record.history
+    ]
+    return "\n".join(lines)
+
+
+def _sdid(text: str) -> str:
+    return signing_request.check_sdid(domains.normalize(text))
+
+
+def _who(reason: str) -> str:
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):
+        login = "an unknown user"
+    return f"{reason} (by {login})" if reason else f"by {login}"
+
+
+def _say(text: str) -> None:
+    """What is not data goes to standard error, so that output can be piped."""
+    click.echo(text, err=True)
