@@ -9,8 +9,8 @@ Mail goes to sinks: the archive domain over the transport `archive`, local domai
 local(8) (alias_maps apply), virtual mailbox domains over `virtual`, relay domains over `relay`, all
 else over `smtp`; thus {rcpt_mailer} and {rcpt_host} are what a real relay shows.
 
-Raises: PostfixMissing without the Debian package, PostfixFailed with the log's tail when it does not
-start, stop or finish in time.
+Raises: PostfixMissing without the Debian package, PostfixFailed with the log's tail when it does
+not start, stop or finish in time.
 
 Does not: run without root (master(8) changes users).
 """
@@ -39,9 +39,7 @@ COMMANDS = Path("/usr/sbin")
 DAEMONS = Path("/usr/lib/postfix/sbin")
 LOCAL_DOMAIN = "example.com"
 ARCHIVE_DOMAIN = "archive.example.net"
-INSTALL = (
-    "install it with: apt-get install --no-install-recommends postfix postfix-pcre"
-)
+INSTALL = "install it with: apt-get install --no-install-recommends postfix postfix-pcre"
 
 # A UNIX socket's address has 108 octets with its final NUL; the longest below a queue directory is
 # about 'queue/private/' and a service name of 20.
@@ -86,7 +84,7 @@ LISTENERS = (INSIDE, SUBMISSION, OUTSIDE)
 
 @contextlib.contextmanager
 def private_directory(base: str = "/tmp") -> Iterator[Path]:
-    """A short directory that the user postfix may enter (pytest's tmp_path is 0700); removed at the end.
+    """A short directory that the user postfix may enter, removed at the end (tmp_path is 0700).
 
     `/dev/shm` as base spares Postfix its fsyncs, where a test is about numbers of messages.
     """
@@ -99,7 +97,7 @@ def private_directory(base: str = "/tmp") -> Iterator[Path]:
 
 
 class PrivatePostfix:
-    """One Postfix instance; `with PrivatePostfix(directory, remote=sink.port) as postfix:` runs it."""
+    """One Postfix instance; `with PrivatePostfix(directory, remote=sink.port) as mta:` runs it."""
 
     def __init__(
         self,
@@ -119,12 +117,12 @@ class PrivatePostfix:
         """Describe the instance; `start` writes it.
 
         remote, local, archive: TCP ports of sinks; the latter two default to `remote`.
-        milters: values of smtpd_milters ('inet:127.0.0.1:8894', '{ unix:/path, default_action=accept }');
+        milters: for smtpd_milters ('inet:127.0.0.1:8894', '{ unix:/path, default_action=accept }');
             non_smtpd_milters defaults to the same list.
         parameters: main.cf, over every default here.
-        maps: parameter -> {key: value}; written as texthash file ('alias_maps', 'virtual_alias_maps',
-            'transport_maps' (over the archive's entry), 'relay_domains', 'virtual_mailbox_domains' ...).
-            For regexp: or inline: write the parameter instead.
+        maps: parameter -> {key: value}, each written as a texthash file ('alias_maps',
+            'virtual_alias_maps', 'relay_domains', 'virtual_mailbox_domains' ...; 'transport_maps'
+            adds to the archive's entry).  For regexp: or inline: write the parameter instead.
         services: further master.cf lines.
         """
         self.directory = directory
@@ -182,7 +180,7 @@ class PrivatePostfix:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(self.directory / "stderr").open("ab"),
-            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            env=self._environment(),
         )
         try:
             self._wait(
@@ -193,6 +191,16 @@ class PrivatePostfix:
         except PostfixFailed:
             self.stop()
             raise
+
+    def _environment(self) -> dict[str, str]:
+        # Without POSTLOG_SERVICE the complaints of a master that cannot start go to /dev/log.
+        return {
+            "PATH": os.defpath,
+            "LC_ALL": "C",
+            "TZ": "UTC",
+            "POSTLOG_SERVICE": str(self.directory / "queue/public/postlog"),
+            "POSTLOG_HOSTNAME": "mx1.example.com",
+        }
 
     def stop(self, timeout: float = 30.0) -> None:
         """Stop the master and all its services; a second call does nothing."""
@@ -217,7 +225,7 @@ class PrivatePostfix:
     def reload(self, **parameters: str) -> None:
         """Change main.cf and let running services pick it up with their next client.
 
-        Returns when the master has reread its files; a process that is serving a client finishes first.
+        Returns when the master has reread its files; a process with a client finishes that first.
         """
         self.parameters.update(parameters)
         self.write_configuration()
@@ -256,17 +264,13 @@ class PrivatePostfix:
         try:
             client = smtp_client.SmtpClient(self.port(listener))
         except OSError as error:
-            raise PostfixFailed(
-                f"{listener} does not greet: {error}\n{self._tail()}"
-            ) from error
+            raise PostfixFailed(f"{listener} does not greet: {error}\n{self._tail()}") from error
         reply = client.ehlo()
         if identity:
             reply = client.xclient(**identity)
         if not reply.is_positive:
             client.close()
-            raise PostfixFailed(
-                f"Postfix refused EHLO or XCLIENT: {reply}\n{self._tail()}"
-            )
+            raise PostfixFailed(f"Postfix refused EHLO or XCLIENT: {reply}\n{self._tail()}")
         return client
 
     def sendmail(
@@ -289,10 +293,8 @@ class PrivatePostfix:
         )
 
     def queue(self) -> list[dict[str, Any]]:
-        """postqueue -j: an object for each message, with queue_name, queue_id, sender, recipients."""
-        return [
-            json.loads(line) for line in self._command("postqueue", "-j").splitlines()
-        ]
+        """postqueue -j: for each message queue_name, queue_id, sender, recipients and more."""
+        return [json.loads(line) for line in self._command("postqueue", "-j").splitlines()]
 
     def flush(self) -> None:
         """Try every deferred message now."""
@@ -336,25 +338,22 @@ class PrivatePostfix:
         )
         if done.returncode:
             said = done.stderr.decode(errors="backslashreplace")
-            raise PostfixFailed(
-                f"{name} ended with {done.returncode}: {said}\n{self._tail()}"
-            )
+            raise PostfixFailed(f"{name} ended with {done.returncode}: {said}\n{self._tail()}")
         return done.stdout.decode("utf-8", "surrogateescape")
 
     def _wait(self, is_done: Callable[[], bool], what: str, timeout: float) -> None:
         def done_or_dead() -> bool:
             if self._running.poll() is not None:
                 raise PostfixFailed(
-                    f"Postfix ended with {self._running.returncode} and did not {what}\n{self._tail()}"
+                    f"Postfix ended with {self._running.returncode} and did not {what}"
+                    f"\n{self._tail()}"
                 )
             return is_done()
 
         try:
             _wait_until(done_or_dead, timeout)
         except TimeoutError as error:
-            raise PostfixFailed(
-                f"Postfix did not {what} in {timeout} s\n{self._tail()}"
-            ) from error
+            raise PostfixFailed(f"Postfix did not {what} in {timeout} s\n{self._tail()}") from error
 
     def _tail(self) -> str:
         stderr = self.directory / "stderr"
@@ -369,10 +368,8 @@ class PrivatePostfix:
             _write_map(self.configuration / name, entries)
         main = self._defaults() | self._map_parameters() | self.parameters
         text = "".join(f"{name} = {value}\n" for name, value in main.items())
-        (self.configuration / "main.cf").write_text(text)
-        (self.configuration / "master.cf").write_text(
-            "\n".join(self._master_lines()) + "\n"
-        )
+        _write_settled(self.configuration / "main.cf", text)
+        (self.configuration / "master.cf").write_text("\n".join(self._master_lines()) + "\n")
 
     def _all_maps(self) -> dict[str, dict[str, str]]:
         transport = {ARCHIVE_DOMAIN: f"archive:[{ports.LOOPBACK}]:{self.archive}"}
@@ -380,9 +377,7 @@ class PrivatePostfix:
         return self.maps | {"transport_maps": transport | given}
 
     def _map_parameters(self) -> dict[str, str]:
-        return {
-            name: f"texthash:{self.configuration / name}" for name in self._all_maps()
-        }
+        return {name: f"texthash:{self.configuration / name}" for name in self._all_maps()}
 
     def _defaults(self) -> dict[str, str]:
         local = f"[{ports.LOOPBACK}]:{self.local}"
@@ -435,7 +430,6 @@ class PrivatePostfix:
 
     def _master_lines(self) -> list[str]:
         lines = [
-            "postlog unix-dgram n - n - 1 postlogd",
             "pickup unix n - n 60 1 pickup",
             "cleanup unix n - n - 0 cleanup",
             "qmgr unix n - n 300 1 qmgr",
@@ -454,19 +448,17 @@ class PrivatePostfix:
             "scache unix - - n - 1 scache",
             "tlsmgr unix - - n 1000? 1 tlsmgr",
             "local unix - n n - - local",
-            *(
-                f"{name} unix - - n - - smtp"
-                for name in ("smtp", "relay", "virtual", "archive")
-            ),
+            "smtp unix - - n - - smtp",
         ]
+        # The syslog names tell transports and listeners apart in the log.
+        for name in ("relay", "virtual", "archive"):
+            lines += [f"{name} unix - - n - - smtp", f"    -o syslog_name=postfix/{name}"]
         for one in self._listeners.values():
             lines.append(f"{ports.LOOPBACK}:{one.port} inet n - n - - smtpd")
-            # The syslog name tells the listeners apart in the log.
             overrides = {"syslog_name": f"postfix/{one.name}", **one.overrides}
-            lines += [
-                f"    -o {{ {name} = {value} }}" for name, value in overrides.items()
-            ]
-        return [*lines, *self._services]
+            lines += [f"    -o {{ {name} = {value} }}" for name, value in overrides.items()]
+        # Last: until its socket is there, the master writes its complaints to the log itself.
+        return [*lines, *self._services, "postlog unix-dgram n - n - 1 postlogd"]
 
     def _make_directories(self) -> None:
         """What post-install would make, without its dependence on /etc/postfix."""
@@ -515,31 +507,39 @@ def _refuse_closed_or_long(directory: Path) -> None:
 
 
 def _write_map(path: Path, entries: Mapping[str, str]) -> None:
-    bad = [
-        key
-        for key in entries
-        if not key or key.startswith("#") or re.search(r"\s", key)
-    ]
+    bad = [key for key in entries if not key or key.startswith("#") or re.search(r"\s", key)]
     if bad:
-        raise ValueError(
-            f"texthash cannot hold the keys {bad}; use a regexp: or inline: table"
-        )
+        raise ValueError(f"texthash cannot hold the keys {bad}; use a regexp: or inline: table")
     lines = [f"{key} {value}\n" for key, value in entries.items()]
-    path.write_text("".join(lines), encoding="utf-8")
+    _write_settled(path, "".join(lines))
+
+
+def _write_settled(path: Path, text: str) -> None:
+    # Postfix reads a file that is younger than a second or two again and again until it is older.
+    path.write_text(text, encoding="utf-8")
+    settled = time.time() - 60
+    os.utime(path, (settled, settled))
 
 
 def _session(leader: int) -> set[int]:
-    """Pids of the living processes of a session, from /proc; the dead that nobody waited for are none."""
-    members = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The command name is in parentheses and may hold anything, parentheses included.
-            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue  # it ended while we looked
-        if int(session) == leader and state not in "ZX":
-            members.add(int(stat.parent.name))
-    return members
+    """Pids of the processes of a session, from /proc, without the dead that nobody waited for."""
+    pids = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+    return {pid for pid in pids if _living_session(pid) == leader}
+
+
+def _living_session(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None  # it ended while we looked
+    # The command name is in parentheses and may hold anything, parentheses included.
+    state, _, _, session = stat.rpartition(")")[2].split()[:4]
+    return None if state in "ZX" else int(session)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process lives; one that has ended and that nobody waited for does not."""
+    return _living_session(pid) is not None
 
 
 def _wait_until(is_done: Callable[[], bool], timeout: float) -> None:

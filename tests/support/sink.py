@@ -71,9 +71,7 @@ class Delivery:
 class Sink:
     """An SMTP server on a port of its own, in background threads; a context manager."""
 
-    def __init__(
-        self, *, extensions: Iterable[str] = EXTENSIONS, port: int = 0
-    ) -> None:
+    def __init__(self, *, extensions: Iterable[str] = EXTENSIONS, port: int = 0) -> None:
         """Listen at once.  `extensions` are EHLO lines as they stand; port 0 picks a free one."""
         self.extensions = tuple(extensions)
         self.data_reply = ""  # instead of 250 after the data: '451 4.3.0 later', DROP
@@ -113,7 +111,7 @@ class Sink:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def reply(self, recipient: str, text: str) -> None:
-        """Answer RCPT for an address, or for '@domain', with `text` ('550 5.1.1 no', DROP); '' undoes."""
+        """Answer RCPT for an address or '@domain' with `text` ('550 5.1.1 no', DROP); '' undoes."""
         with self._changed:
             self._replies[recipient.lower()] = text
 
@@ -140,9 +138,7 @@ class Sink:
 
         with self._changed:
             if not self._changed.wait_for(arrived, timeout):
-                got = [
-                    (one.reverse_path, one.addresses) for one in self._deliveries[-10:]
-                ]
+                got = [(one.reverse_path, one.addresses) for one in self._deliveries[-10:]]
                 raise TimeoutError(
                     f"the sink on port {self.port} waited {timeout} s for {wanted!r}; it has"
                     f" {len(self._deliveries)} deliveries, the last: {got}"
@@ -218,9 +214,7 @@ class _Dialogue:
         match verb.upper():
             case "EHLO":
                 self._reset(helo=argument)
-                self._say(
-                    *(f"250-{one}" for one in ("sink.example", *self.sink.extensions))
-                )
+                self._say(*(f"250-{one}" for one in ("sink.example", *self.sink.extensions)))
             case "HELO":
                 self._reset(helo=argument)
                 self._say("250 sink.example")
@@ -310,7 +304,7 @@ def _path_and_parameters(argument: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _read_content(stream: BinaryIO) -> bytes:
-    """Octets up to CRLF '.' CRLF, dot-unstuffed (RFC 5321, 4.5.2); ConnectionError when cut short."""
+    """Octets up to CRLF '.' CRLF, dot-unstuffed (RFC 5321, 4.5.2)."""
     lines: list[bytes] = []
     at_line_start = True  # only CRLF starts a line: a dot after a bare LF is content
     while line := stream.readline():

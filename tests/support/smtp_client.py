@@ -53,7 +53,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """All replies of one transaction; a refused MAIL or no accepted recipient leaves `end` at that."""
+    """All replies of one transaction."""
 
     mail: Reply
     recipients: tuple[Reply, ...]
@@ -67,9 +67,7 @@ class Sending:
 class SmtpClient:
     """One SMTP connection; a context manager that says QUIT."""
 
-    def __init__(
-        self, port: int, *, host: str = ports.LOOPBACK, timeout: float = 30.0
-    ) -> None:
+    def __init__(self, port: int, *, host: str = ports.LOOPBACK, timeout: float = 30.0) -> None:
         self._socket = socket.create_connection((host, port), timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = self._socket.makefile("rb")
@@ -142,9 +140,7 @@ class SmtpClient:
         attributes = []
         if address:
             attributes.append(("NAME", name or "[UNAVAILABLE]"))
-            attributes.append(
-                ("ADDR", f"IPV6:{address}" if ":" in address else address)
-            )
+            attributes.append(("ADDR", f"IPV6:{address}" if ":" in address else address))
         elif name:
             attributes.append(("NAME", name))
         if client_port:
@@ -153,14 +149,10 @@ class SmtpClient:
             attributes.append(("HELO", helo))
         if login:
             attributes.append(("LOGIN", login))
-        words = b" ".join(
-            key.encode() + b"=" + xtext(value) for key, value in attributes
-        )
+        words = b" ".join(key.encode() + b"=" + xtext(value) for key, value in attributes)
         reply = self.command(b"XCLIENT " + words)
         return (
-            self.ehlo(helo.encode() or b"client.example")
-            if reply.is_positive and ehlo
-            else reply
+            self.ehlo(helo.encode() or b"client.example") if reply.is_positive and ehlo else reply
         )
 
     def auth_plain(self, login: str, password: str) -> Reply:
@@ -176,9 +168,7 @@ class SmtpClient:
 
     def rcpt(self, path: bytes | str, *parameters: bytes | str) -> Reply:
         """RCPT TO; a path without angle brackets gets them."""
-        return self.command(
-            b" ".join([b"RCPT TO:" + _bracketed(path), *map(_octets, parameters)])
-        )
+        return self.command(b" ".join([b"RCPT TO:" + _bracketed(path), *map(_octets, parameters)]))
 
     def data(self, content: bytes) -> Reply:
         """DATA and the content; the refusal of DATA, or the reply to the terminating dot."""
@@ -232,19 +222,15 @@ class SmtpClient:
 
 
 def stuffed(content: bytes) -> bytes:
-    """The content with a dot before each line that begins with one (RFC 5321, 4.5.2), CRLF at its end."""
+    """The content with CRLF at its end and its leading dots doubled (RFC 5321, 4.5.2)."""
     ended = content if content.endswith(b"\r\n") or not content else content + b"\r\n"
-    return (b"." if ended.startswith(b".") else b"") + ended.replace(
-        b"\r\n.", b"\r\n.."
-    )
+    return (b"." if ended.startswith(b".") else b"") + ended.replace(b"\r\n.", b"\r\n..")
 
 
 def xtext(value: str) -> bytes:
     """RFC 3461, 4: octets outside '!'..'~', and '+' and '=', as '+XX'."""
     return b"".join(
-        bytes([octet])
-        if 33 <= octet <= 126 and octet not in b"+="
-        else b"+%02X" % octet
+        bytes([octet]) if 33 <= octet <= 126 and octet not in b"+=" else b"+%02X" % octet
         for octet in value.encode("utf-8", "surrogateescape")
     )
 
