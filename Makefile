@@ -1,8 +1,37 @@
-# Carbonseal: every task a person runs from the checkout.
+# Carbonseal: every task a person runs from the checkout.  `make help` lists them.
 SHELL := /bin/bash
+.DEFAULT_GOAL := help
 PY := .venv/bin/python
+ROOMS := policies keys milter
 
-.PHONY: ns
-ns: ## the link farm on which static tools see the folders as the package carbonseal
+.PHONY: help setup test demo run check ns clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install the Debian packages, the virtualenv and the product (quick when all is there)
+	@sh packaging/setup.sh
+
+ns: ## link farms on which static tools see the folders as the package carbonseal
 	@mkdir -p build/ns/carbonseal
-	@for room in milter keys policies; do ln -sfn ../../../$$room build/ns/carbonseal/$$room; done
+	@for room in $(ROOMS); do ln -sfn ../../../$$room build/ns/carbonseal/$$room; done
+	@# The import linter wants regular packages: the same files beside empty __init__.py.
+	@rm -rf build/lint && mkdir -p build/lint/carbonseal && touch build/lint/carbonseal/__init__.py
+	@for room in $(ROOMS); do \
+	  mkdir -p build/lint/carbonseal/$$room && touch build/lint/carbonseal/$$room/__init__.py; \
+	  for file in $$room/*.py; do ln -sfn ../../../../$$file build/lint/carbonseal/$$file; done; \
+	done
+	@cp -r milter/archive build/lint/carbonseal/milter/archive
+
+check: setup ns ## import contracts, ruff, mypy --strict
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	MYPYPATH=build/ns .venv/bin/mypy -p carbonseal.policies -p carbonseal.keys -p carbonseal.milter
+	cd build/lint && PYTHONPATH=. ../../.venv/bin/lint-imports --config ../../setup.cfg --no-cache
+
+test: setup ## everything: checks, unit, wire and real-Postfix tests
+	@$(MAKE) --no-print-directory check
+	$(PY) -m pytest
+
+clean: ## remove what the targets made
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -83,7 +83,9 @@ def _network(text: str) -> origin.Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError as fault:
-        raise ConfigurationError(f"{fault}; write an address or a network such as 192.0.2.0/24")
+        raise ConfigurationError(
+            f"{fault}; write an address or a network such as 192.0.2.0/24"
+        ) from None
 
 
 Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0)]

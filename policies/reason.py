@@ -28,4 +28,62 @@ class Reason:
         return SENTENCES[self.code].format(about=self.about)
 
 
-SENTENCES: Mapping[str, str] = {}
+SENTENCES: Mapping[str, str] = {
+    # Proof of origin (origin)
+    "origin-login": "The client logged in as {about}, which proves that the mail is ours.",
+    "origin-listener": "The mail came in on the listener {about}, which proves that it is ours.",
+    "origin-network": "The client belongs to our network {about}.",
+    "origin-local-submission": "The mail was handed to {about} on the relay itself.",
+    "origin-peer": "The client is the peer relay {about}, which has sealed the mail already.",
+    "origin-none": "Nothing proves that {about} may speak for our domains.",
+    # The reverse-path (boundary)
+    "null-reverse-path-inside": "The reverse-path is null and the client is ours.",
+    "null-reverse-path-outside": "The reverse-path is null and the client is not ours.",
+    "reverse-path-inside": "The reverse-path {about} is ours.",
+    "reverse-path-outside": "The reverse-path {about} is not ours.",
+    "reverse-path-unproven": (
+        "The reverse-path {about} carries our domain, but nothing proves that the client may "
+        "use it."
+    ),
+    "reverse-path-rerouted": "The reverse-path was written so that Postfix reads another: {about}.",
+    "reverse-path-srs": "The reverse-path {about} was rewritten by a forwarder: it began outside.",
+    # The recipients (boundary)
+    "recipient-inside": "The recipient {about} is ours.",
+    "recipient-outside": "The recipient {about} is not ours.",
+    "recipient-rerouted": "The recipient was written so that Postfix reads another: {about}.",
+    "recipient-routed": "The recipient {about} carries a route that only Postfix could resolve.",
+    "recipient-alias-only": "The recipient {about} exists as an alias only; it may lead outside.",
+    "recipient-unreadable": "The recipient {about} cannot be read; it counts as outside.",
+    "recipient-is-archive": "The recipient {about} is an archive recipient.",
+    # Signing
+    "signing": "The domain {about} signs.",
+    "signed": "Signed with the key {about}.",
+    "signature-failed": "The signature could not be made or did not verify: {about}.",
+    "peer-sealed": "Not signed: the peer {about} did that.",
+    "no-origin-proof": "Not signed: nothing proves that {about} may speak for our domains.",
+    "no-author": "Not signed: the message has no From field.",
+    "several-author-fields": "Not signed: the message has more than one From field ({about}).",
+    "several-authors": "Not signed: From names more than one mailbox ({about}).",
+    "group-author": "Not signed: From names a group.",
+    "unparsable-author": "Not signed: From cannot be read without doubt.",
+    "author-not-allowed": "Not signed: the login may not use this author ({about}).",
+    "author-exempt": "Not signed: a rule says that mail of {about} is never signed.",
+    "author-not-ours": "Not signed: there is no key and no rule for the author {about}.",
+    "no-active-key": "Not signed: a rule names {about}, which has no active key.",
+    "key-unusable": "Not signed: the key cannot be used: {about}",
+    "too-many-fields": "Not signed: {about} header fields would have to be covered.",
+    "line-too-long": "Not signed: Postfix cuts lines over 998 octets after the milter ({about}).",
+    "eight-bit-content": (
+        "The body holds 8-bit octets; a next hop without 8BITMIME would have them re-encoded, "
+        "which breaks the signature."
+    ),
+    # The archive copy (archiving)
+    "archive-copy": "The archive copy goes to {about}.",
+    "archive-addressed": "No archive copy: the sender addressed {about} already.",
+    "purely-local": "No archive copy: both ends are inside.",
+    "copied-by-peer": "No archive copy: the peer {about} added it.",
+    "copies-switched-off": "No archive copy: archive.when says never.",
+    "no-archive-recipient": "No archive copy: no archive recipient is configured.",
+    # The record
+    "record-not-writable": "The record could not be made durable: {about}",
+}

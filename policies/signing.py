@@ -13,6 +13,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from carbonseal.policies import domains
 from carbonseal.policies.address import Address
@@ -21,7 +22,7 @@ from carbonseal.policies.errors import DataError
 from carbonseal.policies.header_fields import Authors, AuthorState
 from carbonseal.policies.origin import Origin, OriginKind
 from carbonseal.policies.reason import Reason
-from carbonseal.policies.signing_request import KeyFacts, SignatureRequest
+from carbonseal.policies.signing_request import Canonicalization, KeyFacts, SignatureRequest
 
 # Oversigning stops anybody from adding a second one that a reader would show (RFC 6376 section
 # 8.15 calls for it with From).
@@ -95,8 +96,8 @@ class SigningPolicy:
 
     rules: tuple[SigningRule, ...] = ()
     logins: Mapping[str, tuple[AuthorPattern, ...]] = field(default_factory=dict)
-    header_canonicalization: str = "relaxed"
-    body_canonicalization: str = "relaxed"
+    header_canonicalization: Canonicalization = "relaxed"
+    body_canonicalization: Canonicalization = "relaxed"
     oversigned: tuple[str, ...] = tuple(OVERSIGNED)
     oversign_absent: frozenset[str] = frozenset(OVERSIGNED) - LATE_ADDITIONS
     signed_if_present: tuple[str, ...] = tuple(SIGNED_IF_PRESENT)
@@ -149,7 +150,8 @@ def plan(
     fields = signed_fields(field_names, policy)
     if len(fields) > MAX_SIGNED_FIELDS:
         return _unsigned(Reason("too-many-fields", str(len(fields))), author=author)
-    requests = tuple(_request(key, fields, policy) for key in keys)
+    form = (policy.header_canonicalization, policy.body_canonicalization, policy.expires_after)
+    requests = tuple(_request(key, fields, *form) for key in keys)
     return SigningPlan(requests, (Reason("signing", sdid),), author)
 
 
@@ -197,14 +199,22 @@ def _unsigned(
     return SigningPlan((), (reason,), author, failure)
 
 
-def _request(key: KeyFacts, fields: tuple[str, ...], policy: SigningPolicy) -> SignatureRequest:
+# The same kind of mail asks for the same h= list again and again; a request is checked once.
+@lru_cache(maxsize=1024)
+def _request(
+    key: KeyFacts,
+    fields: tuple[str, ...],
+    header: Canonicalization,
+    body: Canonicalization,
+    expires_after: int | None,
+) -> SignatureRequest:
     return SignatureRequest(
         sdid=key.sdid,
         selector=key.selector,
         algorithm=key.algorithm,
         auid="@" + key.sdid,
-        header_canonicalization=policy.header_canonicalization,
-        body_canonicalization=policy.body_canonicalization,
+        header_canonicalization=header,
+        body_canonicalization=body,
         fields=fields,
-        expires_after=policy.expires_after,
+        expires_after=expires_after,
     )

@@ -17,12 +17,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from carbonseal.milter.archive import merkle, record, spool
 
 LOADED = "loaded"
 SET_ASIDE = "set-aside"
-_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,9 @@ def read(segment: Segment, offset: int) -> Iterator[Entry]:
     was moved away yields nothing.
     """
     try:
-        stream = open(segment.path, "rb")
+        stream = _open(segment)
     except FileNotFoundError:
-        closed = segment.path.with_name(segment.name + spool.CLOSED_SUFFIX)
-        if not closed.exists():
-            return
-        stream = open(closed, "rb")
+        return
     with stream:
         stream.seek(offset)
         for line in stream:
@@ -82,6 +79,13 @@ def read(segment: Segment, offset: int) -> Iterator[Entry]:
             end = offset + len(line)
             yield _entry(line, offset, end)
             offset = end
+
+
+def _open(segment: Segment) -> BinaryIO:
+    try:
+        return open(segment.path, "rb")
+    except FileNotFoundError:
+        return open(segment.path.with_name(segment.name + spool.CLOSED_SUFFIX), "rb")
 
 
 def _entry(line: bytes, offset: int, end: int) -> Entry:

@@ -1,0 +1,130 @@
+"""`policy explain`: what would be decided about a message, and why, without sending it.
+
+Promises: asks the very policies the mail path asks (`seal.decide`), with the keys that are active
+now; changes nothing, records nothing.
+
+Raises: DataError for an address or message file that cannot be used.
+
+Does not: know what Postfix would resolve an address to; addresses that only Postfix can resolve are
+reported as such.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from carbonseal.keys import keyring
+from carbonseal.milter import seal
+from carbonseal.milter.config import Configuration
+from carbonseal.milter.transaction import Transaction
+from carbonseal.policies.envelope import Client
+from carbonseal.policies.errors import DataError
+from carbonseal.policies.reason import Reason
+
+_MAX_MESSAGE = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One message that might be sent."""
+
+    client: str
+    reverse_path: str
+    recipients: Sequence[str]
+    login: str = ""
+    listener: str = ""
+    author: str = ""
+    message: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer: what would happen, and each step that leads there."""
+
+    crossing: str
+    would_sign: tuple[str, ...]  # sdid/selector
+    would_copy: tuple[str, ...]
+    disposition: str
+    reasons: tuple[Reason, ...]
+
+
+def explain(question: Question, configuration: Configuration) -> Explanation:
+    """Ask the policies about `question`."""
+    transaction = _transaction(question, configuration)
+    ring = keyring.load(configuration.keys_directory)
+    archive = configuration.archive.all_recipients()
+    decisions = seal.decide(transaction, configuration, ring, archive)
+    breaker = seal.breaks_on_its_way(decisions.signing, transaction)
+    requests = () if breaker else decisions.signing.requests
+    failure = seal.FailureClass.TRANSFORMATION if breaker else decisions.signing.failure
+    return Explanation(
+        crossing=decisions.crossing.crossing,
+        would_sign=tuple(f"{one.sdid}/{one.selector}" for one in requests),
+        would_copy=decisions.copy.add,
+        disposition=configuration.failure.dispose(failure).answer,
+        reasons=(
+            decisions.origin.reason,
+            *decisions.crossing.reasons,
+            *((breaker,) if breaker else decisions.signing.reasons),
+            *decisions.copy.reasons,
+        ),
+    )
+
+
+def _transaction(question: Question, configuration: Configuration) -> Transaction:
+    transaction = Transaction(
+        client=Client(_checked_client(question.client), 1, "unknown", ""),
+        listener=question.listener,
+        arguments=(_raw(question.reverse_path, "--from"),),
+        resolved=None,
+        body_canonicalization=configuration.signing.body_canonicalization,
+    )
+    transaction.login = question.login
+    for recipient in question.recipients:
+        raw = _raw(recipient, "--rcpt")
+        transaction.add_recipient((raw,), resolved=None, mailer=None, host=None)
+    if question.message is not None:
+        _read_message(question.message, transaction)
+    elif question.author or question.reverse_path.strip("<>"):
+        author = question.author or question.reverse_path.strip("<>")
+        transaction.add_field("From", b" " + author.encode("utf-8", "surrogateescape"))
+    return transaction
+
+
+def _raw(argument: str, option: str) -> bytes:
+    if any(character in argument for character in "\r\n\0"):
+        raise DataError(f"{option} {argument!r}: an address is one line; leave out line breaks")
+    inner = argument.removeprefix("<").removesuffix(">")
+    return f"<{inner}>".encode("utf-8", "surrogateescape")
+
+
+def _checked_client(client: str) -> str:
+    try:
+        return str(ipaddress.ip_address(client))
+    except ValueError:
+        raise DataError(
+            f"--client {client!r}: write the client's IP address, such as 192.0.2.1"
+        ) from None
+
+
+def _read_message(path: Path, transaction: Transaction) -> None:
+    try:
+        with open(path, "rb") as stream:
+            raw = stream.read(_MAX_MESSAGE + 1)
+    except OSError as fault:
+        raise DataError(f"{path}: cannot read the message ({fault.strerror})") from None
+    if len(raw) > _MAX_MESSAGE:
+        raise DataError(f"{path}: larger than {_MAX_MESSAGE} bytes")
+    raw = re.sub(rb"\r?\n", b"\n", raw)
+    header, _, body = raw.partition(b"\n\n") if not raw.startswith(b"\n") else (b"", b"", raw[1:])
+    for line in re.split(rb"\n(?![ \t])", header.rstrip(b"\n")):
+        name, colon, value = line.partition(b":")
+        if colon and re.fullmatch(rb"[!-9;-~]+[ \t]*", name):
+            transaction.add_field(name.rstrip().decode("ascii"), value)
+        elif line and not line.startswith(b"From "):
+            raise DataError(f"{path}: {line[:40]!r} is no header field; is it a message file?")
+    transaction.body.add(body.replace(b"\n", b"\r\n"))

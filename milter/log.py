@@ -1,0 +1,98 @@
+"""Logging: one canonical line per message, and one sentence per event.
+
+Promises: lines go to standard error (the journal, under systemd) as key=value text or JSON; values
+cannot break out of their line, whatever a message put into them.
+
+Does not: log header values, bodies or key material, write files, or rotate.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import traceback
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from carbonseal.milter.edits import Verdict
+
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII without space, quote, = and backslash
+
+_log = structlog.get_logger()
+
+
+def configure(*, form: str, level: str) -> None:
+    """Set the form ('text' or 'json') and the least level for this process."""
+    # The thread id costs a call that leaks on libmilter's threads (threading.current_thread).
+    logging.logThreads = False
+    renderer = structlog.processors.JSONRenderer() if form == "json" else _text_line
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _text_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    head = f"{event.pop('timestamp')} {event.pop('level')} {event.pop('event')}"
+    return " ".join([head, *(f"{key}={_quoted(value)}" for key, value in event.items())])
+
+
+def _quoted(value: Any) -> str:
+    plain = str(value)
+    return plain if _PLAIN.fullmatch(plain) else json.dumps(plain)
+
+
+def event(name: str, /, **facts: Any) -> None:
+    """Something an operator may want to know."""
+    _log.info(name, **facts)
+
+
+def warning(name: str, /, **facts: Any) -> None:
+    """Something an operator should look at."""
+    _log.warning(name, **facts)
+
+
+def error(name: str, /, **facts: Any) -> None:
+    """Something an operator must mend."""
+    _log.error(name, **facts)
+
+
+def message(verdict: Verdict, *, milliseconds: float) -> None:
+    """The canonical line of one message."""
+    answer = verdict.summary["disposition"]
+    write = _log.info if answer == "accept" else _log.error
+    write("sealed" if answer == "accept" else "refused", **verdict.summary, ms=milliseconds)
+
+
+def internal_error(where: str, fault: BaseException, *, queue_id: str = "") -> None:
+    """A defect of ours, with the place in the code but without any value of the message."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    place = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+    _log.error(
+        "internal-error",
+        where=where,
+        queue_id=queue_id,
+        fault=type(fault).__name__,
+        text=str(fault)[:200],
+        place=place,
+    )
+
+
+def unfit_mta(actions: int, protocol: int) -> None:
+    """The MTA cannot do what exact signatures and copies need."""
+    _log.error(
+        "mta-unfit",
+        remedy="Postfix 3.0 or newer with milter_protocol = 6 is needed",
+        actions=hex(actions),
+        protocol=hex(protocol),
+    )

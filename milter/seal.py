@@ -1,0 +1,273 @@
+"""Seal one message.  Read this file first.
+
+What happens to a message, in order: is it ours and does it cross the boundary; who may sign for it;
+sign; which archive copy; record it durably; tell the MTA.
+
+Promises: no message is accepted without a durable record, and no signature is inserted that did not
+verify.  Safe direction: a message recorded twice is better than a message not recorded, so the
+record comes last before the answer and is never taken back.
+
+Does not: talk to the MTA (`session` does), read the clock, or touch SQL.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from carbonseal.keys import signer
+from carbonseal.keys.keyring import Keyring
+from carbonseal.keys.signer import Signature, SignatureFailed
+from carbonseal.milter.archive import record
+from carbonseal.milter.archive.spool import SpoolUnwritable
+from carbonseal.milter.config import Configuration
+from carbonseal.milter.edits import AddRecipient, Edit, InsertField, Verdict
+from carbonseal.milter.transaction import Transaction, text
+from carbonseal.policies import archiving, boundary, header_fields, origin, signing, survival
+from carbonseal.policies.address import Address
+from carbonseal.policies.archiving import ArchivePlan
+from carbonseal.policies.boundary import Classification
+from carbonseal.policies.disposition import Answer, FailureClass
+from carbonseal.policies.origin import Origin
+from carbonseal.policies.reason import Reason
+from carbonseal.policies.signing import SigningPlan
+
+
+class Spool(Protocol):
+    """Where the record goes; returns only when it is durable."""
+
+    def put(self, line: bytes) -> None:
+        """Raises: SpoolUnwritable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What sealing needs from the process around it."""
+
+    configuration: Configuration
+    keyring: Callable[[], Keyring]
+    spool: Spool
+    relay: str  # the name under which this relay records
+    archive_addresses: frozenset[Address]
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """The outcome of the signing steps."""
+
+    signatures: tuple[Signature, ...]
+    reasons: tuple[Reason, ...]
+    failure: FailureClass | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What the policies say about one message, before anything is done."""
+
+    origin: Origin
+    crossing: Classification
+    signing: SigningPlan
+    copy: ArchivePlan
+
+
+def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
+    """Decide, sign and record one complete message; `now` is Unix time in seconds."""
+    configuration, keyring = services.configuration, services.keyring()
+    decisions = decide(transaction, configuration, keyring, services.archive_addresses)
+    signing = sign(decisions.signing, transaction, keyring, now)
+    disposition = configuration.failure.dispose(signing.failure)
+    reasons = (
+        decisions.origin.reason,
+        *decisions.crossing.reasons,
+        *signing.reasons,
+        *decisions.copy.reasons,
+    )
+    is_accepted = disposition.answer is Answer.ACCEPT
+    signatures = signing.signatures if is_accepted else ()
+    copies = decisions.copy.add if is_accepted else ()
+    record_id = record.new_record_id(int(now * 1000))
+    content = describe(transaction, decisions)
+    content |= {
+        "v": record.VERSION,
+        "record_id": record_id,
+        "recorded_at": record.timestamp(now),
+        "relay": services.relay,
+        "config_version": configuration.version,
+        "header_fields": _recorded_fields(transaction, configuration.file.record.headers),
+        "signatures": [_signature_facts(signature) for signature in signatures],
+        "archive_recipients": copies,
+        "archive_addressed": decisions.copy.was_addressed,
+        "disposition": disposition.answer,
+        "reasons": [str(reason) for reason in reasons],
+    }
+    try:
+        services.spool.put(record.encode(content))
+    except SpoolUnwritable as fault:
+        reasons = (*reasons, Reason("record-not-writable", str(fault)))
+        if is_accepted:
+            disposition = configuration.failure.dispose(FailureClass.RECORD_NOT_WRITABLE)
+    edits: tuple[Edit, ...] = ()
+    if disposition.answer is Answer.ACCEPT:
+        # Inserted at the top one by one, so the last one inserted is the topmost: RSA, which every
+        # verifier knows, is to be read first.
+        fields = (InsertField("DKIM-Signature", one.field_value) for one in reversed(signatures))
+        edits = (*fields, *map(AddRecipient, copies))
+    summary = _summary(content, decisions.signing, disposition.answer, reasons)
+    return Verdict(edits, disposition, reasons, summary)
+
+
+def decide(
+    transaction: Transaction,
+    configuration: Configuration,
+    keyring: Keyring,
+    archive_addresses: frozenset[Address],
+) -> Decisions:
+    """Ask every policy; nothing is changed by asking."""
+    envelope = transaction.envelope()
+    proof = origin.prove(envelope, configuration.ours)
+    crossing = boundary.classify(envelope, configuration.ours, proof, archive_addresses)
+    plan = signing.plan(
+        origin=proof,
+        login=transaction.login,
+        authors=header_fields.authors(transaction.values_of("from")),
+        field_names=[name for name, _ in transaction.fields],
+        policy=configuration.signing,
+        active_keys=keyring.facts,
+        key_problem=keyring.problems.get,
+    )
+    copy = archiving.recipients(crossing, proof, configuration.archive)
+    return Decisions(proof, crossing, plan, copy)
+
+
+def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:
+    """Make the planned signatures, unless the message would not carry them unbroken."""
+    if not plan.requests:
+        return Signing((), plan.reasons, plan.failure)
+    breaker = breaks_on_its_way(plan, transaction)
+    if breaker is not None:
+        return Signing((), (breaker,), FailureClass.TRANSFORMATION)
+    danger = survival.endangered_by(transaction.body.facts())
+    reasons = list(plan.reasons) + ([danger] if danger else [])
+    fields = [
+        (name.encode("utf-8", "surrogateescape"), value) for name, value in transaction.fields
+    ]
+    digest = transaction.body.digest()
+    made: list[Signature] = []
+    failure = None
+    for request in plan.requests:
+        try:
+            key = keyring.find(request.key)
+            made.append(signer.sign(fields, digest, request, key, now=int(now)))
+            about = f"{request.sdid}/{request.selector}"
+            reasons.append(Reason("signed", about))
+        except SignatureFailed as fault:
+            reasons.append(Reason("signature-failed", f"{request.sdid}: {fault}"))
+            failure = FailureClass.SIGNATURE_FAILED
+    return Signing(tuple(made), tuple(reasons), None if made else failure)
+
+
+def breaks_on_its_way(plan: SigningPlan, transaction: Transaction) -> Reason | None:
+    """Why the planned signatures would not survive Postfix; None when nothing speaks against."""
+    if not plan.requests:
+        return None
+    signed = frozenset(plan.requests[0].fields)
+    lines = (
+        (name, survival.longest_field_line(name, value))
+        for name, value in transaction.fields
+        if name.lower() in signed
+    )
+    return survival.broken_by(transaction.body.facts(), lines)
+
+
+def describe(transaction: Transaction, decisions: Decisions) -> dict[str, Any]:
+    """What is known about the message, in the shape of the record."""
+    proof, crossing = decisions.origin, decisions.crossing
+    client, reverse_path, body = transaction.client, transaction.reverse_path, transaction.body
+    return {
+        "queue_id": transaction.queue_id,
+        "listener": transaction.listener,
+        "client": {
+            "address": client.address,
+            "port": client.port,
+            "name": client.name,
+            "helo": client.helo,
+        },
+        "login": transaction.login,
+        "login_method": transaction.login_method,
+        "tls": transaction.tls,
+        "origin": {"kind": proof.kind, "about": proof.about},
+        "reverse_path": {
+            "raw": reverse_path.path.raw,
+            "address": crossing.reverse_path.text,
+            "resolved": reverse_path.resolved,
+            "esmtp": reverse_path.esmtp,
+            "place": crossing.reverse_path.place,
+            "why": str(crossing.reverse_path.why),
+        },
+        "recipients": [
+            {
+                "raw": recipient.path.raw,
+                "address": end.text,
+                "resolved": recipient.resolved,
+                "mailer": recipient.mailer,
+                "host": recipient.host,
+                "esmtp": recipient.esmtp,
+                "place": end.place,
+                "why": str(end.why),
+            }
+            for recipient, end in zip(transaction.recipients, crossing.recipients, strict=True)
+        ],
+        "crossing": crossing.crossing,
+        "header_count": len(transaction.fields),
+        "header_size": transaction.header_size,
+        "body_size": body.size,
+        "size": transaction.header_size + 2 + body.size,
+        "body_hash": {
+            "canonicalization": body.canonicalization,
+            "sha256": base64.b64encode(body.digest()).decode("ascii"),
+        },
+    }
+
+
+def _signature_facts(signature: Signature) -> dict[str, Any]:
+    request = signature.request
+    return {
+        "sdid": request.sdid,
+        "selector": request.selector,
+        "auid": request.auid,
+        "algorithm": request.algorithm,
+        "canonicalization": f"{request.header_canonicalization}/{request.body_canonicalization}",
+        "fields": ":".join(request.fields),
+        "signed_at": signature.signed_at,
+        "expires_at": signature.expires_at,
+    }
+
+
+def _recorded_fields(transaction: Transaction, wanted: str | list[str]) -> list[tuple[str, str]]:
+    if wanted == "all":
+        return [(name, text(value)) for name, value in transaction.fields]
+    names = {name.lower() for name in wanted}
+    return [(name, text(value)) for name, value in transaction.fields if name.lower() in names]
+
+
+def _summary(
+    content: dict[str, Any], plan: SigningPlan, answer: Answer, reasons: tuple[Reason, ...]
+) -> dict[str, object]:
+    """The canonical log line: one per message, every decision on it."""
+    return {
+        "queue_id": content["queue_id"],
+        "record_id": content["record_id"],
+        "disposition": answer,
+        "crossing": content["crossing"],
+        "reverse_path": content["reverse_path"]["address"],
+        "recipients": len(content["recipients"]),
+        "author": str(plan.author or ""),
+        "client": content["client"]["address"],
+        "login": content["login"],
+        "signed": ",".join(f"{one['sdid']}/{one['selector']}" for one in content["signatures"]),
+        "copy": ",".join(content["archive_recipients"]),
+        "size": content["size"],
+        "reasons": ",".join(map(str, reasons)),
+    }

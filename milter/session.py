@@ -1,0 +1,261 @@
+"""The milter protocol: one session per MTA connection, one transaction per message.  No policy.
+
+Promises: callbacks answer as they negotiated (nothing but end of message is waited for), every
+callback is guarded, and a fault in any of them ends in the failure policy's answer at end of
+message, never in an untrapped exception.  State is reset by protocol events (MAIL, abort, end of
+message), never by our own answers: Postfix sends ABORT after every transaction and again at QUIT.
+
+Does not: decide (`seal` does), or use pymilter's base class: its wrappers cost a call per header
+field, and its @symlist breaks the negotiation.
+
+Callbacks of one connection run on different OS threads (libmilter's worker pool), one at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import milter as libmilter
+
+from carbonseal.milter import log, macros, seal
+from carbonseal.milter.edits import AddRecipient, InsertField, Verdict
+from carbonseal.milter.transaction import Transaction
+from carbonseal.policies.disposition import Answer, Disposition, FailureClass
+from carbonseal.policies.envelope import Client
+
+_ACTIONS = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR | libmilter.SETSYMLIST
+_NEEDED = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR
+# Asked of the MTA: no reply is waited for, nothing is sent that nobody reads, and header values
+# come with their leading space, without which `simple` header canonicalization cannot be right.
+_PROTOCOL = (
+    libmilter.P_NR_CONN
+    | libmilter.P_NR_HELO
+    | libmilter.P_NR_MAIL
+    | libmilter.P_NR_RCPT
+    | libmilter.P_NR_HDR
+    | libmilter.P_NR_BODY
+    | libmilter.P_NODATA
+    | libmilter.P_NOUNKNOWN
+    | libmilter.P_NOEOH
+    | libmilter.P_HDR_LEADSPC
+)
+
+
+class Session:
+    """One connection of the MTA to us."""
+
+    __slots__ = ("_client", "_fault", "_listener", "_protocol", "_services", "_tls", "_transaction")
+
+    def __init__(self, services: seal.Services, protocol: int) -> None:
+        self._services = services
+        self._protocol = protocol  # what the MTA granted
+        self._client = Client("", 0, "", "")
+        self._listener = ""
+        self._tls: dict[str, str] | None = None
+        self._transaction: Transaction | None = None
+        self._fault: str | None = None  # what went wrong in this transaction before its end
+
+    def connect(self, context: Any, name: str, family: int, peer: Any) -> int:
+        """A client connected to the MTA (or XCLIENT made it another one)."""
+        if isinstance(peer, tuple):
+            self._client = Client(peer[0], peer[1], name, "")
+        else:
+            self._client = Client("", 0, name, "")
+        self._listener = _macro(context, macros.LISTENER) or ""
+        self._transaction = None
+        return self._reply(libmilter.P_NR_CONN)
+
+    def hello(self, context: Any, name: str) -> int:
+        """HELO or EHLO; comes again after STARTTLS."""
+        client = self._client
+        self._client = Client(client.address, client.port, client.name, name)
+        version = _macro(context, macros.TLS_VERSION)
+        self._tls = {"version": version} if version else None
+        if self._tls is not None:
+            self._tls["cipher"] = _macro(context, macros.TLS_CIPHER) or ""
+            self._tls["bits"] = _macro(context, macros.TLS_BITS) or ""
+        return self._reply(libmilter.P_NR_HELO)
+
+    def reverse_path(self, context: Any, *arguments: bytes) -> int:
+        """MAIL FROM: a new message begins, whatever went before."""
+        self._fault = None
+        transaction = Transaction(
+            client=self._client,
+            listener=self._listener,
+            arguments=arguments,
+            resolved=_macro(context, macros.REVERSE_PATH),
+            body_canonicalization=self._services.configuration.signing.body_canonicalization,
+        )
+        transaction.login = _macro(context, macros.LOGIN) or ""
+        transaction.login_method = _macro(context, macros.LOGIN_METHOD) or ""
+        transaction.tls = self._tls
+        self._transaction = transaction
+        return self._reply(libmilter.P_NR_MAIL)
+
+    def recipient(self, context: Any, *arguments: bytes) -> int:
+        """RCPT TO that the MTA accepted."""
+        if self._transaction is not None:
+            self._transaction.add_recipient(
+                arguments,
+                resolved=_macro(context, macros.RECIPIENT),
+                mailer=_macro(context, macros.RECIPIENT_MAILER),
+                host=_macro(context, macros.RECIPIENT_HOST),
+            )
+        return self._reply(libmilter.P_NR_RCPT)
+
+    def field(self, context: Any, name: str, value: bytes) -> int:
+        """One header field."""
+        if self._transaction is not None:
+            self._transaction.add_field(name, value)
+        return self._reply(libmilter.P_NR_HDR)
+
+    def body(self, context: Any, chunk: bytes) -> int:
+        """A piece of the body, at most 65,535 octets, not aligned to lines."""
+        if self._transaction is not None:
+            self._transaction.body.add(chunk)
+        return self._reply(libmilter.P_NR_BODY)
+
+    def end_of_message(self, context: Any) -> int:
+        """Seal, apply the edits, answer."""
+        transaction, self._transaction = self._transaction, None
+        try:
+            if self._fault is not None:
+                raise RuntimeError(self._fault)
+            if transaction is None:
+                raise RuntimeError("end of message without MAIL")
+            transaction.queue_id = _macro(context, macros.QUEUE_ID) or ""
+            started = time.perf_counter()
+            verdict = seal.seal(transaction, self._services, time.time())
+            _apply(context, verdict)
+            milliseconds = round((time.perf_counter() - started) * 1000, 2)
+            log.message(verdict, milliseconds=milliseconds)
+            return _answer(context, verdict.disposition)
+        except Exception as fault:
+            return self._internal_error(context, transaction, fault)
+
+    def abort(self, context: Any) -> int:
+        """RSET, a refused message, or the end of any transaction."""
+        self._transaction = None
+        self._fault = None
+        return libmilter.CONTINUE
+
+    def fail(self, callback: str, fault: BaseException) -> None:
+        """Remember a fault until end of message, where it can be answered."""
+        log.internal_error(callback, fault)
+        self._fault = f"{callback} failed: {type(fault).__name__}"
+
+    def _internal_error(
+        self, context: Any, transaction: Transaction | None, fault: Exception
+    ) -> int:
+        queue_id = transaction.queue_id if transaction is not None else ""
+        log.internal_error("end_of_message", fault, queue_id=queue_id)
+        policy = self._services.configuration.failure
+        return _answer(context, policy.dispose(FailureClass.INTERNAL_ERROR))
+
+    def _reply(self, no_reply: int) -> int:
+        return libmilter.NOREPLY if self._protocol & no_reply else libmilter.CONTINUE
+
+
+def _macro(context: Any, name: str) -> str | None:
+    """The macro's value, None when the MTA gave none.
+
+    pymilter decodes strictly; octets that are no UTF-8 make the value unusable, and without it the
+    raw argument decides, in the safe direction.
+    """
+    try:
+        value: str | None = context.getsymval(name)
+    except UnicodeDecodeError:
+        return None
+    return value
+
+
+def _apply(context: Any, verdict: Verdict) -> None:
+    for edit in verdict.edits:
+        if isinstance(edit, InsertField):
+            context.addheader(edit.name, edit.value, 0)
+        elif isinstance(edit, AddRecipient):
+            context.addrcpt(f"<{edit.address}>", edit.parameters)
+
+
+def _answer(context: Any, disposition: Disposition) -> int:
+    if disposition.answer is Answer.ACCEPT:
+        return int(libmilter.CONTINUE)
+    context.setreply(disposition.code, disposition.enhanced, disposition.text)
+    if disposition.answer is Answer.REJECT:
+        return int(libmilter.REJECT)
+    return int(libmilter.TEMPFAIL)
+
+
+class Sessions:
+    """All sessions of this process: libmilter's callbacks, and the count that draining waits for."""
+
+    def __init__(self, services: seal.Services) -> None:
+        self._services = services
+        # Plain += from several threads could lose a count; a dict's item operations do not.
+        self._open: dict[int, Session] = {}
+
+    @property
+    def count(self) -> int:
+        """Sessions that are open now."""
+        return len(self._open)
+
+    def register(self, name: str) -> None:
+        """Install every callback in libmilter."""
+        libmilter.set_flags(_ACTIONS)
+        libmilter.set_connect_callback(
+            self._guarded("connect", Session.connect, libmilter.P_NR_CONN)
+        )
+        libmilter.set_helo_callback(self._guarded("hello", Session.hello, libmilter.P_NR_HELO))
+        libmilter.set_envfrom_callback(
+            self._guarded("reverse_path", Session.reverse_path, libmilter.P_NR_MAIL)
+        )
+        libmilter.set_envrcpt_callback(
+            self._guarded("recipient", Session.recipient, libmilter.P_NR_RCPT)
+        )
+        libmilter.set_header_callback(self._guarded("field", Session.field, libmilter.P_NR_HDR))
+        libmilter.set_body_callback(self._guarded("body", Session.body, libmilter.P_NR_BODY))
+        libmilter.set_eom_callback(lambda context: context.getpriv().end_of_message(context))
+        libmilter.set_abort_callback(self._guarded("abort", Session.abort, 0))
+        libmilter.set_close_callback(self._close)
+        libmilter.register(name, negotiate=self._negotiate)
+        # Reached only when a callback cannot even be called (an argument that is no UTF-8).
+        libmilter.set_exception_policy(libmilter.TEMPFAIL)
+
+    def _guarded(
+        self, name: str, callback: Callable[..., int], no_reply: int
+    ) -> Callable[..., int]:
+        def guarded(context: Any, *arguments: Any) -> int:
+            session: Session = context.getpriv()
+            try:
+                return callback(session, context, *arguments)
+            except Exception as fault:
+                session.fail(name, fault)
+                return session._reply(no_reply)
+
+        return guarded
+
+    def _negotiate(self, context: Any, options: list[int]) -> int:
+        actions, protocol = options[0], options[1]
+        granted = protocol & _PROTOCOL
+        session = Session(self._services, granted)
+        context.setpriv(session)
+        self._open[id(session)] = session
+        options[0] = actions & _ACTIONS
+        options[1] = granted
+        options[2] = options[3] = 0
+        if actions & _NEEDED != _NEEDED or not granted & libmilter.P_HDR_LEADSPC:
+            log.unfit_mta(actions, protocol)
+            return int(libmilter.REJECT)
+        if actions & libmilter.SETSYMLIST:
+            for stage, names in macros.WANTED.items():
+                context.setsymlist(stage, names)
+        return int(libmilter.CONTINUE)
+
+    def _close(self, context: Any) -> int:
+        session = context.getpriv()
+        if session is not None:
+            self._open.pop(id(session), None)
+            context.setpriv(None)
+        return int(libmilter.CONTINUE)

@@ -1,0 +1,344 @@
+"""The supervisor: binds the socket, keeps the workers and the writer alive, reloads and stops.
+
+Promises: a dead child is restarted, at once when it had served and with growing delay when it had
+not; HUP puts a new configuration to work without a gap, or keeps the old one with a sentence when
+the new one is bad; TERM and INT let open sessions finish.  Segments that a dead worker left open
+are closed before its successor starts.
+
+Raises: ConfigurationError at start.  Later nothing: it logs and goes on.
+
+Does not: load libmilter (it would take the signals), seal mail, or touch the database.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from carbonseal.milter import config, log, service_manager, socket_address
+from carbonseal.milter.archive import segments
+from carbonseal.milter.config import Configuration
+from carbonseal.milter.listener import Listener
+from carbonseal.policies.errors import CarbonsealError
+
+_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_SERVED = 5.0  # seconds after which a child counts as having served
+_MAX_DELAY = 10.0
+_START_PATIENCE = 15.0
+_READY = b"R"  # worker.READY; importing worker would load libmilter here
+_DRAIN = b"D"
+_UNSUPPORTED = 69
+
+
+@dataclass(slots=True)
+class _Child:
+    """One process of ours, or the place of one that is to be started."""
+
+    role: str  # 'worker' or 'writer'
+    main: Callable[[socket.socket], int]
+    pid: int = 0
+    control: socket.socket | None = None
+    started_at: float = 0.0
+    failures: int = 0  # deaths in a row without having served
+    due_at: float = 0.0  # when a dead one is to be started again
+    is_ready: bool = False
+    is_leaving: bool = False
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The parent of all processes of one relay."""
+
+    configuration: Configuration
+    with_writer: bool = True
+    _listener: Listener | None = None
+    _children: list[_Child] = field(default_factory=list)
+    _leaving: list[_Child] = field(default_factory=list)
+
+    def run(self) -> int:
+        """Serve until TERM or INT; returns the exit status."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        prepare_directories(self.configuration)
+        self._listener = self._listen(self.configuration)
+        self._recover()
+        self._children = self._crew(self.configuration)
+        self._start_due()
+        if not self._await_ready(self._children):
+            log.error("start-failed", remedy="the lines above say why; see carbonseal config check")
+            self._stop()
+            return 70
+        self._announce()
+        while True:
+            received = signal.sigtimedwait(_SIGNALS, self._patience())
+            number = received.si_signo if received is not None else 0
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stop()
+                return 0
+            if number == signal.SIGHUP:
+                self._reload()
+            self._reap()
+            self._start_due()
+
+    def _announce(self) -> None:
+        assert self._listener is not None
+        service_manager.notify("READY=1")
+        log.event(
+            "ready",
+            socket=self._listener.address.postfix_form,
+            workers=sum(child.role == "worker" for child in self._children),
+            config_version=self.configuration.version,
+        )
+
+    def _listen(self, configuration: Configuration) -> Listener:
+        section = configuration.file.milter
+        address = socket_address.parse(section.socket)
+        return Listener(address, mode=int(section.socket_mode, 8), group=section.socket_group)
+
+    def _crew(self, configuration: Configuration) -> list[_Child]:
+        """The children a configuration asks for, not started yet."""
+        assert self._listener is not None
+        listener = self._listener.socket
+
+        def work(control: socket.socket) -> int:
+            # Loads libmilter, which takes the signals: in the child only.
+            from carbonseal.milter import worker  # noqa: PLC0415
+
+            return worker.run(configuration, listener, control)
+
+        def write(control: socket.socket) -> int:
+            # Loads SQLAlchemy: in the child only.
+            from carbonseal.milter.archive import writer  # noqa: PLC0415
+
+            return writer.serve(configuration.spool_directory, configuration.database_url, control)
+
+        count = configuration.file.milter.workers
+        workers = (os.cpu_count() or 1) + 1 if count == "auto" else count
+        crew = [_Child("worker", work) for _ in range(workers)]
+        return [*crew, _Child("writer", write)] if self.with_writer else crew
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if not child.pid and child.due_at <= now:
+                self._start(child)
+
+    def _start(self, child: _Child) -> None:
+        ours, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child.pid = os.fork()
+        if child.pid == 0:
+            self._become(child, theirs)
+        theirs.close()
+        child.control = ours
+        child.started_at = time.monotonic()
+        child.is_ready = False
+
+    def _become(self, child: _Child, control: socket.socket) -> None:
+        """Run in the new process; never returns."""
+        status = 70
+        try:
+            # A sibling's control socket held open here would hide the supervisor's death from it.
+            for other in (*self._children, *self._leaving):
+                if other.control is not None:
+                    other.control.close()
+            if child.role == "worker":
+                # libmilter waits for these in a thread of its own.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            else:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            status = child.main(control)
+        except CarbonsealError as fault:
+            log.error(f"{child.role}-failed", problem=fault.sentence)
+            status = fault.exit_code
+        except BaseException as fault:
+            log.internal_error(child.role, fault)
+            if not isinstance(fault, Exception):
+                traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _await_ready(self, crew: list[_Child]) -> bool:
+        """Whether every worker of `crew` reported ready in time."""
+        deadline = time.monotonic() + _START_PATIENCE
+        for child in crew:
+            if child.role != "worker" or child.control is None:
+                continue
+            child.control.settimeout(max(0.1, deadline - time.monotonic()))
+            try:
+                child.is_ready = child.control.recv(1) == _READY
+            except TimeoutError:
+                return False
+            if not child.is_ready:
+                return False
+        return True
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._bury(pid, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, pid: int, status: int) -> None:
+        for child in (*self._children, *self._leaving):
+            if child.pid == pid:
+                break
+        else:
+            return
+        child.pid = 0
+        if child.control is not None:
+            child.control.close()
+            child.control = None
+        if child in self._leaving:
+            self._leaving.remove(child)
+            return
+        served = time.monotonic() - child.started_at >= _SERVED
+        child.failures = 0 if served else child.failures + 1
+        delay = min(_MAX_DELAY, 0.1 * 2**child.failures) if child.failures > 2 else 0.0
+        child.due_at = time.monotonic() + delay
+        log.error("child-died", role=child.role, pid=pid, status=status, restart_in=delay)
+        if status == _UNSUPPORTED:
+            log.error("libmilter-unfit", remedy="install Debian's libmilter, which takes fd:N")
+        self._recover()
+
+    def _recover(self) -> None:
+        """Close the segments whose worker is gone."""
+        try:
+            for segment in segments.recover(self.configuration.spool_directory):
+                log.event("segment-recovered", segment=segment.name)
+        except OSError as fault:
+            log.error(
+                "recovery-failed",
+                spool=str(self.configuration.spool_directory),
+                problem=fault.strerror,
+                remedy="records are safe; mend the spool's file system",
+            )
+
+    def _patience(self) -> float:
+        """Seconds until a child is due; a slow pulse otherwise."""
+        waits = [child.due_at - time.monotonic() for child in self._children if not child.pid]
+        return max(0.0, min([*waits, 5.0]))
+
+    def _reload(self) -> None:
+        service_manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            configuration = config.load(self.configuration.path)
+            prepare_directories(configuration)
+            fresh = self._replace(configuration)
+        except CarbonsealError as fault:
+            log.error("reload-refused", problem=fault.sentence, kept=self.configuration.version)
+        else:
+            if fresh:
+                self._announce()
+        service_manager.notify("READY=1")
+
+    def _replace(self, configuration: Configuration) -> bool:
+        """Start a crew with `configuration` and let the old one leave once it serves."""
+        old_listener, old_children = self._listener, self._children
+        section, present = configuration.file.milter, self.configuration.file.milter
+        same_socket = (section.socket, section.socket_mode, section.socket_group) == (
+            present.socket,
+            present.socket_mode,
+            present.socket_group,
+        )
+        if not same_socket:
+            self._listener = self._listen(configuration)
+        # Two writers would only wait for each other's lock: the old one goes first.
+        self._dismiss([child for child in old_children if child.role == "writer"])
+        crew = self._crew(configuration)
+        self._children = [*(one for one in old_children if one.role == "worker"), *crew]
+        log.configure(form=configuration.file.log.format, level=configuration.file.log.level)
+        self._start_due()
+        if not self._await_ready(crew):
+            log.error("reload-refused", problem="the new workers did not start", kept="old workers")
+            self._abandon(crew, old_listener, same_socket=same_socket)
+            return False
+        self._children = crew
+        self.configuration = configuration
+        self._dismiss([child for child in old_children if child.role == "worker"])
+        if not same_socket and old_listener is not None:
+            old_listener.close()
+        return True
+
+    def _abandon(
+        self, crew: list[_Child], old_listener: Listener | None, *, same_socket: bool
+    ) -> None:
+        """Go back to the crew that served before a reload that failed."""
+        self._children = [child for child in self._children if child not in crew]
+        self._dismiss(crew)
+        if not same_socket and self._listener is not None:
+            self._listener.close()
+            self._listener = old_listener
+        present = self.configuration.file.log
+        log.configure(form=present.format, level=present.level)
+        if self.with_writer:
+            self._children += [
+                one for one in self._crew(self.configuration) if one.role == "writer"
+            ]
+
+    def _dismiss(self, children: list[_Child]) -> None:
+        for child in children:
+            if child.pid and child.control is not None:
+                child.is_leaving = True
+                self._leaving.append(child)
+                try:
+                    child.control.send(_DRAIN)
+                except OSError:
+                    pass  # it died just now; reaping will find it
+
+    def _stop(self) -> None:
+        service_manager.notify("STOPPING=1")
+        log.event("stopping")
+        if self._listener is not None:
+            self._listener.close()
+        children, self._children = self._children, []
+        # The workers first: what they still seal must find its writer.
+        self._dismiss([child for child in children if child.role == "worker"])
+        self._wait_for_leavers(self.configuration.file.milter.drain + 5.0)
+        self._dismiss([child for child in children if child.role == "writer"])
+        self._wait_for_leavers(10.0)
+        self._recover()
+        log.event("stopped")
+
+    def _wait_for_leavers(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._leaving:
+            self._reap()
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                for child in self._leaving:
+                    log.warning("child-killed", role=child.role, pid=child.pid)
+                    os.kill(child.pid, signal.SIGKILL)
+                deadline = time.monotonic() + seconds
+                continue
+            if self._leaving:
+                signal.sigtimedwait((signal.SIGCHLD,), min(remaining, 0.5))
+
+
+def prepare_directories(configuration: Configuration) -> None:
+    """Make the spool directory if its parent allows it.
+
+    Raises: ConfigurationError with the remedy when it is not there and cannot be made.
+    """
+    spool: Path = configuration.spool_directory
+    try:
+        spool.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as fault:
+        raise config.ConfigurationError(
+            f"record.spool {spool}: cannot create the directory ({fault.strerror}); create it and "
+            f"give it to the service's user"
+        ) from None

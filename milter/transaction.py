@@ -1,0 +1,132 @@
+"""One message between MAIL and end of message: what the MTA told us, gathered and nothing more.
+
+Promises: fresh at MAIL and gone at end of message or abort, so that nothing of one message reaches
+the next on the same connection.  The body is hashed and measured as it streams by and never kept;
+memory does not grow with it.
+
+Does not: decide anything.
+"""
+
+from __future__ import annotations
+
+from carbonseal.keys.body_hash import BodyHash
+from carbonseal.policies import address
+from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
+from carbonseal.policies.survival import BodyFacts
+
+_TEXT = ("utf-8", "surrogateescape")
+
+
+def text(raw: bytes) -> str:
+    """Octets from the wire as lossless text (see `archive.record`)."""
+    return raw.decode(*_TEXT)
+
+
+class Body:
+    """The body on its way through."""
+
+    __slots__ = ("_hash", "_open_line", "canonicalization", "is_eight_bit", "longest_line", "size")
+
+    def __init__(self, canonicalization: str) -> None:
+        self.canonicalization = canonicalization
+        self.size = 0
+        self.longest_line = 0
+        self.is_eight_bit = False
+        self._open_line = 0  # octets of the line that the last chunk left unfinished
+        self._hash = BodyHash(canonicalization)
+
+    def add(self, chunk: bytes) -> None:
+        """One chunk; its borders mean nothing."""
+        self._hash.update(chunk)
+        self.size += len(chunk)
+        if not self.is_eight_bit and not chunk.isascii():
+            self.is_eight_bit = True
+        lengths = [len(line) for line in chunk.split(b"\n")]
+        lengths[0] += self._open_line
+        self._open_line = lengths.pop()
+        if lengths:
+            # Each line still carries its CR here.
+            self.longest_line = max(self.longest_line, max(lengths) - 1)
+
+    def facts(self) -> BodyFacts:
+        """What was measured so far."""
+        return BodyFacts(self.size, max(self.longest_line, self._open_line), self.is_eight_bit)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical body (RFC 6376, section 3.4)."""
+        return self._hash.digest()
+
+
+class Transaction:
+    """Everything the MTA says about one message."""
+
+    __slots__ = (
+        "body",
+        "client",
+        "fields",
+        "header_size",
+        "listener",
+        "login",
+        "login_method",
+        "queue_id",
+        "recipients",
+        "reverse_path",
+        "tls",
+    )
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        listener: str,
+        arguments: tuple[bytes, ...],
+        resolved: str | None,
+        body_canonicalization: str,
+    ) -> None:
+        self.client = client
+        self.listener = listener  # {daemon_name}
+        self.reverse_path = ReversePath(
+            address.parse_path(text(arguments[0])), resolved, tuple(map(text, arguments[1:]))
+        )
+        self.login = ""
+        self.login_method = ""
+        self.tls: dict[str, str] | None = None
+        self.queue_id = ""  # known for certain only at end of message
+        self.recipients: list[Recipient] = []
+        self.fields: list[tuple[str, bytes]] = []  # in order, values exactly as received
+        self.header_size = 0  # octets of the header section as it goes out
+        self.body = Body(body_canonicalization)
+
+    def add_recipient(
+        self,
+        arguments: tuple[bytes, ...],
+        *,
+        resolved: str | None,
+        mailer: str | None,
+        host: str | None,
+    ) -> None:
+        """One RCPT TO that the MTA accepted."""
+        path = address.parse_path(text(arguments[0]))
+        esmtp = tuple(map(text, arguments[1:]))
+        self.recipients.append(Recipient(path, resolved, mailer, host, esmtp))
+
+    def add_field(self, name: str, value: bytes) -> None:
+        """One header field: the value with its leading space and LF folding."""
+        self.fields.append((name, value))
+        # Colon, CRLF, and one CR for every folding that the MTA shows as a bare LF.
+        self.header_size += len(name) + len(value) + 3 + value.count(b"\n")
+
+    def envelope(self) -> Envelope:
+        """The envelope as a value for the policies."""
+        return Envelope(
+            client=self.client,
+            listener=self.listener,
+            login=self.login,
+            login_method=self.login_method,
+            reverse_path=self.reverse_path,
+            recipients=tuple(self.recipients),
+        )
+
+    def values_of(self, name: str) -> list[bytes]:
+        """Values of all fields called `name` (lower case), top to bottom."""
+        return [value for field, value in self.fields if field.lower() == name]

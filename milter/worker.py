@@ -1,0 +1,115 @@
+"""One worker process: libmilter on the shared socket until the supervisor says drain.
+
+Promises: says ready when it accepts connections; on drain it takes no new connection, finishes the
+sessions it has (up to the configured time) and closes its spool segment.  When the supervisor dies
+it drains as well and lets go of the socket, so that a successor can bind it.
+
+Does not: handle signals (libmilter's own thread takes HUP, TERM and INT, and Python handlers do not
+run while it does; the supervisor speaks through a socket pair instead), or open the database.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+
+import milter as libmilter
+
+from carbonseal.keys.keyring import Watch
+from carbonseal.milter import log
+from carbonseal.milter.archive.spool import Spool
+from carbonseal.milter.config import Configuration
+from carbonseal.milter.seal import Services
+from carbonseal.milter.session import Sessions
+
+READY = b"R"
+DRAIN = b"D"
+UNSUPPORTED = 69  # EX_UNAVAILABLE: this libmilter does not take fd:N
+_TICK = 1.0  # seconds between housekeeping
+
+
+def run(configuration: Configuration, listener: socket.socket, control: socket.socket) -> int:
+    """Serve until told to drain; returns the exit status of the process."""
+    record = configuration.file.record
+    spool = Spool(record.spool, limit_bytes=record.spool_limit)
+    watch = Watch(configuration.keys_directory)
+    services = Services(
+        configuration=configuration,
+        keyring=watch.current,
+        spool=spool,
+        relay=record.relay or socket.getfqdn(),
+        archive_addresses=configuration.archive.all_recipients(),
+    )
+    sessions = Sessions(services)
+    sessions.register("carbonseal")
+    spare = os.dup(listener.fileno())
+    try:
+        # Debian's libmilter takes an open socket by number; upstream's does not.
+        libmilter.setconn(f"fd:{listener.fileno()}")
+        libmilter.opensocket(False)
+    except libmilter.error:
+        return UNSUPPORTED
+    threading.Thread(target=_serve, name="libmilter", daemon=True).start()
+    control.send(READY)
+    is_orphaned = _wait_for_drain(control, spool, watch)
+    _let_go(listener.fileno(), spare, is_orphaned=is_orphaned)
+    _finish_sessions(sessions, spool, configuration.file.milter.drain)
+    spool.close()
+    return 0
+
+
+def _serve() -> None:
+    try:
+        libmilter.main()
+    except libmilter.error as fault:
+        log.error("libmilter-stopped", fault=str(fault))
+    # Reached when libmilter gives up or takes a signal itself: the process would look alive to the
+    # supervisor without serving anybody.
+    os._exit(70)
+
+
+def _wait_for_drain(control: socket.socket, spool: Spool, watch: Watch) -> bool:
+    """Do the housekeeping until DRAIN (False) or the supervisor's death (True)."""
+    complaint: str | None = None
+    while True:
+        readable, _, _ = select.select([control], [], [], _TICK)
+        if readable:
+            return control.recv(1) != DRAIN
+        spool.tend()
+        watch.current()
+        if watch.complaint != complaint:
+            complaint = watch.complaint
+            if complaint is not None:
+                log.error("keys-unusable", problem=complaint)
+
+
+def _let_go(served: int, spare: int, *, is_orphaned: bool) -> None:
+    """Stop accepting while the open sessions go on.
+
+    libmilter cannot be told to stop accepting only, so the descriptor it polls is replaced by one
+    on which nothing ever arrives.
+    """
+    silent, write_end = os.pipe()
+    os.dup2(silent, served)
+    if is_orphaned:
+        # Nobody listens any more: give the address back even while a poll(2) still holds it.
+        with socket.socket(fileno=spare) as orphan:
+            try:
+                orphan.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+    else:
+        os.close(spare)
+    os.set_inheritable(write_end, False)
+
+
+def _finish_sessions(sessions: Sessions, spool: Spool, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while sessions.count and time.monotonic() < deadline:
+        time.sleep(0.02)
+        spool.tend()
+    if sessions.count:
+        log.warning("sessions-cut", count=sessions.count, remedy="raise milter.drain")
