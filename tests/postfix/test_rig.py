@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import postfix, sink
+from support import postfix, sasl, sink
 
 pytestmark = [
     pytest.mark.postfix,
@@ -92,13 +92,23 @@ def test_xclient_makes_any_client(
         mta.wait_for_log(rf"postfix/{listener}/smtpd.*{re.escape(logged)}")
 
 
-def test_a_password_can_be_asked_for(directory: Path, remote: sink.Sink) -> None:
-    """The submission listener offers AUTH, for tests of real logins."""
+def test_a_real_login_needs_its_password(directory: Path, remote: sink.Sink) -> None:
+    """AUTH is offered by the submission listener only, and a wrong password logs nobody in."""
     with postfix.PrivatePostfix(directory, remote=remote.port) as mta:
-        with mta.client("submission") as client:
-            assert "AUTH" in client.ehlo().text
         with mta.client("outside") as client:
             assert "AUTH" not in client.ehlo().text
+        with mta.client("submission") as client:
+            assert "AUTH PLAIN" in client.ehlo().text
+            assert client.auth_plain("alice", "wrong").code == 535
+            assert client.auth_plain("alice", sasl.PASSWORD).code == 235
+            assert client.send("a@example.com", ["b@remote.test"], b"\r\nhello").queue_id
+        with mta.client("submission") as client:
+            assert client.command(b"AUTH PLAIN").code == 334
+            assert client.command(b"AGJvYgBvcGVuIHNlc2FtZQ==").code == 235
+            assert client.send("a@example.com", ["b@remote.test"], b"\r\nhello").queue_id
+        remote.wait_for(2)
+        logins = re.findall("sasl_method=PLAIN, sasl_username=(.*)", mta.log())
+    assert logins == ["alice", "bob"]
 
 
 def test_each_destination_has_its_sink(

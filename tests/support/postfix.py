@@ -33,7 +33,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from support import ports, smtp_client
+from support import ports, sasl, smtp_client
 
 COMMANDS = Path("/usr/sbin")
 DAEMONS = Path("/usr/lib/postfix/sbin")
@@ -66,7 +66,8 @@ class Listener:
 
 INSIDE = Listener("inside", {"milter_macro_daemon_name": "inside"})
 OUTSIDE = Listener("outside", {"milter_macro_daemon_name": "outside"})
-# SASL is on for {auth_authen}; logins come through XCLIENT LOGIN=, so no password is ever checked.
+# Logins come through XCLIENT LOGIN= ({auth_type} is then XCLIENT), or through AUTH PLAIN with
+# sasl.PASSWORD.
 SUBMISSION = Listener(
     "submission",
     {"milter_macro_daemon_name": "submission", "smtpd_sasl_auth_enable": "yes"},
@@ -142,6 +143,7 @@ class PrivatePostfix:
             for one in listeners
         }
         self._master: subprocess.Popen[bytes] | None = None
+        self._logins: sasl.LoginServer | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -163,6 +165,7 @@ class PrivatePostfix:
         _refuse_closed_or_long(self.directory)
         self._make_directories()
         self.write_configuration()
+        self._logins = sasl.LoginServer(self.directory / "queue/private/auth")
         already = len(self.log())
         # setpriv: the master ends when the thread that started it ends, even if that is killed.
         # A session of its own: the master signals its process group when it is told to stop.
@@ -205,6 +208,9 @@ class PrivatePostfix:
     def stop(self, timeout: float = 30.0) -> None:
         """Stop the master and all its services; a second call does nothing."""
         master, self._master = self._master, None
+        logins, self._logins = self._logins, None
+        if logins is not None:
+            logins.close()
         if master is None:
             return
         if master.poll() is None:
@@ -421,6 +427,8 @@ class PrivatePostfix:
             "smtpd_hard_error_limit": "10000",
             "in_flow_delay": "0",
             "biff": "no",
+            "smtpd_sasl_type": "dovecot",
+            "smtpd_sasl_path": "private/auth",
             "smtputf8_enable": "yes",
             "enable_long_queue_ids": "yes",
             "smtpd_milters": self._milters,
