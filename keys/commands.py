@@ -1,7 +1,7 @@
 """`carbonseal keys`: make, take over, show and switch signing keys.
 
-Promises: a command that fails has changed nothing that matters to the mail, and `--dry-run` does all
-the checks of the real thing and changes nothing at all.  Output never holds a private key.
+Promises: a command that fails has changed nothing that matters to the mail, and `--dry-run` does
+all the checks of the real thing and changes nothing at all.  Output never holds a private key.
 
 Raises: `errors.CarbonsealError`; `milter.cli` turns it into a sentence and an exit code.
 
@@ -43,7 +43,8 @@ class Settings(Protocol):
     """What the commands need to know; `milter.cli` puts it into the click context."""
 
     @property
-    def keys_directory(self) -> Path: ...
+    def keys_directory(self) -> Path:
+        """`signing.keys` of the configuration."""
 
 
 def _dry_run(command: Command) -> Command:
@@ -96,6 +97,7 @@ def keys() -> None:
 @click.pass_obj
 def generate_key(
     settings: Settings,
+    *,
     sdid: str,
     selector: str | None,
     selector_template: str,
@@ -125,9 +127,11 @@ def generate_key(
     signing_request.check_selector(chosen, name)
     shelf.refuse_taken(name, chosen)
     private = generate.generate(_ALGORITHMS[algorithm], bits)
-    record = generate.new_record(private, name, chosen, Origin.GENERATED, now, _who(reason))
+    record = generate.new_record(
+        private, name, chosen, origin=Origin.GENERATED, at=now, why=_who(reason)
+    )
     _keep(shelf, record, private, activate=activate, why=_who(reason), dry_run=dry_run)
-    _show((_after(shelf, record, dry_run=dry_run),), output_format)
+    _show_kept(shelf, record, output_format, dry_run=dry_run)
 
 
 @keys.command(name="import")
@@ -147,6 +151,7 @@ def generate_key(
 @click.pass_obj
 def import_key(
     settings: Settings,
+    *,
     sdid: str,
     selector: str,
     private_key: Path,
@@ -167,10 +172,10 @@ def import_key(
     shelf.refuse_taken(name, chosen)
     private = key_file.read(private_key)
     record = generate.new_record(
-        private, name, chosen, Origin.IMPORTED, datetime.now(UTC), _who(reason)
+        private, name, chosen, origin=Origin.IMPORTED, at=datetime.now(UTC), why=_who(reason)
     )
     _keep(shelf, record, private, activate=activate, why=_who(reason), dry_run=dry_run)
-    _show((_after(shelf, record, dry_run=dry_run),), output_format)
+    _show_kept(shelf, record, output_format, dry_run=dry_run)
 
 
 @keys.command(name="list")
@@ -227,6 +232,7 @@ def show_key(settings: Settings, sdid: str, selector: str | None, output_format:
 @click.pass_obj
 def activate_key(
     settings: Settings,
+    *,
     sdid: str,
     selector: str,
     assume_published: bool,
@@ -266,6 +272,7 @@ def activate_key(
 @click.pass_obj
 def retire_key(
     settings: Settings,
+    *,
     sdid: str,
     selector: str,
     leave_unsigned: bool,
@@ -312,8 +319,12 @@ def _keep(
             writer.activate(record, at=datetime.now(UTC), why=why, assumed=True)
 
 
-def _after(shelf: store.Store, record: KeyRecord, *, dry_run: bool) -> KeyRecord:
-    return record if dry_run else shelf.find(record.sdid, record.selector)
+def _show_kept(shelf: store.Store, record: KeyRecord, output_format: str, *, dry_run: bool) -> None:
+    if dry_run:
+        # No DNS record here: that of a key which is thrown away must not be published.
+        tables.write_rows([_row(record)], _LIST_COLUMNS, output_format)
+    else:
+        _show((shelf.find(record.sdid, record.selector),), output_format)
 
 
 def _demand_published(*, activate: bool, assume_published: bool) -> None:
@@ -409,7 +420,7 @@ def _page(record: KeyRecord) -> str:
     lines += ["", "for the zone file:", dns_record.zone_text(record.dns_name, text)]
     lines += ["", f"or as one value at {record.dns_name}, type TXT:", text, "", "history:"]
     lines += [
-        f"  {tables.cell(entry.at)}  {tables.escape(entry.what)}  {tables.escape(entry.why)}".rstrip()
+        f"  {tables.cell(entry.at)}  {entry.what}  {tables.escape(entry.why)}".rstrip()
         for entry in record.history
     ]
     return "\n".join(lines)

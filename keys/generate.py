@@ -1,7 +1,7 @@
 """Make new keys and choose their selectors.
 
-Promises: RSA is made with e = 65537 and 2048 to 4096 bits; selectors are unique under the SDID.  The
-clock is passed in.
+Promises: RSA is made with e = 65537 and 2048 to 4096 bits; selectors are unique under the SDID.
+The clock is passed in.
 
 Raises: `errors.UsageError` for a size or template that makes no sense.
 
@@ -65,7 +65,7 @@ def size_warning(algorithm: str, bits: int) -> str | None:
 
 
 def new_record(
-    private: keyring.PrivateKey, sdid: str, selector: str, origin: Origin, at: datetime, why: str
+    private: keyring.PrivateKey, sdid: str, selector: str, *, origin: Origin, at: datetime, why: str
 ) -> KeyRecord:
     """The record of a key that is to be kept; checks the names."""
     is_rsa = isinstance(private, rsa.RSAPrivateKey)

@@ -1,11 +1,11 @@
 """Read a private key somebody else made.
 
-Takes RSA as PKCS#1 or PKCS#8 PEM and Ed25519 as PKCS#8 PEM or as the base64 of its seed (32 octets,
-dkimpy's form; 64 with the public half, rspamd's), with any line ends, a byte order mark, indentation
-and white space around.
+Takes RSA as PKCS#1 or PKCS#8 PEM and Ed25519 as PKCS#8 PEM or as the base64 of its seed (32
+octets, dkimpy's form; 64 with the public half, rspamd's), with any line ends, a byte order mark,
+indentation and white space around.
 
-Promises: the key is validated as a whole (for RSA the primes too), and no part of the file's content
-appears in an error.
+Promises: the key is validated as a whole (for RSA the primes too), and no part of the file's
+content appears in an error.
 
 Raises: `errors.DataError`, one sentence with the path and the remedy.
 """

@@ -6,8 +6,8 @@ in it: the record may be read by everybody who may read the key directory's name
 
 Raises: `errors.DataError` from `from_json`, with what is wrong.
 
-See also: `store`, which keeps the files; the life cycle with DNS adds stages later, with a new version
-number.
+See also: `store`, which keeps the files; the life cycle with DNS adds stages later, with a new
+version number.
 """
 
 from __future__ import annotations

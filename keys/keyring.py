@@ -6,8 +6,8 @@ its public half has the fingerprint its record states and it signed and verified
 `repr`, logs and tracebacks never show a private key; it stays inside OpenSSL.
 
 `Watch.current` costs a clock reading on most calls.  A change on disk is seen within
-`LOOK_EVERY` seconds; while something is wrong, everything is read again every `RETRY_EVERY` seconds,
-so that a chmod is noticed without a command.
+`LOOK_EVERY` seconds; while something is wrong, everything is read again every `RETRY_EVERY`
+seconds, so that a chmod is noticed without a command.
 
 Raises: `load` raises `errors.CarbonsealError` only if the directory as a whole cannot be read;
 `Watch` never raises, it keeps the last good keyring and says so in `complaint`.

@@ -10,7 +10,8 @@ a newly active key before its predecessor is retired, so at no moment is there a
 before and has no active key.  Two active keys of one algorithm can be left by a crash: the one
 activated last counts (`active`), and the next writer retires the other.
 
-Raises: `permission.WrongPermission`, `errors.DataError`, `errors.TryLater` while another command writes.
+Raises: `permission.WrongPermission`, `errors.DataError`, `errors.TryLater` while another
+command writes.
 """
 
 from __future__ import annotations

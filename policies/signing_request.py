@@ -1,7 +1,8 @@
 """What a signature shall say, before any key is touched: `KeyFacts` and `SignatureRequest`.
 
-Promises: a `SignatureRequest` that exists can be signed and gives a DKIM-Signature field that follows
-RFC 6376; every field is checked when it is made, each check beside the sentence that demands it.
+Promises: a `SignatureRequest` that exists can be signed and gives a DKIM-Signature field that
+follows RFC 6376; every field is checked when it is made, each check beside the sentence that
+demands it.
 
 Raises: `errors.DataError` with the tag, the value and the remedy.
 

@@ -1,0 +1,137 @@
+"""The streamed body hash equals RFC 6376 for every body and every division into chunks."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import tracemalloc
+
+import pytest
+from dkim import canonicalization
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carbonseal.keys.body_hash import BodyHash
+
+KINDS = ("relaxed", "simple")
+# What canonicalization looks at, so that short random bodies meet every rule.
+PIECES = (
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b" ",
+    b"\t",
+    b"a",
+    b"\xa0",
+    b"\x0b",
+    b"\x00",
+    b" \r\n",
+    b"\r\n\r\n",
+)
+
+
+def reference(kind: str, body: bytes) -> bytes:
+    """The rules of section 3.4.3 and 3.4.4, line by line, as slowly as they are written."""
+    lines = body.split(b"\r\n")
+    if kind == "relaxed":
+        lines = [re.sub(rb"[ \t]+", b" ", line).rstrip(b" ") for line in lines]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        return b"\r\n" if kind == "simple" else b""
+    return b"".join(line + b"\r\n" for line in lines)
+
+
+def streamed(kind: str, chunks: list[bytes]) -> bytes:
+    one = BodyHash(kind)
+    for chunk in chunks:
+        one.update(chunk)
+    return one.digest()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(chunks=st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map(b"".join), max_size=8))
+@settings(max_examples=600)
+def test_any_division_into_chunks_gives_the_hash_of_the_whole(
+    kind: str, chunks: list[bytes]
+) -> None:
+    """Chunks end anywhere: between CR and LF, within white space, within empty lines."""
+    assert streamed(kind, chunks) == hashlib.sha256(reference(kind, b"".join(chunks))).digest()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    body=st.lists(st.sampled_from((*PIECES, b"text")), max_size=40).map(b"".join),
+    cuts=st.lists(st.integers(0, 80), max_size=6),
+)
+@settings(max_examples=600)
+def test_it_agrees_with_dkimpy_on_bodies_that_end_in_crlf(
+    kind: str, body: bytes, cuts: list[int]
+) -> None:
+    """dkimpy is the reference verifier; SMTP bodies end in CRLF or are empty."""
+    body = body + b"\r\n" if body else body
+    rules = canonicalization.ALGORITHMS[kind.encode()]
+    edges = [0, *sorted(cuts), len(body)]
+    chunks = [body[start:end] for start, end in itertools.pairwise(edges)]
+    expected = hashlib.sha256(rules.canonicalize_body(body)).digest()
+    assert streamed(kind, [*chunks]) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "canonical"),
+    [
+        pytest.param("relaxed", b"", b"", id="relaxed-empty-body-is-empty"),
+        pytest.param("simple", b"", b"\r\n", id="simple-empty-body-is-one-crlf"),
+        pytest.param("relaxed", b"\r\n\r\n", b"", id="relaxed-only-empty-lines"),
+        pytest.param("relaxed", b" \t\r\n \r\n", b"", id="relaxed-only-white-space"),
+        pytest.param("simple", b" \r\n\r\n", b" \r\n", id="simple-keeps-white-space"),
+        pytest.param("relaxed", b" C \r\nD \t E\r\n\r\n\r\n", b" C\r\nD E\r\n", id="rfc-3.4.5"),
+        pytest.param(
+            "relaxed", b"a\r\n\r\n\r\nb\r\n", b"a\r\n\r\n\r\nb\r\n", id="inner-lines-stay"
+        ),
+        pytest.param("relaxed", b"a  ", b"a\r\n", id="relaxed-last-line-without-crlf"),
+        pytest.param("simple", b"a", b"a\r\n", id="simple-last-line-without-crlf"),
+        pytest.param("simple", b"a\r", b"a\r\r\n", id="bare-cr-at-the-end-is-text"),
+        pytest.param("relaxed", b"a\n\r\n", b"a\n\r\n", id="bare-lf-is-text"),
+        pytest.param("relaxed", b"a \x0b\r\n", b"a \x0b\r\n", id="vertical-tab-is-text"),
+        pytest.param("relaxed", b"a\xa0 \r\n", b"a\xa0\r\n", id="latin-1-no-break-space-is-text"),
+    ],
+)
+def test_canonical_form(kind: str, body: bytes, canonical: bytes) -> None:
+    """Each rule of section 3.4 on one body, given whole and octet by octet."""
+    expected = hashlib.sha256(canonical).digest()
+    assert streamed(kind, [body]) == expected
+    assert streamed(kind, [body[at : at + 1] for at in range(len(body))]) == expected
+
+
+def test_digest_may_be_asked_in_the_middle() -> None:
+    """Asking does not change what later chunks give."""
+    one = BodyHash("relaxed")
+    for chunk in (b"a ", b" b\r", b"\n\r\n", b"c\r\n"):
+        one.update(chunk)
+        one.digest()
+    assert one.digest() == streamed("relaxed", [b"a  b\r\n\r\nc\r\n"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(b" " * 65535, id="spaces"),
+        pytest.param(b"\r\n" * 32767, id="empty-lines"),
+        pytest.param(b"\t \r" * 21845, id="white-space-and-bare-cr"),
+    ],
+)
+def test_a_hostile_body_needs_the_memory_of_a_few_chunks(kind: str, piece: bytes) -> None:
+    """32 MB of white space or empty lines: held back is a count or an octet, never the octets."""
+    one = BodyHash(kind)
+    tracemalloc.start()
+    try:
+        for _ in range(512):
+            one.update(piece)
+        one.update(b"end\r\n")
+        one.digest()
+        assert tracemalloc.get_traced_memory()[1] < 16 * len(piece)
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,202 @@
+"""What the DKIM-Signature field says and how it is folded; when none is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carbonseal.keys import body_hash, keyring, signer
+from carbonseal.policies import signing_request
+from carbonseal.policies.signing_request import KeyFacts, SignatureRequest
+
+NOW = 1795262400
+FIELDS = [(b"From", b" alice@example.com"), (b"Subject", b" hi")]
+DIGEST = body_hash.BodyHash("relaxed").digest()
+
+
+def request_for(**changes: object) -> SignatureRequest:
+    given_values: dict[str, object] = {
+        "sdid": "example.com",
+        "selector": "r",
+        "algorithm": signing_request.RSA,
+        "fields": ("from", "from", "subject", "subject"),
+    }
+    return SignatureRequest(**(given_values | changes))  # type: ignore[arg-type]
+
+
+def key_for(request: SignatureRequest, private: keyring.PrivateKey) -> keyring.SigningKey:
+    return keyring.SigningKey(request.key, private)
+
+
+def tags(value: str) -> dict[str, str]:
+    parts = (part.split("=", 1) for part in value.split(";"))
+    return {name.strip(): "".join(content.split()) for name, content in parts}
+
+
+def test_the_tags_say_what_was_asked(signing_keys: Mapping[str, keyring.SigningKey]) -> None:
+    """All tags, in the words of the request; i= left out where it is the default; no l=."""
+    request = request_for(expires_after=604800, body_canonicalization="simple")
+    made = signer.sign(FIELDS, DIGEST, request, signing_keys[signing_request.RSA], now=NOW)
+    said = tags(made.field_value)
+    assert len(said.pop("b")) == 344
+    assert said == {
+        "v": "1",
+        "a": "rsa-sha256",
+        "c": "relaxed/simple",
+        "d": "example.com",
+        "s": "r",
+        "h": "from:from:subject:subject",
+        "t": "1795262400",
+        "x": "1795867200",
+        "bh": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+    }
+    assert (made.signed_at, made.expires_at) == (NOW, NOW + 604800)
+    assert made.body_hash_b64 == said["bh"]
+
+
+def test_the_same_message_gives_the_same_field(
+    signing_keys: Mapping[str, keyring.SigningKey],
+) -> None:
+    """Time comes only from the argument, and nothing is random: a golden field is possible."""
+    for key in signing_keys.values():
+        request = request_for(selector=key.facts.selector, algorithm=key.facts.algorithm)
+        fields = [signer.sign(FIELDS, DIGEST, request, key, now=NOW) for _ in range(2)]
+        assert fields[0] == fields[1]
+
+
+_LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
+
+
+@given(
+    labels=st.lists(_LABEL, min_size=2, max_size=8),
+    selector=st.lists(_LABEL, min_size=1, max_size=3),
+    local_part=st.from_regex(r"[a-z.]{0,100}", fullmatch=True),
+    names=st.lists(st.from_regex(r"[a-z][a-z-]{0,60}", fullmatch=True), max_size=60),
+)
+def test_folding_never_cuts_a_token(
+    ed25519_private: object,
+    labels: list[str],
+    selector: list[str],
+    local_part: str,
+    names: list[str],
+) -> None:
+    """Lines are at most 78 octets unless one token is longer; every token is found whole."""
+    sdid = ".".join(labels)
+    fields = tuple(name for name in names if name != "dkim-signature")
+    request = SignatureRequest(
+        sdid,
+        ".".join(selector),
+        signing_request.ED25519,
+        auid=f"{local_part}@{sdid}",
+        fields=("from", *fields),
+    )
+    key = key_for(request, ed25519_private)  # type: ignore[arg-type]
+    field = "DKIM-Signature:" + signer.sign(FIELDS, DIGEST, request, key, now=NOW).field_value
+    lines = field.split("\n")
+    assert all(line.startswith(" ") and line.strip() for line in lines[1:])
+    for line in lines:
+        tokens = re.split(r"[ :]", line.strip()) if "h=" not in line else line.strip().split(":")
+        assert len(line) <= 78 or len(max(tokens, key=len)) > 60, line
+    words = re.sub(r"\s", " ", field)
+    for token in (f"d={sdid};", f"s={request.selector};", *(f"{n}" for n in fields)):
+        assert token in words
+    assert f"i={request.auid};" in words or request.auid == f"@{sdid}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        pytest.param([(b"Subject", b" hi")], "no-from", id="message-without-from"),
+        pytest.param([*FIELDS, (b"Subject ", b" x")], "disputed-octets", id="space-before-colon"),
+        pytest.param([*FIELDS, (b"Subject", b" x\ny")], "disputed-octets", id="fold-without-space"),
+        pytest.param([*FIELDS, (b"Subject", b" x\x00")], "disputed-octets", id="nul"),
+    ],
+)
+def test_some_messages_are_not_signed(
+    fields: list[tuple[bytes, bytes]], code: str, signing_keys: Mapping[str, keyring.SigningKey]
+) -> None:
+    """The refusal has a code for the record and names no key material."""
+    with pytest.raises(signer.SignatureFailed) as refusal:
+        signer.sign(fields, DIGEST, request_for(), signing_keys[signing_request.RSA], now=NOW)
+    assert refusal.value.code == code
+
+
+def test_control_characters_in_fields_that_are_not_signed_do_not_matter(
+    signing_keys: Mapping[str, keyring.SigningKey],
+) -> None:
+    """Only what is signed can be read differently."""
+    fields = [*FIELDS, (b"X-Spam", b" \x0b\x00")]
+    assert signer.sign(fields, DIGEST, request_for(), signing_keys[signing_request.RSA], now=NOW)
+
+
+def test_a_key_signs_only_requests_that_name_it(
+    signing_keys: Mapping[str, keyring.SigningKey],
+) -> None:
+    """A mix-up of keys is an error here, not a signature of the wrong domain."""
+    with pytest.raises(signer.SignatureFailed, match="not the one"):
+        signer.sign(
+            FIELDS,
+            DIGEST,
+            request_for(sdid="example.net"),
+            signing_keys[signing_request.RSA],
+            now=NOW,
+        )
+
+
+class _Faulty(keyring.SigningKey):
+    """A key on a machine whose arithmetic went wrong once."""
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        good = super().sign_digest(digest)
+        return good[:-1] + bytes([good[-1] ^ 1])
+
+
+def test_a_faulty_signature_is_found_before_it_leaves(rsa_private: object) -> None:
+    """One wrong bit (a fault that can also give the key away) means no signature."""
+    key = _Faulty(KeyFacts("example.com", "r", signing_request.RSA), rsa_private)  # type: ignore[arg-type]
+    with pytest.raises(signer.SignatureFailed) as refusal:
+        signer.sign(FIELDS, DIGEST, request_for(), key, now=NOW)
+    assert refusal.value.code == "self-check-failed"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda text: text.replace("d=example.com", "d=exa mple.com"), id="fold-in-d"),
+        pytest.param(
+            lambda text: text.replace("from:subject", "from:\n subj\n ect"), id="fold-in-h"
+        ),
+        pytest.param(lambda text: text.replace("s=r;", "s=q;"), id="other-selector"),
+    ],
+)
+def test_a_badly_folded_field_is_found_before_it_leaves(  # type: ignore[no-untyped-def]
+    damage,
+    monkeypatch: pytest.MonkeyPatch,
+    signing_keys: Mapping[str, keyring.SigningKey],
+) -> None:
+    """The finished field is parsed back: what a verifier would not read as meant is refused."""
+    packed = signer._packed
+    monkeypatch.setattr(signer, "_packed", lambda tokens: damage(packed(tokens)))
+    signer._plan.cache_clear()
+    try:
+        with pytest.raises(signer.SignatureFailed, match="does not verify"):
+            signer.sign(FIELDS, DIGEST, request_for(), signing_keys[signing_request.RSA], now=NOW)
+    finally:
+        signer._plan.cache_clear()
+
+
+def test_an_error_of_openssl_becomes_a_refusal(rsa_private: object) -> None:
+    """Whatever the C library raises, the mail path gets a `SignatureFailed`."""
+
+    class Broken(keyring.SigningKey):
+        def sign_digest(self, digest: bytes) -> bytes:
+            raise MemoryError
+
+    key = Broken(KeyFacts("example.com", "r", signing_request.RSA), rsa_private)  # type: ignore[arg-type]
+    with pytest.raises(signer.SignatureFailed) as refusal:
+        signer.sign(FIELDS, DIGEST, request_for(), key, now=NOW)
+    assert refusal.value.code == "signing-failed"
