@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -311,6 +313,28 @@ def test_a_killed_master_does_not_pass_for_a_running_one(
         with pytest.raises(postfix.PostfixFailed, match="ended with -9"):
             mta.wait_for_log("never logged")
     assert [pid for pid in running if postfix.is_running(pid)] == []
+
+
+def test_a_killed_test_process_takes_its_postfix_along(directory: Path) -> None:
+    """SIGKILL to whoever started Postfix (a timeout, a crash) leaves no master and no service."""
+    program = (
+        "import pathlib, sys\n"
+        "from support import postfix\n"
+        "with postfix.PrivatePostfix(pathlib.Path(sys.argv[1]), remote=9) as mta:\n"
+        "    print(*mta.processes(), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, directory],
+        env={"PYTHONPATH": str(Path(postfix.__file__).parents[1]), "PATH": os.defpath},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as starter:
+        assert starter.stdout is not None
+        running = [int(pid) for pid in starter.stdout.readline().split()]
+        starter.kill()
+    assert len(running) > 3
+    postfix.wait_until(lambda: not any(postfix.is_running(pid) for pid in running), timeout=30)
 
 
 def test_a_closed_directory_is_refused(tmp_path: Path, remote: sink.Sink) -> None:

@@ -143,6 +143,7 @@ class PrivatePostfix:
             for one in listeners
         }
         self._master: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         self._logins: sasl.LoginServer | None = None
 
     def __enter__(self) -> Self:
@@ -167,24 +168,17 @@ class PrivatePostfix:
         self.write_configuration()
         self._logins = sasl.LoginServer(self.directory / "queue/private/auth")
         already = len(self.log())
-        # setpriv: the master ends when the thread that started it ends, even if that is killed.
         # A session of its own: the master signals its process group when it is told to stop.
-        self._master = subprocess.Popen(
-            [
-                "setpriv",
-                "--pdeathsig",
-                "TERM",
-                DAEMONS / "master",
-                "-c",
-                self.configuration,
-                "-d",
-            ],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.directory / "stderr").open("ab"),
-            env=self._environment(),
-        )
+        with (self.directory / "stderr").open("ab") as complaints:
+            self._master = subprocess.Popen(
+                [DAEMONS / "master", "-c", self.configuration, "-d"],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=complaints,
+                env=self._environment(),
+            )
+        self._watcher = _watch(self._master.pid)
         try:
             self._wait(
                 lambda: "daemon started" in self.log()[already:],
@@ -211,13 +205,16 @@ class PrivatePostfix:
         logins, self._logins = self._logins, None
         if logins is not None:
             logins.close()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.communicate(b"stopped\n")
         if master is None:
             return
         if master.poll() is None:
             master.terminate()
         try:
             master.wait(timeout)
-            _wait_until(lambda: not _session(master.pid), timeout)
+            wait_until(lambda: not _session(master.pid), timeout)
         except (subprocess.TimeoutExpired, TimeoutError) as error:
             left = _session(master.pid)
             for pid in left:
@@ -357,7 +354,7 @@ class PrivatePostfix:
             return is_done()
 
         try:
-            _wait_until(done_or_dead, timeout)
+            wait_until(done_or_dead, timeout)
         except TimeoutError as error:
             raise PostfixFailed(f"Postfix did not {what} in {timeout} s\n{self._tail()}") from error
 
@@ -496,6 +493,20 @@ _DIRECTORIES: tuple[tuple[str, int, bool, str], ...] = (
 )
 
 
+def _watch(master: int) -> subprocess.Popen[bytes]:
+    """A process that ends the master when this one is gone: its input then ends without a line.
+
+    The kernel's own signal for that (PR_SET_PDEATHSIG) is lost when the master changes its user.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r line || kill -TERM "$0"', str(master)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 def _refuse_without_postfix() -> None:
     if not (DAEMONS / "master").exists():
         raise PostfixMissing(f"{DAEMONS / 'master'} is missing; {INSTALL}")
@@ -550,7 +561,8 @@ def is_running(pid: int) -> bool:
     return _living_session(pid) is not None
 
 
-def _wait_until(is_done: Callable[[], bool], timeout: float) -> None:
+def wait_until(is_done: Callable[[], bool], timeout: float) -> None:
+    """Poll for what announces itself nowhere; TimeoutError after so many seconds."""
     deadline = time.monotonic() + timeout
     while not is_done():
         if time.monotonic() > deadline:
