@@ -18,7 +18,7 @@ _LOWEST = 10_240
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # The system's own randomness: parallel test workers must not walk through the same sequence.
 _random = random.SystemRandom()
-# Postfix listens with SO_REUSEPORT: two instances on one port would not clash but share the clients.
+# Postfix listens with SO_REUSEPORT: two instances on one port would not clash but share clients.
 # An abstract socket for each given port is seen by all test processes and ends with its own.
 _given: list[socket.socket] = []
 
