@@ -22,6 +22,8 @@ fail() {
     exit 1
 }
 
+[ $# -eq 0 ] || fail "no arguments are taken; read the first lines of $0"
+
 # --- 1. Debian packages ---------------------------------------------------------------------------
 
 missing_packages() {
