@@ -33,5 +33,11 @@ test: setup ## everything: checks, unit, wire and real-Postfix tests
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest
 
+demo: setup ## the main job before your eyes: sign, copy, record, look up, behind a real Postfix
+	@PYTHONPATH=tests $(PY) -m demo
+
+run: setup ## serve in the foreground with a development configuration; prints the Postfix lines
+	@sh packaging/run-development.sh
+
 clean: ## remove what the targets made
 	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

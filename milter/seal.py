@@ -48,6 +48,7 @@ class Services:
 
     configuration: Configuration
     keyring: Callable[[], Keyring]
+    key_complaint: Callable[[], str | None]  # why the keyring may be old or empty
     spool: Spool
     relay: str  # the name under which this relay records
     archive_addresses: frozenset[Address]
@@ -75,7 +76,13 @@ class Decisions:
 def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     """Decide, sign and record one complete message; `now` is Unix time in seconds."""
     configuration, keyring = services.configuration, services.keyring()
-    decisions = decide(transaction, configuration, keyring, services.archive_addresses)
+    decisions = decide(
+        transaction,
+        configuration,
+        keyring,
+        services.archive_addresses,
+        key_complaint=services.key_complaint,
+    )
     signing = sign(decisions.signing, transaction, keyring, now)
     disposition = configuration.failure.dispose(signing.failure)
     reasons = (
@@ -123,8 +130,17 @@ def decide(
     configuration: Configuration,
     keyring: Keyring,
     archive_addresses: frozenset[Address],
+    *,
+    key_complaint: Callable[[], str | None] = lambda: None,
 ) -> Decisions:
     """Ask every policy; nothing is changed by asking."""
+
+    def key_problem(sdid: str) -> str | None:
+        # An empty keyring with a complaint was never readable: then nobody can say that a domain
+        # has no key, and mail must not leave unsigned for that.
+        unreadable = None if keyring.sdids else key_complaint()
+        return keyring.problems.get(sdid) or unreadable
+
     envelope = transaction.envelope()
     proof = origin.prove(envelope, configuration.ours)
     crossing = boundary.classify(envelope, configuration.ours, proof, archive_addresses)
@@ -135,7 +151,7 @@ def decide(
         field_names=[name for name, _ in transaction.fields],
         policy=configuration.signing,
         active_keys=keyring.facts,
-        key_problem=keyring.problems.get,
+        key_problem=key_problem,
     )
     copy = archiving.recipients(crossing, proof, configuration.archive)
     return Decisions(proof, crossing, plan, copy)
@@ -159,12 +175,16 @@ def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: flo
     for request in plan.requests:
         try:
             key = keyring.find(request.key)
+            assert key is not None  # planned from this very keyring
             made.append(signer.sign(fields, digest, request, key, now=int(now)))
-            about = f"{request.sdid}/{request.selector}"
-            reasons.append(Reason("signed", about))
+            reasons.append(Reason("signed", f"{request.sdid}/{request.selector}"))
         except SignatureFailed as fault:
-            reasons.append(Reason("signature-failed", f"{request.sdid}: {fault}"))
-            failure = FailureClass.SIGNATURE_FAILED
+            if fault.code == "disputed-octets":
+                reasons.append(Reason("disputed-octets", fault.about))
+                failure = FailureClass.TRANSFORMATION
+            else:
+                reasons.append(Reason("signature-failed", f"{request.sdid}: {fault}"))
+                failure = FailureClass.SIGNATURE_FAILED
     return Signing(tuple(made), tuple(reasons), None if made else failure)
 
 

@@ -83,6 +83,8 @@ class Supervisor:
                 return 0
             if number == signal.SIGHUP:
                 self._reload()
+            if received is None:
+                self._recover()  # a live worker abandons a segment after a failed fsync
             self._reap()
             self._start_due()
 

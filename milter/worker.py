@@ -35,10 +35,11 @@ def run(configuration: Configuration, listener: socket.socket, control: socket.s
     """Serve until told to drain; returns the exit status of the process."""
     record = configuration.file.record
     spool = Spool(record.spool, limit_bytes=record.spool_limit)
-    watch = Watch(configuration.keys_directory)
+    watch = Watch(configuration.keys_directory, time.monotonic)
     services = Services(
         configuration=configuration,
         keyring=watch.current,
+        key_complaint=lambda: watch.complaint,
         spool=spool,
         relay=record.relay or socket.getfqdn(),
         archive_addresses=configuration.archive.all_recipients(),

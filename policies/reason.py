@@ -73,6 +73,9 @@ SENTENCES: Mapping[str, str] = {
     "key-unusable": "Not signed: the key cannot be used: {about}",
     "too-many-fields": "Not signed: {about} header fields would have to be covered.",
     "line-too-long": "Not signed: Postfix cuts lines over 998 octets after the milter ({about}).",
+    "disputed-octets": (
+        "Not signed: {about} holds control characters that verifiers read differently."
+    ),
     "eight-bit-content": (
         "The body holds 8-bit octets; a next hop without 8BITMIME would have them re-encoded, "
         "which breaks the signature."

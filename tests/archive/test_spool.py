@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,10 +36,10 @@ def footer_of(directory: Path) -> dict[str, object]:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
+def directory(tmp_path: Path) -> Path:
     path = tmp_path / "spool"
     path.mkdir()
-    yield path
+    return path
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
@@ -116,9 +115,7 @@ def test_every_line_of_many_threads_is_in_the_segment_once(directory: Path) -> N
     assert footer_of(directory)["records"] == 1600
 
 
-def test_waiting_threads_share_one_sync(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_threads_share_one_sync(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever arrives during a sync shares the next one."""
     queue = spool.Spool(directory)
     syncing, go_on, calls = threading.Event(), threading.Event(), []
