@@ -23,7 +23,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from carbonseal.keys import durable, key_record, permission
@@ -135,16 +135,21 @@ class Store:
             raise errors.DataError(f"{path}: the private key is gone; restore it.") from None
         except OSError as error:
             raise permission.unreadable(path, error) from None
-        with os.fdopen(fd, "rb") as file:
+        try:
             permission.check_private_file(path, os.fstat(fd), self.directory)
-            return file.read(MAX_FILE)
+            return os.read(fd, MAX_FILE)
+        except OSError as error:
+            raise permission.unreadable(path, error) from None
+        finally:
+            os.close(fd)
 
     def refuse_taken(self, sdid: str, selector: str) -> None:
         """Raise `errors.DataError` if the selector cannot be given to a new key."""
-        if self.is_taken(sdid, selector):
+        path = self.record_path(sdid, selector)
+        if path.exists():
             raise errors.DataError(
-                f"{self.record_path(sdid, selector)}: the selector {selector} has been used for"
-                f" {sdid} and is never used again; choose another."
+                f"{path}: the selector {selector} has been used for {sdid} and is never used"
+                " again; choose another."
             )
 
     @contextlib.contextmanager
@@ -217,27 +222,33 @@ class Writer:
     changed: bool = False
 
     def add(self, record: KeyRecord, private_pem: bytes) -> None:
-        """Keep a new key; `errors.DataError` if the selector was ever used for this SDID."""
+        """Keep a new key; `errors.DataError` if the selector was ever used for this SDID.
+
+        A private key without a record is what an interrupted `add` leaves: the same key may be
+        added again, another one may not take its place.
+        """
         self.store.refuse_taken(record.sdid, record.selector)
-        directory = self.store.directory
-        folder = directory / record.sdid
+        private_path = self.store.private_path(record.sdid, record.selector)
+        record_path = self.store.record_path(record.sdid, record.selector)
+        access = permission.access_for(self.store.directory)
         try:
-            durable.make_directory(folder, permission.access_for(directory, is_directory=True))
-            permission.check_directories(folder)
-            access = permission.access_for(directory)
-            durable.write_new(
-                self.store.private_path(record.sdid, record.selector),
-                private_pem,
-                access,
-            )
-            durable.write_new(
-                self.store.record_path(record.sdid, record.selector),
-                key_record.to_json(record),
-                access,
-            )
+            self._make_folder(private_path.parent)
+            if not private_path.exists():
+                durable.write_new(private_path, private_pem, access)
+            elif private_path.read_bytes() != private_pem:
+                raise errors.DataError(
+                    f"{private_path}: an interrupted command left this other key; choose another"
+                    " selector, or move the file away if its key was never published."
+                )
+            durable.write_new(record_path, key_record.to_json(record), access)
         except OSError as error:
-            raise _unwritable(folder, error) from None
+            raise _unwritable(private_path.parent, error) from None
         self.changed = True
+
+    def _make_folder(self, folder: Path) -> None:
+        access = permission.access_for(self.store.directory, is_directory=True)
+        durable.make_directory(folder, access)
+        permission.check_directories(folder)
 
     def activate(self, record: KeyRecord, *, at: datetime, why: str, assumed: bool) -> KeyRecord:
         """Let a key sign and retire its predecessor of the same algorithm.
@@ -245,6 +256,10 @@ class Writer:
         The one step that decides is the replacement of the new key's record: from then on it is
         the key activated last.  What follows is book-keeping a later writer can finish.
         """
+        lineage = self.store.lineage(record.sdid)
+        # A clock that was set back must not make the new key look older than its predecessor.
+        before = [key.activated_at for key in lineage.records if key.activated_at is not None]
+        at = max([at, *(moment + timedelta(microseconds=1) for moment in before)])
         fresh = record.moved(Stage.ACTIVE, at=at, why=why)
         if assumed:
             fresh = dataclasses.replace(fresh, assumed_published=True)
@@ -267,18 +282,28 @@ class Writer:
 
     def finish_interrupted(self) -> None:
         """Retire what a crash left active, remove half-written files."""
-        durable.sweep(self.store.directory)
+        self._sweep(self.store.directory)
         for lineage in self.store.lineages():
-            durable.sweep(self.store.directory / lineage.sdid)
+            self._sweep(self.store.directory / lineage.sdid)
             self._retire_superseded(lineage, at=None)
+
+    def _sweep(self, folder: Path) -> None:
+        try:
+            durable.sweep(folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
 
     def tell_workers(self) -> None:
         """Replace `generation`; running workers look at it several times a second."""
-        durable.replace(
-            self.store.directory / "generation",
-            secrets.token_hex(16).encode("ascii") + b"\n",
-            permission.access_for(self.store.directory),
-        )
+        path = self.store.directory / "generation"
+        token = secrets.token_hex(16).encode("ascii") + b"\n"
+        try:
+            durable.replace(path, token, permission.access_for(self.store.directory))
+        except OSError as error:
+            raise errors.TryLater(
+                f"{path}: keys were changed, but running workers could not be told"
+                f" ({os.strerror(error.errno or 0)}); make room, then reload the service."
+            ) from None
 
     def _retire_superseded(self, lineage: Lineage, *, at: datetime | None) -> None:
         signing: Mapping[str, KeyRecord] = {key.algorithm: key for key in active(lineage.records)}

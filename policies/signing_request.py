@@ -29,7 +29,8 @@ _SDID = re.compile(rf"(?=.{{3,253}}\Z){_LABEL}(?:\.{_LABEL})+\Z")
 _SELECTOR = re.compile(rf"(?=.{{1,200}}\Z){_LABEL}(?:\.{_LABEL})*\Z")
 # RFC 5322 would allow "=" and ";" in a field name; inside h= they could be read as another tag.
 _FIELD_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,76}\Z")
-_LOCAL_PART = re.compile(r"[^\x00-\x1f\x7f]{0,256}\Z")
+_LOCAL_PART = re.compile(r"[^\x00-\x1f\x7f]*\Z")
+_AUID_OCTETS = 254  # RFC 5321 section 4.5.3.1.3 without the brackets; OpenDKIM refuses longer ones
 _DNS_NAME_OCTETS = 253
 
 
@@ -137,7 +138,8 @@ def _check_auid(auid: str, sdid: str) -> None:
             f"the AUID {auid!r} is not at or under the SDID {sdid}; use [local-part]@{sdid}"
             " or a subdomain of it."
         )
-    if not _LOCAL_PART.match(local_part):
+    octets = len(auid.encode("utf-8", "surrogateescape"))
+    if octets > _AUID_OCTETS or not _LOCAL_PART.match(local_part):
         raise errors.DataError(
             f"the local part of the AUID {auid!r} has control characters or is too long."
         )

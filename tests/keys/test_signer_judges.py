@@ -45,7 +45,10 @@ def sealed(
     digest.update(body)
     made = signer.sign(fields, digest.digest(), request, key, now=now)
     head = [(b"DKIM-Signature", made.field_value.encode()), *fields]
-    lines = [name + b":" + value.replace(b"\n", b"\r\n") + b"\r\n" for name, value in head]
+    lines = [
+        name + b":" + value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n"
+        for name, value in head
+    ]
     return b"".join(lines) + b"\r\n" + body
 
 
@@ -76,7 +79,7 @@ SUBJECTS = {
     "empty": b"",
     "one-space": b" ",
     "long-line": b" " + b"x" * 990,
-    "100-kib": b"".join(b" line %d\n" % number for number in range(9000)) + b" end",
+    "60-kib": b"".join(b" line %d\n" % number for number in range(5500)) + b" end",
     "escape-character": b" a\x1bb \x1c\x1f",
     "looks-like-tags": b" b=abc; bh=x; d=example.net;",
 }
@@ -138,7 +141,7 @@ def test_all_judges_refuse_what_was_changed(change, signing_keys, judges) -> Non
         pytest.param("@mail.example.com", id="at-a-subdomain"),
         pytest.param("o=b;x y@example.com", id="octets-that-need-encoding"),
         pytest.param("grüße@example.com", id="utf-8-local-part"),
-        pytest.param("a" * 200 + f"@{'b' * 60}.{'c' * 60}.example.com", id="longer-than-a-line"),
+        pytest.param("a" * 100 + f"@{'b' * 60}.{'c' * 60}.example.com", id="longer-than-a-line"),
     ],
 )
 def test_auid_is_written_so_that_judges_read_it(auid, signing_keys, judges) -> None:  # type: ignore[no-untyped-def]
