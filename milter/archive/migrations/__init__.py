@@ -1,1 +1,1 @@
-"""Alembic migrations of the archive; run through `carbonseal.milter.archive.database`, never by hand."""
+"""Alembic migrations of the archive; run through `archive.database`, never by hand."""

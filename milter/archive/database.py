@@ -1,0 +1,264 @@
+"""Engines for the archive, and its schema version.
+
+Promises: an SQLite archive is one file of mode 0640 in WAL mode with synchronous=FULL, so that a
+commit outlives a power failure; readers open it read-only and never wait for the writer.
+`upgrade` brings any older schema to this version in one transaction; nothing else ever changes the
+schema.
+
+Raises: `DatabaseUnusable` (a sentence with the place and the remedy) for a URL, a directory, a file
+or a schema that cannot serve; it is a `TryLater`, because the writer waits for such things.
+`WrongDatabase` for what waiting cannot mend.
+
+Does not: retry; the writer does.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from carbonseal.policies.errors import ConfigurationError, TryLater
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_BUSY_SECONDS = 5.0
+_CACHE_KIB = 64 * 1024
+
+
+class DatabaseUnusable(TryLater):
+    """The database cannot serve now."""
+
+
+class WrongDatabase(ConfigurationError):
+    """The URL names something that is no archive of ours."""
+
+
+def writing_engine(url: str) -> Engine:
+    """An engine for the writer; creates the SQLite file.  Raises: DatabaseUnusable."""
+    parsed = _parsed(url)
+    if parsed.get_backend_name() != "sqlite":
+        return _engine(parsed)
+    path = _sqlite_path(parsed)
+    _create_file(path)
+    # mode=rw: a file that vanished later is an error, not an empty archive.
+    return _sqlite_engine(path, "rw", ("journal_mode=WAL", "synchronous=FULL"), "BEGIN IMMEDIATE")
+
+
+def reading_engine(url: str) -> Engine:
+    """An engine that cannot change anything, its schema checked.
+
+    Raises: DatabaseUnusable, WrongDatabase.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite":
+        path = _sqlite_path(parsed)
+        if not path.exists():
+            raise DatabaseUnusable(
+                f"{path}: no archive database there; check record.database, or start the writer "
+                "(carbonseal archive write), which creates it"
+            )
+        engine = _sqlite_engine(path, "ro", ("query_only=ON",), "BEGIN")
+    else:
+        engine = _engine(parsed)
+    check_version(engine)
+    return engine
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the schema to this version; quick when it is there already.
+
+    Raises: DatabaseUnusable, WrongDatabase.
+    """
+    try:
+        with engine.begin() as connection:
+            if _version(connection) == _newest():
+                return
+            _refuse_unknown(connection, engine)
+            configuration = _alembic()
+            configuration.attributes["connection"] = connection
+            command.upgrade(configuration, "head")
+    except SQLAlchemyError as fault:
+        raise unusable(engine.url, fault) from fault
+
+
+def check_version(engine: Engine) -> None:
+    """Refuse any schema but this program's.  Raises: DatabaseUnusable, WrongDatabase."""
+    try:
+        with engine.connect() as connection:
+            version = _version(connection)
+            if version is not None:
+                _refuse_unknown(connection, engine)
+    except SQLAlchemyError as fault:
+        raise unusable(engine.url, fault) from fault
+    if version != _newest():
+        raise DatabaseUnusable(
+            f"{place(engine.url)}: the archive has schema {version or 'none'} and this program "
+            f"needs {_newest()}; start the writer (carbonseal archive write), which upgrades it"
+        )
+
+
+def file_of(engine: Engine | None) -> tuple[int, int] | None:
+    """Device and inode of an SQLite archive; None when it is gone, or no file.
+
+    SQLite would go on writing into a file that somebody has removed.
+    """
+    if engine is None or engine.url.get_backend_name() != "sqlite":
+        return None
+    try:
+        status = os.stat(_sqlite_path(engine.url))
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def unusable(url: URL, fault: SQLAlchemyError) -> DatabaseUnusable:
+    """The sentence for a database error."""
+    cause = str(fault.orig) if isinstance(fault, DBAPIError) and fault.orig else str(fault)
+    cause = " ".join(cause.split())
+    return DatabaseUnusable(f"{place(url)}: {cause}; {_remedy(url, cause)}")
+
+
+def place(url: URL) -> str:
+    """Which database, for people; never its password."""
+    if url.get_backend_name() == "sqlite":
+        return str(_sqlite_path(url))
+    return url.render_as_string(hide_password=True)
+
+
+def _remedy(url: URL, cause: str) -> str:
+    if url.get_backend_name() != "sqlite":
+        return "check that the server runs and that record.database is right"
+    for part, remedy in (
+        ("locked", "another program holds it; it should be done soon"),
+        ("unable to open", "check its directory and permissions"),
+        ("readonly", "give the service's user write permission on the file and its directory"),
+        ("full", "free space on its file system"),
+        ("not a database", "check record.database, or restore the file from a backup"),
+        ("malformed", "restore the file from a backup, or load it again from spool/loaded"),
+    ):
+        if part in cause:
+            return remedy
+    return "check the file and its directory"
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return sqlalchemy.make_url(url)
+    except SQLAlchemyError:
+        # The text is not repeated: it may hold a password.
+        raise WrongDatabase(
+            "record.database is no database URL; write it like "
+            "sqlite:////var/lib/carbonseal/archive.db"
+        ) from None
+
+
+def _sqlite_path(url: URL) -> Path:
+    name = url.database or ""
+    if name.startswith("file:"):
+        name = name[len("file:") :].partition("?")[0]
+    if not name or name == ":memory:":
+        raise WrongDatabase("record.database: an archive in memory would be lost; name a file")
+    return Path(name)
+
+
+def _create_file(path: Path) -> None:
+    """Make an empty file with our permissions, which SQLite's -wal and -shm files inherit."""
+    directory = path.parent
+    if not directory.is_dir():
+        raise DatabaseUnusable(
+            f"{directory}: no such directory for the archive database; create it for the "
+            "service's user"
+        )
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+    except FileExistsError:
+        pass
+    except OSError as fault:
+        raise DatabaseUnusable(
+            f"{directory}: cannot create the archive database there ({fault.strerror}); let the "
+            "service's user write to the directory"
+        ) from None
+
+
+def _sqlite_engine(path: Path, mode: str, pragmas: tuple[str, ...], begin: str) -> Engine:
+    query = {"mode": mode, "uri": "true"}
+    location = f"file:{_escaped(path)}"
+    engine = sqlalchemy.create_engine(
+        URL.create("sqlite+pysqlite", database=location, query=query),
+        connect_args={"timeout": _BUSY_SECONDS},
+    )
+
+    def set_up(connection: sqlite3.Connection, _record: object) -> None:
+        # None: the driver begins no transaction on its own; `begin` below does.
+        connection.isolation_level = None
+        for pragma in (*pragmas, "foreign_keys=ON", f"cache_size=-{_CACHE_KIB}"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", set_up)
+    event.listen(engine, "begin", start)
+    return engine
+
+
+def _escaped(path: Path) -> str:
+    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        return sqlalchemy.create_engine(url, pool_pre_ping=True)
+    except (SQLAlchemyError, ImportError) as fault:
+        raise WrongDatabase(
+            f"record.database: no driver for {url.drivername} ({fault}); install "
+            "carbonseal[postgresql] or carbonseal[mysql]"
+        ) from None
+
+
+def _alembic() -> Config:
+    # Without a file: alembic's generated one would put the working directory on sys.path.
+    configuration = Config()
+    configuration.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    configuration.set_main_option("path_separator", "os")
+    return configuration
+
+
+def _newest() -> str:
+    newest = ScriptDirectory.from_config(_alembic()).get_current_head()
+    assert newest is not None
+    return newest
+
+
+def _version(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _refuse_unknown(connection: Connection, engine: Engine) -> None:
+    """Keep away from schemas of a later program and from databases of others."""
+    version = _version(connection)
+    if version is not None:
+        try:
+            ScriptDirectory.from_config(_alembic()).get_revision(version)
+        except CommandError:
+            raise WrongDatabase(
+                f"{place(engine.url)}: the archive has schema {version}, which this program does "
+                "not know; upgrade carbonseal"
+            ) from None
+        return
+    tables: list[Any] = sqlalchemy.inspect(connection).get_table_names()
+    if "message" in tables or "address" in tables:
+        raise WrongDatabase(
+            f"{place(engine.url)}: holds tables of another program; give the archive a database "
+            "of its own"
+        )

@@ -1,0 +1,188 @@
+"""Ids of what many messages share: addresses, domains, circumstances, routes, signing forms.
+
+Promises: `ids` answers for any number of values with one query and one insert per table and batch;
+what it has answered before costs nothing.  Ids learned in a transaction that fails are forgotten
+with it.  Memory is bounded: the values unused for longest go first.
+
+An id is made from the value itself, except for an address: that id is random, so that it says
+nothing about the person once the dictionary row is emptied.
+
+Does not: begin or end transactions.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Insert, Table, select
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from carbonseal.milter.archive import schema, terms
+from carbonseal.milter.archive.rows import Circumstance, Route, SigningForm
+
+Item = TypeVar("Item")
+
+CAPACITY = 50_000  # values remembered per table
+_CHUNK = 500  # values per query; every engine takes as many parameters
+
+
+def insert_missing(table: Table, connection: Connection) -> Insert:
+    """An insert that leaves rows that are there already as they are."""
+    name = connection.dialect.name
+    if name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    if name in ("mysql", "mariadb"):
+        key = next(iter(table.primary_key.columns))
+        # INSERT IGNORE would also ignore values that do not fit.
+        return mysql.insert(table).on_duplicate_key_update({key.name: key})
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+class _Known:
+    """Ids by value, the least recently used forgotten first."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._ids: OrderedDict[Any, int] = OrderedDict()
+
+    def get(self, value: Any) -> int | None:
+        found = self._ids.get(value)
+        if found is not None:
+            self._ids.move_to_end(value)
+        return found
+
+    def update(self, fresh: Mapping[Any, int]) -> None:
+        self._ids.update(fresh)
+        while len(self._ids) > self._capacity:
+            self._ids.popitem(last=False)
+
+
+class Dictionary:
+    """All dictionaries of one database."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._known = {name: _Known(capacity) for name in _LEARN}
+        self._fresh: dict[str, dict[Any, int]] = {name: {} for name in _LEARN}
+
+    def ids(self, name: str, values: Iterable[Any], connection: Connection) -> dict[Any, int]:
+        """The id of each value in table `name`; unknown values are added to it."""
+        known, fresh = self._known[name], self._fresh[name]
+        answer: dict[Any, int] = {}
+        missing = []
+        for value in set(values):
+            found = known.get(value)
+            if found is None:
+                found = fresh.get(value)
+            if found is None:
+                missing.append(value)
+            else:
+                answer[value] = found
+        if missing:
+            learned = _LEARN[name](missing, connection, self)
+            fresh.update(learned)
+            answer.update(learned)
+        return answer
+
+    def keep(self) -> None:
+        """The transaction was committed: what it learned is true."""
+        for name, fresh in self._fresh.items():
+            self._known[name].update(fresh)
+            fresh.clear()
+
+    def forget(self) -> None:
+        """The transaction was rolled back: what it learned may not be there."""
+        for fresh in self._fresh.values():
+            fresh.clear()
+
+
+def _learn_addresses(
+    mailboxes: list[str], connection: Connection, dictionary: Dictionary
+) -> dict[str, int]:
+    by_hash = {terms.mailbox_hash(mailbox): mailbox for mailbox in mailboxes}
+    found = _address_ids(list(by_hash), connection)
+    # In one order everywhere, so that two writers wait for each other instead of deadlocking.
+    absent = sorted(by_hash.keys() - found.keys())
+    if absent:
+        parts = {digest: _address_row(by_hash[digest]) for digest in absent}
+        domains = {row["domain"] for row in parts.values() if row["domain"]}
+        domain_ids = dictionary.ids("domain", domains, connection)
+        rows = [
+            {
+                "address_id": secrets.randbits(63),
+                "address_hash": digest,
+                "domain_id": domain_ids.get(row.pop("domain")),
+                **row,
+            }
+            for digest, row in parts.items()
+        ]
+        connection.execute(insert_missing(schema.address, connection), rows)
+        # Asked again, because another writer may have been first.
+        found |= _address_ids(absent, connection)
+    return {by_hash[digest]: address_id for digest, address_id in found.items()}
+
+
+def _address_ids(hashes: list[bytes], connection: Connection) -> dict[bytes, int]:
+    columns = schema.address.c
+    found: dict[bytes, int] = {}
+    for chunk in chunks(hashes, _CHUNK):
+        query = select(columns.address_hash, columns.address_id).where(
+            columns.address_hash.in_(chunk)
+        )
+        found |= {bytes(digest): address_id for digest, address_id in connection.execute(query)}
+    return found
+
+
+def _address_row(mailbox: str) -> dict[str, Any]:
+    local_part, at, domain = mailbox.rpartition("@")
+    text = local_part if at else mailbox
+    shown = terms.storable(text)
+    return {
+        "domain": domain,
+        "local_part": shown,
+        "local_part_raw": None if shown == text else terms.octets(text),
+        "erased_at": None,
+    }
+
+
+def _learn_domains(
+    names: list[str], connection: Connection, _dictionary: Dictionary
+) -> dict[str, int]:
+    ids = {name: terms.term(name) for name in names}
+    rows = [{"domain_id": ids[name], "name": name} for name in sorted(names, key=ids.__getitem__)]
+    connection.execute(insert_missing(schema.domain, connection), rows)
+    return ids
+
+
+def _learner(
+    table: Table, key: str
+) -> Callable[[list[Any], Connection, Dictionary], dict[Any, int]]:
+    """For tables whose rows are named tuples and whose key is made from them."""
+
+    def learn(values: list[Any], connection: Connection, _dictionary: Dictionary) -> dict[Any, int]:
+        ids = {value: terms.term(json.dumps(value)) for value in values}
+        rows = [
+            {key: ids[value], **value._asdict()} for value in sorted(values, key=ids.__getitem__)
+        ]
+        connection.execute(insert_missing(table, connection), rows)
+        return ids
+
+    return learn
+
+
+_LEARN: Mapping[str, Callable[[list[Any], Connection, Dictionary], dict[Any, int]]] = {
+    "address": _learn_addresses,
+    "domain": _learn_domains,
+    Circumstance.__name__: _learner(schema.circumstance, "circumstance_id"),
+    Route.__name__: _learner(schema.route, "route_id"),
+    SigningForm.__name__: _learner(schema.signing_form, "form_id"),
+}
+
+
+def chunks(items: list[Item], size: int) -> Iterator[list[Item]]:
+    """`items` in pieces of at most `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,451 @@
+"""The writer: takes records from the spool to SQL, in a process of its own.
+
+Promises: each record of the spool reaches the database exactly once, whatever happens to the writer
+or to the database, because the records and how far the spool was read are committed together.  One
+writer works on a spool at a time.  A database that cannot serve is tried again for ever, said once,
+and said once more when it serves again.  A record that the database refuses is found by halving its
+batch, set aside with the reason, and the others go on.  Open segments are read as they grow.
+
+Safe direction: where both are possible, a record stays in the spool rather than counting as loaded.
+
+Raises: `SpoolTaken` when another writer has the spool; `database.WrongDatabase` when waiting cannot
+help.
+
+See also: `segments` (reading the spool), `loader` (one batch into SQL).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    SQLAlchemyError,
+    StatementError,
+)
+
+from carbonseal.milter import log
+from carbonseal.milter.archive import database, loader, record, rows, schema, segments, terms
+from carbonseal.milter.archive.dictionary import Dictionary
+from carbonseal.milter.archive.loader import Arrival
+from carbonseal.milter.archive.segments import Entry, Segment
+from carbonseal.policies.errors import TryLater
+
+BATCH = 1000
+_POLL_SECONDS = 0.1
+_LONGEST_WAIT = 5.0
+_LOCK = "writer.lock"
+
+
+class SpoolTaken(TryLater):
+    """Another writer loads this spool."""
+
+
+class Stop(Protocol):
+    """When to stop: a threading.Event, or anything that waits and answers like one."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for it at most that many seconds."""
+
+
+Report = Callable[..., None]
+
+
+def serve(spool_directory: Path, url: str, control: socket.socket) -> int:
+    """Load until the supervisor at the other end of `control` says so or is gone."""
+    stop = _ControlStop(control)
+    while True:
+        try:
+            run(spool_directory, url, stop=stop, report=log.event)
+            return 0
+        except SpoolTaken as fault:
+            # On reload and after a crash of the supervisor the last writer may still be leaving.
+            log.warning("writer-waits", problem=fault.sentence)
+            if stop.wait(_LONGEST_WAIT):
+                return 0
+
+
+class _ControlStop:
+    """Set once the other end of a socket sends anything or closes."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self.wait(0)
+
+    def wait(self, timeout: float) -> bool:
+        if not self._is_set:
+            self._is_set = bool(select.select([self._control], [], [], timeout)[0])
+        return self._is_set
+
+
+def run(spool_directory: Path, url: str, *, stop: Stop, report: Report) -> None:
+    """Load the spool until `stop`; what is in the spool by then is still loaded, if that can be.
+
+    `report(event, **facts)` is told what an operator may want to know.
+    """
+    with _locked(spool_directory):
+        writer = _Writer(spool_directory, url, report)
+        try:
+            while not stop.is_set():
+                wait = writer.advance(stop)
+                if wait:
+                    stop.wait(wait)
+            writer.advance(_Never())
+        finally:
+            writer.close()
+
+
+def run_once(spool_directory: Path, url: str, *, report: Report) -> int:
+    """Load what the spool holds now; returns the number of records.
+
+    Raises: SpoolTaken, database.DatabaseUnusable, database.WrongDatabase.
+    """
+    with _locked(spool_directory):
+        writer = _Writer(spool_directory, url, report)
+        try:
+            writer.load_pending(_Never())
+        except SQLAlchemyError as fault:
+            raise database.unusable(sqlalchemy.make_url(url), fault) from fault
+        else:
+            return writer.loaded
+        finally:
+            writer.close()
+
+
+class _Never:
+    def is_set(self) -> bool:
+        return False
+
+    def wait(self, timeout: float) -> bool:
+        return False
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    try:
+        handle = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as fault:
+        raise TryLater(
+            f"{directory}: cannot open the spool ({fault.strerror}); check record.spool and its "
+            "permissions"
+        ) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SpoolTaken(
+                f"{directory}: another writer loads this spool; stop it first, or leave it to it"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """How far one segment is loaded, as the database says."""
+
+    offset: int = 0
+    records: int = 0
+    refused: int = 0
+    is_complete: bool = False
+    merkle_root: bytes | None = None
+
+
+class _Writer:
+    """One spool, one database, and what is known about both."""
+
+    def __init__(self, directory: Path, url: str, report: Report) -> None:
+        self._directory = directory
+        self._url = url
+        self._report = report
+        self._engine: Engine | None = None
+        self._connection: Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._dictionary = Dictionary()
+        self._progress: dict[str, _Progress] = {}
+        self._sizes: dict[str, int] = {}  # of open segments when they were last read to the end
+        self._trouble: str | None = None
+        self._failures = 0
+        self.loaded = 0
+
+    def advance(self, stop: Stop) -> float:
+        """Load what is pending; returns the seconds to wait before the next call."""
+        try:
+            moved = self.load_pending(stop)
+        except database.WrongDatabase:
+            raise
+        except (TryLater, SQLAlchemyError, OSError) as fault:
+            return self._back_off(fault)
+        if self._trouble is not None:
+            self._report("database-serves-again", after=self._trouble)
+            self._trouble = None
+        self._failures = 0
+        return 0.0 if moved else _POLL_SECONDS
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._disconnect()
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def load_pending(self, stop: Stop) -> bool:
+        """One pass over the spool; whether anything was loaded."""
+        self._connect()
+        before = self.loaded
+        pending = segments.pending(self._directory)
+        for segment in pending:
+            if stop.is_set():
+                break
+            self._load_segment(segment, stop)
+        for name in self._progress.keys() - {segment.name for segment in pending}:
+            del self._progress[name]
+            self._sizes.pop(name, None)
+        return self.loaded > before
+
+    def _back_off(self, fault: Exception) -> float:
+        """Forget the connection, say what is wrong if that is new, and how long to wait."""
+        self.close()
+        # The next connection may lead to another database, one restored from a backup, say.
+        self._dictionary = Dictionary()
+        self._progress.clear()
+        self._sizes.clear()
+        sentence = self._sentence(fault)
+        if sentence != self._trouble:
+            self._report("database-waits", problem=sentence)
+            self._trouble = sentence
+        self._failures += 1
+        return float(min(_LONGEST_WAIT, _POLL_SECONDS * 2 ** min(self._failures, 10)))
+
+    def _sentence(self, fault: Exception) -> str:
+        if isinstance(fault, SQLAlchemyError):
+            return database.unusable(sqlalchemy.make_url(self._url), fault).sentence
+        if isinstance(fault, OSError):
+            return f"{fault.filename or self._directory}: {fault.strerror}; mend the file system"
+        return str(fault)
+
+    def _connect(self) -> None:
+        if self._connection is None or database.file_of(self._engine) != self._file:
+            self.close()
+            self._engine = database.writing_engine(self._url)
+            self._file = database.file_of(self._engine)
+            database.upgrade(self._engine)
+            self._connection = self._engine.connect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.close()
+        except SQLAlchemyError:
+            pass  # it is being given up because it does not work
+
+    def _load_segment(self, segment: Segment, stop: Stop) -> None:
+        progress = self._progress.get(segment.name) or self._recall(segment)
+        size = _size(segment)
+        if not progress.is_complete and size != self._sizes.get(segment.name):
+            entries = segments.read(segment, progress.offset)
+            while batch := list(islice(entries, BATCH)):
+                self._load(segment, batch)
+                if stop.is_set():
+                    return
+            if not segment.is_closed:
+                self._sizes[segment.name] = size
+        if segment.is_closed:
+            segments.finish(segment)
+            records = self._progress[segment.name].records
+            self._report("segment-loaded", segment=segment.name, records=records)
+
+    def _recall(self, segment: Segment) -> _Progress:
+        columns = schema.segment.c
+        query = sqlalchemy.select(schema.segment).where(
+            columns.segment_id == terms.term(segment.name)
+        )
+        with self._transaction() as connection:
+            row = connection.execute(query).one_or_none()
+        progress = self._progress[segment.name] = (
+            _Progress()
+            if row is None
+            else _Progress(row.progress, row.records, row.refused, row.is_complete, row.merkle_root)
+        )
+        return progress
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        assert self._connection is not None
+        with self._connection.begin():
+            yield self._connection
+
+    def _load(self, segment: Segment, batch: list[Entry]) -> None:
+        arrivals, refused = _read(segment, batch)
+        for entry, why in refused:
+            self._set_aside(segment, entry, why)
+        self._commit(segment, batch, arrivals, refused)
+
+    def _set_aside(self, segment: Segment, entry: Entry, why: str) -> None:
+        # Before the progress is committed: set aside twice is better than passed over.
+        path = segments.set_aside(self._directory, segment, entry, why)
+        self._report("record-set-aside", file=str(path), problem=why)
+
+    def _commit(
+        self,
+        segment: Segment,
+        batch: list[Entry],
+        arrivals: list[Arrival],
+        refused: list[tuple[Entry, str]],
+    ) -> None:
+        """Records and progress in one transaction; a batch with a refused record is halved."""
+        try:
+            with self._transaction() as connection:
+                count = loader.load(arrivals, connection, self._dictionary)
+                progress = _advanced(self._progress[segment.name], batch, count, len(refused))
+                _note_refused(segment, refused, connection)
+                _keep_progress(segment, progress, connection)
+        except Exception as fault:
+            self._dictionary.forget()
+            if not arrivals or not _is_poison(fault):
+                raise
+            self._halve(segment, batch, arrivals, refused, _plain(fault))
+            return
+        self._dictionary.keep()
+        self._progress[segment.name] = progress
+        self.loaded += count
+
+    def _halve(
+        self,
+        segment: Segment,
+        batch: list[Entry],
+        arrivals: list[Arrival],
+        refused: list[tuple[Entry, str]],
+        why: str,
+    ) -> None:
+        if len(batch) == 1:
+            self._set_aside(segment, batch[0], why)
+            self._commit(segment, batch, [], [(batch[0], why)])
+            return
+        middle = len(batch) // 2
+        for part in (batch[:middle], batch[middle:]):
+            offsets = {entry.offset for entry in part}
+            self._commit(
+                segment,
+                part,
+                [one for one in arrivals if one.offset in offsets],
+                [one for one in refused if one[0].offset in offsets],
+            )
+
+
+def _read(segment: Segment, batch: list[Entry]) -> tuple[list[Arrival], list[tuple[Entry, str]]]:
+    """The records in a batch of lines, and the lines that are none, with why."""
+    arrivals, refused = [], []
+    segment_id = terms.term(segment.name)
+    for entry in batch:
+        if entry.is_footer or entry.is_torn:
+            continue  # a torn line was never acknowledged to anybody
+        if entry.fault is not None:
+            refused.append((entry, entry.fault))
+            continue
+        try:
+            content = record.parse(entry.line)
+            arrivals.append(Arrival(segment_id, entry.offset, rows.split(content)))
+        except ValueError as fault:
+            refused.append((entry, str(fault)))
+        except Exception as fault:
+            # A defect of ours while reading one record must not stop the others.
+            log.internal_error("writer", fault)
+            refused.append((entry, f"{type(fault).__name__}: {fault}"))
+    return arrivals, refused
+
+
+def _is_poison(fault: Exception) -> bool:
+    """Whether the fault lies in the records rather than in the database."""
+    if isinstance(fault, DBAPIError):
+        return isinstance(fault, (DataError, IntegrityError)) and not fault.connection_invalidated
+    cause = fault.orig if isinstance(fault, StatementError) else fault
+    return not isinstance(cause, (OSError, SQLAlchemyError, TryLater))
+
+
+def _plain(fault: Exception) -> str:
+    """What the database said, without the statement and its values."""
+    cause = fault.orig if isinstance(fault, StatementError) else fault
+    return f"the database refuses it: {cause}"
+
+
+def _advanced(progress: _Progress, batch: list[Entry], count: int, refused: int) -> _Progress:
+    footers = [entry for entry in batch if entry.is_footer]
+    return _Progress(
+        offset=batch[-1].end,
+        records=progress.records + count,
+        refused=progress.refused + refused,
+        is_complete=progress.is_complete or bool(footers),
+        merkle_root=_merkle_root(footers[-1]) if footers else progress.merkle_root,
+    )
+
+
+def _merkle_root(entry: Entry) -> bytes | None:
+    try:
+        return bytes.fromhex(record.parse(entry.line)["footer"]["merkle_root"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _note_refused(
+    segment: Segment, refused: list[tuple[Entry, str]], connection: Connection
+) -> None:
+    key = schema.set_aside.c
+    for entry, why in refused:
+        identity = {"segment_id": terms.term(segment.name), "segment_offset": entry.offset}
+        connection.execute(
+            sqlalchemy.delete(schema.set_aside).where(
+                key.segment_id == identity["segment_id"],
+                key.segment_offset == identity["segment_offset"],
+            )
+        )
+        connection.execute(
+            sqlalchemy.insert(schema.set_aside), {**identity, "why": terms.storable(why)}
+        )
+
+
+def _keep_progress(segment: Segment, progress: _Progress, connection: Connection) -> None:
+    identifier = terms.term(segment.name)
+    content: dict[str, Any] = {
+        "progress": progress.offset,
+        "records": progress.records,
+        "refused": progress.refused,
+        "is_complete": progress.is_complete,
+        "merkle_root": progress.merkle_root,
+    }
+    table = schema.segment
+    updated = connection.execute(
+        sqlalchemy.update(table).where(table.c.segment_id == identifier).values(content)
+    )
+    if not updated.rowcount:
+        row = {"segment_id": identifier, "name": segment.name, **content}
+        connection.execute(sqlalchemy.insert(table), row)
+
+
+def _size(segment: Segment) -> int:
+    try:
+        return os.stat(segment.path).st_size
+    except FileNotFoundError:
+        return -1
