@@ -1,0 +1,94 @@
+"""What header fields say: authors, recipients, identifier, text, date.
+
+Promises: reads raw values as the MTA hands them over (leading space, LF or CRLF folding, bytes in
+any charset), never raises, and takes linear time.  `authors` decides who may be signed for: its
+state is ONE only where no mail reader can show another author (see `address_list`).  Everything
+else is lenient, because it serves people and search.
+
+Does not: know our domains, or look at the rest of the header section.
+
+See also: `header_text`, whose `decode_text` and `date` are reachable from here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from carbonseal.policies import address_list, header_text
+from carbonseal.policies.address import Address
+
+_FOLDING = re.compile(r"\r?\n[ \t]+")
+_OPENING = re.compile(r"[<(]")
+
+decode_text = header_text.decode_text
+date = header_text.date
+
+
+class AuthorState(StrEnum):
+    """How many authors the From fields name (RFC 5322, section 3.6.2)."""
+
+    ONE = "one"  # exactly one mailbox in exactly one field
+    NONE = "none"  # no From field
+    SEVERAL_FIELDS = "several-fields"
+    SEVERAL_MAILBOXES = "several-mailboxes"
+    GROUP = "group"  # RFC 6854, with or without members
+    UNPARSABLE = "unparsable"  # no mailbox, or doubt about it
+
+
+@dataclass(frozen=True, slots=True)
+class Authors:
+    """The reading of all From fields."""
+
+    state: AuthorState
+    mailboxes: tuple[Address, ...]  # the author if ONE; otherwise claims, good for search only
+
+
+def authors(values: Sequence[bytes]) -> Authors:
+    """The author of a message, from the values of all its From fields."""
+    if not values:
+        return Authors(AuthorState.NONE, ())
+    if len(values) > 1:
+        claims = tuple(mailbox for value in values for mailbox in mailboxes(value))
+        return Authors(AuthorState.SEVERAL_FIELDS, claims)
+    reading = address_list.read_strictly(address_list.unfold(values[0]))
+    if reading is None:
+        return Authors(AuthorState.UNPARSABLE, mailboxes(values[0]))
+    if reading.has_group:
+        return Authors(AuthorState.GROUP, reading.mailboxes)
+    is_one = len(reading.mailboxes) == 1
+    state = AuthorState.ONE if is_one else AuthorState.SEVERAL_MAILBOXES
+    return Authors(state, reading.mailboxes)
+
+
+def mailboxes(value: bytes) -> tuple[Address, ...]:
+    """The mailboxes of To, Cc, Sender or Reply-To in order, members of groups included.
+
+    A single word without a domain is an unqualified address, as in 'To: root'.
+    """
+    return tuple(address_list.read_leniently(address_list.unfold(value)))
+
+
+def message_id(value: bytes) -> str:
+    """The identifier of a Message-ID field without <>, exactly as other systems will quote it.
+
+    Folding inside it is removed together with its white space; comments outside <> are removed.
+    '' when there is none; a value without <> is taken whole.  Undecodable bytes are surrogates.
+    """
+    text = _FOLDING.sub("", value.decode("utf-8", "surrogateescape").strip(" \t\r\n"))
+    kept, position = [], 0
+    while opening := _OPENING.search(text, position):
+        kept.append(text[position : opening.start()])
+        end = address_list.comment_end(text, opening.end()) if opening[0] == "(" else -1
+        if end < 0:
+            break
+        position = end
+    else:
+        return "".join((*kept, text[position:])).strip(" \t")
+    rest = text[opening.start() :]
+    _, angle, identifier = rest.partition("<")
+    if not angle:
+        return "".join((*kept, rest)).strip(" \t")  # a parenthesis without an end
+    return identifier.partition(">")[0].strip(" \t")
