@@ -12,7 +12,7 @@ Until Carbonseal asks DNS itself, a person answers for the published record:
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -35,6 +35,7 @@ _LIST_COLUMNS = (
     "fingerprint",
     "problem",
 )
+_TABLE_COLUMNS = ("sdid", "selector", "algorithm", "bits", "stage", "activated_at", "problem")
 _ALGORITHMS = {"rsa": signing_request.RSA, "ed25519": signing_request.ED25519}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -186,12 +187,7 @@ def list_keys(settings: Settings, sdid: str | None, output_format: str) -> None:
     """List all keys, or those of one SDID, oldest first, with what is wrong with them."""
     shelf = store.Store(settings.keys_directory)
     lineages = shelf.lineages() if sdid is None else iter((shelf.lineage(_sdid(sdid)),))
-    count = tables.write_rows(
-        (row for lineage in lineages for row in _rows(shelf, lineage)),
-        _LIST_COLUMNS,
-        output_format,
-    )
-    if not count:
+    if not _list(shelf, lineages, output_format):
         click.echo("no keys; `carbonseal keys generate SDID` makes one", err=True)
 
 
@@ -257,7 +253,7 @@ def activate_key(
         with shelf.writing() as writer:
             fresh = shelf.find(record.sdid, record.selector)
             writer.activate(fresh, at=datetime.now(UTC), why=_who(reason), assumed=True)
-    tables.write_rows(_rows(shelf, shelf.lineage(record.sdid)), _LIST_COLUMNS, output_format)
+    _list(shelf, (shelf.lineage(record.sdid),), output_format)
 
 
 @keys.command(name="retire")
@@ -294,7 +290,7 @@ def retire_key(
                 _say(f"{record.dns_name} is retired already; nothing changed")
             else:
                 writer.put(record.moved(Stage.RETIRED, at=datetime.now(UTC), why=_who(reason)))
-    tables.write_rows(_rows(shelf, shelf.lineage(record.sdid)), _LIST_COLUMNS, output_format)
+    _list(shelf, (shelf.lineage(record.sdid),), output_format)
 
 
 def _keep(
@@ -322,7 +318,8 @@ def _keep(
 def _show_kept(shelf: store.Store, record: KeyRecord, output_format: str, *, dry_run: bool) -> None:
     if dry_run:
         # No DNS record here: that of a key which is thrown away must not be published.
-        tables.write_rows([_row(record)], _LIST_COLUMNS, output_format)
+        columns = _TABLE_COLUMNS if output_format == "table" else _LIST_COLUMNS
+        tables.write_rows([_row(record)], columns, output_format)
     else:
         _show((shelf.find(record.sdid, record.selector),), output_format)
 
@@ -349,6 +346,13 @@ def _refuse_gap(shelf: store.Store, record: KeyRecord, *, leave_unsigned: bool) 
             f"{record.dns_name} is the last key that signs for {record.sdid}; activate another"
             " first, or give --leave-unsigned."
         )
+
+
+def _list(shelf: store.Store, lineages: Iterable[store.Lineage], output_format: str) -> int:
+    """Print the keys, for people without what only programs compare; how many there were."""
+    columns = _TABLE_COLUMNS if output_format == "table" else _LIST_COLUMNS
+    rows = (row for lineage in lineages for row in _rows(shelf, lineage))
+    return tables.write_rows(rows, columns, output_format)
 
 
 def _rows(shelf: store.Store, lineage: store.Lineage) -> Iterator[dict[str, object]]:

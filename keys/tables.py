@@ -77,8 +77,13 @@ def plain(value: object) -> object:
     return value
 
 
-def cell(value: object) -> str:
-    """A value as text that is safe on a terminal; lists joined by spaces."""
+def cell(value: object, *, precise: bool = True) -> str:
+    """A value as text that is safe on a terminal; lists joined by spaces.
+
+    Times are in UTC, to the second if not `precise`.
+    """
+    if isinstance(value, datetime) and not precise:
+        value = value.replace(microsecond=0)
     shown = plain(value)
     if shown is None:
         return ""
@@ -136,7 +141,7 @@ def _write_tables(rows: Iterable[Row], columns: Sequence[str]) -> int:
         for column in columns:
             table.add_column(column.replace("_", " "), overflow="fold")
         for row in page:
-            table.add_row(*(Text(cell(row.get(column))) for column in columns))
+            table.add_row(*(Text(cell(row.get(column), precise=False)) for column in columns))
         console.print(table)
         total += len(page)
     return total

@@ -99,8 +99,8 @@ def test_folding_never_cuts_a_token(
     lines = field.split("\n")
     assert all(line.startswith(" ") and line.strip() for line in lines[1:])
     for line in lines:
-        tokens = re.split(r"[ :]", line.strip()) if "h=" not in line else line.strip().split(":")
-        assert len(line) <= 78 or len(max(tokens, key=len)) > 60, line
+        one_token = not re.search(r"[ :]", line.strip().rstrip(":"))
+        assert len(line) <= 78 or one_token, line
     words = re.sub(r"\s", " ", field)
     for token in (f"d={sdid};", f"s={request.selector};", *(f"{n}" for n in fields)):
         assert token in words
