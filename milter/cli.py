@@ -130,7 +130,11 @@ def _surroundings(configuration: Configuration) -> list[str]:
         complaints.append(f"record.spool {spool}: no such directory; create it for the service")
     elif not os.access(spool, os.W_OK | os.X_OK):
         complaints.append(f"record.spool {spool}: not writable for this user")
-    ring = keyring.load(configuration.keys_directory)
+    try:
+        ring = keyring.load(configuration.keys_directory)
+    except CarbonsealError as fault:
+        complaints.append(fault.sentence)
+        ring = keyring.EMPTY
     complaints += [f"{sdid}: {problem}" for sdid, problem in sorted(ring.problems.items())]
     for rule in configuration.signing.rules:
         if rule.sdid is not None and not ring.facts(rule.sdid) and rule.sdid not in ring.problems:

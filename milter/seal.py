@@ -165,7 +165,7 @@ def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: flo
     if breaker is not None:
         return Signing((), (breaker,), FailureClass.TRANSFORMATION)
     danger = survival.endangered_by(transaction.body.facts())
-    reasons = list(plan.reasons) + ([danger] if danger else [])
+    reasons = [danger] if danger else []
     fields = [
         (name.encode("utf-8", "surrogateescape"), value) for name, value in transaction.fields
     ]

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from carbonseal.keys import keyring
 from carbonseal.milter import config, log, service_manager, socket_address
 from carbonseal.milter.archive import segments
 from carbonseal.milter.config import Configuration
@@ -332,9 +333,10 @@ class Supervisor:
 
 
 def prepare_directories(configuration: Configuration) -> None:
-    """Make the spool directory if its parent allows it.
+    """Make the spool directory if its parent allows it, and see that the keys can be read.
 
-    Raises: ConfigurationError with the remedy when it is not there and cannot be made.
+    Raises: a CarbonsealError with the remedy.  Mail that would have to wait because of a mistake in
+    the set-up is better not taken on in the first place.
     """
     spool: Path = configuration.spool_directory
     try:
@@ -344,3 +346,5 @@ def prepare_directories(configuration: Configuration) -> None:
             f"record.spool {spool}: cannot create the directory ({fault.strerror}); create it and "
             f"give it to the service's user"
         ) from None
+    for sdid, problem in keyring.load(configuration.keys_directory).problems.items():
+        log.error("key-unusable", sdid=sdid, problem=problem)

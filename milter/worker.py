@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import threading
 import time
 
@@ -46,6 +47,11 @@ def run(configuration: Configuration, listener: socket.socket, control: socket.s
     )
     sessions = Sessions(services)
     sessions.register("carbonseal")
+    # pymilter cannot hand over a HELO argument that is no UTF-8: it prints the fault and goes on,
+    # and the argument stays unknown.  Any client can cause that, so it is a line and no traceback.
+    sys.excepthook = lambda kind, fault, _: log.warning(
+        "callback-argument-unreadable", fault=kind.__name__, text=str(fault)
+    )
     spare = os.dup(listener.fileno())
     try:
         # Debian's libmilter takes an open socket by number; upstream's does not.

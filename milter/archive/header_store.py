@@ -18,6 +18,7 @@ from collections.abc import Sequence
 Field = tuple[str, str]  # name and value, lossless text as in the record
 
 _FORMAT_1 = 1
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 # What header sections say again and again; the likeliest at the end, where references are short.
 _DICTIONARY_1 = (
     b'["X-Spam-Status"," No, score=["X-Originating-IP"," [["X-Priority"," 3"],["Auto-S'
@@ -50,7 +51,7 @@ _DICTIONARY_1 = (
 
 def compress(fields: Sequence[Sequence[str]]) -> bytes:
     """The stored form of header fields in order."""
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    text = _encode(fields)
     packer = zlib.compressobj(level=6, wbits=-15, zdict=_DICTIONARY_1)
     return b"%c%b%b" % (
         _FORMAT_1,

@@ -24,6 +24,8 @@ from carbonseal.milter.archive import derive, header_store, schema, terms
 from carbonseal.milter.archive.derive import Derived
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# ASCII: surrogates stand as escapes, so the text is fit for every database and exact.
+_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _LOGIN, _CLIENT = "{login}", "{client}"
 
 
@@ -260,10 +262,9 @@ def _take_part(rows: Rows, mailbox: str, role: int) -> None:
         rows.participants[base] = rows.participants.get(base, 0) | role << schema.INDIRECT
     domain = mailbox.rpartition("@")[2] if "@" in mailbox else ""
     if domain:
-        shift = 0
-        for name in terms.domain_and_parents(domain):
-            rows.domains[name] = rows.domains.get(name, 0) | role << shift
-            shift = schema.INDIRECT
+        rows.domains[domain] = rows.domains.get(domain, 0) | role
+        for name in terms.parent_domains(domain):
+            rows.domains[name] = rows.domains.get(name, 0) | role << schema.INDIRECT
 
 
 def _mailbox(text: str) -> tuple[str | None, bytes | None]:
@@ -291,11 +292,6 @@ def _number(value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise ValueError(f"{value!r} is no number of octets, seconds or things")
     return value
-
-
-def _json(value: Any) -> str:
-    # ASCII: surrogates stand as escapes, so the text is fit for every database and exact.
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _text(value: str | None) -> str | None:

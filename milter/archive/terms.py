@@ -77,6 +77,7 @@ def term(text: str) -> int:
     return int.from_bytes(sha256(octets(text)).digest()[:8], "big", signed=True)
 
 
+@functools.lru_cache(maxsize=16384)
 def mailbox(address: str) -> str:
     """The form under which an address is looked up: local part without regard to case."""
     local_part, at, domain = address.rpartition("@")
@@ -90,19 +91,20 @@ def mailbox_hash(address: str) -> bytes:
 
 def without_extension(address: str) -> str:
     """`bob@x` for `bob+tag@x`; the address itself when it has no extension."""
+    if "+" not in address:
+        return address
     local_part, _, domain = address.rpartition("@")
     base, plus, _ = local_part.partition("+")
     return f"{base}@{domain}" if plus and base and not base.startswith('"') else address
 
 
-def domain_and_parents(domain: str) -> Iterator[str]:
-    """`a.b.example`, then `b.example`, then `example`; a literal has no parents."""
-    yield domain
+@functools.lru_cache(maxsize=16384)
+def parent_domains(domain: str) -> tuple[str, ...]:
+    """`b.example` and `example` for `a.b.example`; a literal has no parents."""
     if domain.startswith("["):
-        return
+        return ()
     labels = domain.split(".")
-    for start in range(max(1, len(labels) - 9), len(labels)):
-        yield ".".join(labels[start:])
+    return tuple(".".join(labels[start:]) for start in range(max(1, len(labels) - 9), len(labels)))
 
 
 def words(text: str) -> list[str]:

@@ -303,6 +303,10 @@ class PrivatePostfix:
         """Try every deferred message now."""
         self._command("postqueue", "-f")
 
+    def requeue(self) -> None:
+        """postsuper -r ALL: every queued message goes through cleanup again."""
+        self._command("postsuper", "-r", "ALL")
+
     def wait_until_empty(self, timeout: float = 30.0) -> None:
         """Wait until nothing is queued, deferred mail included."""
         self._wait(lambda: not self.queue(), "empty its queue", timeout)
