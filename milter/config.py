@@ -245,7 +245,9 @@ def assemble(document: config_file.Document) -> Configuration:
     try:
         model = FileModel.model_validate(document.content)
     except pydantic.ValidationError as fault:
-        problems = [_sentence(document, error) for error in fault.errors()]
+        # A misspelt key is often the reason why another one is missing: it is named first.
+        errors = sorted(fault.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        problems = [_sentence(document, error) for error in errors]
         raise InvalidConfiguration(sorted(set(problems), key=problems.index)) from None
     model = _with_absolute_paths(model, document.path.resolve().parent)
     digest = hashlib.sha256(model.model_dump_json().encode()).hexdigest()

@@ -22,6 +22,8 @@ from carbonseal.policies.errors import ConfigurationError
 
 MAX_BYTES = 4 * 1024 * 1024
 
+_PYTHON = "tag:yaml.org,2002:python/"
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -83,6 +85,11 @@ def _value(
     path: Path,
 ) -> Any:
     lines.setdefault(key_path, node.start_mark.line + 1)
+    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith(_PYTHON):
+        raise ConfigurationError(
+            f"{path}, line {node.start_mark.line + 1}: the YAML tag {node.tag} is not allowed; "
+            f"write plain values"
+        )
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:

@@ -73,6 +73,9 @@ SENTENCES: Mapping[str, str] = {
     "key-unusable": "Not signed: the key cannot be used: {about}",
     "too-many-fields": "Not signed: {about} header fields would have to be covered.",
     "line-too-long": "Not signed: Postfix cuts lines over 998 octets after the milter ({about}).",
+    "bare-line-ends": (
+        "Not signed: the body holds CR or LF that stand alone, which verifiers read differently."
+    ),
     "disputed-octets": (
         "Not signed: {about} holds control characters that verifiers read differently."
     ),

@@ -1,8 +1,9 @@
 """Will a signature survive what Postfix does after the milter?
 
 Promises: from facts counted while the message streamed by, says whether smtp(8) is sure to break a
-signature (a signed line over 998 octets is cut with CRLF SPACE, smtp_proto.c, measured) or only
-might (8-bit content that a next hop without 8BITMIME has re-encoded).
+signature (a signed line over 998 octets is cut with CRLF SPACE, smtp_proto.c, measured; verifiers
+read CR and LF that stand alone differently, measured with three of them) or only might (8-bit
+content that a next hop without 8BITMIME has re-encoded).
 
 Does not: know the next hop, or change the message.
 """
@@ -24,6 +25,7 @@ class BodyFacts:
     size: int  # octets as the MTA will send them
     longest_line: int  # octets without CRLF
     is_eight_bit: bool
+    has_bare_line_ends: bool = False  # CR or LF that are not CRLF
 
 
 def longest_field_line(name: str, value: bytes) -> int:
@@ -39,6 +41,8 @@ def broken_by(body: BodyFacts, field_lines: Iterable[tuple[str, int]]) -> Reason
     """Why a signature over these signed fields and body is sure to break; None when it is not."""
     if body.longest_line > LINE_LIMIT:
         return Reason("line-too-long", f"body, {body.longest_line} octets")
+    if body.has_bare_line_ends:
+        return Reason("bare-line-ends")
     for name, length in field_lines:
         if length > LINE_LIMIT:
             return Reason("line-too-long", f"{name}, {length} octets")
