@@ -97,10 +97,14 @@ def _octets(encoding: str, text: str) -> bytes:
     raw = text.encode("utf-8", "surrogateescape")
     if encoding in "qQ":
         return _Q_OCTET.sub(lambda found: bytes((int(found[1], 16),)), raw.replace(b"_", b" "))
-    raw = _NOT_BASE64.sub(b"", raw)
-    if len(raw) % 4 == 1:
-        raw = raw[:-1]  # six bits make no octet
-    return binascii.a2b_base64(raw + b"=" * (-len(raw) % 4))
+    # Padding inside: a composer encoded piece by piece.
+    return b"".join(_base64(_NOT_BASE64.sub(b"", piece)) for piece in raw.split(b"="))
+
+
+def _base64(piece: bytes) -> bytes:
+    if len(piece) % 4 == 1:
+        piece = piece[:-1]  # six bits make no octet
+    return binascii.a2b_base64(piece + b"=" * (-len(piece) % 4))
 
 
 _DATE = re.compile(
