@@ -141,8 +141,8 @@ def _message(record: Mapping[str, Any], derived: Derived) -> Columns:
         "login": _text(login),
         "login_hash": login_hash(login) if login else None,
         **_reverse_path(record["reverse_path"]),
-        "crossing": schema.CROSSINGS.index(record["crossing"]),
-        "disposition": schema.DISPOSITIONS.index(record["disposition"]),
+        "crossing": _code(schema.CROSSINGS, record["crossing"]),
+        "disposition": _code(schema.DISPOSITIONS, record["disposition"]),
         "is_signed": bool(record["signatures"]),
         "archive_addressed": bool(record["archive_addressed"]),
         "author_count": len(derived.authors),
@@ -182,7 +182,7 @@ def _circumstance(record: Mapping[str, Any]) -> Circumstance:
         tls=None if tls is None else _json(tls),
         origin_kind=terms.storable(origin["kind"]),
         origin_about=terms.storable(about),
-        reverse_path_place=schema.PLACES.index(reverse_path["place"]),
+        reverse_path_place=_code(schema.PLACES, reverse_path["place"]),
         reverse_path_why=_reason(reverse_path["why"])[0],
         body_canonicalization=_text(body_hash["canonicalization"]) if body_hash else None,
     )
@@ -199,7 +199,7 @@ def _reverse_path(path: Mapping[str, Any]) -> Columns:
 
 def _recipient(path: Mapping[str, Any]) -> Columns:
     route = Route(
-        place=schema.PLACES.index(path["place"]),
+        place=_code(schema.PLACES, path["place"]),
         why=_reason(path["why"])[0],
         mailer=_text(path["mailer"]),
         host=_text(path["host"]),
@@ -286,6 +286,12 @@ def _microseconds(text: str) -> int:
     if moment.tzinfo is None:
         raise ValueError(f"recorded_at {text!r} has no time zone")
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _code(names: tuple[str, ...], name: str) -> int:
+    if name not in names:
+        raise ValueError(f"{name!r} is none of {', '.join(names)}")
+    return names.index(name)
 
 
 def _number(value: Any) -> int:

@@ -203,7 +203,13 @@ class _Writer:
         return 0.0 if moved else _POLL_SECONDS
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database, and of all that was known about it.
+
+        The next connection may lead to another one, restored from a backup, say.
+        """
+        self._dictionary = Dictionary()
+        self._progress.clear()
+        self._sizes.clear()
         self._disconnect()
         if self._engine is not None:
             self._engine.dispose()
@@ -226,10 +232,6 @@ class _Writer:
     def _back_off(self, fault: Exception) -> float:
         """Forget the connection, say what is wrong if that is new, and how long to wait."""
         self.close()
-        # The next connection may lead to another database, one restored from a backup, say.
-        self._dictionary = Dictionary()
-        self._progress.clear()
-        self._sizes.clear()
         sentence = self._sentence(fault)
         if sentence != self._trouble:
             self._report("database-waits", problem=sentence)

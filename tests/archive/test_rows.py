@@ -1,0 +1,225 @@
+"""A record becomes rows and becomes the same record again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.archive import build_recipient, build_record, build_reverse_path, build_signature
+
+from carbonseal.milter.archive import header_store, record, rows, terms
+from carbonseal.policies import address
+
+NUL_AND_MORE = "a\0b\udcff\u202e\U0001f4e7"
+
+# What the wire can bring: UTF-8 and, as lone surrogates, octets that are none.
+wire_text = st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+mailbox_text = st.builds("{}@{}".format, wire_text, st.sampled_from(["x.example", "X.Example", ""]))
+path = st.builds(
+    build_recipient,
+    mailbox_text | st.just("") | wire_text,
+    raw=wire_text,
+    resolved=st.none() | wire_text,
+    mailer=st.none() | wire_text,
+    esmtp=st.lists(wire_text, max_size=3),
+    place=st.sampled_from(["inside", "outside", "unknown"]),
+    why=wire_text,
+)
+
+
+def through_sql_text(text: Any) -> Any:
+    """What a database may refuse in a text column."""
+    assert "\0" not in text
+    text.encode("utf-8")
+
+
+def check_storable(content: rows.Rows) -> None:
+    for columns in (content.message, content.header_section, *content.recipients):
+        for value in columns.values():
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and text not in address_values(content):
+                    through_sql_text(text)
+
+
+def address_values(content: rows.Rows) -> set[str | None]:
+    """Addresses are referred to by their lossless value; the dictionary makes them storable."""
+    named = {one["address"] for one in content.recipients}
+    return named | {content.message["reverse_path"], content.message["author"]}
+
+
+ODD_RECORDS = [
+    pytest.param({}, False, id="ordinary"),
+    pytest.param({"login": None, "login_method": None, "tls": None}, False, id="no-login-no-tls"),
+    pytest.param({"origin": {"kind": "network", "about": "192.0.2.7"}}, False, id="by-client"),
+    pytest.param({"origin": {"kind": "login", "about": "{client}"}}, True, id="origin-placeholder"),
+    pytest.param({"reverse_path": build_reverse_path("")}, False, id="null-reverse-path"),
+    pytest.param(
+        {"reverse_path": build_reverse_path("Alice@example.com", raw="<Alice@EXAMPLE.com>")},
+        False,
+        id="mixed-case",
+    ),
+    pytest.param(
+        {
+            "recipients": [
+                build_recipient(
+                    "bob@remote.test",
+                    raw="<bob%remote.test@example.com>",
+                    why="recipient-rerouted(<bob%remote.test@example.com> is bob@remote.test)",
+                )
+            ]
+        },
+        False,
+        id="percent-hack",
+    ),
+    pytest.param({"recipients": [], "archive_recipients": []}, False, id="no-recipients"),
+    pytest.param({"signatures": []}, False, id="unsigned"),
+    pytest.param(
+        {"signatures": [build_signature(auid="alice@mail.example.com", expires_at=1_800_000_000)]},
+        False,
+        id="auid-and-expiry",
+    ),
+    pytest.param({"body_hash": None}, False, id="no-body-hash"),
+    pytest.param({"queue_id": "Q" * 300}, True, id="endless-queue-id"),
+    pytest.param({"header_fields": []}, False, id="no-header-fields"),
+    pytest.param({"header_fields": [["Subject", NUL_AND_MORE]] * 2}, False, id="odd-subject"),
+    pytest.param(
+        {"client": {"address": "", "port": 0, "name": NUL_AND_MORE, "helo": "\udc80"}},
+        True,
+        id="odd-client",
+    ),
+    pytest.param(
+        {"client": {"address": "2001:DB8::1", "port": 1, "name": "", "helo": ""}},
+        True,
+        id="client-not-canonical",
+    ),
+    pytest.param({"listener": NUL_AND_MORE, "login": NUL_AND_MORE}, True, id="odd-login"),
+    pytest.param({"reasons": [NUL_AND_MORE]}, False, id="odd-reason"),
+    pytest.param({"a-later-key": {"nested": [1, None, "x"]}}, True, id="key-of-a-later-version"),
+]
+
+
+@pytest.mark.parametrize(("changes", "kept_verbatim"), ODD_RECORDS)
+def test_a_record_is_its_rows(changes: dict[str, Any], kept_verbatim: bool) -> None:
+    """Nothing is lost between record and rows, and only the odd ones cost the whole text."""
+    content = json.loads(json.dumps(build_record(**changes)))
+    made = rows.split(content)
+    assert rows.join(made) == content
+    assert (made.message["verbatim"] is not None) is kept_verbatim
+    check_storable(made)
+
+
+@given(
+    recipients=st.lists(path, max_size=4),
+    reverse_path=path,
+    fields=st.lists(st.tuples(wire_text, wire_text).map(list), max_size=6),
+    helo=wire_text,
+    login=st.none() | wire_text,
+)
+def test_whatever_the_wire_brings_comes_back(
+    recipients: list[Any], reverse_path: Any, fields: list[Any], helo: str, login: str | None
+) -> None:
+    """Any octets in any place survive, and no text column gets what a database refuses."""
+    content = build_record(
+        recipients=recipients,
+        reverse_path=reverse_path,
+        header_fields=fields,
+        login=login,
+        client={"address": "192.0.2.1", "port": 1, "name": "", "helo": helo},
+    )
+    content = record.parse(record.encode(content))
+    made = rows.split(content)
+    assert rows.join(made) == content
+    check_storable(made)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"record_id": "no-ulid"}, id="record-id"),
+        pytest.param({"crossing": "sideways"}, id="crossing"),
+        pytest.param({"recorded_at": "yesterday"}, id="time"),
+        pytest.param({"recorded_at": "2026-11-21T05:00:00"}, id="time-without-zone"),
+        pytest.param({"size": {"a": 1}}, id="size-of-wrong-type"),
+        pytest.param({"size": 1 << 64}, id="size-too-great"),
+        pytest.param({"recipients": None}, id="recipients-missing"),
+        pytest.param({"reverse_path": {}}, id="reverse-path-empty"),
+        pytest.param({"header_fields": [["only-a-name"]]}, id="half-a-field"),
+    ],
+)
+def test_what_cannot_become_rows_says_why(changes: dict[str, Any]) -> None:
+    """A bad record is refused with a reason, never with a traceback."""
+    with pytest.raises(rows.Unloadable, match="the record"):
+        rows.split(build_record(**changes))
+
+
+@given(st.lists(st.tuples(st.text(), st.text(alphabet=st.characters(codec=None)))))
+def test_a_header_section_comes_back(fields: list[tuple[str, str]]) -> None:
+    """Compression is lossless, lone surrogates included."""
+    assert header_store.expand(header_store.compress(fields)) == fields
+
+
+def test_a_damaged_header_section_says_so() -> None:
+    """Damage is an error of its own, not a wrong answer."""
+    stored = header_store.compress([("Subject", " x")])
+    with pytest.raises(ValueError, match="damaged"):
+        header_store.expand(stored[:1] + b"\xff" + stored[2:])
+    with pytest.raises(ValueError, match="unknown format"):
+        header_store.expand(b"\x09")
+
+
+WORDS = [
+    pytest.param("Jahresbericht für MÜLLER", ["jahresbericht", "fur", "muller"], id="umlauts"),
+    pytest.param("STRASSE Straße", ["strasse"], id="sharp-s-is-double-s"),
+    pytest.param("re: Re: RE:", ["re"], id="once-each"),
+    pytest.param("שלום  עולם", ["שלום", "עולם"], id="right-to-left"),
+    pytest.param("cafe\u0301 café", ["cafe"], id="composed-or-not"),
+    pytest.param("order_42-b", ["order", "42", "b"], id="punctuation-parts"),
+    pytest.param("!?", [], id="no-word"),
+    pytest.param("", [], id="nothing"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), WORDS)
+def test_words_fold_case_and_accents(text: str, expected: list[str]) -> None:
+    """Two spellings that people call the same word are the same word."""
+    assert terms.words(text) == expected
+
+
+@given(st.integers(min_value=0, max_value=(1 << 128) - 1))
+def test_record_ids_pack_and_sort_like_time(value: int) -> None:
+    """Sixteen octets hold a record id, and their order is its order."""
+    packed = value.to_bytes(16, "big")
+    text = terms.unpack_record_id(packed)
+    assert terms.pack_record_id(text) == packed
+    assert (text < terms.first_record_id(1 << 47)) == (value < 1 << 127)
+
+
+def test_a_made_record_id_is_found_from_its_millisecond_on() -> None:
+    """The bound of a search by time lies just before the records of its millisecond."""
+    made = record.new_record_id(1_795_237_200_123)
+    assert terms.first_record_id(1_795_237_200_123) <= made
+    assert made < terms.first_record_id(1_795_237_200_124)
+
+
+@pytest.mark.parametrize(
+    ("text", "base"),
+    [
+        pytest.param("bob+tag@x.example", "bob@x.example", id="extension"),
+        pytest.param("bob+a+b@x.example", "bob@x.example", id="two"),
+        pytest.param("+tag@x.example", "+tag@x.example", id="nothing-before-it"),
+        pytest.param('"a+b"@x.example', '"a+b"@x.example', id="quoted"),
+        pytest.param("bob@x+y.example", "bob@x+y.example", id="in-the-domain"),
+    ],
+)
+def test_the_extension_is_left_out(text: str, base: str) -> None:
+    """An extension is what follows the first plus of an unquoted local part."""
+    assert terms.without_extension(text) == base
+
+
+def test_the_command_line_and_the_record_agree_on_mailboxes() -> None:
+    """What a person types is found under the hash of what the milter recorded."""
+    typed = str(address.parse_address("Bob@B\u00fccher.example"))
+    assert terms.mailbox(typed) == "bob@xn--bcher-kva.example"

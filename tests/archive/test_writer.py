@@ -1,0 +1,335 @@
+"""From the spool to SQL: every record once, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.archive import Archive, build_recipient, build_record
+
+from carbonseal.milter.archive import database, record, segments, writer
+from carbonseal.policies.errors import TryLater
+
+PATIENCE = 60.0
+
+
+@contextmanager
+def writing(archive: Archive) -> Iterator[threading.Event]:
+    """The writer's loop in a thread; stopped and joined at the end."""
+    stop = threading.Event()
+
+    def run() -> None:
+        writer.run(archive.spool_directory, archive.database_url, stop=stop, report=archive.report)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def stored(archive: Archive) -> int:
+    """Records in the database, by a connection of its own."""
+    if not archive.file.exists():
+        return 0
+    with sqlite3.connect(f"file:{archive.file}?mode=ro", uri=True, timeout=PATIENCE) as connection:
+        try:
+            return int(connection.execute("SELECT count(*) FROM message").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+
+def said(archive: Archive, event: str) -> list[dict[str, Any]]:
+    return [facts for name, facts in archive.events if name == event]
+
+
+def test_a_closed_segment_is_loaded_and_moved_away(archive: Archive) -> None:
+    """What was loaded is kept under loaded/, and the database knows its root."""
+    archive.put(*(build_record(number) for number in range(5)))
+    assert archive.load() == 5
+    assert segments.pending(archive.spool_directory) == []
+    [kept] = (archive.spool_directory / segments.LOADED).iterdir()
+    footer = json.loads(kept.read_bytes().splitlines()[-1])["footer"]
+    with archive.engine.connect() as connection:
+        row = connection.exec_driver_sql("SELECT * FROM segment").mappings().one()
+    assert (row["name"], row["records"], row["refused"]) == (footer["segment"], 5, 0)
+    assert row["merkle_root"].hex() == footer["merkle_root"]
+
+
+def test_an_open_segment_is_read_as_it_grows(archive: Archive) -> None:
+    """Records are found before their segment is closed, and only once after it is."""
+    segment = archive.put(build_record(1), is_closed=False)
+    assert archive.load() == 1
+    segment.put(record.encode(build_record(2)))
+    assert archive.load() == 1
+    segment.close()
+    assert archive.load() == 0
+    assert archive.rows("message") == 2
+    assert segments.pending(archive.spool_directory) == []
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_a_record_written_twice_is_stored_once(archive: Archive, copies: int) -> None:
+    """The milter may record twice rather than not at all; the archive counts once."""
+    content = build_record(1)
+    archive.put(*[content] * copies)
+    archive.put(content, build_record(2))
+    archive.load()
+    assert archive.rows("message") == 2
+    assert archive.rows("recipient") == 4
+    assert archive.show(content["record_id"]) == content
+
+
+def test_a_segment_that_comes_back_changes_nothing(archive: Archive) -> None:
+    """If the move to loaded/ is lost in a crash, loading again is harmless."""
+    archive.put(*(build_record(number) for number in range(3)))
+    archive.load()
+    [kept] = (archive.spool_directory / segments.LOADED).iterdir()
+    kept.rename(archive.spool_directory / kept.name)
+    assert archive.load() == 0
+    assert archive.rows("message") == 3
+
+
+def test_segments_rebuild_a_lost_database(archive: Archive) -> None:
+    """The kept segments are enough to make the archive again."""
+    contents = [build_record(number) for number in range(4)]
+    archive.fill(*contents)
+    archive.file.unlink()
+    for kept in (archive.spool_directory / segments.LOADED).iterdir():
+        kept.rename(archive.spool_directory / kept.name)
+    assert archive.load() == 4
+    assert [archive.show(one["record_id"]) for one in contents] == contents
+
+
+def broken_line(content: dict[str, Any]) -> bytes:
+    return record.encode(content).replace(b"alice", b"mallo", 1)
+
+
+POISON = [
+    pytest.param(broken_line(build_record(1)), "checksum", id="checksum"),
+    pytest.param(record.encode(build_record(1, crossing="sideways")), "sideways", id="crossing"),
+    pytest.param(record.encode({"v": 1}), "lacks", id="no-record"),
+]
+
+
+@pytest.mark.parametrize(("line", "why"), POISON)
+def test_a_bad_line_is_set_aside_and_the_others_go_on(
+    archive: Archive, line: bytes, why: str
+) -> None:
+    """One poisoned record costs itself only, and is kept with its reason."""
+    good = [record.encode(build_record(number)) for number in range(2, 6)]
+    path = archive.put_lines(*good[:2], line, *good[2:])
+    assert archive.load() == 4
+    [aside] = (archive.spool_directory / segments.SET_ASIDE).iterdir()
+    kept = json.loads(aside.read_bytes())
+    assert kept["line"].encode() == line
+    assert kept["segment"] == path.name.removesuffix(".jsonl")
+    assert why in kept["why"]
+    assert archive.rows("set_aside") == 1
+    assert len(said(archive, "record-set-aside")) == 1
+
+
+def test_a_record_that_the_database_refuses_is_found_by_halving(archive: Archive) -> None:
+    """Where only the database can tell, the batch is halved until the bad record stands alone."""
+    archive.fill(build_record(0))
+    with sqlite3.connect(archive.file) as connection:
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON message WHEN NEW.queue_id = '4XYZ37'"
+            " BEGIN SELECT RAISE(ABORT, 'refused for the test'); END"
+        )
+    archive.put(*(build_record(number) for number in range(1, 101)))
+    assert archive.load() == 99
+    [aside] = (archive.spool_directory / segments.SET_ASIDE).iterdir()
+    assert "refused for the test" in json.loads(aside.read_bytes())["why"]
+    assert archive.search(queue_id="4XYZ37") == []
+    assert len(archive.search(queue_id="4XYZ36")) == 1
+    assert archive.rows("participant") == archive.rows("message") * 2
+
+
+def test_a_torn_line_counts_as_nothing(archive: Archive) -> None:
+    """A write that was cut short was never acknowledged: it is neither loaded nor set aside."""
+    line = record.encode(build_record(1))
+    archive.put_lines(line[:50] + b"\n", record.encode(build_record(2)))
+    assert archive.load() == 1
+    assert not (archive.spool_directory / segments.SET_ASIDE).exists()
+
+
+def test_a_locked_database_is_waited_for(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another program holds the database nothing is lost; it is said once, and once more."""
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
+    archive.fill(build_record(0))
+    holder = sqlite3.connect(archive.file, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with writing(archive):
+        archive.put(*(build_record(number) for number in range(1, 51)))
+        wait_for(lambda: bool(said(archive, "database-waits")))
+        archive.put(*(build_record(number) for number in range(51, 101)))
+        assert not said(archive, "database-serves-again")
+        holder.execute("ROLLBACK")
+        wait_for(lambda: stored(archive) == 101)
+        wait_for(lambda: bool(said(archive, "database-serves-again")))
+    holder.close()
+    assert len(said(archive, "database-waits")) == 1
+    assert "locked" in said(archive, "database-waits")[0]["problem"]
+
+
+def test_a_missing_directory_is_waited_for(tmp_path: Path) -> None:
+    """The database's directory may appear later, on a mount for instance."""
+    archive = Archive(tmp_path)
+    archive.file = tmp_path / "later" / "archive.db"
+    archive.database_url = f"sqlite:///{archive.file}"
+    archive.put(build_record(1))
+    with writing(archive):
+        wait_for(lambda: bool(said(archive, "database-waits")))
+        archive.file.parent.mkdir()
+        wait_for(lambda: stored(archive) == 1)
+    assert str(archive.file.parent) in said(archive, "database-waits")[0]["problem"]
+
+
+def test_a_database_that_is_removed_is_made_again(archive: Archive) -> None:
+    """The writer does not go on writing into a file that nobody can open any more."""
+    with writing(archive):
+        archive.put(build_record(1))
+        wait_for(lambda: stored(archive) == 1)
+        for path in archive.file.parent.glob("archive.db*"):
+            path.unlink()
+        archive.put(build_record(2))
+        wait_for(lambda: stored(archive) == 1)
+    assert archive.search(queue_id="4XYZ2")
+
+
+def test_what_is_in_the_spool_at_the_stop_is_still_loaded(archive: Archive) -> None:
+    """A stop takes the records along that were sealed before it."""
+    with writing(archive) as stop:
+        archive.put(*(build_record(number) for number in range(20)))
+        stop.set()
+    assert stored(archive) == 20
+
+
+def test_one_writer_at_a_time(archive: Archive) -> None:
+    """A second writer on the same spool is refused with a sentence."""
+    with writing(archive):
+        archive.put(build_record(1))
+        wait_for(lambda: stored(archive) == 1)
+        with pytest.raises(writer.SpoolTaken, match="another writer"):
+            archive.load()
+
+
+def test_without_a_spool_there_is_a_sentence(archive: Archive) -> None:
+    """A missing spool directory is named."""
+    archive.spool_directory.rmdir()
+    with pytest.raises(TryLater, match=str(archive.spool_directory)):
+        archive.load()
+
+
+def test_the_supervisor_stops_the_writer(archive: Archive) -> None:
+    """Anything from the supervisor, or its end, is the sign to stop."""
+    ours, theirs = socket.socketpair()
+    archive.put(build_record(1))
+    status: list[int] = []
+
+    def serve() -> None:
+        status.append(writer.serve(archive.spool_directory, archive.database_url, theirs))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    wait_for(lambda: stored(archive) == 1)
+    ours.close()
+    thread.join(PATIENCE)
+    theirs.close()
+    assert status == [0]
+
+
+def test_the_file_is_not_for_everybody(archive: Archive) -> None:
+    """Owner writes, group reads, others nothing; SQLite's side files follow."""
+    with writing(archive):
+        archive.put(build_record(1))
+        wait_for(lambda: stored(archive) == 1)
+        for path in archive.file.parent.glob("archive.db*"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_many_recipients_share_a_record(archive: Archive) -> None:
+    """Five thousand recipients are five thousand rows, each found."""
+    recipients = [build_recipient(f"r{number}@many.example") for number in range(5000)]
+    content = build_record(1, recipients=recipients)
+    archive.fill(content)
+    assert archive.show(content["record_id"]) == content
+    assert archive.search(recipient="r4999@many.example") == [content["record_id"]]
+
+
+KILLED_WRITER = """
+import sys
+from pathlib import Path
+from carbonseal.milter.archive import writer
+
+class Never:
+    def is_set(self): return False
+    def wait(self, timeout): import time; time.sleep(min(timeout, 0.01)); return False
+
+writer.BATCH = 7
+writer.run(Path(sys.argv[1]), sys.argv[2], stop=Never(), report=lambda *_, **__: None)
+"""
+
+
+@pytest.mark.chaos
+def test_killing_the_writer_neither_loses_nor_doubles(archive: Archive) -> None:
+    """kill -9 at random moments while segments grow, close and are loaded."""
+    rng = random.Random(20)
+    contents = [build_record(number) for number in range(1500)]
+    waiting = list(contents)
+    kills = 0
+    segment = archive.put(is_closed=False)
+    while waiting or kills < 25:
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED_WRITER, archive.spool_directory, archive.database_url]
+        )
+        # The kill comes at a random amount of work, before anything was loaded included.
+        goal = stored(archive) + rng.randrange(0, 60)
+        for _ in range(rng.randrange(30, 90)):
+            if waiting:
+                segment.put(record.encode(waiting.pop(0)))
+        if rng.random() < 0.5:
+            segment.close()
+        total = len(contents) - len(waiting)
+        wait_for(lambda goal=goal, total=total: stored(archive) >= min(goal, total))  # type: ignore[misc]
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    segment.close()
+    archive.load()
+    assert archive.rows("message") == len(contents)
+    assert archive.search(limit=None) == sorted(
+        (one["record_id"] for one in contents), reverse=True
+    )
+    for table, per_message in (("recipient", 2), ("participant", 2), ("signature", 1)):
+        assert archive.rows(table) == len(contents) * per_message
+    with archive.engine.connect() as connection:
+        counted = connection.exec_driver_sql("SELECT sum(records), sum(refused) FROM segment")
+        assert tuple(counted.one()) == (len(contents), 0)
+    for content in rng.sample(contents, 20):
+        assert archive.show(content["record_id"]) == content
