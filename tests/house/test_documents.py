@@ -7,6 +7,7 @@ their keys and defaults are compared here.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -118,7 +119,30 @@ def reasons_table() -> str:
     return "\n".join(rows)
 
 
-GENERATED = {"commands": commands_table, "reasons": reasons_table}
+FOLDERS = {
+    "policies": "DECIDE: values in, values with reasons out; no files, sockets, clock or logs",
+    "keys": "HOLD: the only room that sees private key bytes",
+    "milter": "SPEAK: the process, its configuration and its commands",
+    "milter/archive": "the memory of what was sealed: record, spool, database, questions",
+    "milter/archive/migrations": "the steps of the database's schema",
+}
+
+
+def house_map() -> str:
+    """Each folder and module with the first line of its manual page."""
+    lines = ["```"]
+    for folder, about in FOLDERS.items():
+        lines += (
+            ["", f"{folder + '/':28} {about}"] if len(lines) > 1 else [f"{folder + '/':28} {about}"]
+        )
+        for path in sorted((ROOT / folder).glob("*.py")):
+            docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+            if path.name != "__init__.py":
+                lines.append(f"  {path.name:26} {docstring.splitlines()[0].rstrip('.')}")
+    return "\n".join([*lines, "```"])
+
+
+GENERATED = {"map": house_map, "commands": commands_table, "reasons": reasons_table}
 
 
 def block(name: str) -> str:
@@ -229,6 +253,34 @@ def test_every_file_the_documents_name_is_there() -> None:
     for document in (README, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"):
         for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", document.read_text()):
             assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
+def logged() -> set[str]:
+    """Every event name in the code: the first argument of whatever logs or reports."""
+    found = set()
+    for path in (ROOT / "milter").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and is_logging(node.func):
+                names = [one for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant)]
+                found |= {str(one.value) for one in names}
+    return {name for name in found if re.fullmatch(r"[a-z]+(-[a-z]+)*", name)} - {"accept"}
+
+
+def is_logging(called: ast.expr) -> bool:
+    if isinstance(called, ast.Name):
+        return called.id in {"report", "write"}
+    if not isinstance(called, ast.Attribute):
+        return False
+    if called.attr == "_report":
+        return True
+    is_log = isinstance(called.value, ast.Name) and called.value.id in {"log", "_log"}
+    return is_log and called.attr in {"event", "info", "warning", "error"}
+
+
+def test_the_manual_explains_every_event_of_the_log() -> None:
+    """Alarms are set on these names."""
+    named = {name for row in rows("events") for name in re.findall(r"[a-z-]+", row[0])}
+    assert named == logged()
 
 
 # --- The example configuration --------------------------------------------------------------------
