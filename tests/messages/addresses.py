@@ -16,6 +16,7 @@ def sent_to(
     internal: bool = False,
     copy: bool | None = None,
     parameters: tuple[bytes, ...] = (),
+    reasons: str = "",
     note: str = "",
 ) -> Case:
     """A letter of ours to these recipients."""
@@ -28,6 +29,7 @@ def sent_to(
         to=to,
         copy=copy,
         parameters=parameters,
+        reasons=reasons,
         note=note,
     )
 
@@ -38,18 +40,21 @@ CASES = (
         b"bob%remote.test@example.com",
         about="Postfix delivers it to bob@remote.test: it leaves, and must be copied.",
         covers="rerouted-recipient",
+        reasons="recipient-rerouted",
     ),
     sent_to(
         "quoted-inner-at",
         b'"bob@remote.test"@example.com',
         about="Postfix looks inside the quotes and delivers outside.",
         covers="rerouted-recipient quoted-local-part",
+        reasons="recipient-rerouted",
     ),
     sent_to(
         "bang-path",
         b"remote.test!bob@example.com",
         about="Postfix reads bang paths and delivers outside.",
         covers="rerouted-recipient",
+        reasons="recipient-rerouted",
     ),
     sent_to(
         "source-route",
@@ -71,6 +76,7 @@ CASES = (
         b"bob@partner.example",
         about="The sender copies the archive himself; a second copy would double it.",
         covers="archive-addressed",
+        reasons="archive-addressed recipient-outside",
         copy=False,
     ),
     sent_to(
@@ -78,6 +84,7 @@ CASES = (
         ARCHIVE,
         about="Mail to the archive itself needs no copy.",
         covers="archive-addressed",
+        reasons="recipient-is-archive",
         internal=True,
         note="The archive recipient counts as inside, whatever its domain.",
     ),
@@ -87,6 +94,7 @@ CASES = (
         b"bob@partner.example",
         about="Postfix merges recipients without regard to case.",
         covers="archive-addressed",
+        reasons="archive-addressed recipient-outside",
         copy=False,
     ),
     sent_to(

@@ -27,7 +27,16 @@ def body(
     def build() -> bytes:
         return letter(body=content if isinstance(content, bytes) else content())
 
-    return case(name, about, covers=covers, build=build, why=why, parameters=parameters, note=note)
+    return case(
+        name,
+        about,
+        covers=covers,
+        build=build,
+        why=why,
+        parameters=parameters,
+        reasons="eight-bit-content" if "eight-bit-body" in covers.split() else "",
+        note=note,
+    )
 
 
 def cut_at_chunk(octets: bytes, before: int, after: bytes = b"the end\r\n") -> bytes:

@@ -5,8 +5,8 @@ xn--bcher-kva.example), the network 192.0.2.0/24, the listener submission, and e
 and sendmail(1) prove nothing.  There are active keys for example.com, mail.corp.example.com and
 xn--bcher-kva.example, no rules besides, canonicalization relaxed/relaxed.  The archive recipient is
 archive@archive.example.net, for mail that crosses.  The next hop offers 8BITMIME, SMTPUTF8 and DSN.
-Postfix 3.7 with its defaults accepts messages of up to 60 MB, relays for inside and submission
-clients, and lets outside clients write to our domains only.
+Postfix 3.7 with the parameters POSTFIX relays for inside, submission and loopback clients; with
+POSTFIX_OUTSIDE on its listener, outside clients may write to our domains only.
 
 Promises: plain values; `build` gives the same octets at every call and is the only thing that may
 take time or memory.
@@ -16,7 +16,7 @@ Does not: send anything, or know Carbonseal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +32,21 @@ CLIENTS = {
     "sendmail": "127.0.0.1",  # with port 0
 }
 
+POSTFIX: Mapping[str, str] = {
+    "message_size_limit": "60000000",
+    "mailbox_size_limit": "0",
+    "queue_minfree": "0",
+    "myorigin": "example.com",
+    # To Postfix the two spellings are two domains.
+    "mydestination": "example.com, xn--bcher-kva.example, bücher.example, localhost",
+    # Else Postfix adds From and completes addresses for every XCLIENT client of a loopback test,
+    # which it does not do for real clients in the network.
+    "local_header_rewrite_clients": "",
+}
+POSTFIX_OUTSIDE: Mapping[str, str] = {
+    "smtpd_relay_restrictions": "permit_mynetworks, reject_unauth_destination",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expect:
@@ -42,7 +57,8 @@ class Expect:
     crossing: Crossing
     copy: bool  # the archive recipient is added
     smtp: Smtp = "250"  # first digit of a refusal; 'postfix': refused before any milter decides
-    verifies: bool = True  # every verifier accepts what the next hop received, when signed
+    verifies: bool = True  # all verifiers accept what was delivered; False: `note` says who not
+    reasons: tuple[str, ...] = ()  # codes that must be recorded besides
     note: str = ""  # doubts, and what Postfix does with it
 
 

@@ -104,6 +104,8 @@ def case(
     parameters: Sequence[bytes] = (),
     copy: bool | None = None,
     smtp: Smtp = "250",
+    verifies: bool = True,
+    reasons: str = "",
     note: str = "",
 ) -> Case:
     """A case that is signed unless `why` or `smtp` says otherwise, and copied when it crosses.
@@ -128,6 +130,8 @@ def case(
             crossing=crossing,
             copy=(crossing != "internal" and is_taken) if copy is None else copy,
             smtp=smtp,
+            verifies=verifies,
+            reasons=tuple(reasons.split()),
             note=note,
         ),
     )

@@ -226,7 +226,14 @@ _NUMBER = (
         "Postfix cuts one field at header_size_limit; signing comes after.",
         covers="large-header long-value",
         build=lambda: letter(b"X-Spam-Report:" + b"\r\n  0.1 RULE hit in this line" * 4200),
-        note="header_size_limit 102400; libmilter takes packets of 65,535 octets by default.",
+        note="header_size_limit 102400.",
+    ),
+    case(
+        "signed-field-longer-than-postfix-keeps",
+        "The same in a field that is signed: what was cut is what must be signed.",
+        covers="large-header long-value",
+        build=lambda: letter(b"References:" + b"\r\n <0123456789abcdef@example.com>" * 4000),
+        note="More than the 65,535 octets of a milter packet; Debian's libmilter takes it.",
     ),
     case(
         "message-id-of-twelve-kilobytes",

@@ -66,6 +66,7 @@ _MACHINES = (
         "bounce-from-outside",
         "A null reverse-path from a stranger is not ours, whatever maps of addresses say.",
         covers="bounce null-reverse-path",
+        reasons="null-reverse-path-outside",
         build=lambda: _bounce(
             b"MAILER-DAEMON@partner.example (Mail Delivery System)", b"alice@example.com", letter()
         ),
@@ -78,6 +79,7 @@ _MACHINES = (
         "bounce-from-our-server",
         "Our own bounces leave with a null reverse-path and need a signature like all mail.",
         covers="bounce null-reverse-path",
+        reasons="null-reverse-path-inside",
         build=lambda: _bounce(
             b"MAILER-DAEMON@example.com (Mail Delivery System)", b"carol@partner.example", letter()
         ),
@@ -186,6 +188,7 @@ _LISTS = (
         "srs-from-our-forwarder",
         "A forwarder of ours rewrote the reverse-path: it looks inside and began outside.",
         covers="srs foreign-author",
+        reasons="reverse-path-srs",
         build=partial(letter, b"From: Dave <dave@remote.test>", b"To: bob@example.com"),
         why="author-not-ours",
         crossing="inbound",
@@ -257,11 +260,25 @@ _SIGNED = (
     ),
     _signed_before(
         "signed-many-times-before",
-        "Twelve signatures above and a broken one below.",
+        "Each relay and list on the way left one; ours is the topmost.",
         *(SEALED_BY_PARTNER.replace(b"2026a", b"s%d" % at) for at in range(12)),
-        b"DKIM-Signature: this is none",
-        b"dkim-signature:",
         covers="already-signed many-fields",
+    ),
+    case(
+        "signature-field-that-is-none-before",
+        "A broken signature field of a program before us spoils ours for one verifier.",
+        covers="already-signed malformed-signature",
+        build=lambda: section(b"DKIM-Signature: this is none", *_standard_fields()),
+        verifies=False,
+        note="libopendkim 2.11 gives up ('Syntax error'); dkimpy and Mail::DKIM accept ours.",
+    ),
+    case(
+        "empty-signature-field-before",
+        "The same with a field that a filter has emptied.",
+        covers="already-signed malformed-signature empty-value",
+        build=lambda: section(b"dkim-signature:", *_standard_fields()),
+        verifies=False,
+        note="libopendkim 2.11 gives up ('Syntax error'); dkimpy and Mail::DKIM accept ours.",
     ),
     _signed_before(
         "sealed-with-arc",

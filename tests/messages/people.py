@@ -92,6 +92,7 @@ _PROGRAMS = (
         "chinese-in-gb18030",
         "Multi-byte characters whose second octet looks like ASCII.",
         covers="chinese eight-bit-body",
+        reasons="eight-bit-content",
         build=partial(
             letter,
             *mime(b"text/plain; charset=gb18030", b"8bit"),

@@ -98,6 +98,7 @@ TOPICS: Mapping[str, str] = {
     "verp": "Reverse-paths with the recipient inside.",
     "srs": "Reverse-paths rewritten by a forwarder.",
     "already-signed": "Signatures that were there before.",
+    "malformed-signature": "libopendkim leaves a message at the first field that is none.",
     "arc": "ARC sets.",
     # Recipients
     "rerouted-recipient": "Postfix delivers elsewhere than the text says.",
