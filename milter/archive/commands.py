@@ -285,7 +285,7 @@ def _words(texts: tuple[str, ...]) -> tuple[str, ...]:
     if texts and not found:
         raise DataError(f"--subject {' '.join(texts)!r} holds no word; write letters or digits")
     if len(found) > _MAX_WORDS:
-        raise DataError(f"--subject has {len(found)} words; {_MAX_WORDS} are allowed")
+        raise DataError(f"--subject has more than {_MAX_WORDS} words; leave some out")
     return tuple(found)
 
 

@@ -281,8 +281,7 @@ participant = Table(
     _must(
         "roles",
         SmallInteger,
-        "1 reverse-path, 2 recipient, 4 author, 8 To, 16 Cc; "
-        "times 256: with an extension that is left out here",
+        "1 reverse-path, 2 recipient, 4 author, 8 To, 16 Cc; <<8: with an extension",
     ),
     comment="index of addresses",
     sqlite_with_rowid=False,
@@ -293,7 +292,7 @@ participant_domain = Table(
     metadata,
     _key("domain_id", BigInteger, "domain or parent domain"),
     _record_id(),
-    _must("roles", SmallInteger, "as in participant; times 256: held by a subdomain"),
+    _must("roles", SmallInteger, "as in participant; <<8: held by a subdomain"),
     comment="index of domains",
     sqlite_with_rowid=False,
 )

@@ -1,0 +1,274 @@
+"""`carbonseal archive`: what people type and what they see."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from support.archive import Archive, build_recipient, build_record, build_reverse_path, headers
+
+from carbonseal.milter.archive import commands
+from carbonseal.policies.errors import CarbonsealError
+
+EVIL = "\x1b]0;owned\x07\u202eexe.fdp\u202c\nnext line"
+JSON_KEYS = (
+    "record_id recorded_at relay queue_id message_id reverse_path recipients crossing signatures"
+    " archive_recipients author subject client_address login size reasons"
+).split()
+
+
+@dataclass(frozen=True)
+class Context:
+    spool_directory: Path
+    database_url: str
+
+
+def call(archive: Archive, *arguments: str) -> Result:
+    context = Context(archive.spool_directory, archive.database_url)
+    return CliRunner().invoke(commands.archive, arguments, obj=context)
+
+
+def answer(archive: Archive, *arguments: str) -> str:
+    result = call(archive, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def json_lines(archive: Archive, *arguments: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in answer(archive, *arguments, "--json").splitlines()]
+
+
+@pytest.fixture
+def filled(archive: Archive) -> Archive:
+    archive.fill(
+        build_record(1),
+        build_record(
+            2,
+            reverse_path=build_reverse_path(""),
+            recipients=[build_recipient("bob@partner.example"), build_recipient("x@b.example")],
+            header_fields=headers(Subject="Résumé of everything", From="carol@example.com"),
+            signatures=[],
+            crossing="inbound",
+            login=None,
+        ),
+        build_record(3, seconds=86_400, header_fields=[["Subject", f" {EVIL}"]]),
+    )
+    return archive
+
+
+def test_json_lines_carry_what_is_promised(filled: Archive) -> None:
+    """Programs find every promised key, in every record."""
+    found = json_lines(filled, "search")
+    assert [one["queue_id"] for one in found] == ["4XYZ3", "4XYZ2", "4XYZ1"]
+    for one in found:
+        assert one.keys() >= set(JSON_KEYS)
+    assert found[1]["reverse_path"] == ""
+    assert found[1]["recipients"] == ["bob@partner.example", "x@b.example"]
+    assert found[2]["signatures"][0]["sdid"] == "example.com"
+
+
+SEARCHES = [
+    pytest.param(["--sender", "ALICE@example.com"], "13", id="sender"),
+    pytest.param(["--recipient", "<x@b.example>"], "2", id="recipient-in-brackets"),
+    pytest.param(["--participant", "carol@example.com"], "2", id="participant"),
+    pytest.param(["--domain", "B.Example."], "2", id="domain"),
+    pytest.param(["--domain", ".example"], "123", id="subdomains"),
+    pytest.param(["--message-id", "<1.report@example.com>"], "1", id="message-id"),
+    pytest.param(["--message-id", "1.report@example.com"], "1", id="message-id-bare"),
+    pytest.param(["--queue-id", "4XYZ2"], "2", id="queue-id"),
+    pytest.param(["--subject", "resume EVERYTHING"], "2", id="subject"),
+    pytest.param(["--subject", "resume", "--subject", "of"], "2", id="subject-twice"),
+    pytest.param(["--client", "192.0.2.0/24"], "123", id="network"),
+    pytest.param(["--client", "192.0.2.7/24", "--login", "Alice"], "13", id="client-and-login"),
+    pytest.param(["--crossing", "inbound"], "2", id="crossing"),
+    pytest.param(["--signed"], "13", id="signed"),
+    pytest.param(["--unsigned"], "2", id="unsigned"),
+    pytest.param(["--until", "2026-11-21"], "12", id="until-the-end-of-a-day"),
+    pytest.param(["--since", "2026-11-22"], "3", id="since"),
+    pytest.param(["--since", "2026-11-21T05:00:02Z"], "23", id="since-utc"),
+    pytest.param(["--since", "2026-11-21T06:00:02+01:00"], "23", id="since-with-zone"),
+    pytest.param(["--limit", "1"], "3", id="limit"),
+    pytest.param(["--limit", "1", "--all"], "123", id="all"),
+]
+
+
+@pytest.mark.parametrize(("options", "numbers"), SEARCHES)
+def test_each_option_finds(filled: Archive, options: list[str], numbers: str) -> None:
+    """Options mean what their help says."""
+    found = json_lines(filled, "search", *options)
+    assert sorted(one["queue_id"][-1] for one in found) == sorted(numbers)
+
+
+def test_the_cursor_leads_to_the_next_page(filled: Archive) -> None:
+    """A full page names the cursor of the next one, on standard error."""
+    seen = []
+    cursor: list[str] = []
+    for _ in range(3):
+        result = call(filled, "search", "--limit", "1", "--json", *cursor)
+        seen.append(json.loads(result.stdout)["queue_id"])
+        cursor = result.stderr.split(":", 1)[1].split()
+    assert seen == ["4XYZ3", "4XYZ2", "4XYZ1"]
+    assert answer(filled, "search", "--json", *cursor) == ""
+
+
+@pytest.mark.parametrize("output_format", ["table", "csv"])
+def test_a_message_cannot_play_with_the_terminal(filled: Archive, output_format: str) -> None:
+    """Escape sequences, line ends and bidi overrides come out as visible text."""
+    for command in (["search"], ["show", "4XYZ3"]):
+        text = answer(filled, *command, "--format", output_format)
+        assert "owned" in text
+        assert not set(text) & set("\x1b\x07\u202e\u202c")
+
+
+def test_json_is_exact(filled: Archive) -> None:
+    """What a table escapes, JSON repeats exactly."""
+    [shown] = json_lines(filled, "show", "4XYZ3")
+    assert shown["header_fields"] == [["Subject", f" {EVIL}"]]
+
+
+def test_a_table_says_what_matters(filled: Archive) -> None:
+    """Who, to whom, what, which way, which signature, which copy."""
+    text = answer(filled, "search", "--queue-id", "4XYZ1")
+    for part in (
+        "2026-11-21T05:00:01",
+        "outbound",
+        "alice@example.com",
+        "bob@partner.example",
+        "Quarterly report 1",
+        "example.com/s2026",
+        "archive@archive.example.net",
+    ):
+        assert part in text
+    assert "<>" in answer(filled, "search", "--queue-id", "4XYZ2")
+
+
+def test_csv_has_one_line_per_record(filled: Archive) -> None:
+    """A head line and a line per record, whatever the subject holds."""
+    head, *lines = csv.reader(io.StringIO(answer(filled, "search", "--format", "csv")))
+    assert len(lines) == 3
+    assert lines[2][head.index("signed_by")] == "example.com/s2026"
+
+
+def test_show_tells_the_whole_record(filled: Archive) -> None:
+    """Envelope, reasons and header fields stand in the table, the exact record in JSON."""
+    text = answer(filled, "show", "4XYZ1")
+    for part in ("<alice@example.com>", "SIZE=1202", "origin-login(alice)", "Alice <alice@"):
+        assert part in text
+    [shown] = json_lines(filled, "show", "4XYZ1")
+    assert shown == build_record(1) | {"record_id": shown["record_id"]}
+
+
+def test_counts(filled: Archive) -> None:
+    """Counts by day, crossing and domain."""
+    since = ("--since", "2026-11-01")
+    assert [(one["day"], one["messages"]) for one in json_lines(filled, "stats", *since)] == [
+        ("2026-11-22", 1),
+        ("2026-11-21", 2),
+    ]
+    by_crossing = json_lines(filled, "stats", "--by", "crossing", *since)
+    assert {one["crossing"]: one["signed"] for one in by_crossing} == {"inbound": 0, "outbound": 2}
+    by_domain = json_lines(filled, "stats", "--by", "domain", *since)
+    assert by_domain[0]["domain"] == "partner.example"
+
+
+BAD_INPUT = [
+    pytest.param(["search", "--since", "yesterday"], "--since", id="date"),
+    pytest.param(["search", "--since", "2026-13-01"], "--since", id="no-such-month"),
+    pytest.param(["search", "--until", "99999w"], "--until", id="before-all-time"),
+    pytest.param(
+        ["search", "--since", "2026-02-01", "--until", "2026-01-01"], "not before", id="swapped"
+    ),
+    pytest.param(["search", "--sender", "not an address"], "address", id="address"),
+    pytest.param(["search", "--recipient", ""], "", id="empty-address"),
+    pytest.param(["search", "--domain", "a..b"], "a..b", id="domain"),
+    pytest.param(["search", "--domain", "."], "", id="only-a-dot"),
+    pytest.param(["search", "--client", "300.1.1.1"], "--client", id="client"),
+    pytest.param(["search", "--after", "12345"], "--after", id="cursor"),
+    pytest.param(["search", "--message-id", "<>"], "--message-id", id="message-id"),
+    pytest.param(["search", "--subject", "%%%"], "--subject", id="wildcards-only"),
+    pytest.param(
+        ["search", "--subject", " ".join(map(str, range(10_000)))], "--subject", id="10000-words"
+    ),
+    pytest.param(["show", "4XYZ9"], "4XYZ9", id="no-such-record"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "place"), BAD_INPUT)
+def test_bad_input_is_one_sentence(filled: Archive, arguments: list[str], place: str) -> None:
+    """The sentence names the place; the exit status is that of bad data."""
+    result = call(filled, *arguments)
+    assert isinstance(result.exception, CarbonsealError), result.output
+    assert result.exception.exit_code == 65
+    assert place in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert len(str(result.exception)) < 400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["search", "--crossing", "sideways"], id="crossing"),
+        pytest.param(["search", "--limit", "0"], id="limit"),
+        pytest.param(["stats", "--by", "moon"], id="by"),
+        pytest.param(["search", "--format", "xml"], id="format"),
+        pytest.param(["show"], id="nothing-to-show"),
+    ],
+)
+def test_bad_usage_is_told_by_click(filled: Archive, arguments: list[str]) -> None:
+    """Wrong options are usage errors that name the option."""
+    result = call(filled, *arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["search"], ["show", "x"], ["stats"]])
+def test_without_a_database_there_is_a_sentence(archive: Archive, command: list[str]) -> None:
+    """Nothing is created by asking."""
+    result = call(archive, *command)
+    assert isinstance(result.exception, CarbonsealError)
+    assert "no archive database" in str(result.exception)
+    assert not archive.file.exists()
+
+
+def test_write_once_loads_and_says_how_many(archive: Archive) -> None:
+    """One pass over the spool, then the end."""
+    archive.put(build_record(1), build_record(2))
+    assert "2 records loaded" in answer(archive, "write", "--once")
+    assert len(json_lines(archive, "search")) == 2
+
+
+FOREGROUND = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from carbonseal.milter.archive import commands
+commands.archive(["write"], obj=SimpleNamespace(
+    spool_directory=Path(sys.argv[1]), database_url=sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_write_stops_cleanly(archive: Archive, number: signal.Signals) -> None:
+    """TERM and INT end the foreground writer with status 0 after what it has."""
+    archive.put(build_record(1))
+    process = subprocess.Popen(
+        [sys.executable, "-c", FOREGROUND, archive.spool_directory, archive.database_url]
+    )
+    deadline = time.monotonic() + 60
+    while not list((archive.spool_directory).glob("loaded/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    assert process.wait(60) == 0
+    assert len(json_lines(archive, "search")) == 1
