@@ -138,6 +138,7 @@ class Supervisor:
         sys.stderr.flush()
         child.pid = os.fork()
         if child.pid == 0:
+            ours.close()  # held open here, it would hide the supervisor's death from this child
             self._become(child, theirs)
         theirs.close()
         child.control = ours

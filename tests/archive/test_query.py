@@ -411,6 +411,17 @@ def test_every_search_goes_through_an_index(large: Archive, wanted: dict[str, An
     assert not sorts or "client" in wanted, sorts
 
 
+def test_the_rarest_condition_leads(large: Archive) -> None:
+    """Of two conditions the one with fewer records is walked, whatever their order."""
+    [found] = query.search(large.engine, query.Search(queue_id="4XYZ17"))
+    wanted = query.Search(recipient=found.recipients[0], domain=".example", signed=True)
+    bounds = query._bounds(wanted)
+    with large.engine.connect() as connection:
+        conditions = query._conditions(wanted, connection)
+        [rarest, *_] = query._lead_first(conditions[::-1], bounds, connection)
+    assert rarest is conditions[0]
+
+
 def test_a_page_costs_the_page_not_the_archive(large: Archive) -> None:
     """The first page of a frequent condition reads about as many rows as it shows."""
     with large.engine.connect() as connection:

@@ -197,7 +197,7 @@ def test_a_database_of_others_is_left_alone(tmp_path: Path) -> None:
 )
 def test_a_url_that_cannot_be_meant_is_refused(url: str) -> None:
     """Without the password in the sentence."""
-    with pytest.raises(database.WrongDatabase, match="record.database") as fault:
+    with pytest.raises(database.WrongDatabase, match=r"record\.database") as fault:
         database.writing_engine(url)
     assert "tiger" not in str(fault.value)
 

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from support.relay import Relay, relay
@@ -89,36 +90,30 @@ def running() -> Iterator[Relay]:
 
 def kill_somebody(running: Relay, chance: random.Random, killed: Counter[str]) -> None:
     service = running.service
-    children = service.children()
     if chance.random() < 0.1:
         service.kill_supervisor()
         killed["supervisor"] += 1
         service.start(timeout=60)
         return
-    if not children:
+    roles: dict[str, list[int]] = {"worker": [], "writer": []}
+    for pid in service.children():
+        roles["worker" if "/milter.cpython" in mapped_files(pid) else "writer"].append(pid)
+    role = "writer" if chance.random() < 0.3 and roles["writer"] else "worker"
+    if not roles[role]:
         return
-    # The writer is the child that was started last, unless it was restarted since; either way a
-    # child dies.
-    victim = chance.choice(children)
-    role = "writer" if "writer.lock" in open_files(victim) else "worker"
     try:
-        os.kill(victim, signal.SIGKILL)
+        os.kill(chance.choice(roles[role]), signal.SIGKILL)
     except ProcessLookupError:
         return
     killed[role] += 1
 
 
-def open_files(pid: int) -> str:
-    names = []
+def mapped_files(pid: int) -> str:
+    """What a process has loaded: only workers load libmilter."""
     try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                names.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-            except OSError:
-                continue
+        return Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return ""
-    return " ".join(names)
 
 
 def test_every_accepted_message_is_recorded_once_and_copied_once(running: Relay) -> None:

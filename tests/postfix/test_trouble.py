@@ -118,11 +118,10 @@ def test_a_full_spool_refuses_with_4yz_and_recovers_by_itself(
     assert send(running, 0)[0] == 250
     filler = spool / "filler"
     mark = running.service.mark()
-    with filler.open("wb") as stream:
+    with filler.open("wb", buffering=0) as stream:
         try:
             while True:
                 stream.write(b"x" * 4096)
-                stream.flush()
         except OSError:
             pass
     sent = [send(running, number) for number in range(1, 40)]

@@ -26,6 +26,7 @@ import yaml
 
 COMMAND = Path(sys.executable).with_name("carbonseal")
 ARCHIVE = "archive@archive.example.net"
+READY = r"[ \"]ready[ \"]"  # in a text or a JSON line
 
 
 class ServiceFailed(Exception):
@@ -96,9 +97,8 @@ class Carbonseal:
         records = {}
         for key in map(json.loads, listed):
             shown = self.command("keys", "show", key["sdid"], key["selector"], "--json").stdout
-            records[f"{key['selector']}._domainkey.{key['sdid']}"] = json.loads(shown)[
-                "txt"
-            ].encode()
+            facts = json.loads(shown)
+            records[facts["dns_name"]] = facts["dns_value"].encode()
         return records
 
     def search(self, *options: str) -> list[dict[str, Any]]:
@@ -147,7 +147,11 @@ class Carbonseal:
             errors="backslashreplace",
         )
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
-        self.wait_for_log(" ready ", since=mark, timeout=timeout)
+        try:
+            self.wait_for_log(READY, since=mark, timeout=timeout)
+        except ServiceFailed:
+            self.stop()
+            raise
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None

@@ -2,8 +2,7 @@
 
 Promises: the library gets the message's octets as they are, all at once, and judges every signature
 of it, in order; keys come from a callback, no name is looked up.  The daemon would be the weaker
-judge: its test mode puts one space after each colon whatever was there, and it stops at the first
-signature that passes.
+judge: its test mode puts one space after each colon whatever was there.
 
 Raises: OSError where the library is not installed (Debian: libopendkim11, which opendkim brings).
 
@@ -73,8 +72,6 @@ def _findings(library: Any, handle: int, message: bytes) -> Iterator[Finding]:
         library.dkim_chunk(verifier, None, 0)
         library.dkim_eom(verifier, None)
         for signature in _signatures(library, verifier):
-            # dkim_eom leaves the later ones alone once one has passed.
-            library.dkim_sig_process(verifier, signature)
             yield _finding(library, signature)
     finally:
         library.dkim_free(verifier)
@@ -132,7 +129,6 @@ def _library() -> ctypes.CDLL:
         "dkim_eom": [pointer, pointer],
         "dkim_free": [pointer],
         "dkim_getsiglist": [pointer, pointer, pointer],
-        "dkim_sig_process": [pointer, pointer],
         "dkim_sig_getflags": [pointer],
         "dkim_sig_getbh": [pointer],
         "dkim_sig_geterror": [pointer],
