@@ -24,7 +24,6 @@ import click
 from sqlalchemy import Engine
 
 from carbonseal.keys import tables
-from carbonseal.milter import log
 from carbonseal.milter.archive import database, query, schema, terms, writer
 from carbonseal.policies import address, domains, header_fields, reason
 from carbonseal.policies.errors import DataError
@@ -242,13 +241,13 @@ def stats(context: Context, by: str, since: str, until: str | None, output_forma
 def write(context: Context, once: bool) -> None:
     """Load the spool into the database, in the foreground; TERM or INT stops it cleanly."""
     if once:
-        count = writer.run_once(context.spool_directory, context.database_url, report=log.event)
+        count = writer.run_once(context.spool_directory, context.database_url, report=writer.to_log)
         click.echo(f"{count} records loaded")
         return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    writer.run(context.spool_directory, context.database_url, stop=stop, report=log.event)
+    writer.run(context.spool_directory, context.database_url, stop=stop, report=writer.to_log)
 
 
 @contextmanager

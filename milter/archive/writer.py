@@ -67,12 +67,20 @@ class Stop(Protocol):
 Report = Callable[..., None]
 
 
+_GRAVE = {"database-waits": log.warning, "record-set-aside": log.error}
+
+
+def to_log(event: str, **facts: Any) -> None:
+    """A report that goes to the log, each event at its level."""
+    _GRAVE.get(event, log.event)(event, **facts)
+
+
 def serve(spool_directory: Path, url: str, control: socket.socket) -> int:
     """Load until the supervisor at the other end of `control` says so or is gone."""
     stop = _ControlStop(control)
     while True:
         try:
-            run(spool_directory, url, stop=stop, report=log.event)
+            run(spool_directory, url, stop=stop, report=to_log)
             return 0
         except SpoolTaken as fault:
             # On reload and after a crash of the supervisor the last writer may still be leaving.
@@ -123,10 +131,9 @@ def run_once(spool_directory: Path, url: str, *, report: Report) -> int:
         writer = _Writer(spool_directory, url, report)
         try:
             writer.load_pending(_Never())
-        except SQLAlchemyError as fault:
-            raise database.unusable(sqlalchemy.make_url(url), fault) from fault
-        else:
             return writer.loaded
+        except (SQLAlchemyError, OSError) as fault:
+            raise TryLater(writer.sentence(fault)) from fault
         finally:
             writer.close()
 
@@ -232,14 +239,15 @@ class _Writer:
     def _back_off(self, fault: Exception) -> float:
         """Forget the connection, say what is wrong if that is new, and how long to wait."""
         self.close()
-        sentence = self._sentence(fault)
+        sentence = self.sentence(fault)
         if sentence != self._trouble:
             self._report("database-waits", problem=sentence)
             self._trouble = sentence
         self._failures += 1
         return float(min(_LONGEST_WAIT, _POLL_SECONDS * 2 ** min(self._failures, 10)))
 
-    def _sentence(self, fault: Exception) -> str:
+    def sentence(self, fault: Exception) -> str:
+        """What is wrong, for people."""
         if isinstance(fault, SQLAlchemyError):
             return database.unusable(sqlalchemy.make_url(self._url), fault).sentence
         if isinstance(fault, OSError):
