@@ -1,10 +1,11 @@
 """The MTA's side of a milter conversation, octet by octet as Postfix leads it.
 
 Promises: nothing is waited for that was negotiated away (NR_*), and nothing is sent that the milter
-declined (NO*); macros go out for declined events too.  Macro lists are Postfix's defaults, or the
+declined (NO*), save the macros of declined commands.  Macro lists are Postfix's defaults, or the
 milter's own for a stage where it set one (SETSYMLIST).  Without HDR_LEADSPC a header value loses
-one space after the colon.  The last piece of the body travels in the end-of-message packet.  The
-queue id is held back until a recipient was accepted, as smtpd does.
+one space after the colon.  The queue id is held back until a recipient was accepted, as smtpd does.
+The order of packets was recorded from Postfix 3.7: macros also before each field and each chunk,
+an empty end of message, ABORT after each message and once more before QUIT.
 
 Raises: TimeoutError and MilterGone from the wire; ProtocolBroken when the milter asks for what was
 not offered, changes the message before its end, or speaks when it must not.
@@ -279,27 +280,33 @@ class Conversation:
         """A command that the MTA does not know."""
         return self._tell(wire.UNKNOWN, wire.packed(_octets(command)))
 
-    def header(self, name: str | bytes, value: bytes) -> Reply:
+    def header(
+        self, name: str | bytes, value: bytes, macros: Mapping[str, str] | None = None
+    ) -> Reply:
         """One header field; the value as it stands after the colon, folded with LF or CRLF."""
         value = value.replace(b"\r\n", b"\n")
         if Protocol.HDR_LEADSPC not in self.negotiated.protocol:
             value = value.removeprefix(b" ")
-        return self._tell(wire.HEADER, wire.packed(_octets(name), value))
+        return self._tell(wire.HEADER, wire.packed(_octets(name), value), macros)
 
     def eoh(self, macros: Mapping[str, str] | None = None) -> Reply:
         """End of the header section."""
         return self._tell(wire.EOH, b"", macros)
 
-    def body(self, chunk: bytes) -> Reply:
+    def body(self, chunk: bytes, macros: Mapping[str, str] | None = None) -> Reply:
         """A piece of the body, at most 65,535 octets."""
         if len(chunk) > wire.CHUNK_SIZE:
             raise ValueError(f"a chunk of {len(chunk)} octets is longer than {wire.CHUNK_SIZE}")
-        return self._tell(wire.BODY, chunk)
+        return self._tell(wire.BODY, chunk, macros)
 
     def end_of_message(
         self, last: bytes = b"", macros: Mapping[str, str] | None = None
     ) -> tuple[Reply, Edits]:
-        """End of message, with the last piece of the body; the answer and the wanted changes."""
+        """End of message; the answer and the wanted changes.
+
+        The protocol allows a `last` piece of the body here; Postfix sends none, and libmilter never
+        answers when it gets one while NR_BODY is agreed.
+        """
         self._check_silence()
         self._channel.send(self._macro_packet(wire.EOM, macros) + wire.framed(b"E", last))
         edits = Edits()
@@ -316,7 +323,7 @@ class Conversation:
         """End the connection; never answered."""
         if not self._quit:
             self._quit = True
-            self._channel.send(wire.framed(wire.QUIT))
+            self._channel.send(wire.framed(wire.ABORT) + wire.framed(wire.QUIT))
 
     def quit_nc(self) -> None:
         """This client is gone, another one follows on the same socket; never answered."""
@@ -372,14 +379,13 @@ class Conversation:
         )
         if asked.version > version:
             raise ProtocolBroken(f"the milter wants version {asked.version}")
-        if asked.actions & ~actions:
-            raise ProtocolBroken(
-                f"the milter wants actions not offered: {asked.actions & ~actions!r}"
-            )
-        if asked.protocol & ~protocol:
-            raise ProtocolBroken(
-                f"the milter wants what was not offered: {asked.protocol & ~protocol!r}"
-            )
+        # As plain numbers: the complement of a flag knows only the bits that have names.
+        for kind, wanted, offered in (
+            ("actions", asked.actions, actions),
+            ("protocol", asked.protocol, protocol),
+        ):
+            if excess := int(wanted) & ~int(offered):
+                raise ProtocolBroken(f"the milter wants {kind} not offered: {excess:#x}")
         if asked.macro_lists and Actions.SETSYMLIST not in actions:
             raise ProtocolBroken("the milter set macro lists, which was not offered")
         return asked
@@ -388,12 +394,12 @@ class Conversation:
         self, event: wire.Event, payload: bytes, macros: Mapping[str, str] | None = None
     ) -> Reply:
         self._check_silence()
-        octets = self._macro_packet(event, macros)
         omitted = bool(event.omitted_by & self.negotiated.protocol)
         if not omitted:
-            octets += wire.framed(event.command, payload)
-        if octets:
+            octets = self._macro_packet(event, macros) + wire.framed(event.command, payload)
             self._channel.send(octets)
+        elif event not in wire.CONTENT:
+            self._channel.send(self._macro_packet(event, macros))
         if omitted or event.unanswered_by & self.negotiated.protocol:
             return UNASKED
         packet = self._channel.receive()
@@ -407,8 +413,6 @@ class Conversation:
         wanted = self.negotiated.macro_lists.get(event.stage, POSTFIX_MACROS[event.stage])
         known = {**self.macros, **(macros or {})}
         pairs = [_octets(text) for name in wanted if name in known for text in (name, known[name])]
-        if not pairs:
-            return b""
         return wire.framed(wire.MACRO, event.command + wire.packed(*pairs))
 
     def _check_silence(self) -> None:
@@ -458,27 +462,24 @@ class _Sending:
         return self._ended("data", reply) if reply.is_final else None
 
     def _header_section(self, fields: Sequence[tuple[str | bytes, bytes]]) -> Outcome | None:
+        macros = self._values(Stage.EOH)
         for name, value in fields:
-            reply = self.conversation.header(name, value)
+            reply = self.conversation.header(name, value, macros)
             if reply.is_final:
                 return self._ended("header", reply)
-        reply = self.conversation.eoh(self._values(Stage.EOH))
+        reply = self.conversation.eoh(macros)
         return self._ended("eoh", reply) if reply.is_final else None
 
     def _body(self, body: bytes, chunk_size: int) -> Outcome:
         speak = self.conversation
-        if Protocol.NOBODY in speak.negotiated.protocol:
-            body = b""
-        # Full chunks go on their own, what is left goes with the end of the message.
-        last = len(body) - len(body) % chunk_size
-        for start in range(0, last, chunk_size):
-            reply = speak.body(body[start : start + chunk_size])
+        macros = self._values(Stage.EOM)
+        for start in range(0, len(body), chunk_size):
+            reply = speak.body(body[start : start + chunk_size], macros)
             if reply.answer == Answer.SKIP:
-                last = len(body)
                 break
             if reply.is_final:
                 return self._ended("body", reply)
-        reply, edits = speak.end_of_message(body[last:], self._values(Stage.EOM))
+        reply, edits = speak.end_of_message(macros=macros)
         return self._ended("eom", reply, edits)
 
     def _values(self, stage: Stage) -> dict[str, str]:

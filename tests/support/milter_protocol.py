@@ -106,7 +106,7 @@ class Event:
     """One thing that the MTA tells, and the flags that silence it or its answer."""
 
     command: bytes  # SMFIC_*
-    stage: Stage | None  # whose macros go with it
+    stage: Stage | None  # whose macros go before it
     omitted_by: Protocol  # the event itself is not sent
     unanswered_by: Protocol  # no answer is waited for
 
@@ -118,10 +118,13 @@ MAIL = Event(b"M", Stage.MAIL, Protocol.NOMAIL, Protocol.NR_MAIL)
 RCPT = Event(b"R", Stage.RCPT, Protocol.NORCPT, Protocol.NR_RCPT)
 DATA = Event(b"T", Stage.DATA, Protocol.NODATA, Protocol.NR_DATA)
 UNKNOWN = Event(b"U", None, Protocol.NOUNKNOWN, Protocol.NR_UNKN)
-HEADER = Event(b"L", None, Protocol.NOHDRS, Protocol.NR_HDR)
+HEADER = Event(b"L", Stage.EOH, Protocol.NOHDRS, Protocol.NR_HDR)
 EOH = Event(b"N", Stage.EOH, Protocol.NOEOH, Protocol.NR_EOH)
-BODY = Event(b"B", None, Protocol.NOBODY, Protocol.NR_BODY)
+BODY = Event(b"B", Stage.EOM, Protocol.NOBODY, Protocol.NR_BODY)
 EOM = Event(b"E", Stage.EOM, NEVER, NEVER)
+
+# Postfix tells the macros of a declined command all the same, but not those of declined content.
+CONTENT = (HEADER, EOH, BODY)
 
 OPTNEG, MACRO, ABORT, QUIT, QUIT_NC = b"O", b"D", b"A", b"Q", b"K"
 

@@ -113,7 +113,7 @@ def test_header_values_keep_their_octets(
     "size", [0, 1, 65_534, 65_535, 65_536, 200_000], ids=lambda size: f"{size}-octets"
 )
 def test_bodies_of_any_size_arrive(size: int, options: tuple[str, ...], start: Start) -> None:
-    """Chunks hold 65,535 octets at most; the last piece comes with the end of the message."""
+    """Chunks hold 65,535 octets at most."""
     body = bytes(range(256)) * (size // 256 + 1)
     body = body[:size]
     with Conversation(start(*options)) as talk:
@@ -304,8 +304,65 @@ def test_a_milter_that_hangs_is_noticed(start: Start) -> None:
 
 def test_a_socket_that_nobody_serves_is_named(tmp_path: Path) -> None:
     """The message carries the address."""
-    with pytest.raises(milter_client.MilterGone, match="nothing.sock"):
+    with pytest.raises(milter_client.MilterGone, match="nothing"):
         Conversation(tmp_path / "nothing.sock")
+
+
+RECORDED = [
+    # What Postfix 3.7.11 sent for one message of two chunks to two recipients, to a milter that
+    # declines DATA and answers nothing but the last event: command, macro names.
+    ("O", None),
+    ("D", "C j {daemon_name} {daemon_addr} v _"),
+    ("C", None),
+    ("D", "H"),
+    ("H", None),
+    ("D", "M {mail_addr} {mail_host} {mail_mailer}"),
+    ("M", None),
+    ("D", "R {rcpt_addr} {rcpt_host} {rcpt_mailer}"),
+    ("R", None),
+    ("D", "R i {rcpt_addr} {rcpt_host} {rcpt_mailer}"),
+    ("R", None),
+    ("D", "T i"),
+    ("D", "L i"),
+    ("L", None),
+    ("D", "N i"),
+    ("N", None),
+    ("D", "B i"),
+    ("B", None),
+    ("D", "B i"),
+    ("B", None),
+    ("D", "E i"),
+    ("E", None),
+    ("A", None),
+    ("A", None),
+    ("Q", None),
+]
+
+
+def test_packets_come_in_the_order_recorded_from_postfix() -> None:
+    """Macros before each event, an empty end of message, ABORT after the message and at QUIT."""
+    heard: list[tuple[str, str | None]] = []
+    answers = {
+        b"O": negotiation(0, int(wire.NO_REPLIES | Protocol.NODATA | Protocol.HDR_LEADSPC)),
+        b"E": packet(b"c"),
+    }
+
+    def listen(connection: socket.socket) -> None:
+        stream = connection.makefile("rb")
+        while octets := stream.read(4):
+            content = stream.read(int.from_bytes(octets))
+            command, payload = content[:1], content[1:]
+            names = [payload[:1], *payload[1:].split(b"\0")[:-1:2]] if command == b"D" else None
+            heard.append((command.decode(), b" ".join(names).decode() if names else None))
+            if command == b"E":
+                assert not payload
+            connection.sendall(answers.get(command, b""))
+
+    with served(listen) as address, Conversation(address) as talk:
+        talk.open()
+        envelope = Envelope(recipients=["<b@example.org>", "<c@example.org>"])
+        talk.send_message(envelope, [("From", b" alice@example.com")], b"x" * 70_000)
+    assert heard == RECORDED
 
 
 def packet(command: bytes, payload: bytes = b"") -> bytes:
@@ -318,23 +375,34 @@ def negotiation(actions: int, protocol: int, rest: bytes = b"") -> bytes:
 
 
 @contextlib.contextmanager
-def scripted(*answers: bytes) -> Iterator[tuple[str, int]]:
-    """A peer that says one prepared thing after each thing it hears, then closes."""
+def served(behave: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]:
+    """A peer on loopback that takes one connection; it is done when the block is left."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                for answer in answers:
-                    if not connection.recv(65_536):
-                        return
-                    connection.sendall(answer)
+                behave(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
         address = listener.getsockname()
         yield address[0], address[1]
         thread.join()
+
+
+@contextlib.contextmanager
+def scripted(*answers: bytes) -> Iterator[tuple[str, int]]:
+    """A peer that says one prepared thing after each thing it hears, then closes."""
+
+    def speak(connection: socket.socket) -> None:
+        for answer in answers:
+            if not connection.recv(65_536):
+                return
+            connection.sendall(answer)
+
+    with served(speak) as address:
+        yield address
 
 
 @pytest.mark.parametrize(
