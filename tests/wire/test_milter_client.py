@@ -255,16 +255,18 @@ def test_each_message_of_a_connection_ends_with_abort(start: Start) -> None:
     assert [len(report["envelope"]) for report in reports] == [2, 2, 2]
 
 
-def test_another_client_may_follow_on_the_same_socket(start: Start) -> None:
-    """QUIT_NC keeps the socket and what was negotiated."""
+def test_the_socket_stays_after_quit_nc(start: Start) -> None:
+    """QUIT_NC keeps the socket and what was negotiated.
+
+    Debian's libmilter (8.17.1, worker pool) drops a CONNECT that follows without an answer, so the
+    next client can only be told by its HELO.  Postfix opens a new connection instead.
+    """
     with Conversation(start()) as talk:
         talk.open(Client("one.example", "192.0.2.1", 1))
         talk.send_message(Envelope(), FIELDS, BODY)
         talk.quit_nc()
-        talk.open(Client("two.example", "2001:db8::2", 2))
-        report = seen(talk.send_message(Envelope(), FIELDS, BODY))
-    assert report["connection"][0] == "two.example"
-    assert report["connection"][2][:2] == ["2001:db8::2", 2]
+        assert talk.helo("two.example").answer == Answer.CONTINUE
+        assert talk.send_message(Envelope(), FIELDS, BODY).final == Answer.ACCEPT
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,6 @@ def negotiate(context: Any, options: list[int]) -> int:
 
 def connect(context: Any, name: str, family: int, address: Any) -> int:
     seen: Seen = context.getpriv()
-    if seen is None:  # after QUIT_NC: pymilter has dropped it, and there is no second negotiation
-        seen = Seen(0)
-        context.setpriv(seen)
     seen.connection = [name, family, address]
     return seen.at(context, "connect")
 
