@@ -268,7 +268,7 @@ def _mail_dkim_word(answer: Mapping[str, str]) -> tuple[Result, str]:
     if "not available" in detail or "revoked" in detail:
         return Result.NO_KEY, detail
     known = {"pass": Result.PASS, "fail": Result.FAIL}
-    return known.get(answer["result"], Result.INVALID), detail
+    return known.get(answer["result"], Result.INVALID), "" if detail == "pass" else detail
 
 
 # --- all ------------------------------------------------------------------------------------------
