@@ -12,6 +12,7 @@ Does not: read the spool, keep progress, or end transactions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, insert, select
@@ -95,8 +96,20 @@ def _mailboxes(rows: Rows) -> Iterator[str]:
 
 
 def _insert(table: Table, rows: list[Columns], connection: Connection) -> None:
-    if rows:
-        connection.execute(insert(table), rows)
+    """All rows in one statement.
+
+    The statement is SQLAlchemy's, the values go to the driver as they are: they are numbers, texts
+    and octets already, and looking at each of them again would cost as much as the insert itself.
+    """
+    if not rows:
+        return
+    statement = insert(table).compile(dialect=connection.dialect)
+    names = statement.positiontup or list(table.c.keys())
+    as_key = schema.RecordId().bind_processor(connection.dialect) or str
+    values = [{**row, "record_id": as_key(row["record_id"])} for row in rows]
+    in_order = itemgetter(*names)
+    parameters = [in_order(row) for row in values] if statement.positional else values
+    connection.exec_driver_sql(str(statement), parameters)
 
 
 def _id(rows: Rows) -> Columns:

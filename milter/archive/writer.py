@@ -17,6 +17,7 @@ See also: `segments` (reading the spool), `loader` (one batch into SQL).
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import select
 import socket
@@ -48,6 +49,7 @@ BATCH = 1000
 _POLL_SECONDS = 0.1
 _LONGEST_WAIT = 5.0
 _LOCK = "writer.lock"
+_ALLOCATIONS = 100_000  # between two looks for cycles
 
 
 class SpoolTaken(TryLater):
@@ -110,6 +112,7 @@ def run(spool_directory: Path, url: str, *, stop: Stop, report: Report) -> None:
 
     `report(event, **facts)` is told what an operator may want to know.
     """
+    _spare_the_collector()
     with _locked(spool_directory):
         writer = _Writer(spool_directory, url, report)
         try:
@@ -127,6 +130,7 @@ def run_once(spool_directory: Path, url: str, *, report: Report) -> int:
 
     Raises: SpoolTaken, database.DatabaseUnusable, database.WrongDatabase.
     """
+    _spare_the_collector()
     with _locked(spool_directory):
         writer = _Writer(spool_directory, url, report)
         try:
@@ -136,6 +140,12 @@ def run_once(spool_directory: Path, url: str, *, report: Report) -> int:
             raise TryLater(writer.sentence(fault)) from fault
         finally:
             writer.close()
+
+
+def _spare_the_collector() -> None:
+    """Look for cycles rarely: a batch is many objects and none of them is in one."""
+    gc.freeze()
+    gc.set_threshold(_ALLOCATIONS, 20, 20)
 
 
 class _Never:
