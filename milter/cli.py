@@ -47,6 +47,8 @@ class Context:
         """The checked configuration.  Raises: ConfigurationError."""
         if self._configuration is None:
             self._configuration = config.load(self._path)
+            section = self._configuration.file.log
+            log.configure(form=section.format, level=section.level)
         return self._configuration
 
     @property
@@ -92,10 +94,7 @@ def run(context: Context, no_writer: bool) -> None:
     HUP reads the configuration again and keeps the old one if the new one is bad; TERM lets open
     sessions finish.
     """
-    configuration = context.configuration
-    section = configuration.file.log
-    log.configure(form=section.format, level=section.level)
-    service = supervisor.Supervisor(configuration, with_writer=not no_writer)
+    service = supervisor.Supervisor(context.configuration, with_writer=not no_writer)
     raise SystemExit(service.run())
 
 

@@ -171,7 +171,7 @@ class RecordSection(_Section):
     spool: Path = Field(default=Path("/var/spool/carbonseal"), strict=False)
     spool_limit: Size = 4 * 1024**3
     keep_loaded: Duration = 7 * 86400
-    database: str = "sqlite:////var/lib/carbonseal/archive.db"
+    database: str = "sqlite:////var/lib/carbonseal/archive/archive.db"
     headers: Literal["all"] | list[FieldName] = "all"
     relay: str | None = None
 
@@ -243,7 +243,12 @@ def load(path: Path) -> Configuration:
 def assemble(document: config_file.Document) -> Configuration:
     """The configuration in `document`."""
     try:
-        model = FileModel.model_validate(document.content)
+        # A section whose every line is commented out is an empty one.
+        sections = {
+            name: {} if section is None and name in FileModel.model_fields else section
+            for name, section in document.content.items()
+        }
+        model = FileModel.model_validate(sections)
     except pydantic.ValidationError as fault:
         # A misspelt key is often the reason why another one is missing: it is named first.
         errors = sorted(fault.errors(), key=lambda error: error["type"] != "extra_forbidden")

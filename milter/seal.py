@@ -164,8 +164,9 @@ def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: flo
     breaker = breaks_on_its_way(plan, transaction)
     if breaker is not None:
         return Signing((), (breaker,), FailureClass.TRANSFORMATION)
-    danger = survival.endangered_by(transaction.body.facts())
-    reasons = [danger] if danger else []
+    reasons = survival.endangered_by(
+        transaction.body.facts(), transaction.values_of("dkim-signature")
+    )
     fields = [
         (name.encode("utf-8", "surrogateescape"), value) for name, value in transaction.fields
     ]

@@ -189,7 +189,7 @@ def _answer(context: Any, disposition: Disposition) -> int:
 
 
 class Sessions:
-    """All sessions of this process: libmilter's callbacks, and the count that draining waits for."""
+    """All sessions of this process: libmilter's callbacks, and the count draining waits for."""
 
     def __init__(self, services: seal.Services) -> None:
         self._services = services

@@ -83,9 +83,7 @@ def recipients(
     return ArchivePlan(add, was_addressed, (Reason("archive-copy", ", ".join(add)),))
 
 
-def _refusal(
-    classification: Classification, when: When, *, has_recipients: bool
-) -> Reason | None:
+def _refusal(classification: Classification, when: When, *, has_recipients: bool) -> Reason | None:
     if when is When.NEVER:
         return Reason("copies-switched-off")
     if not has_recipients:

@@ -83,6 +83,9 @@ SENTENCES: Mapping[str, str] = {
         "The body holds 8-bit octets; a next hop without 8BITMIME would have them re-encoded, "
         "which breaks the signature."
     ),
+    "malformed-signature-present": (
+        "The message carries a malformed DKIM-Signature field, which makes some verifiers give up."
+    ),
     # The archive copy (archiving)
     "archive-copy": "The archive copy goes to {about}.",
     "archive-addressed": "No archive copy: the sender addressed {about} already.",

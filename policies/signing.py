@@ -130,15 +130,15 @@ def plan(
     `field_names` are those of the header section in order, in any case.  `active_keys` and
     `key_problem` answer from memory for one SDID.
     """
+    named = authors.mailboxes[0] if authors.state is AuthorState.ONE else None
     if origin.kind is OriginKind.PEER:
-        return _unsigned(Reason("peer-sealed", origin.about))
+        return _unsigned(Reason("peer-sealed", origin.about), author=named)
     if not origin.is_proven:
-        return _unsigned(Reason("no-origin-proof", origin.about))
-    if authors.state is not AuthorState.ONE:
-        named = ", ".join(map(str, authors.mailboxes[:3]))
-        refusal = Reason(_UNUSABLE[authors.state], named)
+        return _unsigned(Reason("no-origin-proof", origin.about), author=named)
+    if named is None:
+        refusal = Reason(_UNUSABLE[authors.state], ", ".join(map(str, authors.mailboxes[:3])))
         return _unsigned(refusal, failure=FailureClass.UNUSABLE_AUTHOR)
-    author = authors.mailboxes[0]
+    author = named
     if origin.kind is OriginKind.LOGIN and not _login_may_use(login, author, policy):
         return _unsigned(Reason("author-not-allowed", f"{login} as {author}"), author=author)
     sdid, is_by_rule = _sdid(author, policy)

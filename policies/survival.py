@@ -49,6 +49,18 @@ def broken_by(body: BodyFacts, field_lines: Iterable[tuple[str, int]]) -> Reason
     return None
 
 
-def endangered_by(body: BodyFacts) -> Reason | None:
-    """Why a signature might break on its way; None when nothing is known against it."""
-    return Reason("eight-bit-content") if body.is_eight_bit else None
+def endangered_by(body: BodyFacts, other_signatures: Iterable[bytes]) -> list[Reason]:
+    """Why a signature might break on its way or not be read; empty when nothing speaks against it.
+
+    `other_signatures` are the values of the DKIM-Signature fields that are there already: OpenDKIM
+    gives up on a message with a malformed one and never reads ours (measured on 2.11).
+    """
+    dangers = [Reason("eight-bit-content")] if body.is_eight_bit else []
+    if any(not _is_signature(value) for value in other_signatures):
+        dangers.append(Reason("malformed-signature-present"))
+    return dangers
+
+
+def _is_signature(value: bytes) -> bool:
+    tags = {part.partition(b"=")[0].strip() for part in value.split(b";")}
+    return {b"v", b"a", b"b", b"bh", b"d", b"h", b"s"} <= tags

@@ -55,8 +55,17 @@ def test_what_postfix_is_sure_to_break_is_known_beforehand(
 
 def test_eight_bit_content_is_a_warning_only() -> None:
     """Whether it is re-encoded depends on the next hop."""
-    assert endangered_by(BodyFacts(1, 1, True)) is not None
-    assert endangered_by(BodyFacts(1, 1, False)) is None
+    assert [one.code for one in endangered_by(BodyFacts(1, 1, True), [])] == ["eight-bit-content"]
+    assert endangered_by(BodyFacts(1, 1, False), []) == []
+
+
+def test_a_malformed_signature_that_is_there_already_is_a_warning() -> None:
+    """Some verifiers give up on it before they come to ours."""
+    whole = b" v=1; a=rsa-sha256; d=x; s=y; h=from; bh=z; b=q"
+    assert endangered_by(BodyFacts(1, 1, False), [whole]) == []
+    for broken in (b"", b" v=1; a=rsa-sha256", b" rubbish"):
+        (reason,) = endangered_by(BodyFacts(1, 1, False), [whole, broken])
+        assert reason.code == "malformed-signature-present"
 
 
 def test_the_longest_line_of_a_folded_field_counts_its_name() -> None:
