@@ -2,16 +2,23 @@
 
 Promises: this is the only place that exits; every error of ours becomes one sentence on standard
 error and the exit status of its class (sysexits: 0, 64 usage, 65 data, 75 try later, 78
-configuration).  Help and completion work without a configuration file.
+configuration).  A defect of ours becomes one as well, with status 70; its traceback is shown with
+CARBONSEAL_DEBUG=1 only, because a traceback may show what a message or a key file held.  Help and
+completion work without a configuration file.
 
 Does not: hold any command's work.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import grp
+import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -21,13 +28,16 @@ import click
 import yaml
 
 from carbonseal.keys import commands as keys_commands
-from carbonseal.keys import keyring
-from carbonseal.milter import config, explain, log, postfix_setup, supervisor
+from carbonseal.keys import keyring, tables
+from carbonseal.milter import config, explain, log, postfix_setup, socket_address, supervisor
 from carbonseal.milter.archive import commands as archive_commands
 from carbonseal.milter.config import Configuration
-from carbonseal.policies.errors import CarbonsealError, ConfigurationError, UsageError
+from carbonseal.policies.errors import CarbonsealError, ConfigurationError, TryLater, UsageError
 
 _INTERRUPTED = 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_LONGEST = 1500  # of a complaint; what was typed may be longer than any screen
+_DEBUG = "CARBONSEAL_DEBUG"
 
 
 class Context:
@@ -62,6 +72,11 @@ class Context:
         return self.configuration.spool_directory
 
     @property
+    def keep_loaded(self) -> int | None:
+        """For the archive commands."""
+        return self.configuration.file.record.keep_loaded
+
+    @property
     def database_url(self) -> str:
         """For the archive commands."""
         return self.configuration.database_url
@@ -94,8 +109,23 @@ def run(context: Context, no_writer: bool) -> None:
     HUP reads the configuration again and keeps the old one if the new one is bad; TERM lets open
     sessions finish.
     """
-    service = supervisor.Supervisor(context.configuration, with_writer=not no_writer)
+    configuration = context.configuration
+    _check_group(configuration)
+    socket_address.refuse_served(socket_address.parse(configuration.file.milter.socket))
+    service = supervisor.Supervisor(configuration, with_writer=not no_writer)
     raise SystemExit(service.run())
+
+
+def _check_group(configuration: Configuration) -> None:
+    group = configuration.file.milter.socket_group
+    try:
+        if group is not None:
+            grp.getgrnam(group)
+    except KeyError:
+        raise ConfigurationError(
+            f"{configuration.path}: milter.socket_group {group!r}: no such group; name one that "
+            f"Postfix belongs to"
+        ) from None
 
 
 @carbonseal.group("config")
@@ -111,11 +141,11 @@ def check(context: Context) -> None:
         configuration = context.configuration
     except config.InvalidConfiguration as fault:
         for problem in fault.problems:
-            click.echo(problem, err=True)
+            click.echo(_presentable(problem), err=True)
         raise SystemExit(fault.exit_code) from None
     complaints = list(_surroundings(configuration))
     for complaint in complaints:
-        click.echo(complaint, err=True)
+        click.echo(_presentable(complaint), err=True)
     if complaints:
         raise SystemExit(ConfigurationError.exit_code)
     click.echo(f"{context.path}: no complaints (version {configuration.version})")
@@ -124,8 +154,14 @@ def check(context: Context) -> None:
 def _surroundings(configuration: Configuration) -> list[str]:
     """What is wrong around a configuration that is right in itself."""
     complaints = []
+    try:
+        _check_group(configuration)
+    except ConfigurationError as fault:
+        complaints.append(fault.sentence)
     spool = configuration.spool_directory
-    if not spool.is_dir():
+    if spool.exists() and not spool.is_dir():
+        complaints.append(f"record.spool {spool}: it is no directory; name one")
+    elif not spool.exists():
         complaints.append(f"record.spool {spool}: no such directory; create it for the service")
     elif not os.access(spool, os.W_OK | os.X_OK):
         complaints.append(f"record.spool {spool}: not writable for this user")
@@ -199,13 +235,7 @@ def explain_command(context: Context, as_json: bool, **question: Any) -> None:
     click.echo(f"disposition  {answer.disposition}")
     click.echo()
     for reason in answer.reasons:
-        click.echo(f"  {reason.code:26} {_printable(reason.sentence)}")
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
+        click.echo(f"  {reason.code:26} {tables.escape(reason.sentence)}")
 
 
 @carbonseal.group()
@@ -226,20 +256,83 @@ carbonseal.add_command(archive_commands.archive)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `carbonseal` command; always exits."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the terminal cannot show is escaped, as on standard error, and no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     log.configure(form="text", level="info")
-    try:
-        outcome = carbonseal.main(args=arguments, standalone_mode=False)
-        status = outcome if isinstance(outcome, int) else 0
-    except CarbonsealError as fault:
-        click.echo(f"carbonseal: {fault.sentence}", err=True)
-        status = fault.exit_code
-    except click.ClickException as fault:
-        fault.show()
-        status = UsageError.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        status = _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has enough; a second complaint at exit would be noise.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+    status = _run(arguments)
+    # The interpreter would try again to write what could not be written, and complain.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+            continue
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run one command, say what went wrong, and return the exit status."""
+    try:
+        try:
+            outcome = carbonseal.main(args=arguments, standalone_mode=False)
+            status = outcome if isinstance(outcome, int) else 0
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except CarbonsealError as fault:
+        return _complain(fault.sentence, fault.exit_code)
+    except click.exceptions.NoArgsIsHelpError as fault:
+        fault.show()
+        return UsageError.exit_code
+    except click.ClickException as fault:
+        return _complain(_usage_sentence(fault), UsageError.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough.
+        return 0
+    except Exception as fault:  # the outermost edge
+        return _give_up(fault)
+    return status
+
+
+def _usage_sentence(fault: click.ClickException) -> str:
+    """click's sentence, and where the right usage stands."""
+    said = fault.format_message().rstrip(" .")
+    context = getattr(fault, "ctx", None)
+    command = "carbonseal" if context is None else context.command_path
+    return f"{said[:1].lower()}{said[1:]}; see {command} --help"
+
+
+def _give_up(fault: Exception) -> int:
+    """Say that something happened that nobody thought of."""
+    if isinstance(fault, OSError) and fault.filename is None and fault.errno in _NO_ROOM:
+        return _complain(
+            f"the output cannot be written ({fault.strerror}); make room or send it elsewhere",
+            TryLater.exit_code,
+        )
+    if os.environ.get(_DEBUG) == "1":
+        traceback.print_exception(fault)
+    frame = traceback.extract_tb(fault.__traceback__)[-1]
+    place = f"{Path(frame.filename).name} line {frame.lineno}"
+    return _complain(
+        f"internal error ({type(fault).__name__} in {place}), which is a defect of carbonseal; "
+        f"run it again with {_DEBUG}=1 for the details to report",
+        CarbonsealError.exit_code,
+    )
+
+
+def _complain(sentence: str, status: int) -> int:
+    with contextlib.suppress(OSError):  # nobody is there to read it; the status still tells
+        click.echo(f"carbonseal: {_presentable(sentence)}", err=True)
+    return status
+
+
+def _presentable(sentence: str) -> str:
+    """One line of bearable length that cannot play with a terminal; place and remedy stay."""
+    line = tables.escape(" ".join(sentence.split()))
+    if len(line) <= _LONGEST:
+        return line
+    return f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

@@ -30,6 +30,7 @@ from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
 DEFAULT_PATH = Path("/etc/carbonseal/carbonseal.yaml")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_LONGEST = 100 * 365 * 86400  # seconds
 _SIZES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
 
@@ -88,8 +89,23 @@ def _network(text: str) -> origin.Network:
         ) from None
 
 
-Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0)]
+def _line(text: str) -> None:
+    if not text or not text.isprintable():
+        raise ConfigurationError("write one line of text, without control characters")
+
+
+def _database(value: Any) -> Any:
+    # The value is not shown: it may hold a password.
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError("write a database URL such as sqlite:////var/lib/carbonseal/archive.db")
+    return value
+
+
+Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0, le=_LONGEST)]
 Size = Annotated[int, BeforeValidator(_octets), Field(ge=0)]
+Line = Annotated[str, BeforeValidator(_checked(_line))]
+Directory = Annotated[Path, BeforeValidator(_checked(_line)), Field(strict=False)]
+DatabaseUrl = Annotated[str, BeforeValidator(_database)]
 DomainEntry = Annotated[str, BeforeValidator(_checked(_domain_entry))]
 NetworkText = Annotated[str, BeforeValidator(_checked(_network))]
 Mailbox = Annotated[str, BeforeValidator(_checked(address.parse_address))]
@@ -108,7 +124,7 @@ class MilterSection(_Section):
 
     socket: SocketText = "unix:/run/carbonseal/milter.sock"
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
-    socket_group: str | None = None
+    socket_group: Line | None = None
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
     drain: Duration = 30
 
@@ -118,7 +134,7 @@ class OursSection(_Section):
 
     domains: Annotated[list[DomainEntry], Field(min_length=1)]
     networks: list[NetworkText] = []
-    listeners: list[str] = []
+    listeners: list[Line] = []
     authenticated: bool = True
     local_submission: bool = False
     peers: list[NetworkText] = []
@@ -134,7 +150,7 @@ class RuleSection(_Section):
 class SigningSection(_Section):
     """Which signatures are made."""
 
-    keys: Path = Field(default=Path("/var/lib/carbonseal/keys"), strict=False)
+    keys: Directory = Path("/var/lib/carbonseal/keys")
     canonicalization: Annotated[str, Field(pattern=r"^(relaxed|simple)/(relaxed|simple)$")] = (
         "relaxed/relaxed"
     )
@@ -168,12 +184,12 @@ class ArchiveSection(_Section):
 class RecordSection(_Section):
     """The record and its way into SQL."""
 
-    spool: Path = Field(default=Path("/var/spool/carbonseal"), strict=False)
+    spool: Directory = Path("/var/spool/carbonseal")
     spool_limit: Size = 4 * 1024**3
-    keep_loaded: Duration = 7 * 86400
-    database: str = "sqlite:////var/lib/carbonseal/archive/archive.db"
+    keep_loaded: Duration | None = 7 * 86400
+    database: DatabaseUrl = "sqlite:////var/lib/carbonseal/archive/archive.db"
     headers: Literal["all"] | list[FieldName] = "all"
-    relay: str | None = None
+    relay: Line | None = None
 
 
 class FailureSection(_Section):
@@ -252,8 +268,10 @@ def assemble(document: config_file.Document) -> Configuration:
     except pydantic.ValidationError as fault:
         # A misspelt key is often the reason why another one is missing: it is named first.
         errors = sorted(fault.errors(), key=lambda error: error["type"] != "extra_forbidden")
-        problems = [_sentence(document, error) for error in errors]
-        raise InvalidConfiguration(sorted(set(problems), key=problems.index)) from None
+        written = {part for key_path in document.lines for part in key_path}
+        written |= FileModel.model_fields.keys()
+        problems = [_sentence(document, error, written) for error in errors]
+        raise InvalidConfiguration(list(dict.fromkeys(problems))) from None
     model = _with_absolute_paths(model, document.path.resolve().parent)
     digest = hashlib.sha256(model.model_dump_json().encode()).hexdigest()
     return Configuration(
@@ -339,8 +357,30 @@ def _archive_rule(section: ArchiveRuleSection) -> archiving.ArchiveRule:
     )
 
 
-def _sentence(document: config_file.Document, error: Any) -> str:
-    key_path = tuple(part for part in error["loc"] if _is_written(document, part))
+# What pydantic found, in words for the person who wrote the file.
+_PLAIN = {
+    "bool_type": "write true or false",
+    "dict_type": "write names with values below it",
+    "float_type": "write a number",
+    "greater_than_equal": "write {ge} or more",
+    "int_type": "write a whole number",
+    "less_than_equal": "write {le} or less",
+    "list_type": "write a list, such as [one, two]",
+    "literal_error": "write {expected}",
+    "model_type": "write a section, with its keys below it",
+    "path_type": "write a path",
+    "string_type": "write text, in quotes if it looks like a number",
+    "too_short": "write at least {min_length} of them",
+}
+_PATTERNS = {
+    "socket_mode": "write an octal mode in quotes, such as '0660'",
+    "canonicalization": "write relaxed/relaxed, relaxed/simple, simple/relaxed or simple/simple",
+}
+
+
+def _sentence(document: config_file.Document, error: Any, written: set[Any]) -> str:
+    # pydantic names the branches of a union in the location; the operator never wrote those.
+    key_path = tuple(part for part in error["loc"] if part in written)
     dotted = ".".join(map(str, key_path)) or "the file"
     place = document.place(key_path)
     if error["type"] == "extra_forbidden":
@@ -350,13 +390,30 @@ def _sentence(document: config_file.Document, error: Any) -> str:
         return f"{place}: {dotted} is not a key; {hint}"
     if error["type"] == "missing":
         return f"{place}: {'.'.join(map(str, error['loc']))} is missing; it has no default"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{place}: {dotted}: {message} (found {error['input']!r:.80})"
+    found = "" if dotted == "record.database" else f" (found {_found(error['input'])})"
+    return f"{place}: {dotted}: {_in_words(error, key_path)}{found}"
 
 
-def _is_written(document: config_file.Document, part: Any) -> bool:
-    # pydantic names the branches of a union in the location; the operator never wrote those.
-    return any(part in key_path for key_path in document.lines) or part in FileModel.model_fields
+def _in_words(error: Any, key_path: tuple[Any, ...]) -> str:
+    if error["type"] == "string_pattern_mismatch":
+        return _PATTERNS.get(str(key_path[-1]), "write the name of a header field, without a colon")
+    words = _PLAIN.get(error["type"])
+    if words is None:
+        return str(error["msg"]).removeprefix("Value error, ")
+    return words.format(**error.get("ctx", {}))
+
+
+def _found(value: Any) -> str:
+    """What was written, in YAML's words."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return f"{value!r:.80}" if isinstance(value, str) else f"{value!s:.80}"
 
 
 def _known_names(key_path: tuple[Any, ...]) -> list[str]:

@@ -119,7 +119,12 @@ class Supervisor:
             # Loads SQLAlchemy: in the child only.
             from carbonseal.milter.archive import writer  # noqa: PLC0415
 
-            return writer.serve(configuration.spool_directory, configuration.database_url, control)
+            return writer.serve(
+                configuration.spool_directory,
+                configuration.database_url,
+                control,
+                keep_loaded=configuration.file.record.keep_loaded,
+            )
 
         count = configuration.file.milter.workers
         workers = (os.cpu_count() or 1) + 1 if count == "auto" else count

@@ -65,6 +65,10 @@ class Context(Protocol):
     """What these commands need from the command line."""
 
     @property
+    def keep_loaded(self) -> int | None:
+        """Seconds for which loaded segments are kept; None for ever."""
+
+    @property
     def spool_directory(self) -> Path:
         """Where records wait for the writer."""
 
@@ -247,7 +251,13 @@ def write(context: Context, once: bool) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    writer.run(context.spool_directory, context.database_url, stop=stop, report=writer.to_log)
+    writer.run(
+        context.spool_directory,
+        context.database_url,
+        stop=stop,
+        report=writer.to_log,
+        keep_loaded=context.keep_loaded,
+    )
 
 
 @contextmanager

@@ -111,6 +111,23 @@ def finish(segment: Segment) -> None:
     spool.sync_directory(segment.path.parent)
 
 
+def remove_loaded(directory: Path, *, before: float) -> int:
+    """Delete segments in `loaded/` that were last written before `before` (Unix time); how many.
+
+    Until then they are the copy from which a lost database can be filled again.
+    """
+    removed = 0
+    try:
+        entries = list(os.scandir(directory / LOADED))
+    except FileNotFoundError:
+        return 0
+    for entry in entries:
+        if entry.name.endswith(spool.CLOSED_SUFFIX) and entry.stat().st_mtime < before:
+            os.unlink(entry.path)
+            removed += 1
+    return removed
+
+
 def set_aside(directory: Path, segment: Segment, entry: Entry, why: str) -> Path:
     """Keep a refused line with its reason; returns the file.  Repeating it changes nothing."""
     target = directory / SET_ASIDE

@@ -21,6 +21,7 @@ import gc
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from carbonseal.policies.errors import TryLater
 BATCH = 1000
 _POLL_SECONDS = 0.1
 _LONGEST_WAIT = 5.0
+_LOCK_SECONDS = 0.5  # between two looks whether the last writer has let go
+_TIDY_SECONDS = 3600.0  # between two looks for old segments in loaded/
 _LOCK = "writer.lock"
 _ALLOCATIONS = 100_000  # between two looks for cycles
 
@@ -77,17 +80,19 @@ def to_log(event: str, **facts: Any) -> None:
     _GRAVE.get(event, log.event)(event, **facts)
 
 
-def serve(spool_directory: Path, url: str, control: socket.socket) -> int:
+def serve(
+    spool_directory: Path, url: str, control: socket.socket, *, keep_loaded: int | None = None
+) -> int:
     """Load until the supervisor at the other end of `control` says so or is gone."""
     stop = _ControlStop(control)
     while True:
         try:
-            run(spool_directory, url, stop=stop, report=to_log)
+            run(spool_directory, url, stop=stop, report=to_log, keep_loaded=keep_loaded)
             return 0
         except SpoolTaken as fault:
             # On reload and after a crash of the supervisor the last writer may still be leaving.
             log.warning("writer-waits", problem=fault.sentence)
-            if stop.wait(_LONGEST_WAIT):
+            if stop.wait(_LOCK_SECONDS):
                 return 0
 
 
@@ -107,22 +112,44 @@ class _ControlStop:
         return self._is_set
 
 
-def run(spool_directory: Path, url: str, *, stop: Stop, report: Report) -> None:
+def run(
+    spool_directory: Path,
+    url: str,
+    *,
+    stop: Stop,
+    report: Report,
+    keep_loaded: int | None = None,
+) -> None:
     """Load the spool until `stop`; what is in the spool by then is still loaded, if that can be.
 
-    `report(event, **facts)` is told what an operator may want to know.
+    `report(event, **facts)` is told what an operator may want to know.  Loaded segments are deleted
+    after `keep_loaded` seconds; never when it is None.
     """
     _spare_the_collector()
     with _locked(spool_directory):
         writer = _Writer(spool_directory, url, report)
         try:
+            tidy_at = 0.0
             while not stop.is_set():
                 wait = writer.advance(stop)
+                if keep_loaded is not None and time.monotonic() >= tidy_at:
+                    tidy_at = time.monotonic() + _TIDY_SECONDS
+                    _tidy(spool_directory, keep_loaded, report)
                 if wait:
                     stop.wait(wait)
             writer.advance(_Never())
         finally:
             writer.close()
+
+
+def _tidy(spool_directory: Path, keep_loaded: int, report: Report) -> None:
+    try:
+        removed = segments.remove_loaded(spool_directory, before=time.time() - keep_loaded)
+    except OSError as fault:
+        report("tidying-failed", problem=f"{fault.filename}: {fault.strerror}")
+    else:
+        if removed:
+            report("segments-removed", count=removed, older_than=f"{keep_loaded} s")
 
 
 def run_once(spool_directory: Path, url: str, *, report: Report) -> int:

@@ -254,7 +254,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from carbonseal.milter.archive import commands
 commands.archive(["write"], obj=SimpleNamespace(
-    spool_directory=Path(sys.argv[1]), database_url=sys.argv[2]))
+    spool_directory=Path(sys.argv[1]), database_url=sys.argv[2], keep_loaded=None))
 """
 
 

@@ -337,3 +337,18 @@ def test_a_record_set_aside_is_kept_with_its_reason(directory: Path) -> None:
         kept = segments.set_aside(directory, segment, entry, "the database said no")
     assert "the database said no" in kept.read_text()
     assert len(list((directory / segments.SET_ASIDE).iterdir())) == 1
+
+
+def test_loaded_segments_are_deleted_when_their_time_is_over(directory: Path) -> None:
+    """Not before, and nothing that still waits for the database."""
+    queue = spool.Spool(directory)
+    for number in range(2):
+        queue.put(line(number))
+        queue.close()
+    old, waiting = segments.pending(directory)
+    segments.finish(old)
+    kept = directory / segments.LOADED / old.path.name
+    written = kept.stat().st_mtime
+    assert segments.remove_loaded(directory, before=written) == 0
+    assert segments.remove_loaded(directory, before=written + 1) == 1
+    assert segments.pending(directory) == [waiting]

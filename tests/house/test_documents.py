@@ -35,7 +35,6 @@ SNIPPETS = ROOT / "packaging/postfix"
 # What the packaged file sets, because its defaults suit a checkout better than an installation.
 PACKAGED = {
     "milter.socket_group": "postfix",
-    "record.database": "sqlite:////var/lib/carbonseal/archive/archive.db",
 }
 
 
