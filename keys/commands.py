@@ -37,6 +37,7 @@ _LIST_COLUMNS = (
 )
 _TABLE_COLUMNS = ("sdid", "selector", "algorithm", "bits", "stage", "activated_at", "problem")
 _ALGORITHMS = {"rsa": signing_request.RSA, "ed25519": signing_request.ED25519}
+_MAX_REASON = 500
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -86,7 +87,11 @@ def keys() -> None:
     help="For the selector: {date}, {letter} (r or e), {random}.",
 )
 @click.option(
-    "--algorithm", type=click.Choice(sorted(_ALGORITHMS)), default="rsa", show_default=True
+    "--algorithm",
+    type=click.Choice(sorted(_ALGORITHMS)),
+    default="rsa",
+    show_default=True,
+    help="Every receiver verifies RSA, many verify Ed25519.",
 )
 @click.option(
     "--bits", type=int, default=generate.DEFAULT_BITS, show_default=True, help="RSA only."
@@ -118,20 +123,20 @@ def generate_key(
     shelf = store.Store(settings.keys_directory)
     name = _sdid(sdid)
     now = datetime.now(UTC)
+    why = _who(reason)
+
+    def is_taken(free: str) -> bool:
+        return shelf.is_taken(name, _selector(free, name))
+
     chosen = (
-        selector.lower()
-        if selector
-        else generate.choose_selector(
-            selector_template, _ALGORITHMS[algorithm], now, lambda free: shelf.is_taken(name, free)
-        )
+        generate.choose_selector(selector_template, _ALGORITHMS[algorithm], now, is_taken)
+        if selector is None
+        else _selector(selector, name)
     )
-    signing_request.check_selector(chosen, name)
     shelf.refuse_taken(name, chosen)
     private = generate.generate(_ALGORITHMS[algorithm], bits)
-    record = generate.new_record(
-        private, name, chosen, origin=Origin.GENERATED, at=now, why=_who(reason)
-    )
-    _keep(shelf, record, private, activate=activate, why=_who(reason), dry_run=dry_run)
+    record = generate.new_record(private, name, chosen, origin=Origin.GENERATED, at=now, why=why)
+    _keep(shelf, record, private, activate=activate, why=why, dry_run=dry_run)
     _show_kept(shelf, record, output_format, dry_run=dry_run)
 
 
@@ -168,14 +173,15 @@ def import_key(
     """
     _demand_published(activate=activate, assume_published=assume_published)
     shelf = store.Store(settings.keys_directory)
-    name, chosen = _sdid(sdid), selector.lower()
-    signing_request.check_selector(chosen, name)
+    name = _sdid(sdid)
+    chosen = _selector(selector, name)
+    why = _who(reason)
     shelf.refuse_taken(name, chosen)
     private = key_file.read(private_key)
     record = generate.new_record(
-        private, name, chosen, origin=Origin.IMPORTED, at=datetime.now(UTC), why=_who(reason)
+        private, name, chosen, origin=Origin.IMPORTED, at=datetime.now(UTC), why=why
     )
-    _keep(shelf, record, private, activate=activate, why=_who(reason), dry_run=dry_run)
+    _keep(shelf, record, private, activate=activate, why=why, dry_run=dry_run)
     _show_kept(shelf, record, output_format, dry_run=dry_run)
 
 
@@ -204,7 +210,7 @@ def show_key(settings: Settings, sdid: str, selector: str | None, output_format:
     shelf = store.Store(settings.keys_directory)
     name = _sdid(sdid)
     if selector is not None:
-        return _show((shelf.find(name, selector.lower()),), output_format)
+        return _show((shelf.find(name, _selector(selector, name)),), output_format)
     records = store.active(shelf.lineage(name).records)
     if not records:
         raise errors.NotFound(
@@ -242,8 +248,9 @@ def activate_key(
     all mail it signed has been delivered.
     """
     _demand_published(activate=True, assume_published=assume_published)
+    why = _who(reason)
     shelf = store.Store(settings.keys_directory)
-    record = shelf.find(_sdid(sdid), selector.lower())
+    record = _find(shelf, sdid, selector)
     _refuse_broken(shelf, record)
     if record in store.active(shelf.lineage(record.sdid).records):
         _say(f"{record.dns_name} signs already; nothing changed")
@@ -252,7 +259,7 @@ def activate_key(
     else:
         with shelf.writing() as writer:
             fresh = shelf.find(record.sdid, record.selector)
-            writer.activate(fresh, at=datetime.now(UTC), why=_who(reason), assumed=True)
+            writer.activate(fresh, at=datetime.now(UTC), why=why, assumed=True)
     _list(shelf, (shelf.lineage(record.sdid),), output_format)
 
 
@@ -277,8 +284,9 @@ def retire_key(
     output_format: str,
 ) -> None:
     """Sign no more with this key; its DNS record must stay until its mail is delivered."""
+    why = _who(reason)
     shelf = store.Store(settings.keys_directory)
-    record = shelf.find(_sdid(sdid), selector.lower())
+    record = _find(shelf, sdid, selector)
     if dry_run:
         _refuse_gap(shelf, record, leave_unsigned=leave_unsigned)
         _say(f"dry run: {record.dns_name} would be retired; nothing changed")
@@ -289,7 +297,7 @@ def retire_key(
             if record.stage is Stage.RETIRED:
                 _say(f"{record.dns_name} is retired already; nothing changed")
             else:
-                writer.put(record.moved(Stage.RETIRED, at=datetime.now(UTC), why=_who(reason)))
+                writer.put(record.moved(Stage.RETIRED, at=datetime.now(UTC), why=why))
     _list(shelf, (shelf.lineage(record.sdid),), output_format)
 
 
@@ -434,7 +442,21 @@ def _sdid(text: str) -> str:
     return signing_request.check_sdid(domains.normalize(text))
 
 
+def _selector(text: str, sdid: str) -> str:
+    return signing_request.check_selector(text.lower(), sdid)
+
+
+def _find(shelf: store.Store, sdid: str, selector: str) -> KeyRecord:
+    name = _sdid(sdid)
+    return shelf.find(name, _selector(selector, name))
+
+
 def _who(reason: str) -> str:
+    # The history is part of the key's record, whose size is bounded.
+    if len(reason) > _MAX_REASON or not reason.isprintable():
+        raise errors.DataError(
+            f"--reason {reason[:40]!r}: write one line of at most {_MAX_REASON} characters."
+        )
     try:
         login = getpass.getuser()
     except (KeyError, OSError):

@@ -174,6 +174,8 @@ class Store:
             raise errors.ConfigurationError(
                 f"{self.directory.parent}: there is no such directory to hold the keys; create it."
             )
+        if self.directory.exists() and not self.directory.is_dir():
+            raise self._no_directory()
         try:
             durable.make_directory(self.directory, durable.Access(0o700))
             permission.check_directories(self.directory)
@@ -189,8 +191,16 @@ class Store:
             )
         except FileNotFoundError:
             raise self._missing() from None
+        except NotADirectoryError:
+            raise self._no_directory() from None
         except OSError as error:
             raise permission.unreadable(self.directory, error) from None
+
+    def _no_directory(self) -> errors.ConfigurationError:
+        return errors.ConfigurationError(
+            f"{self.directory}: it is no directory; correct `signing.keys` in the configuration,"
+            " or move away what stands there."
+        )
 
     def _missing(self) -> errors.ConfigurationError:
         return errors.ConfigurationError(

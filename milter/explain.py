@@ -26,6 +26,7 @@ from carbonseal.policies.errors import DataError
 from carbonseal.policies.reason import Reason
 
 _MAX_MESSAGE = 256 * 1024 * 1024
+_MAX_ADDRESS = 2048  # Postfix's line_length_limit: no longer one arrives
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,28 +79,38 @@ def explain(question: Question, configuration: Configuration) -> Explanation:
 def _transaction(question: Question, configuration: Configuration) -> Transaction:
     transaction = Transaction(
         client=Client(_checked_client(question.client), 1, "unknown", ""),
-        listener=question.listener,
+        listener=_one_line(question.listener, "--listener"),
         arguments=(_raw(question.reverse_path, "--from"),),
         resolved=None,
         body_canonicalization=configuration.signing.body_canonicalization,
     )
-    transaction.login = question.login
+    transaction.login = _one_line(question.login, "--login")
     for recipient in question.recipients:
         raw = _raw(recipient, "--rcpt")
         transaction.add_recipient((raw,), resolved=None, mailer=None, host=None)
     if question.message is not None:
         _read_message(question.message, transaction)
     elif question.author or question.reverse_path.strip("<>"):
-        author = question.author or question.reverse_path.strip("<>")
+        author = _one_line(question.author, "--author") or question.reverse_path.strip("<>")
         transaction.add_field("From", b" " + author.encode("utf-8", "surrogateescape"))
     return transaction
 
 
 def _raw(argument: str, option: str) -> bytes:
-    if any(character in argument for character in "\r\n\0"):
-        raise DataError(f"{option} {argument!r}: an address is one line; leave out line breaks")
-    inner = argument.removeprefix("<").removesuffix(">")
+    inner = _one_line(argument, option).removeprefix("<").removesuffix(">")
     return f"<{inner}>".encode("utf-8", "surrogateescape")
+
+
+def _one_line(argument: str, option: str) -> str:
+    """What could have come in one line of SMTP; odd octets may, control characters may not."""
+    if any(ord(character) < 32 or character == "\x7f" for character in argument):
+        raise DataError(f"{option} {argument[:80]!r}: leave out line breaks and control characters")
+    if len(argument) > _MAX_ADDRESS:
+        raise DataError(
+            f"{option} {argument[:40]!r}...: longer than the {_MAX_ADDRESS} characters that "
+            f"Postfix takes; shorten it"
+        )
+    return argument
 
 
 def _checked_client(client: str) -> str:
@@ -107,7 +118,7 @@ def _checked_client(client: str) -> str:
         return str(ipaddress.ip_address(client))
     except ValueError:
         raise DataError(
-            f"--client {client!r}: write the client's IP address, such as 192.0.2.1"
+            f"--client {client[:80]!r}: write the client's IP address, such as 192.0.2.1"
         ) from None
 
 
@@ -116,9 +127,13 @@ def _read_message(path: Path, transaction: Transaction) -> None:
         with open(path, "rb") as stream:
             raw = stream.read(_MAX_MESSAGE + 1)
     except OSError as fault:
-        raise DataError(f"{path}: cannot read the message ({fault.strerror})") from None
+        raise DataError(
+            f"{path}: cannot read the message ({fault.strerror}); name a message file"
+        ) from None
     if len(raw) > _MAX_MESSAGE:
-        raise DataError(f"{path}: larger than {_MAX_MESSAGE} bytes")
+        raise DataError(f"{path}: larger than {_MAX_MESSAGE} octets; is it one message?")
+    if not raw.strip():
+        raise DataError(f"{path}: it is empty; name a message file")
     raw = re.sub(rb"\r?\n", b"\n", raw)
     header, _, body = raw.partition(b"\n\n") if not raw.startswith(b"\n") else (b"", b"", raw[1:])
     for line in re.split(rb"\n(?![ \t])", header.rstrip(b"\n")):
@@ -126,5 +141,6 @@ def _read_message(path: Path, transaction: Transaction) -> None:
         if colon and re.fullmatch(rb"[!-9;-~]+[ \t]*", name):
             transaction.add_field(name.rstrip().decode("ascii"), value)
         elif line and not line.startswith(b"From "):
-            raise DataError(f"{path}: {line[:40]!r} is no header field; is it a message file?")
+            shown = line[:40].decode("utf-8", "backslashreplace")
+            raise DataError(f"{path}: {shown!r} is no header field; is it a message file?")
     transaction.body.add(body.replace(b"\n", b"\r\n"))
