@@ -31,7 +31,7 @@ check: setup ns ## import contracts, ruff, mypy --strict
 
 test: setup ## everything: checks, unit, wire and real-Postfix tests
 	@$(MAKE) --no-print-directory check
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 demo: setup ## the main job before your eyes: sign, copy, record, look up, behind a real Postfix
 	@PYTHONPATH=tests $(PY) -m demo

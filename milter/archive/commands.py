@@ -37,9 +37,10 @@ _TABLE = (
     "reverse_path",
     "recipients",
     "subject",
-    "signed_by",
-    "archive_recipients",
+    "signed",
+    "copied",
 )
+_WIDEST = 30  # characters of a cell in a table; jsonl and csv are whole
 _CSV = (
     "record_id",
     "recorded_at",
@@ -97,7 +98,13 @@ def archive() -> None:
 @click.option("--signed/--unsigned", default=None, help="With or without a signature of ours.")
 @click.option("--since", metavar="TIME", help="2026-11-21, 2026-11-21T10:00Z, or 7d for days ago.")
 @click.option("--until", metavar="TIME", help="The same; a date means its end.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="No more records than these.",
+)
 @click.option("--all", "everything", is_flag=True, help="No limit.")
 @click.option("--after", metavar="CURSOR", help="The page after the one that named this cursor.")
 @tables.output_options
@@ -152,18 +159,38 @@ def _search(
         limit=None if everything else limit,
         **plain,
     )
-    if wanted.since and wanted.until and wanted.since >= wanted.until:
-        raise DataError(f"--since {since} is not before --until {until}; exchange them")
+    _check_order(wanted.since, wanted.until, since, until)
     return wanted
+
+
+def _check_order(
+    first: datetime | None, last: datetime | None, since: str | None, until: str | None
+) -> None:
+    if first and last and first >= last:
+        raise DataError(f"--since {since} is not before --until {until}; exchange them")
 
 
 def _row(one: query.Found, output_format: str) -> dict[str, object]:
     row = asdict(one)
-    if output_format != "jsonl":
-        row["signed_by"] = [f"{made['sdid']}/{made['selector']}" for made in one.signatures]
-        if not one.reverse_path:
-            row["reverse_path"] = "<>"
+    if output_format == "jsonl":
+        return row
+    row["signed_by"] = [f"{made['sdid']}/{made['selector']}" for made in one.signatures]
+    if not one.reverse_path:
+        row["reverse_path"] = "<>"
+    if output_format == "table":
+        row["recorded_at"] = one.recorded_at[:19] + "Z"
+        more = len(one.recipients) - 1
+        first = _clipped(one.recipients[0]) if one.recipients else ""
+        row["recipients"] = f"{first} +{more}" if more > 0 else first
+        row["reverse_path"] = _clipped(str(row["reverse_path"]))
+        row["subject"] = _clipped(one.subject or "")
+        row["signed"] = bool(one.signatures)
+        row["copied"] = bool(one.archive_recipients)
     return row
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 @archive.command()
@@ -221,7 +248,9 @@ def _in_words(text: str) -> str:
     show_default=True,
     help="Domain: of reverse-path or envelope recipients, parent domains not added up.",
 )
-@click.option("--since", metavar="TIME", default="30d", show_default=True)
+@click.option(
+    "--since", metavar="TIME", default="30d", show_default=True, help="As for archive search."
+)
 @click.option("--until", metavar="TIME", help="A date means its end.")
 @tables.output_options
 @click.pass_obj
@@ -230,6 +259,7 @@ def stats(context: Context, by: str, since: str, until: str | None, output_forma
     now = datetime.now(UTC)
     first = _moment("--since", since, now)
     last = _moment("--until", until, now, end_of_day=True)
+    _check_order(first, last, since, until)
     with _reading(context) as engine:
         counted = query.count(engine, by, since=first, until=last)
     rows = (
@@ -302,6 +332,8 @@ def _network(text: str | None) -> query.Network | None:
     if text is None:
         return None
     try:
+        if "%" in text:  # a zone means something on one machine only, and is not recorded
+            raise ValueError
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise DataError(

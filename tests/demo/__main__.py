@@ -21,9 +21,10 @@ from support import verifiers
 from support.relay import Relay, copy_parameters, relay
 from support.sink import Delivery
 
+from carbonseal.policies.reason import Reason
 from demo.letters import LETTERS, Letter, message
 
-console = Console(width=None if sys.stdout.isatty() else 130)
+console = Console(width=None if sys.stdout.isatty() else 140)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +86,40 @@ def fates(relay: Relay) -> Iterator[Fate]:
         yield Fate(letter, records[queue_id], delivered, relay.copies(mark), judgements)
 
 
+def signature_in_words(fate: Fate) -> str:
+    """Who found it good on the delivered bytes, or why there is none."""
+    if fate.record["signatures"]:
+        judges = ", ".join(one.judge for one in fate.judgements if one.result == "pass")
+        signer = fate.record["signatures"][0]["sdid"]
+        return f"{signer}, verified on the delivered bytes by {judges}"
+    refusals = [one for one in fate.record["reasons"] if one.startswith("no-origin-proof")]
+    return f"none: {' '.join(refusals)}"
+
+
+def deciding_reason(fate: Fate) -> str:
+    """The reason that tells the story, as a sentence."""
+    for text in fate.record["reasons"]:
+        code, _, about = text.partition("(")
+        if code == fate.letter.reason:
+            return Reason(code, about.removesuffix(")")).sentence
+    return "missing"
+
+
 def show(found: list[Fate]) -> bool:
     """Print what a user wants to see; True when all is as it must be."""
-    table = Table(title="What became of each letter", title_justify="left")
-    for column in ("letter", "crossing", "signature, verified on the delivered bytes by", "copy"):
-        table.add_column(column)
-    table.add_column("why (reasons of the record)", overflow="fold")
-    table.add_column("")
+    table = Table(title="What became of each letter", title_justify="left", show_lines=True)
+    for column in ("letter", "crossing", "signature", "archive copy", "the deciding reason", ""):
+        table.add_column(column, overflow="fold")
     all_right = True
     for fate in found:
         complaints = list(fate.complaints())
         all_right = all_right and not complaints
-        judges = ", ".join(f"{one.judge} {one.result}" for one in fate.judgements)
         table.add_row(
             fate.letter.title,
             fate.record["crossing"],
-            judges or "unsigned",
-            "yes" if fate.copies else "no",
-            " ".join(fate.record["reasons"]),
+            signature_in_words(fate),
+            "1, NOTIFY=NEVER" if fate.copies else "none",
+            deciding_reason(fate),
             "[red]" + "; ".join(complaints) if complaints else "[green]ok",
         )
     console.print(table)
@@ -118,13 +135,13 @@ def main() -> int:
         service = running.service
         console.print("The milter and a private Postfix are up; sending the letters.\n")
         all_right = show(list(fates(running)))
-        console.print("\n[bold]$ carbonseal archive search[/bold]")
-        console.print(service.command("archive", "search").stdout, highlight=False, markup=False)
-        console.print(
-            "[bold]$ carbonseal archive search --recipient hidden@elsewhere.example[/bold]"
-        )
-        found = service.command("archive", "search", "--recipient", "hidden@elsewhere.example")
-        console.print(found.stdout, highlight=False, markup=False)
+        for arguments in (
+            ("archive", "search"),
+            ("archive", "search", "--recipient", "hidden@elsewhere.example"),
+            ("archive", "stats", "--by", "crossing"),
+        ):
+            console.print(f"\n[bold]$ carbonseal {' '.join(arguments)}[/bold]")
+            print(service.command(*arguments, columns=console.width).stdout, end="", flush=True)
         all_right = (
             all_right and len(service.search("--recipient", "hidden@elsewhere.example")) == 1
         )

@@ -74,14 +74,16 @@ class Carbonseal:
 
     # --- commands -------------------------------------------------------------------------------
 
-    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run `carbonseal …` with this configuration."""
+    def command(
+        self, *arguments: str, check: bool = True, columns: int = 200
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `carbonseal …` with this configuration, on a terminal of that width."""
         done = subprocess.run(
             [COMMAND, "--config", self.file, *arguments],
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "COLUMNS": "200"},
+            env={**os.environ, "COLUMNS": str(columns)},
         )
         if check and done.returncode:
             raise ServiceFailed(f"carbonseal {' '.join(arguments)}: {done.stderr}{done.stdout}")
