@@ -30,6 +30,9 @@ OPEN_SUFFIX = ".open.jsonl"
 CLOSED_SUFFIX = ".jsonl"
 SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_SECONDS = 60.0
+_ATTEMPTS = 10  # at making a new segment
+# Not the line end alone: the torn line may lack nothing else and would become an intact record.
+_TORN_END = b"~\n"
 
 
 class SpoolUnwritable(TryLater):
@@ -129,7 +132,7 @@ class Spool:
             self._close_segment()
             segment = None
         if segment is None:
-            segment = self._segment = _OpenSegment(self._directory, self._clock())
+            segment = self._segment = self._new_segment()
         try:
             segment.append(lines)
         except _Unsynced:
@@ -138,6 +141,14 @@ class Spool:
             segment.abandon()
             self._segment = None
             raise
+
+    def _new_segment(self) -> _OpenSegment:
+        for _ in range(_ATTEMPTS):
+            try:
+                return _OpenSegment(self._directory, self._clock())
+            except _Taken:
+                continue  # recovery will not be quicker than us every time
+        raise OSError(errno.EAGAIN, "recovery takes every new segment for an orphan")
 
     def _close_segment(self) -> None:
         segment, self._segment = self._segment, None
@@ -175,13 +186,26 @@ class Spool:
 
 def waiting_bytes(directory: Path) -> int:
     """Octets of records that no writer has finished; 0 when the directory cannot be read."""
+    waiting = 0
     try:
         with os.scandir(directory) as entries:
-            return sum(
-                entry.stat().st_size for entry in entries if entry.name.endswith(CLOSED_SUFFIX)
-            )
+            for entry in entries:
+                if entry.name.endswith(CLOSED_SUFFIX):
+                    waiting += _size(entry)
     except OSError:
         return 0
+    return waiting
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return 0  # the writer moved it away just now
+
+
+class _Taken(OSError):
+    """Recovery took a new segment for an orphan before it was locked."""
 
 
 class _Unsynced(OSError):
@@ -203,12 +227,24 @@ class _OpenSegment:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self._path, flags, 0o640)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._inode = os.fstat(self._file).st_ino
+            self._lock()
             sync_directory(directory)
+        except _Taken:
+            os.close(self._file)  # recovery ends what it has begun
+            raise
         except OSError:
             self.abandon()
             raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _Taken from None
+        self._inode = os.fstat(self._file).st_ino
+        if self.has_vanished():
+            # Closed under its other name already, with a footer: nothing may follow that.
+            raise _Taken
 
     def is_due(self, now: float, seconds: float) -> bool:
         return now - self.opened_at >= seconds and self._tree.leaves > 0
@@ -223,7 +259,7 @@ class _OpenSegment:
     def append(self, lines: list[bytes]) -> None:
         """Write and sync.  OSError: nothing is promised, the segment stays usable."""
         # A torn line of an earlier fault is ended first; readers skip it by its missing checksum.
-        data = b"".join([b"\n", *lines] if self._torn else lines)
+        data = b"".join([_TORN_END, *lines] if self._torn else lines)
         written = 0
         try:
             while written < len(data):
@@ -246,7 +282,7 @@ class _OpenSegment:
             return
         self.size += len(data)
         *whole, rest = data.split(b"\n")
-        for line in filter(None, whole):
+        for line in whole[1:] if self._torn else whole:  # the first ends the torn line before
             self._tree.add(line + b"\n")
         self._torn = bool(rest)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -352,3 +355,81 @@ def test_loaded_segments_are_deleted_when_their_time_is_over(directory: Path) ->
     assert segments.remove_loaded(directory, before=written) == 0
     assert segments.remove_loaded(directory, before=written + 1) == 1
     assert segments.pending(directory) == [waiting]
+
+
+@pytest.mark.parametrize("is_finished", [True, False], ids=["closed-before", "closing-now"])
+def test_a_segment_that_recovery_took_for_an_orphan_is_not_written_to(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+) -> None:
+    """Between creating a segment and locking it, the supervisor's recovery may take it.
+
+    What is acknowledged must not stand behind the footer of a closed segment, which the writer may
+    have finished with already; and nobody is refused for it.
+    """
+    real, held = fcntl.flock, []
+
+    def late_lock(handle: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        if is_finished:
+            segments.recover(directory)
+        else:
+            (segment,) = segments.pending(directory)
+            held.append(segment.path.open())
+            real(held[0], fcntl.LOCK_EX)
+        real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late_lock)
+    queue = spool.Spool(directory)
+    queue.put(line(1))
+    assert len(segments.pending(directory)) == 2
+    for stream in held:
+        stream.close()
+    segments.recover(directory)
+    for segment in segments.pending(directory):
+        if segment.is_closed:
+            assert [entry.is_footer for entry in segments.read(segment, 0)] == [True]
+    assert numbers(directory) == [1]
+
+
+def test_a_segment_that_the_writer_moves_away_does_not_lift_the_limit(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory changes while its size is measured; what is left counts."""
+    (directory / "A.jsonl").write_bytes(b"x" * 500)
+    (directory / "B.jsonl").write_bytes(b"x" * 500)
+    real = os.scandir
+
+    def moving(path: Path) -> contextlib.nullcontext[Iterator[os.DirEntry[str]]]:
+        entries = sorted(real(path), key=lambda entry: entry.name)
+        os.unlink(directory / "A.jsonl")
+        return contextlib.nullcontext(iter(entries))
+
+    monkeypatch.setattr(spool.os, "scandir", moving)
+    assert spool.waiting_bytes(directory) == 500
+
+
+def test_a_torn_line_that_lacks_nothing_but_its_end_is_no_record(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message was refused, and the footer does not count it: no reader may find it intact."""
+    queue = spool.Spool(directory)
+    queue.put(line(1))
+    real, calls = os.write, []
+
+    def short_write(handle: int, data: bytes) -> int:
+        if calls:
+            raise OSError(errno.ENOSPC, "no space")
+        calls.append(1)
+        return real(handle, data[:-1])
+
+    monkeypatch.setattr(spool.os, "write", short_write)
+    with pytest.raises(spool.SpoolUnwritable):
+        queue.put(line(2))
+    calls.clear()
+    with pytest.raises(spool.SpoolUnwritable):
+        queue.put(line(2))
+    monkeypatch.undo()
+    queue.put(line(3))
+    queue.close()
+    assert numbers(directory) == [1, 3]
+    assert footer_of(directory)["records"] == 2
