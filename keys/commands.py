@@ -145,7 +145,7 @@ def generate_key(
 @click.argument("selector")
 @click.option(
     "--private-key",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # whether it is, reading shows
     required=True,
     metavar="FILE",
     help="RSA or Ed25519 as PEM, or an Ed25519 seed in base64.",

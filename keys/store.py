@@ -103,14 +103,14 @@ class Store:
     def is_taken(self, sdid: str, selector: str) -> bool:
         """Whether a key with this name exists or existed; no selector is used twice."""
         return any(
-            path.exists()
+            _exists(path)
             for path in (self.record_path(sdid, selector), self.private_path(sdid, selector))
         )
 
     def find(self, sdid: str, selector: str) -> KeyRecord:
         """One key; `errors.NotFound` if there is none."""
         path = self.record_path(sdid, selector)
-        if not path.exists():
+        if not _exists(path):
             raise errors.NotFound(
                 f"{self.directory}: there is no key {selector} for {sdid};"
                 " `carbonseal keys list` shows what there is."
@@ -146,7 +146,7 @@ class Store:
     def refuse_taken(self, sdid: str, selector: str) -> None:
         """Raise `errors.DataError` if the selector cannot be given to a new key."""
         path = self.record_path(sdid, selector)
-        if path.exists():
+        if _exists(path):
             raise errors.DataError(
                 f"{path}: the selector {selector} has been used for {sdid} and is never used"
                 " again; choose another."
@@ -170,11 +170,11 @@ class Store:
                     writer.tell_workers()
 
     def _make(self) -> None:
-        if not self.directory.parent.is_dir():
+        if not (_exists(self.directory.parent) and self.directory.parent.is_dir()):
             raise errors.ConfigurationError(
                 f"{self.directory.parent}: there is no such directory to hold the keys; create it."
             )
-        if self.directory.exists() and not self.directory.is_dir():
+        if _exists(self.directory) and not self.directory.is_dir():
             raise self._no_directory()
         try:
             durable.make_directory(self.directory, durable.Access(0o700))
@@ -341,6 +341,17 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a name; `permission.WrongPermission` if that cannot be told."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise permission.unreadable(path, error) from None
+    return True
 
 
 def _unwritable(path: Path, error: OSError) -> errors.CarbonsealError:

@@ -129,7 +129,7 @@ def _write_csv(rows: Iterable[Row], columns: Sequence[str]) -> int:
 
 
 def _write_tables(rows: Iterable[Row], columns: Sequence[str]) -> int:
-    console = Console(
+    console = _Console(
         file=sys.stdout,
         width=None if sys.stdout.isatty() else _WIDE,
         highlight=False,
@@ -145,6 +145,14 @@ def _write_tables(rows: Iterable[Row], columns: Sequence[str]) -> int:
         console.print(table)
         total += len(page)
     return total
+
+
+class _Console(Console):
+    """A console that leaves it to the command line what a reader that went away means."""
+
+    def on_broken_pipe(self) -> None:
+        """Instead of ending the process with status 1."""
+        raise BrokenPipeError
 
 
 def _pages(rows: Iterable[Row]) -> Iterator[list[Row]]:

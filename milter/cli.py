@@ -87,7 +87,7 @@ class Context:
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # whether it is, reading shows
     envvar="CARBONSEAL_CONFIG",
     default=config.DEFAULT_PATH,
     show_default=True,
@@ -211,7 +211,7 @@ def policy() -> None:
 @click.option("--rcpt", "recipients", multiple=True, required=True, help="Recipient; repeatable.")
 @click.option("--author", default="", help="Author in From; default: the reverse-path.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-@click.argument("message", required=False, type=click.Path(path_type=Path))
+@click.argument("message", required=False, type=click.Path(path_type=Path, readable=False))
 @click.pass_obj
 def explain_command(context: Context, as_json: bool, **question: Any) -> None:
     """Say what would happen to a message, and why; nothing is sent."""
@@ -256,9 +256,7 @@ carbonseal.add_command(archive_commands.archive)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `carbonseal` command; always exits."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # What the terminal cannot show is escaped, as on standard error, and no reason to stop.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    _open_standard_streams()
     log.configure(form="text", level="info")
     status = _run(arguments)
     # The interpreter would try again to write what could not be written, and complain.
@@ -271,6 +269,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
+def _open_standard_streams() -> None:
+    """Let 0, 1 and 2 be open: a file opened later must not get the number, and then the output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the terminal cannot show is escaped, as on standard error, and no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     """Run one command, say what went wrong, and return the exit status."""
     try:
@@ -279,8 +291,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             status = outcome if isinstance(outcome, int) else 0
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else 0
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        if isinstance(sys.stdout, click.utils.PacifyFlushWrapper):
+            return 0  # whoever read our output has enough; click has seen it first
+        sys.stdout.flush()
     except CarbonsealError as fault:
         return _complain(fault.sentence, fault.exit_code)
     except click.exceptions.NoArgsIsHelpError as fault:
@@ -291,7 +304,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has enough.
         return 0
     except Exception as fault:  # the outermost edge
         return _give_up(fault)

@@ -15,7 +15,7 @@ import difflib
 import hashlib
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -98,6 +98,10 @@ def _database(value: Any) -> Any:
     # The value is not shown: it may hold a password.
     if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError("write a database URL such as sqlite:////var/lib/carbonseal/archive.db")
+    host = value.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    port = re.search(r":([^]:]*)$", host)
+    if port and not re.fullmatch(r"[0-9]{0,5}", port[1]):
+        raise ValueError("write the port, after host and colon, as a number")
     return value
 
 
@@ -270,8 +274,7 @@ def assemble(document: config_file.Document) -> Configuration:
         errors = sorted(fault.errors(), key=lambda error: error["type"] != "extra_forbidden")
         written = {part for key_path in document.lines for part in key_path}
         written |= FileModel.model_fields.keys()
-        problems = [_sentence(document, error, written) for error in errors]
-        raise InvalidConfiguration(list(dict.fromkeys(problems))) from None
+        raise InvalidConfiguration(list(_sentences(document, errors, written))) from None
     model = _with_absolute_paths(model, document.path.resolve().parent)
     digest = hashlib.sha256(model.model_dump_json().encode()).hexdigest()
     return Configuration(
@@ -362,9 +365,9 @@ _PLAIN = {
     "bool_type": "write true or false",
     "dict_type": "write names with values below it",
     "float_type": "write a number",
-    "greater_than_equal": "write {ge} or more",
+    "greater_than_equal": "write a number from {ge} up",
     "int_type": "write a whole number",
-    "less_than_equal": "write {le} or less",
+    "less_than_equal": "write a number up to {le}",
     "list_type": "write a list, such as [one, two]",
     "literal_error": "write {expected}",
     "model_type": "write a section, with its keys below it",
@@ -378,9 +381,23 @@ _PATTERNS = {
 }
 
 
-def _sentence(document: config_file.Document, error: Any, written: set[Any]) -> str:
-    # pydantic names the branches of a union in the location; the operator never wrote those.
-    key_path = tuple(part for part in error["loc"] if part in written)
+def _sentences(
+    document: config_file.Document, errors: list[Any], written: set[Any]
+) -> Iterator[str]:
+    """One for each key; where a value may be of several kinds, pydantic complains of each."""
+    by_key: dict[tuple[Any, ...], list[Any]] = {}
+    for error in errors:
+        # pydantic names the branches of a union in the location; the operator never wrote those.
+        key_path = tuple(part for part in error["loc"] if part in written)
+        by_key.setdefault(
+            (key_path, error["loc"] if error["type"] == "missing" else ()), []
+        ).append(error)
+    for (key_path, _), about in by_key.items():
+        yield _sentence(document, key_path, about)
+
+
+def _sentence(document: config_file.Document, key_path: tuple[Any, ...], about: list[Any]) -> str:
+    error = about[0]
     dotted = ".".join(map(str, key_path)) or "the file"
     place = document.place(key_path)
     if error["type"] == "extra_forbidden":
@@ -390,8 +407,10 @@ def _sentence(document: config_file.Document, error: Any, written: set[Any]) -> 
         return f"{place}: {dotted} is not a key; {hint}"
     if error["type"] == "missing":
         return f"{place}: {'.'.join(map(str, error['loc']))} is missing; it has no default"
+    words = " or ".join(dict.fromkeys(_in_words(one, key_path) for one in about))
+    words = words.replace(" or write ", " or ")
     found = "" if dotted == "record.database" else f" (found {_found(error['input'])})"
-    return f"{place}: {dotted}: {_in_words(error, key_path)}{found}"
+    return f"{place}: {dotted}: {words}{found}"
 
 
 def _in_words(error: Any, key_path: tuple[Any, ...]) -> str:

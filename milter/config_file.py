@@ -96,7 +96,7 @@ def _unreadable_text(path: Path, raw: bytes, fault: yaml.reader.ReaderError) -> 
     # The position counts characters, but for a byte order mark.
     line = text.count("\n", 0, fault.position) + 1
     return ConfigurationError(
-        f"{path}, line {line}: a control character (U+{ord(fault.character):04X}); take it out, or "
+        f"{path}, line {line}: a control character (U+{fault.character:04X}); take it out, or "
         f"save the file as UTF-8"
     )
 

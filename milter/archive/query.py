@@ -196,7 +196,7 @@ def _conditions(wanted: Search, connection: Connection) -> list[_Condition]:
 def _message_conditions(wanted: Search) -> Iterator[_Condition]:
     columns = schema.message.c
     for value, column in (
-        (wanted.queue_id, columns.queue_id),
+        (None if wanted.queue_id is None else terms.storable(wanted.queue_id), columns.queue_id),
         (
             None if wanted.message_id is None else terms.term(wanted.message_id),
             columns.message_id_hash,
@@ -335,7 +335,7 @@ def _named(name: str, connection: Connection) -> list[str]:
     except ValueError:
         query = (
             select(columns.record_id)
-            .where(columns.queue_id == name)
+            .where(columns.queue_id == terms.storable(name))
             .order_by(columns.record_id.desc())
             .limit(_PAGE)
         )
