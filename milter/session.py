@@ -189,17 +189,10 @@ def _answer(context: Any, disposition: Disposition) -> int:
 
 
 class Sessions:
-    """All sessions of this process: libmilter's callbacks, and the count draining waits for."""
+    """All sessions of this process: libmilter's callbacks."""
 
     def __init__(self, services: seal.Services) -> None:
         self._services = services
-        # Plain += from several threads could lose a count; a dict's item operations do not.
-        self._open: dict[int, Session] = {}
-
-    @property
-    def count(self) -> int:
-        """Sessions that are open now."""
-        return len(self._open)
 
     def register(self, name: str) -> None:
         """Install every callback in libmilter."""
@@ -241,7 +234,6 @@ class Sessions:
         granted = protocol & _PROTOCOL
         session = Session(self._services, granted)
         context.setpriv(session)
-        self._open[id(session)] = session
         options[0] = actions & _ACTIONS
         options[1] = granted
         options[2] = options[3] = 0
@@ -254,8 +246,5 @@ class Sessions:
         return int(libmilter.CONTINUE)
 
     def _close(self, context: Any) -> int:
-        session = context.getpriv()
-        if session is not None:
-            self._open.pop(id(session), None)
-            context.setpriv(None)
+        context.setpriv(None)
         return int(libmilter.CONTINUE)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 import sys
 import threading
 import time
+from typing import Any
 
 import milter as libmilter
 
@@ -45,14 +47,14 @@ def run(configuration: Configuration, listener: socket.socket, control: socket.s
         relay=record.relay or socket.getfqdn(),
         archive_addresses=configuration.archive.all_recipients(),
     )
-    sessions = Sessions(services)
-    sessions.register("carbonseal")
+    Sessions(services).register("carbonseal")
     # pymilter cannot hand over a HELO argument that is no UTF-8: it prints the fault and goes on,
     # and the argument stays unknown.  Any client can cause that, so it is a line and no traceback.
     sys.excepthook = lambda kind, fault, _: log.warning(
         "callback-argument-unreadable", fault=kind.__name__, text=str(fault)
     )
     spare = os.dup(listener.fileno())
+    address = listener.getsockname()
     try:
         # Debian's libmilter takes an open socket by number; upstream's does not.
         libmilter.setconn(f"fd:{listener.fileno()}")
@@ -63,7 +65,7 @@ def run(configuration: Configuration, listener: socket.socket, control: socket.s
     control.send(READY)
     is_orphaned = _wait_for_drain(control, spool, watch)
     _let_go(listener.fileno(), spare, is_orphaned=is_orphaned)
-    _finish_sessions(sessions, spool, configuration.file.milter.drain)
+    _finish_connections(address, spool, configuration.file.milter.drain)
     spool.close()
     return 0
 
@@ -113,10 +115,35 @@ def _let_go(served: int, spare: int, *, is_orphaned: bool) -> None:
     os.set_inheritable(write_end, False)
 
 
-def _finish_sessions(sessions: Sessions, spool: Spool, seconds: float) -> None:
+def _finish_connections(address: object, spool: Spool, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while sessions.count and time.monotonic() < deadline:
+    while (count := _connections(address)) and time.monotonic() < deadline:
         time.sleep(0.02)
         spool.tend()
-    if sessions.count:
-        log.warning("sessions-cut", count=sessions.count, remedy="raise milter.drain")
+    if count:
+        log.warning("sessions-cut", count=count, remedy="raise milter.drain")
+
+
+def _connections(address: object) -> int:
+    """How many connections libmilter holds: descriptors with our listener's address.
+
+    Counted here and not by callbacks, because a connection exists before its first callback: an MTA
+    that has just connected must not be cut off.
+    """
+    return sum(_is_connection(int(number), address) for number in os.listdir("/proc/self/fd"))
+
+
+def _is_connection(descriptor: int, address: object) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return False
+        with socket.socket(fileno=os.dup(descriptor)) as one:
+            listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            return not listens and _is_same_place(one.getsockname(), address)
+    except OSError:
+        return False  # closed just now
+
+
+def _is_same_place(one: Any, other: Any) -> bool:
+    """Compares paths of UNIX sockets, and ports: a listener may be bound to every address."""
+    return bool(one[1] == other[1] if isinstance(other, tuple) and one else one == other)
