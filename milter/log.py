@@ -1,7 +1,8 @@
 """Logging: one canonical line per message, and one sentence per event.
 
 Promises: lines go to standard error (the journal, under systemd) as key=value text or JSON; values
-cannot break out of their line, whatever a message put into them.
+cannot break out of their line, whatever a message put into them.  A line that cannot be written is
+lost in silence.
 
 Does not: log header values, bodies or key material, write files, or rotate.
 """
@@ -37,9 +38,30 @@ def configure(*, form: str, level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=_Lines,
         cache_logger_on_first_use=False,
     )
+
+
+class _Lines:
+    """Writes lines to standard error; one that cannot be written is lost, and nothing else is.
+
+    The record holds every decision, so a full disk or a reader that is gone is no reason to refuse
+    mail.
+    """
+
+    def __init__(self, *_: Any) -> None:
+        self._stream = sys.stderr
+
+    def msg(self, line: str) -> None:
+        """One line, whole."""
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: closed
+            pass
+
+    debug = info = warning = error = msg
 
 
 def _text_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:

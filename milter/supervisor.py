@@ -33,6 +33,8 @@ _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _SERVED = 5.0  # seconds after which a child counts as having served
 _MAX_DELAY = 10.0
 _START_PATIENCE = 15.0
+_DRAIN_MARGIN = 5.0  # beyond milter.drain
+_WRITER_PATIENCE = 10.0
 _READY = b"R"  # worker.READY; importing worker would load libmilter here
 _DRAIN = b"D"
 _UNSUPPORTED = 69
@@ -50,7 +52,7 @@ class _Child:
     failures: int = 0  # deaths in a row without having served
     due_at: float = 0.0  # when a dead one is to be started again
     is_ready: bool = False
-    is_leaving: bool = False
+    leave_by: float = 0.0  # when one that was told to leave and is still there is killed
 
 
 @dataclass(slots=True)
@@ -87,6 +89,7 @@ class Supervisor:
             if received is None:
                 self._recover()  # a live worker abandons a segment after a failed fsync
             self._reap()
+            self._kill_overdue()
             self._start_due()
 
     def _announce(self) -> None:
@@ -139,8 +142,7 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         ours, theirs = socket.socketpair()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         child.pid = os.fork()
         if child.pid == 0:
             ours.close()  # held open here, it would hide the supervisor's death from this child
@@ -174,7 +176,7 @@ class Supervisor:
             if not isinstance(fault, Exception):
                 traceback.print_exc()
         finally:
-            sys.stderr.flush()
+            _flush()
             os._exit(status)
 
     def _await_ready(self, crew: list[_Child]) -> bool:
@@ -277,8 +279,8 @@ class Supervisor:
             self._abandon(crew, old_listener, same_socket=same_socket)
             return False
         self._children = crew
-        self.configuration = configuration
         self._dismiss([child for child in old_children if child.role == "worker"])
+        self.configuration = configuration
         if not same_socket and old_listener is not None:
             old_listener.close()
         return True
@@ -300,14 +302,25 @@ class Supervisor:
             ]
 
     def _dismiss(self, children: list[_Child]) -> None:
+        """Tell children to leave; those that hang are killed when their time is over."""
+        drain = self.configuration.file.milter.drain
         for child in children:
             if child.pid and child.control is not None:
-                child.is_leaving = True
+                patience = drain + _DRAIN_MARGIN if child.role == "worker" else _WRITER_PATIENCE
+                child.leave_by = time.monotonic() + patience
                 self._leaving.append(child)
                 try:
                     child.control.send(_DRAIN)
                 except OSError:
                     pass  # it died just now; reaping will find it
+
+    def _kill_overdue(self) -> None:
+        now = time.monotonic()
+        for child in self._leaving:
+            if child.leave_by <= now:
+                log.warning("child-killed", role=child.role, pid=child.pid)
+                os.kill(child.pid, signal.SIGKILL)
+                child.leave_by = now + _DRAIN_MARGIN
 
     def _stop(self) -> None:
         service_manager.notify("STOPPING=1")
@@ -317,25 +330,27 @@ class Supervisor:
         children, self._children = self._children, []
         # The workers first: what they still seal must find its writer.
         self._dismiss([child for child in children if child.role == "worker"])
-        self._wait_for_leavers(self.configuration.file.milter.drain + 5.0)
+        self._wait_for_leavers()
         self._dismiss([child for child in children if child.role == "writer"])
-        self._wait_for_leavers(10.0)
+        self._wait_for_leavers()
         self._recover()
         log.event("stopped")
 
-    def _wait_for_leavers(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+    def _wait_for_leavers(self) -> None:
         while self._leaving:
             self._reap()
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                for child in self._leaving:
-                    log.warning("child-killed", role=child.role, pid=child.pid)
-                    os.kill(child.pid, signal.SIGKILL)
-                deadline = time.monotonic() + seconds
-                continue
+            self._kill_overdue()
             if self._leaving:
-                signal.sigtimedwait((signal.SIGCHLD,), min(remaining, 0.5))
+                signal.sigtimedwait((signal.SIGCHLD,), 0.5)
+
+
+def _flush() -> None:
+    """Leave nothing in a buffer that a fork would double; what nobody can read is no fault."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
 
 
 def prepare_directories(configuration: Configuration) -> None:

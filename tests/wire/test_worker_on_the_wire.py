@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
+from pathlib import Path
 
+import pytest
 from support import milter_protocol as wire
-from support.carbonseal import Carbonseal, wait_until
+from support.carbonseal import COMMAND, Carbonseal, wait_until
 from support.milter_client import Answer, Channel, Conversation, Envelope
 
 FIELDS: list[tuple[str | bytes, bytes]] = [("From", b" alice@example.com")]
@@ -43,3 +48,57 @@ def test_a_connection_that_has_not_spoken_yet_survives_a_reload(service: Carbons
     assert silent.receive().command == wire.OPTNEG
     silent.close()
     wait_until(lambda: not set(old) & set(service.children()), "the old worker's leaving")
+
+
+def test_an_old_worker_that_hangs_does_not_stay_for_ever(made: Carbonseal) -> None:
+    """A stopped process cannot leave by itself."""
+    made.configure({"milter": {"workers": 1, "drain": 1}})
+    with made:
+        stuck = worker_of(made)
+        os.kill(stuck, signal.SIGSTOP)
+        reload(made)
+        made.wait_for_log(rf"child-killed.*pid={stuck}\b")
+        wait_until(lambda: stuck not in made.children(), "the end of the stopped worker")
+        with Conversation(made.socket) as conversation:
+            conversation.open()
+            assert is_sealed(conversation)
+
+
+@pytest.mark.parametrize("kind", ["disk-full", "reader-gone"])
+def test_mail_flows_though_nothing_can_be_logged(kind: str, made: Carbonseal) -> None:
+    """The record holds every decision; a log on a full disk is no reason to refuse mail."""
+    if kind == "disk-full":
+        error_stream = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read_end, error_stream = os.pipe()
+        os.close(read_end)
+    command = [str(COMMAND), "--config", str(made.file), "run"]
+    process = subprocess.Popen(command, stderr=error_stream)
+    os.close(error_stream)
+    try:
+        wait_until(made.socket.exists, "the socket")
+        for _ in range(3):
+            with Conversation(made.socket) as conversation:
+                conversation.open()
+                assert is_sealed(conversation)
+        os.kill(worker_of(made, process.pid), signal.SIGKILL)  # and the supervisor must live on
+        with Conversation(made.socket) as conversation:
+            conversation.open()
+            assert is_sealed(conversation)
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def worker_of(service: Carbonseal, supervisor: int = 0) -> int:
+    """The worker's process: the only one that has libmilter loaded."""
+    parent = supervisor or service.pid
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    (worker,) = [pid for pid in children if "/milter.cpython" in maps_of(pid)]
+    return int(worker)
+
+
+def maps_of(pid: str) -> str:
+    """What a process has mapped."""
+    return Path(f"/proc/{pid}/maps").read_text()
