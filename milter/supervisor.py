@@ -64,6 +64,7 @@ class Supervisor:
     _listener: Listener | None = None
     _children: list[_Child] = field(default_factory=list)
     _leaving: list[_Child] = field(default_factory=list)
+    _is_stopping: bool = False
 
     def run(self) -> int:
         """Serve until TERM or INT; returns the exit status."""
@@ -141,9 +142,27 @@ class Supervisor:
                 self._start(child)
 
     def _start(self, child: _Child) -> None:
+        try:
+            self._fork(child)
+        except OSError as fault:
+            # No memory, processes or descriptors left: those that serve go on serving.
+            self._put_off(child)
+            log.error(
+                "start-failed",
+                role=child.role,
+                problem=fault.strerror,
+                remedy="raise the limits on memory, processes or open files",
+            )
+
+    def _fork(self, child: _Child) -> None:
         ours, theirs = socket.socketpair()
         _flush()
-        child.pid = os.fork()
+        try:
+            child.pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if child.pid == 0:
             ours.close()  # held open here, it would hide the supervisor's death from this child
             self._become(child, theirs)
@@ -152,10 +171,19 @@ class Supervisor:
         child.started_at = time.monotonic()
         child.is_ready = False
 
+    def _put_off(self, child: _Child) -> float:
+        """Count a failure; seconds until the next attempt."""
+        child.failures += 1
+        delay = min(_MAX_DELAY, 0.1 * 2**child.failures) if child.failures > 2 else 0.0
+        child.due_at = time.monotonic() + delay
+        return delay
+
     def _become(self, child: _Child, control: socket.socket) -> None:
         """Run in the new process; never returns."""
         status = 70
         try:
+            # Ctrl-C in a terminal is for the supervisor; libmilter would take it here and abort.
+            os.setpgid(0, 0)
             # A sibling's control socket held open here would hide the supervisor's death from it.
             for other in (*self._children, *self._leaving):
                 if other.control is not None:
@@ -183,8 +211,10 @@ class Supervisor:
         """Whether every worker of `crew` reported ready in time."""
         deadline = time.monotonic() + _START_PATIENCE
         for child in crew:
-            if child.role != "worker" or child.control is None:
+            if child.role != "worker":
                 continue
+            if child.control is None:
+                return False
             child.control.settimeout(max(0.1, deadline - time.monotonic()))
             try:
                 child.is_ready = child.control.recv(1) == _READY
@@ -217,10 +247,11 @@ class Supervisor:
         if child in self._leaving:
             self._leaving.remove(child)
             return
-        served = time.monotonic() - child.started_at >= _SERVED
-        child.failures = 0 if served else child.failures + 1
-        delay = min(_MAX_DELAY, 0.1 * 2**child.failures) if child.failures > 2 else 0.0
-        child.due_at = time.monotonic() + delay
+        if self._is_stopping:
+            return  # it left before it was told to
+        if time.monotonic() - child.started_at >= _SERVED:
+            child.failures = 0
+        delay = self._put_off(child)
         log.error("child-died", role=child.role, pid=pid, status=status, restart_in=delay)
         if status == _UNSUPPORTED:
             log.error("libmilter-unfit", remedy="install Debian's libmilter, which takes fd:N")
@@ -327,11 +358,11 @@ class Supervisor:
         log.event("stopping")
         if self._listener is not None:
             self._listener.close()
-        children, self._children = self._children, []
+        self._is_stopping = True
         # The workers first: what they still seal must find its writer.
-        self._dismiss([child for child in children if child.role == "worker"])
+        self._dismiss([child for child in self._children if child.role == "worker"])
         self._wait_for_leavers()
-        self._dismiss([child for child in children if child.role == "writer"])
+        self._dismiss([child for child in self._children if child.role == "writer"])
         self._wait_for_leavers()
         self._recover()
         log.event("stopped")

@@ -544,7 +544,6 @@ def test_two_users_share_the_spool_that_tmpfiles_makes() -> None:
 MASTER_CF = {"submission.cf", "reinjection.cf"}
 
 
-@pytest.mark.skipif(not shutil.which("postconf"), reason="needs the Debian package postfix")
 @pytest.mark.parametrize("path", [pytest.param(p, id=p.name) for p in SNIPPETS.glob("*.cf")])
 def test_postfix_takes_each_snippet(path: Path, tmp_path: Path) -> None:
     """No parameter it does not know, no line it cannot read."""

@@ -183,3 +183,36 @@ def test_a_start_without_keys_or_with_a_bad_socket_says_so(tmp_path: Path) -> No
     done = service.command("run", check=False)
     assert done.returncode == 78
     assert "create /nonexistent" in done.stderr
+
+
+def test_a_signal_to_the_whole_process_group_is_a_clean_stop(tmp_path: Path) -> None:
+    """Ctrl-C in a terminal reaches everybody in the foreground; only the supervisor acts on it."""
+    service = Carbonseal(tmp_path / "seal")
+    service.make_key("example.com")
+    process = subprocess.Popen(
+        [COMMAND, "--config", service.file, "run"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if " ready " in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    log = process.stderr.read()
+    assert process.wait(30) == 0
+    assert "stopped" in log
+    assert "child-" not in log
+
+
+def test_a_writer_that_dies_while_stopping_is_not_waited_for(running: Relay) -> None:
+    """Whoever is gone already need not be told to leave, and nothing else is ever signalled."""
+    writer = running.service.children()[-1]
+    with running.client("inside") as client:
+        client.mail("alice@example.com")
+        os.kill(running.service.pid, signal.SIGTERM)
+        running.service.wait_for_log("stopping")
+        os.kill(writer, signal.SIGKILL)
+        client.rset()
+    assert running.service.stop(timeout=20) == 0

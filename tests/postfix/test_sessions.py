@@ -19,7 +19,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Relay]:
-    with relay(parameters={"message_size_limit": "65536"}) as started:
+    networks = ["192.0.2.0/24", "2001:db8::/32"]
+    with relay(
+        {"ours": {"domains": ["example.com"], "networks": networks}},
+        parameters={"message_size_limit": "65536"},
+    ) as started:
         yield started
 
 
@@ -96,6 +100,17 @@ def test_the_identity_after_xclient_is_the_one_that_counts(running: Relay) -> No
         client.send("a@example.com", ["b@remote.test"], message("xclient-2", OURS))
     assert not record_of(running, "xclient-1")["signatures"]
     assert record_of(running, "xclient-2")["signatures"]
+
+
+def test_ipv6_clients_are_known_by_their_address(running: Relay) -> None:
+    """A listed IPv6 network proves the origin like any other."""
+    for number, address in enumerate(("2001:db8::5", "2001:db9::5")):
+        with running.mta.client("inside", address=address) as client:
+            client.send("a@example.com", ["b@remote.test"], message(f"ipv6-{number}", OURS))
+    ours, theirs = record_of(running, "ipv6-0"), record_of(running, "ipv6-1")
+    assert ours["client_address"] == "2001:db8::5"
+    assert ours["signatures"]
+    assert not theirs["signatures"]
 
 
 def test_a_hundred_connections_at_once_are_served(running: Relay) -> None:
