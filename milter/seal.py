@@ -277,6 +277,10 @@ def _summary(
     content: dict[str, Any], plan: SigningPlan, answer: Answer, reasons: tuple[Reason, ...]
 ) -> dict[str, object]:
     """The canonical log line: one per message, every decision on it."""
+    # Of a message that was not accepted, nothing was signed and no copy sent.
+    is_accepted = answer is Answer.ACCEPT
+    signatures = content["signatures"] if is_accepted else ()
+    copies = content["archive_recipients"] if is_accepted else ()
     return {
         "queue_id": content["queue_id"],
         "record_id": content["record_id"],
@@ -287,8 +291,8 @@ def _summary(
         "author": str(plan.author or ""),
         "client": content["client"]["address"],
         "login": content["login"],
-        "signed": ",".join(f"{one['sdid']}/{one['selector']}" for one in content["signatures"]),
-        "copy": ",".join(content["archive_recipients"]),
+        "signed": ",".join(f"{one['sdid']}/{one['selector']}" for one in signatures),
+        "copy": ",".join(copies),
         "size": content["size"],
         "reasons": ",".join(map(str, reasons)),
     }
