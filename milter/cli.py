@@ -213,7 +213,7 @@ def policy() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @click.argument("message", required=False, type=click.Path(path_type=Path, readable=False))
 @click.pass_obj
-def explain_command(context: Context, as_json: bool, **question: Any) -> None:
+def explain_command(context: Context, /, as_json: bool, **question: Any) -> None:
     """Say what would happen to a message, and why; nothing is sent."""
     answer = explain.explain(explain.Question(**question), context.configuration)
     if as_json:
@@ -291,7 +291,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             status = outcome if isinstance(outcome, int) else 0
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else 0
-        if isinstance(sys.stdout, click.utils.PacifyFlushWrapper):
+        if type(sys.stdout) is click.utils.PacifyFlushWrapper:
             return 0  # whoever read our output has enough; click has seen it first
         sys.stdout.flush()
     except CarbonsealError as fault:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -30,6 +30,7 @@ from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
 DEFAULT_PATH = Path("/etc/carbonseal/carbonseal.yaml")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_Form = Literal["relaxed", "simple"]
 _LONGEST = 100 * 365 * 86400  # seconds
 _SIZES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
@@ -333,8 +334,8 @@ def _signing(section: SigningSection) -> signing.SigningPolicy:
             login: tuple(map(signing.AuthorPattern.parse, patterns))
             for login, patterns in section.logins.items()
         },
-        header_canonicalization=header,
-        body_canonicalization=body,
+        header_canonicalization=cast(_Form, header),
+        body_canonicalization=cast(_Form, body),
         oversigned=oversigned,
         oversign_absent=frozenset(name.lower() for name in section.oversign_absent),
         expires_after=section.expires_after,

@@ -162,7 +162,7 @@ class _Reading:
 
     def _scalar(self, node: yaml.Node) -> Any:
         try:
-            return self.loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+            return self.loader.construct_object(node, deep=True)
         except (ArithmeticError, AttributeError, LookupError, ValueError):
             # PyYAML takes 2026-99-99 for a date and `!!bool x` for a boolean, and then fails.
             raise ConfigurationError(

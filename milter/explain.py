@@ -21,6 +21,7 @@ from carbonseal.keys import keyring
 from carbonseal.milter import seal
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.transaction import Transaction
+from carbonseal.policies import disposition
 from carbonseal.policies.envelope import Client
 from carbonseal.policies.errors import DataError
 from carbonseal.policies.reason import Reason
@@ -61,7 +62,7 @@ def explain(question: Question, configuration: Configuration) -> Explanation:
     decisions = seal.decide(transaction, configuration, ring, archive)
     breaker = seal.breaks_on_its_way(decisions.signing, transaction)
     requests = () if breaker else decisions.signing.requests
-    failure = seal.FailureClass.TRANSFORMATION if breaker else decisions.signing.failure
+    failure = disposition.FailureClass.TRANSFORMATION if breaker else decisions.signing.failure
     return Explanation(
         crossing=decisions.crossing.crossing,
         would_sign=tuple(f"{one.sdid}/{one.selector}" for one in requests),

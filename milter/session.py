@@ -139,7 +139,7 @@ class Session:
         """RSET, a refused message, or the end of any transaction."""
         self._transaction = None
         self._fault = None
-        return libmilter.CONTINUE
+        return int(libmilter.CONTINUE)
 
     def fail(self, callback: str, fault: BaseException) -> None:
         """Remember a fault until end of message, where it can be answered."""
@@ -155,7 +155,7 @@ class Session:
         return _answer(context, policy.dispose(FailureClass.INTERNAL_ERROR))
 
     def _reply(self, no_reply: int) -> int:
-        return libmilter.NOREPLY if self._protocol & no_reply else libmilter.CONTINUE
+        return int(libmilter.NOREPLY if self._protocol & no_reply else libmilter.CONTINUE)
 
 
 def _macro(context: Any, name: str) -> str | None:

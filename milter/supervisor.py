@@ -27,7 +27,7 @@ from carbonseal.milter import config, log, service_manager, socket_address
 from carbonseal.milter.archive import segments
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.listener import Listener
-from carbonseal.policies.errors import CarbonsealError
+from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _SERVED = 5.0  # seconds after which a child counts as having served
@@ -394,7 +394,7 @@ def prepare_directories(configuration: Configuration) -> None:
     try:
         spool.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as fault:
-        raise config.ConfigurationError(
+        raise ConfigurationError(
             f"record.spool {spool}: cannot create the directory ({fault.strerror}); create it and "
             f"give it to the service's user"
         ) from None
