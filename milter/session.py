@@ -25,6 +25,10 @@ from carbonseal.milter.transaction import Transaction
 from carbonseal.policies.disposition import Answer, Disposition, FailureClass
 from carbonseal.policies.envelope import Client
 
+_CONTINUE: int = libmilter.CONTINUE
+_NOREPLY: int = libmilter.NOREPLY
+_REJECT: int = libmilter.REJECT
+_TEMPFAIL: int = libmilter.TEMPFAIL
 _ACTIONS = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR | libmilter.SETSYMLIST
 _NEEDED = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR
 # Asked of the MTA: no reply is waited for, nothing is sent that nobody reads, and header values
@@ -139,7 +143,7 @@ class Session:
         """RSET, a refused message, or the end of any transaction."""
         self._transaction = None
         self._fault = None
-        return int(libmilter.CONTINUE)
+        return _CONTINUE
 
     def fail(self, callback: str, fault: BaseException) -> None:
         """Remember a fault until end of message, where it can be answered."""
@@ -155,7 +159,7 @@ class Session:
         return _answer(context, policy.dispose(FailureClass.INTERNAL_ERROR))
 
     def _reply(self, no_reply: int) -> int:
-        return int(libmilter.NOREPLY if self._protocol & no_reply else libmilter.CONTINUE)
+        return _NOREPLY if self._protocol & no_reply else _CONTINUE
 
 
 def _macro(context: Any, name: str) -> str | None:
@@ -181,11 +185,11 @@ def _apply(context: Any, verdict: Verdict) -> None:
 
 def _answer(context: Any, disposition: Disposition) -> int:
     if disposition.answer is Answer.ACCEPT:
-        return int(libmilter.CONTINUE)
+        return _CONTINUE
     context.setreply(disposition.code, disposition.enhanced, disposition.text)
     if disposition.answer is Answer.REJECT:
-        return int(libmilter.REJECT)
-    return int(libmilter.TEMPFAIL)
+        return _REJECT
+    return _TEMPFAIL
 
 
 class Sessions:
@@ -239,12 +243,12 @@ class Sessions:
         options[2] = options[3] = 0
         if actions & _NEEDED != _NEEDED or not granted & libmilter.P_HDR_LEADSPC:
             log.unfit_mta(actions, protocol)
-            return int(libmilter.REJECT)
+            return _REJECT
         if actions & libmilter.SETSYMLIST:
             for stage, names in macros.WANTED.items():
                 context.setsymlist(stage, names)
-        return int(libmilter.CONTINUE)
+        return _CONTINUE
 
     def _close(self, context: Any) -> int:
         context.setpriv(None)
-        return int(libmilter.CONTINUE)
+        return _CONTINUE
