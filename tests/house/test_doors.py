@@ -365,7 +365,7 @@ CONFIGURATIONS = [
     ("two-documents", config_is("ours: {}\n---\nlog: {}\n"), ["line 2", "---"]),
     ("billion-laughs", config_is(BOMB), ["values", "aliases"]),
     ("bomb-as-key", config_is(BOMB + "? *a29\n: 1\n"), ["carbonseal.yaml"]),
-    ("list-as-key", config_is("? [a, b]\n: 1\n"), ["line 1", "key"]),
+    ("list-as-key", config_is("? [a, b]\n: 1\n"), ["line 1", "a list or section"]),
     ("recursive", config_is("ours: &a [*a]\n"), ["line 1", "levels"]),
     ("deep", config_is("[" * 3000 + "]" * 3000), ["right file"]),
     ("unknown-alias", config_is("ours: *none\n"), ["line 1", "quotes"]),
@@ -966,7 +966,7 @@ def options(command: click.Command, above: str = "") -> Iterator[tuple[str, str]
             yield from options(inner, f"{above} {name}")
 
 
-@pytest.mark.parametrize(("words", "option"), options(cli.carbonseal))
+@pytest.mark.parametrize(("words", "option"), list(options(cli.carbonseal)))
 def test_every_option_with_a_value_has_a_case(words: str, option: str) -> None:
     """A new option comes with what happens when it is wrong."""
     calls = [list(map(str, one.values[0])) for one in (*DOORS, *FINE)]  # type: ignore[arg-type]
@@ -983,7 +983,7 @@ def commands(command: click.Command, above: str = "") -> Iterator[str]:
         yield above.strip()
 
 
-@pytest.mark.parametrize("words", commands(cli.carbonseal))
+@pytest.mark.parametrize("words", list(commands(cli.carbonseal)))
 def test_help_fits_a_hundred_columns_and_needs_no_configuration(world: World, words: str) -> None:
     """Help is asked for when nothing works yet."""
     world.file.unlink()
