@@ -39,6 +39,20 @@ class Listener:
         self.socket.setblocking(False)
         self._inode = os.stat(address.path).st_ino if address.path else None
 
+    def permit(self, *, mode: int, group: str | None) -> None:
+        """Change who may connect to a UNIX socket; an Internet socket has no such limits."""
+        path = self.address.path
+        if path is None:
+            return
+        try:
+            os.chown(path, -1, os.getegid() if group is None else _group_id(group))
+            os.chmod(path, mode)
+        except OSError as fault:
+            raise ListenerUnusable(
+                f"milter.socket unix:{path}: cannot change mode or group ({fault.strerror}); give "
+                f"it to the service's user"
+            ) from None
+
     def close(self) -> None:
         """Close, and remove the name of a UNIX socket unless somebody else has taken it over."""
         self.socket.close()

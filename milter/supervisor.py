@@ -291,13 +291,12 @@ class Supervisor:
     def _replace(self, configuration: Configuration) -> bool:
         """Start a crew with `configuration` and let the old one leave once it serves."""
         old_listener, old_children = self._listener, self._children
-        section, present = configuration.file.milter, self.configuration.file.milter
-        same_socket = (section.socket, section.socket_mode, section.socket_group) == (
-            present.socket,
-            present.socket_mode,
-            present.socket_group,
-        )
-        if not same_socket:
+        assert old_listener is not None
+        section = configuration.file.milter
+        same_socket = socket_address.parse(section.socket) == old_listener.address
+        if same_socket:
+            old_listener.permit(mode=int(section.socket_mode, 8), group=section.socket_group)
+        else:
             self._listener = self._listen(configuration)
         # Two writers would only wait for each other's lock: the old one goes first.
         self._dismiss([child for child in old_children if child.role == "writer"])
@@ -312,7 +311,7 @@ class Supervisor:
         self._children = crew
         self._dismiss([child for child in old_children if child.role == "worker"])
         self.configuration = configuration
-        if not same_socket and old_listener is not None:
+        if not same_socket:
             old_listener.close()
         return True
 

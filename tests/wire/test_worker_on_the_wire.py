@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import stat
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from support import milter_protocol as wire
+from support import ports
 from support.carbonseal import COMMAND, Carbonseal, wait_until
 from support.milter_client import Answer, Channel, Conversation, Envelope
 
@@ -89,6 +92,42 @@ def test_mail_flows_though_nothing_can_be_logged(kind: str, made: Carbonseal) ->
     finally:
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_a_supervisor_that_cannot_start_a_child_goes_on_and_tries_again(
+    service: Carbonseal,
+) -> None:
+    """No descriptors, memory or processes left for a while: that must not end everything."""
+    used = len(os.listdir(f"/proc/{service.pid}/fd"))
+    before = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+    mark = service.mark()
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (used - 1, before[1]))
+    os.kill(worker_of(service), signal.SIGKILL)
+    service.wait_for_log("start-failed.*open files", since=mark)
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, before)
+    with Conversation(service.socket, timeout=30) as conversation:
+        conversation.open()
+        assert is_sealed(conversation)
+
+
+@pytest.mark.parametrize("is_inet", [False, True], ids=["unix", "inet"])
+def test_a_reload_may_change_the_mode_of_the_socket(made: Carbonseal, is_inet: bool) -> None:
+    """The socket itself stays, so that a reload that fails later leaves one that serves."""
+    address = ("127.0.0.1", ports.free_port()) if is_inet else made.socket
+    form = f"inet:{address[1]}@127.0.0.1" if isinstance(address, tuple) else f"unix:{address}"
+    made.configure({"milter": {"workers": 1, "drain": 1, "socket": form}})
+    with made:
+        made.configure({"milter": {"workers": 1, "socket": form, "socket_mode": "0600"}})
+        reload(made)
+        if not is_inet:
+            assert stat.S_IMODE(made.socket.stat().st_mode) == 0o600
+            made.configure({"milter": {"socket": form, "socket_group": "no-such-group"}})
+            mark = made.mark()
+            made.reload()
+            made.wait_for_log("reload-refused.*no such group", since=mark)
+        with Conversation(address) as conversation:
+            conversation.open()
+            assert is_sealed(conversation)
 
 
 def worker_of(service: Carbonseal, supervisor: int = 0) -> int:
