@@ -47,20 +47,8 @@ def make_certificate(path: Path) -> None:
     key = path.with_name("key.pem")
     subprocess.run(
         [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=mx1.example.com",
-            "-keyout",
-            key,
-            "-out",
-            path,
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=mx1.example.com", "-keyout", key, "-out", path),
         ],
         check=True,
         capture_output=True,
