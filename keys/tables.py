@@ -29,6 +29,7 @@ from rich.text import Text
 
 FORMATS: Final = ("table", "jsonl", "csv")
 _PAGE = 500  # rows of a table that are measured and printed together
+_LONGEST = 1500  # of a complaint; what was typed may be longer than any screen
 _WIDE = 4096  # columns of a "terminal" that is a file
 
 Row = Mapping[str, object]
@@ -104,6 +105,14 @@ def escape(text: str) -> str:
         char if char.isprintable() or char == "\u00a0" else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def presentable(sentence: str) -> str:
+    """One line of bearable length that cannot play with a terminal; place and remedy stay."""
+    line = escape(" ".join(sentence.split()))
+    if len(line) <= _LONGEST:
+        return line
+    return f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 def _write_json(rows: Iterable[Row]) -> int:

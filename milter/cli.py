@@ -6,37 +6,33 @@ configuration).  A defect of ours becomes one as well, with status 70; its trace
 CARBONSEAL_DEBUG=1 only, because a traceback may show what a message or a key file held.  Help and
 completion work without a configuration file.
 
-Does not: hold any command's work.
+Does not: hold any command's work, or load the rooms that a command does not need: `keys list` gets
+by without SQLAlchemy, and so does the service that forks the workers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import grp
+import importlib
 import io
-import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import click
-import yaml
 
-from carbonseal.keys import commands as keys_commands
-from carbonseal.keys import keyring, tables
-from carbonseal.milter import config, explain, log, postfix_setup, socket_address, supervisor
-from carbonseal.milter.archive import commands as archive_commands
+from carbonseal.keys import tables
+from carbonseal.milter import config, log
 from carbonseal.milter.config import Configuration
-from carbonseal.policies.errors import CarbonsealError, ConfigurationError, TryLater, UsageError
+from carbonseal.policies.errors import CarbonsealError, TryLater, UsageError
 
 _INTERRUPTED = 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_LONGEST = 1500  # of a complaint; what was typed may be longer than any screen
 _DEBUG = "CARBONSEAL_DEBUG"
 
 
@@ -82,7 +78,36 @@ class Context:
         return self.configuration.database_url
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Rooms(click.Group):
+    """The commands by name, each loaded from its room when it is asked for."""
+
+    _PLACES: ClassVar[Mapping[str, str]] = {
+        "run": "carbonseal.milter.commands:run",
+        "config": "carbonseal.milter.commands:config_group",
+        "policy": "carbonseal.milter.commands:policy",
+        "postfix": "carbonseal.milter.commands:postfix",
+        "keys": "carbonseal.keys.commands:keys",
+        "archive": "carbonseal.milter.archive.commands:archive",
+    }
+
+    def list_commands(self, ctx: click.Context | None) -> list[str]:
+        """In the order of a relay's life."""
+        return list(self._PLACES)
+
+    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
+        """The command, its module loaded now if it was not before."""
+        place = self._PLACES.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(
+    cls=_Rooms,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(metadata.version("carbonseal"), prog_name="carbonseal")
 @click.option(
     "--config",
@@ -98,160 +123,6 @@ class Context:
 def carbonseal(context: click.Context, config_path: Path) -> None:
     """Seal mail: sign with DKIM, copy what crosses the boundary, keep the record."""
     context.obj = Context(config_path)
-
-
-@carbonseal.command()
-@click.option("--no-writer", is_flag=True, help="Leave loading the database to another process.")
-@click.pass_obj
-def run(context: Context, no_writer: bool) -> None:
-    """Serve Postfix in the foreground.
-
-    HUP reads the configuration again and keeps the old one if the new one is bad; TERM lets open
-    sessions finish.
-    """
-    configuration = context.configuration
-    _check_group(configuration)
-    socket_address.refuse_served(socket_address.parse(configuration.file.milter.socket))
-    service = supervisor.Supervisor(configuration, with_writer=not no_writer)
-    raise SystemExit(service.run())
-
-
-def _check_group(configuration: Configuration) -> None:
-    group = configuration.file.milter.socket_group
-    try:
-        if group is not None:
-            grp.getgrnam(group)
-    except KeyError:
-        raise ConfigurationError(
-            f"{configuration.path}: milter.socket_group {group!r}: no such group; name one that "
-            f"Postfix belongs to"
-        ) from None
-
-
-@carbonseal.group("config")
-def config_group() -> None:
-    """Check and show the configuration."""
-
-
-@config_group.command()
-@click.pass_obj
-def check(context: Context) -> None:
-    """Say everything that is wrong with the configuration, the directories and the keys."""
-    try:
-        configuration = context.configuration
-    except config.InvalidConfiguration as fault:
-        for problem in fault.problems:
-            click.echo(_presentable(problem), err=True)
-        raise SystemExit(fault.exit_code) from None
-    complaints = list(_surroundings(configuration))
-    for complaint in complaints:
-        click.echo(_presentable(complaint), err=True)
-    if complaints:
-        raise SystemExit(ConfigurationError.exit_code)
-    click.echo(f"{context.path}: no complaints (version {configuration.version})")
-
-
-def _surroundings(configuration: Configuration) -> list[str]:
-    """What is wrong around a configuration that is right in itself."""
-    complaints = []
-    try:
-        _check_group(configuration)
-    except ConfigurationError as fault:
-        complaints.append(fault.sentence)
-    spool = configuration.spool_directory
-    if spool.exists() and not spool.is_dir():
-        complaints.append(f"record.spool {spool}: it is no directory; name one")
-    elif not spool.exists():
-        complaints.append(f"record.spool {spool}: no such directory; create it for the service")
-    elif not os.access(spool, os.W_OK | os.X_OK):
-        complaints.append(f"record.spool {spool}: not writable for this user")
-    try:
-        ring = keyring.load(configuration.keys_directory)
-    except CarbonsealError as fault:
-        complaints.append(fault.sentence)
-        ring = keyring.EMPTY
-    complaints += [f"{sdid}: {problem}" for sdid, problem in sorted(ring.problems.items())]
-    for rule in configuration.signing.rules:
-        if rule.sdid is not None and not ring.facts(rule.sdid) and rule.sdid not in ring.problems:
-            complaints.append(
-                f"signing.rules: {rule.sdid} has no active key; make one with "
-                f"carbonseal keys generate {rule.sdid}"
-            )
-    if configuration.archive.when != "never" and not configuration.archive.all_recipients():
-        complaints.append(
-            "archive.recipients is empty, so nothing is copied; name a mailbox or set "
-            "archive.when to never"
-        )
-    return complaints
-
-
-@config_group.command()
-@click.option("--changed", is_flag=True, help="Only what differs from the defaults.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON instead of YAML.")
-@click.pass_obj
-def show(context: Context, changed: bool, as_json: bool) -> None:
-    """Print the configuration in force, defaults included."""
-    content = context.configuration.file.model_dump(mode="json", exclude_defaults=changed)
-    if as_json:
-        click.echo(json.dumps(content, indent=2))
-    else:
-        click.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), nl=False)
-
-
-@carbonseal.group()
-def policy() -> None:
-    """Ask the policies."""
-
-
-@policy.command("explain")
-@click.option("--client", required=True, help="IP address of the SMTP client.")
-@click.option("--login", default="", help="SASL login name.")
-@click.option("--listener", default="", help="{daemon_name} of the smtpd service.")
-@click.option("--from", "reverse_path", required=True, help="Reverse-path; <> for null.")
-@click.option("--rcpt", "recipients", multiple=True, required=True, help="Recipient; repeatable.")
-@click.option("--author", default="", help="Author in From; default: the reverse-path.")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-@click.argument("message", required=False, type=click.Path(path_type=Path, readable=False))
-@click.pass_obj
-def explain_command(context: Context, /, as_json: bool, **question: Any) -> None:
-    """Say what would happen to a message, and why; nothing is sent."""
-    answer = explain.explain(explain.Question(**question), context.configuration)
-    if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "crossing": answer.crossing,
-                    "would_sign": answer.would_sign,
-                    "would_copy": answer.would_copy,
-                    "disposition": answer.disposition,
-                    "reasons": [str(reason) for reason in answer.reasons],
-                }
-            )
-        )
-        return
-    click.echo(f"crossing     {answer.crossing}")
-    click.echo(f"signatures   {', '.join(answer.would_sign) or 'none'}")
-    click.echo(f"archive copy {', '.join(answer.would_copy) or 'none'}")
-    click.echo(f"disposition  {answer.disposition}")
-    click.echo()
-    for reason in answer.reasons:
-        click.echo(f"  {reason.code:26} {tables.escape(reason.sentence)}")
-
-
-@carbonseal.group()
-def postfix() -> None:
-    """Help with Postfix's side."""
-
-
-@postfix.command()
-@click.pass_obj
-def snippet(context: Context) -> None:
-    """Print the lines for main.cf and master.cf."""
-    click.echo(postfix_setup.snippet(context.configuration), nl=False)
-
-
-carbonseal.add_command(keys_commands.keys)
-carbonseal.add_command(archive_commands.archive)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -338,13 +209,5 @@ def _give_up(fault: Exception) -> int:
 
 def _complain(sentence: str, status: int) -> int:
     with contextlib.suppress(OSError):  # nobody is there to read it; the status still tells
-        click.echo(f"carbonseal: {_presentable(sentence)}", err=True)
+        click.echo(f"carbonseal: {tables.presentable(sentence)}", err=True)
     return status
-
-
-def _presentable(sentence: str) -> str:
-    """One line of bearable length that cannot play with a terminal; place and remedy stay."""
-    line = tables.escape(" ".join(sentence.split()))
-    if len(line) <= _LONGEST:
-        return line
-    return f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

@@ -26,6 +26,7 @@ import yaml
 from carbonseal.milter import cli, config, config_file
 from carbonseal.policies import disposition, errors, reason
 
+NOWHERE = click.Context(cli.carbonseal)
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 EXAMPLE = ROOT / "packaging/etc/carbonseal.yaml"
@@ -71,7 +72,9 @@ def flatten(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def commands(group: click.Group = cli.carbonseal, above: str = "") -> dict[str, click.Command]:
     """Every command that does something, by the words that call it."""
     found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
+    for name in group.list_commands(NOWHERE):
+        command = group.get_command(NOWHERE, name)
+        assert command is not None
         words = f"{above}{name}"
         if isinstance(command, click.Group):
             found |= commands(command, words + " ")

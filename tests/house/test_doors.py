@@ -33,6 +33,7 @@ from carbonseal.milter import cli
 
 USAGE, DATA, DEFECT, LATER, CONFIGURATION = 64, 65, 70, 75, 78
 NOBODY = 65534
+NOWHERE = click.Context(cli.carbonseal)
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other users, mounts")
 
 CONFIGURED = """\
@@ -962,7 +963,9 @@ def options(command: click.Command, above: str = "") -> Iterator[tuple[str, str]
         if isinstance(parameter, click.Option) and not parameter.is_flag:
             yield above.strip(), parameter.opts[-1]
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
+        for name in command.list_commands(NOWHERE):
+            inner = command.get_command(NOWHERE, name)
+            assert inner is not None
             yield from options(inner, f"{above} {name}")
 
 
@@ -977,7 +980,9 @@ def test_every_option_with_a_value_has_a_case(words: str, option: str) -> None:
 def commands(command: click.Command, above: str = "") -> Iterator[str]:
     """The words of each command that does something."""
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
+        for name in command.list_commands(NOWHERE):
+            inner = command.get_command(NOWHERE, name)
+            assert inner is not None
             yield from commands(inner, f"{above} {name}")
     else:
         yield above.strip()

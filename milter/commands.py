@@ -1,0 +1,186 @@
+"""`carbonseal run`, `config`, `policy` and `postfix`: the commands of the process itself.
+
+Promises: what only looks changes nothing; `config check` names everything that is wrong at once.
+
+Raises: CarbonsealError; `cli` turns it into a sentence and an exit status.
+
+Does not: hold the work of the commands, only their options and their words.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+import yaml
+
+from carbonseal.keys import keyring, tables
+from carbonseal.milter import config, explain, postfix_setup, socket_address, supervisor
+from carbonseal.milter.config import Configuration
+from carbonseal.policies.errors import CarbonsealError, ConfigurationError
+
+
+class Context(Protocol):
+    """What these commands need from the command line."""
+
+    @property
+    def path(self) -> Path:
+        """The configuration file in use."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The checked configuration.  Raises: ConfigurationError."""
+
+
+@click.command()
+@click.option("--no-writer", is_flag=True, help="Leave loading the database to another process.")
+@click.pass_obj
+def run(context: Context, no_writer: bool) -> None:
+    """Serve Postfix in the foreground.
+
+    HUP reads the configuration again and keeps the old one if the new one is bad; TERM lets open
+    sessions finish.
+    """
+    configuration = context.configuration
+    _check_group(configuration)
+    socket_address.refuse_served(socket_address.parse(configuration.file.milter.socket))
+    service = supervisor.Supervisor(configuration, with_writer=not no_writer)
+    raise SystemExit(service.run())
+
+
+def _check_group(configuration: Configuration) -> None:
+    group = configuration.file.milter.socket_group
+    try:
+        if group is not None:
+            grp.getgrnam(group)
+    except KeyError:
+        raise ConfigurationError(
+            f"{configuration.path}: milter.socket_group {group!r}: no such group; name one that "
+            f"Postfix belongs to"
+        ) from None
+
+
+@click.group("config")
+def config_group() -> None:
+    """Check and show the configuration."""
+
+
+@config_group.command()
+@click.pass_obj
+def check(context: Context) -> None:
+    """Say everything that is wrong with the configuration, the directories and the keys."""
+    try:
+        configuration = context.configuration
+    except config.InvalidConfiguration as fault:
+        for problem in fault.problems:
+            click.echo(tables.presentable(problem), err=True)
+        raise SystemExit(fault.exit_code) from None
+    complaints = list(_surroundings(configuration))
+    for complaint in complaints:
+        click.echo(tables.presentable(complaint), err=True)
+    if complaints:
+        raise SystemExit(ConfigurationError.exit_code)
+    click.echo(f"{context.path}: no complaints (version {configuration.version})")
+
+
+def _surroundings(configuration: Configuration) -> list[str]:
+    """What is wrong around a configuration that is right in itself."""
+    complaints = []
+    try:
+        _check_group(configuration)
+    except ConfigurationError as fault:
+        complaints.append(fault.sentence)
+    spool = configuration.spool_directory
+    if spool.exists() and not spool.is_dir():
+        complaints.append(f"record.spool {spool}: it is no directory; name one")
+    elif not spool.exists():
+        complaints.append(f"record.spool {spool}: no such directory; create it for the service")
+    elif not os.access(spool, os.W_OK | os.X_OK):
+        complaints.append(f"record.spool {spool}: not writable for this user")
+    try:
+        ring = keyring.load(configuration.keys_directory)
+    except CarbonsealError as fault:
+        complaints.append(fault.sentence)
+        ring = keyring.EMPTY
+    complaints += [f"{sdid}: {problem}" for sdid, problem in sorted(ring.problems.items())]
+    for rule in configuration.signing.rules:
+        if rule.sdid is not None and not ring.facts(rule.sdid) and rule.sdid not in ring.problems:
+            complaints.append(
+                f"signing.rules: {rule.sdid} has no active key; make one with "
+                f"carbonseal keys generate {rule.sdid}"
+            )
+    if configuration.archive.when != "never" and not configuration.archive.all_recipients():
+        complaints.append(
+            "archive.recipients is empty, so nothing is copied; name a mailbox or set "
+            "archive.when to never"
+        )
+    return complaints
+
+
+@config_group.command()
+@click.option("--changed", is_flag=True, help="Only what differs from the defaults.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON instead of YAML.")
+@click.pass_obj
+def show(context: Context, changed: bool, as_json: bool) -> None:
+    """Print the configuration in force, defaults included."""
+    content = context.configuration.file.model_dump(mode="json", exclude_defaults=changed)
+    if as_json:
+        click.echo(json.dumps(content, indent=2))
+    else:
+        click.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@click.group()
+def policy() -> None:
+    """Ask the policies."""
+
+
+@policy.command("explain")
+@click.option("--client", required=True, help="IP address of the SMTP client.")
+@click.option("--login", default="", help="SASL login name.")
+@click.option("--listener", default="", help="{daemon_name} of the smtpd service.")
+@click.option("--from", "reverse_path", required=True, help="Reverse-path; <> for null.")
+@click.option("--rcpt", "recipients", multiple=True, required=True, help="Recipient; repeatable.")
+@click.option("--author", default="", help="Author in From; default: the reverse-path.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.argument("message", required=False, type=click.Path(path_type=Path, readable=False))
+@click.pass_obj
+def explain_command(context: Context, /, as_json: bool, **question: Any) -> None:
+    """Say what would happen to a message, and why; nothing is sent."""
+    answer = explain.explain(explain.Question(**question), context.configuration)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "crossing": answer.crossing,
+                    "would_sign": answer.would_sign,
+                    "would_copy": answer.would_copy,
+                    "disposition": answer.disposition,
+                    "reasons": [str(reason) for reason in answer.reasons],
+                }
+            )
+        )
+        return
+    click.echo(f"crossing     {answer.crossing}")
+    click.echo(f"signatures   {', '.join(answer.would_sign) or 'none'}")
+    click.echo(f"archive copy {', '.join(answer.would_copy) or 'none'}")
+    click.echo(f"disposition  {answer.disposition}")
+    click.echo()
+    for reason in answer.reasons:
+        click.echo(f"  {reason.code:26} {tables.escape(reason.sentence)}")
+
+
+@click.group()
+def postfix() -> None:
+    """Help with Postfix's side."""
+
+
+@postfix.command()
+@click.pass_obj
+def snippet(context: Context) -> None:
+    """Print the lines for main.cf and master.cf."""
+    click.echo(postfix_setup.snippet(context.configuration), nl=False)
