@@ -130,6 +130,40 @@ def test_a_reload_may_change_the_mode_of_the_socket(made: Carbonseal, is_inet: b
             assert is_sealed(conversation)
 
 
+WITHOUT_DNS = """
+set -e
+printf '127.0.0.1 localhost\\n' >hosts
+printf 'nameserver 192.0.2.%d\\n' 53 54 55 >resolv
+mount --bind hosts /etc/hosts
+mount --bind resolv /etc/resolv.conf
+hostname relay-without-dns
+exec "$@"
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of its own needs root")
+def test_the_service_starts_while_no_name_server_answers(made: Carbonseal) -> None:
+    """At boot a relay may be up before its resolver; its own name must not keep it from starting.
+
+    Here the query takes some 18 seconds, and the workers have 15 for their start.
+    """
+    command = ["unshare", "--mount", "--uts", "sh", "-c", WITHOUT_DNS, "sh"]
+    service = [str(COMMAND), "--config", str(made.file), "run"]
+    process = subprocess.Popen(
+        [*command, *service], cwd=made.directory, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        assert " ready " in process.stderr.readline()
+        with Conversation(made.socket) as conversation:
+            conversation.open()
+            assert is_sealed(conversation)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
 def worker_of(service: Carbonseal, supervisor: int = 0) -> int:
     """The worker's process: the only one that has libmilter loaded."""
     parent = supervisor or service.pid
