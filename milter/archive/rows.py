@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from carbonseal.milter.archive import derive, header_store, schema, terms
 from carbonseal.milter.archive.derive import Derived
+from carbonseal.policies import address
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # ASCII: surrogates stand as escapes, so the text is fit for every database and exact.
@@ -246,13 +247,21 @@ def _index(rows: Rows, record: Mapping[str, Any], derived: Derived) -> None:
     """Fill the index tables: who takes part, in which role."""
     ends = [(schema.REVERSE_PATH, record["reverse_path"])]
     ends += [(schema.RECIPIENT, path) for path in record["recipients"]]
-    named = [(role, text) for role, path in ends for text in (path["address"], path["resolved"])]
+    named = [(role, text) for role, path in ends for text in (path["address"], _one_spelling(path))]
     named += [(schema.AUTHOR, text) for text in derived.authors]
     named += [(schema.TO, text) for text in derived.to]
     named += [(schema.CC, text) for text in derived.cc]
     for role, text in named:
         if text:
             _take_part(rows, terms.mailbox(text), role)
+
+
+def _one_spelling(path: Mapping[str, Any]) -> str | None:
+    """The resolved address, with A-labels like all others."""
+    resolved: str | None = path["resolved"]
+    if not resolved or resolved.isascii():
+        return resolved
+    return str(address.parse_path(resolved).address or resolved)
 
 
 def _take_part(rows: Rows, mailbox: str, role: int) -> None:

@@ -25,6 +25,10 @@ _MAX_WORD = 64
 _TO_BASE32 = str.maketrans(CROCKFORD + CROCKFORD.lower(), "0123456789ABCDEFGHIJKLMNOPQRSTUV" * 2)
 _RECORD_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII | re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
+_DOTLESS_I = str.maketrans("\u0131", "i")
+_QUOTING = re.compile(r'\\(.)|"', re.DOTALL)
+# What a local part can hold in quotes only (RFC 5322, section 3.2.3: atext and dots need none).
+_NEEDS_QUOTES = re.compile(r'[\x00-\x20\x7f()<>\[\]:;@\\,"]|^\Z')
 # Lone surrogates and NUL: what no database column of type text may hold.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -79,9 +83,24 @@ def term(text: str) -> int:
 
 @functools.lru_cache(maxsize=16384)
 def mailbox(address: str) -> str:
-    """The form under which an address is looked up: local part without regard to case."""
+    """The form under which an address is looked up: local part without regard to case.
+
+    Quotes that need not be there are left out: `"bob"@x` and `bob@x` are one mailbox (RFC 5321,
+    section 4.1.2), and whoever writes quotes must not escape a search.
+    """
     local_part, at, domain = address.rpartition("@")
+    if '"' in local_part or "\\" in local_part:
+        local_part = _plainly_quoted(local_part)
     return f"{local_part.lower()}@{storable(domain)}" if at else address.lower()
+
+
+def _plainly_quoted(local_part: str) -> str:
+    """The local part without quotes, or with those it needs."""
+    content = _QUOTING.sub(r"\1", local_part)
+    if not _NEEDS_QUOTES.search(content):
+        return content
+    escaped = content.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def mailbox_hash(address: str) -> bytes:
@@ -116,6 +135,8 @@ def _words(text: str) -> Iterator[str]:
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text)
         text = "".join(char for char in decomposed if not unicodedata.combining(char))
+        # Its capital is I, which no machine can tell from that of i.
+        text = text.translate(_DOTLESS_I)
     for found in _WORD.finditer(text):
         yield found[0].casefold()[:_MAX_WORD]
 

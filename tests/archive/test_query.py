@@ -454,3 +454,43 @@ def test_hostile_text_is_only_text(archive: Archive, tmp_path: Path) -> None:
     assert archive.search(queue_id="%") == []
     assert archive.search(login="%") == []
     assert record.parse(record.encode(archive.show(content["record_id"]))) == content
+
+
+UNUSUAL = [
+    pytest.param(
+        {"recipients": [build_recipient('"Bob"@hidden.example', resolved=None)]},
+        id="needless-quotes-in-the-envelope",
+    ),
+    pytest.param({"header_fields": headers(Cc='"bob"@hidden.example')}, id="and-in-a-field"),
+    pytest.param(
+        {
+            "recipients": [
+                build_recipient("", raw="<bob (x)@hidden.example>", resolved="bob@hidden.example")
+            ]
+        },
+        id="only-resolved",
+    ),
+]
+
+
+@pytest.mark.parametrize("changes", UNUSUAL)
+def test_an_unusual_spelling_does_not_hide_a_mailbox(
+    archive: Archive, changes: dict[str, Any]
+) -> None:
+    """A person who writes the plain address finds it, and the spelling is still on record."""
+    content = build_record(**changes)
+    archive.fill(content)
+    assert archive.search(participant="bob@hidden.example") == [content["record_id"]]
+    assert archive.show(content["record_id"]) == content
+
+
+def test_a_resolved_domain_is_found_by_its_a_label(archive: Archive) -> None:
+    """The MTA may give it as U-label (SMTPUTF8); people's input is always converted."""
+    path = build_recipient(
+        "", raw="<bob (x)@b\u00fccher.example>", resolved="bob@b\u00fccher.example"
+    )
+    content = build_record(recipients=[path])
+    archive.fill(content)
+    wanted = "bob@xn--bcher-kva.example"
+    assert archive.search(recipient=wanted) == [content["record_id"]]
+    assert archive.search(domain="xn--bcher-kva.example") == [content["record_id"]]

@@ -176,6 +176,8 @@ WORDS = [
     pytest.param("re: Re: RE:", ["re"], id="once-each"),
     pytest.param("שלום  עולם", ["שלום", "עולם"], id="right-to-left"),
     pytest.param("cafe\u0301 café", ["cafe"], id="composed-or-not"),
+    pytest.param("KIRMIZI k\u0131rm\u0131z\u0131", ["kirmizi"], id="dotless-i"),
+    pytest.param("\u0130STANBUL \u0130stanbul", ["istanbul"], id="dotted-capital-i"),
     pytest.param("order_42-b", ["order", "42", "b"], id="punctuation-parts"),
     pytest.param("!?", [], id="no-word"),
     pytest.param("", [], id="nothing"),
@@ -223,3 +225,23 @@ def test_the_command_line_and_the_record_agree_on_mailboxes() -> None:
     """What a person types is found under the hash of what the milter recorded."""
     typed = str(address.parse_address("Bob@B\u00fccher.example"))
     assert terms.mailbox(typed) == "bob@xn--bcher-kva.example"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param('"Bob"@x.example', "bob@x.example", id="needless"),
+        pytest.param('"b\\ob"@x.example', "bob@x.example", id="needless-pair"),
+        pytest.param('bob."x"@x.example', "bob.x@x.example", id="one-word"),
+        pytest.param('"bob+news"@x.example', "bob+news@x.example", id="extension"),
+        pytest.param('"a b"@x.example', '"a b"@x.example', id="space"),
+        pytest.param('"a\\ b"@x.example', '"a b"@x.example', id="needless-pair-in-needed-quotes"),
+        pytest.param('"a@b"@x.example', '"a@b"@x.example', id="at"),
+        pytest.param('"a\\"b"@x.example', '"a\\"b"@x.example', id="quote"),
+        pytest.param('""@x.example', '""@x.example', id="nothing"),
+    ],
+)
+def test_needless_quotes_make_no_other_mailbox(text: str, expected: str) -> None:
+    """Whoever writes quotes around a local part does not escape a search, and once is enough."""
+    assert terms.mailbox(text) == expected
+    assert terms.mailbox(expected) == expected
