@@ -8,7 +8,7 @@ Form of p=: RSA as base64 of the DER SubjectPublicKeyInfo, as everybody publishe
 (RFC 6376 section 3.6.1 says RSAPublicKey; `parse` takes both); Ed25519 as base64 of the raw 32
 octets (RFC 8463 section 4).
 
-Raises: `errors.DataError` from `parse`, naming the tag.
+Raises: `errors.DataError` from `parse`, naming the tag, and from `value`.
 
 Does not: ask DNS.
 """
@@ -58,11 +58,18 @@ class DnsKeyRecord:
 
 
 def value(public_key: bytes) -> str:
-    """The TXT value for a DER SubjectPublicKeyInfo."""
-    key = serialization.load_der_public_key(public_key)
+    """The TXT value for a DER SubjectPublicKeyInfo; `errors.DataError` if no DKIM key is in it."""
+    try:
+        key = serialization.load_der_public_key(public_key)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
     if isinstance(key, ed25519.Ed25519PublicKey):
         raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         return f"v=DKIM1; k=ed25519; h=sha256; p={_base64(raw)}"
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise errors.DataError(
+            "the key's record holds no RSA or Ed25519 public key; restore it from a backup."
+        )
     return f"v=DKIM1; k=rsa; h=sha256; p={_base64(public_key)}"
 
 

@@ -131,7 +131,14 @@ def from_json(content: bytes) -> KeyRecord:
             )
         record = _record(about)
         stated = about["fingerprint"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise errors.DataError(
             f"it is no key record ({type(error).__name__}: {error}); restore it from a backup"
         ) from None
@@ -177,4 +184,6 @@ def _time(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
+    if moment.year == datetime.max.year:  # the next activation must come after it
+        raise ValueError(f"{text!r} is no time of our era")
     return moment.astimezone(UTC)

@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -68,7 +70,7 @@ class Store:
     def generation(self) -> bytes:
         """A token that differs after each change; b'' before the first."""
         try:
-            return (self.directory / "generation").read_bytes()
+            return _read_plain(self.directory / "generation")
         except FileNotFoundError:
             if self.directory.is_dir():
                 return b""
@@ -187,7 +189,7 @@ class Store:
             return sorted(
                 entry.name
                 for entry in os.scandir(self.directory)
-                if entry.is_dir() and not entry.name.startswith(".")
+                if _is_directory(entry) and not entry.name.startswith(".")
             )
         except FileNotFoundError:
             raise self._missing() from None
@@ -210,8 +212,7 @@ class Store:
 
     def _read_record(self, path: Path) -> KeyRecord:
         try:
-            with path.open("rb") as file:
-                record = key_record.from_json(file.read(MAX_FILE))
+            record = key_record.from_json(_read_plain(path))
         except OSError as error:
             raise permission.unreadable(path, error) from None
         except errors.DataError as error:
@@ -245,7 +246,7 @@ class Writer:
             self._make_folder(private_path.parent)
             if not private_path.exists():
                 durable.write_new(private_path, private_pem, access)
-            elif private_path.read_bytes() != private_pem:
+            elif _read_plain(private_path) != private_pem:
                 raise errors.DataError(
                     f"{private_path}: an interrupted command left this other key; choose another"
                     " selector, or move the file away if its key was never published."
@@ -352,6 +353,25 @@ def _exists(path: Path) -> bool:
     except OSError as error:
         raise permission.unreadable(path, error) from None
     return True
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """One name that leads nowhere (a loop of links) must not bar the way to all other keys."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _read_plain(path: Path) -> bytes:
+    """The first 64 KiB of a file; OSError at once for what is none, where a FIFO would wait."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return os.read(fd, MAX_FILE)
+    finally:
+        os.close(fd)
 
 
 def _unwritable(path: Path, error: OSError) -> errors.CarbonsealError:

@@ -10,6 +10,7 @@ import dns.rdatatype
 import dns.zone
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,3 +121,19 @@ def test_any_text_is_a_record_or_a_sentence(text: str) -> None:
     except errors.DataError:
         return
     assert record.is_revoked or key_record.fingerprint_of(record.public_key)
+
+
+@pytest.mark.parametrize(
+    "public_key",
+    [
+        pytest.param(b"no key", id="garbage"),
+        pytest.param(
+            keyring.public_octets(ec.generate_private_key(ec.SECP256R1())),  # type: ignore[arg-type]
+            id="elliptic-curve",
+        ),
+    ],
+)
+def test_a_key_that_is_none_is_not_published(public_key: bytes) -> None:
+    """A damaged key record must not become a DNS record, nor a traceback."""
+    with pytest.raises(errors.DataError, match="no RSA or Ed25519"):
+        dns_record.value(public_key)

@@ -237,6 +237,19 @@ def test_a_record_that_was_moved_is_a_problem(
             lambda text: text.replace(b"example.com", b"../x"), "signing domain", id="path"
         ),
         pytest.param(lambda text: b"null", "no key record", id="null"),
+        pytest.param(
+            lambda text: text.replace(b'"bits": 2048', b'"bits": 1e999'), "Overflow", id="infinite"
+        ),
+        pytest.param(
+            lambda text: text.replace(b"2026-11-21T12:00:00Z", b"0001-01-01T00:00:00+23:59"),
+            "Overflow",
+            id="before-time",
+        ),
+        pytest.param(
+            lambda text: text.replace(b"2026-11-21T12:00:00Z", b"9999-12-31T23:59:59Z"),
+            "no time of our era",
+            id="end-of-time",
+        ),
     ],
 )
 def test_a_damaged_record_is_one_sentence(
@@ -268,3 +281,47 @@ def test_write_new_never_replaces(tmp_path: Path) -> None:
         durable.write_new(path, b"second")
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["file"]
+
+
+NO_FILE = [
+    pytest.param(os.mkfifo, id="fifo"),
+    pytest.param(os.mkdir, id="directory"),
+    pytest.param(lambda path: path.symlink_to("/dev/zero"), id="endless"),
+    pytest.param(lambda path: path.symlink_to(path.name), id="loop"),
+]
+
+
+@pytest.mark.parametrize("make", NO_FILE)
+def test_what_is_no_file_neither_hangs_nor_takes_other_keys_away(
+    make: Any, shelf: store.Store, keep: Keep, rsa_private: Any
+) -> None:
+    """A worker that opened a FIFO would wait for ever, and all mail with it."""
+    keep(rsa_private, "s1")
+    make(shelf.directory / "example.com" / "s2.json")
+    make(shelf.directory / "example.net")
+    ring = keyring.load(shelf.directory)
+    assert [key.facts.selector for key in ring.signing_keys("example.com")] == ["s1"]
+    assert "s2.json" in ring.problems["example.com"]
+
+
+@pytest.mark.parametrize("make", NO_FILE)
+def test_a_generation_that_is_no_file_is_one_sentence(
+    make: Any, shelf: store.Store, keep: Keep, rsa_private: Any
+) -> None:
+    """Running workers keep their keys and complain; the next change mends it, or says why not."""
+    keep(rsa_private, "s1")
+    watch = keyring.Watch(shelf.directory, iter(range(1000)).__next__)
+    (shelf.directory / "generation").unlink()
+    make(shelf.directory / "generation")
+    assert watch.current().sdids == {"example.com"}
+    assert "generation" in (watch.complaint or "")
+
+
+def test_an_interrupted_import_does_not_wait_for_a_fifo(
+    shelf: store.Store, keep: Keep, rsa_private: Any
+) -> None:
+    """What stands in the place of a private key is compared, and only a file can be."""
+    keep(rsa_private, "s1")
+    os.mkfifo(shelf.private_path("example.com", "s2"))
+    with pytest.raises(errors.CarbonsealError, match=r"example\.com"):
+        keep(rsa_private, "s2")
