@@ -2,7 +2,9 @@
 
 Promises: `write_rows` takes any iterable; JSON Lines and CSV stream row by row, tables page by
 page, so a million rows need no memory.  What mail brings cannot play with a terminal: control
-characters and lone surrogates come out escaped in tables and CSV, and JSON is pure ASCII.
+characters and lone surrogates come out escaped in tables and CSV, and JSON is pure ASCII.  Nor
+with a spreadsheet: a text in CSV that would be a formula there gets an apostrophe in front, as a
+person would type it.  JSON Lines is the exact form.
 
 Rows are mappings from column to str, int, float, bool, None, datetime, list or mapping.  Keys
 that are no column appear in JSON only.
@@ -31,6 +33,9 @@ FORMATS: Final = ("table", "jsonl", "csv")
 _PAGE = 500  # rows of a table that are measured and printed together
 _LONGEST = 1500  # of a complaint; what was typed may be longer than any screen
 _WIDE = 4096  # columns of a "terminal" that is a file
+
+# Full-width forms count in spreadsheets of East Asian languages.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 Row = Mapping[str, object]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -127,7 +132,7 @@ def _write_csv(rows: Iterable[Row], columns: Sequence[str]) -> int:
     line = io.StringIO()
     writer = csv.writer(line)
     total = -1  # the head is no row
-    cells = ([cell(row.get(column)) for column in columns] for row in rows)
+    cells = ([_no_formula(row.get(column)) for column in columns] for row in rows)
     for content in itertools.chain([list(columns)], cells):
         writer.writerow(content)
         click.echo(line.getvalue(), nl=False)
@@ -135,6 +140,13 @@ def _write_csv(rows: Iterable[Row], columns: Sequence[str]) -> int:
         line.truncate()
         total += 1
     return total
+
+
+def _no_formula(value: object) -> str:
+    shown = cell(value)
+    if isinstance(value, (int, float)) or not shown.lstrip().startswith(_FORMULA):
+        return shown
+    return "'" + shown
 
 
 def _write_tables(rows: Iterable[Row], columns: Sequence[str]) -> int:

