@@ -209,7 +209,11 @@ class Channel:
 
     def is_readable(self) -> bool:
         """Whether the milter has sent something, or closed, without being asked."""
-        return bool(self._unread or select.select([self._socket], [], [], 0)[0])
+        if self._unread:
+            return True
+        poll = select.poll()  # select() knows no descriptor over 1023
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _exactly(self, count: int, deadline: float) -> bytes:
         while len(self._unread) < count:
