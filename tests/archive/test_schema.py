@@ -174,11 +174,12 @@ def test_an_unusable_database_is_one_sentence(
     assert fault.value.exit_code == exit_code
 
 
-def test_a_database_of_others_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", ["message", "users"])
+def test_a_database_of_others_is_left_alone(tmp_path: Path, table: str) -> None:
     """Tables of another program are not mixed with ours."""
     file = tmp_path / "other.db"
     with sqlite3.connect(file) as connection:
-        connection.execute("CREATE TABLE message (id INTEGER)")
+        connection.execute(f"CREATE TABLE {table} (id INTEGER)")
     engine = database.writing_engine(f"sqlite:///{file}")
     with pytest.raises(database.WrongDatabase, match="another program"):
         database.upgrade(engine)
