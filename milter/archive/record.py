@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 VERSION = 1
+TORN_MARK = b"~"  # ends a line whose write was cut short; no record ends so
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # Ten bits at a time halves the work; record ids are made once per message on the mail path.
@@ -31,7 +32,7 @@ _compact = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circ
 
 
 class BadLine(ValueError):
-    """A spool line that is no intact record; `torn` when its end is missing."""
+    """A spool line that is no intact record; `torn` when its write was cut short."""
 
     def __init__(self, why: str, *, torn: bool) -> None:
         super().__init__(why)
@@ -67,10 +68,14 @@ def parse(line: bytes) -> dict[str, Any]:
     line = line.rstrip(b"\n")
     body, seal = line[:-_TAIL], line[-_TAIL:]
     if not (seal.startswith(_SEAL) and seal.endswith(b'"}')):
-        raise BadLine("the line has no checksum at its end", torn=True)
+        # Only what the spool has marked was never acknowledged: anything else may be evidence.
+        raise BadLine("the line has no checksum at its end", torn=line.endswith(TORN_MARK))
     if seal[len(_SEAL) : -2] != b"%08x" % zlib.crc32(body):
         raise BadLine("the checksum does not fit the line", torn=False)
-    content = json.loads(body + b"}")
+    try:
+        content = json.loads(body + b"}")
+    except RecursionError:
+        raise BadLine("the line is nested too deeply", torn=False) from None
     if not isinstance(content, dict):
         raise BadLine("the line is no JSON object", torn=False)
     return content

@@ -156,7 +156,7 @@ def _message(record: Mapping[str, Any], derived: Derived) -> Columns:
         "header_count": _number(record["header_count"]),
         "body_size": _number(record["body_size"]),
         "body_hash": base64.b64decode(body_hash["sha256"]) if body_hash else None,
-        "reasons": _json(record["reasons"]),
+        "reasons": _json(_texts(record["reasons"])),
         "verbatim": None,
     }
 
@@ -306,6 +306,13 @@ def _code(names: tuple[str, ...], name: str) -> int:
 def _number(value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise ValueError(f"{value!r} is no number of octets, seconds or things")
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    """A list of texts and nothing else: who reads it back relies on that."""
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"{str(value)[:80]!r} is no list of texts")
     return value
 
 

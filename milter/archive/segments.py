@@ -1,6 +1,7 @@
 """The reading half of the spool: what waits for the database, in order, and what owners left open.
 
-Promises: `read` yields only whole lines and never moves backwards; `recover` closes the segments
+Promises: `read` yields only whole lines (and what a damaged disk or a broken copy left of the last
+line of a closed segment, as a fault) and never moves backwards; `recover` closes the segments
 whose owner died (a torn tail is cut, whole lines never are); `finish` keeps a loaded segment in
 `loaded/`; `set_aside` keeps a line that no database would take, with the reason, in `set-aside/`.
 
@@ -23,6 +24,7 @@ from carbonseal.milter.archive import merkle, record, spool
 
 LOADED = "loaded"
 SET_ASIDE = "set-aside"
+_CUT = "the closed segment ends in the middle of this line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,12 @@ class Entry:
 
 
 def pending(directory: Path) -> list[Segment]:
-    """Segments not yet moved to `loaded/`, oldest first.  Empty when there is no directory."""
+    """Segments not yet moved to `loaded/`, oldest first.  Empty when there is no directory.
+
+    What is no file (a directory, a FIFO that would let its reader wait for ever) is no segment.
+    """
     try:
-        names = sorted(entry.name for entry in os.scandir(directory))
+        names = sorted(entry.name for entry in os.scandir(directory) if entry.is_file())
     except FileNotFoundError:
         return []
     return [_segment(directory / name) for name in names if name.endswith(spool.CLOSED_SUFFIX)]
@@ -75,6 +80,9 @@ def read(segment: Segment, offset: int) -> Iterator[Entry]:
         stream.seek(offset)
         for line in stream:
             if not line.endswith(b"\n"):
+                if segment.is_closed:
+                    # It does not count as read: the whole segment may come back from a copy.
+                    yield Entry(offset, offset, line, _CUT, False, False)
                 return  # still being written, or torn: recovery decides
             end = offset + len(line)
             yield _entry(line, offset, end)

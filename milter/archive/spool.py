@@ -32,7 +32,7 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_SECONDS = 60.0
 _ATTEMPTS = 10  # at making a new segment
 # Not the line end alone: the torn line may lack nothing else and would become an intact record.
-_TORN_END = b"~\n"
+_TORN_END = record.TORN_MARK + b"\n"
 
 
 class SpoolUnwritable(TryLater):

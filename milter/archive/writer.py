@@ -264,13 +264,19 @@ class _Writer:
         self._connect()
         before = self.loaded
         pending = segments.pending(self._directory)
+        trouble: OSError | None = None
         for segment in pending:
             if stop.is_set():
                 break
-            self._load_segment(segment, stop)
+            try:
+                self._load_segment(segment, stop)
+            except OSError as fault:
+                trouble = trouble or fault  # one bad file must not hold up all that come after it
         for name in self._progress.keys() - {segment.name for segment in pending}:
             del self._progress[name]
             self._sizes.pop(name, None)
+        if trouble is not None:
+            raise trouble
         return self.loaded > before
 
     def _back_off(self, fault: Exception) -> float:
@@ -321,8 +327,9 @@ class _Writer:
                 self._sizes[segment.name] = size
         if segment.is_closed:
             segments.finish(segment)
-            records = self._progress[segment.name].records
-            self._report("segment-loaded", segment=segment.name, records=records)
+            done = self._progress[segment.name]
+            facts = {} if done.is_complete else {"problem": "without footer: lines may be missing"}
+            self._report("segment-loaded", segment=segment.name, records=done.records, **facts)
 
     def _recall(self, segment: Segment) -> _Progress:
         columns = schema.segment.c

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,10 +131,21 @@ def broken_line(content: dict[str, Any]) -> bytes:
     return record.encode(content).replace(b"alice", b"mallo", 1)
 
 
+def sealed(body: bytes) -> bytes:
+    """A line with a right checksum, whatever its content."""
+    return b'%b,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
+
+
 POISON = [
     pytest.param(broken_line(build_record(1)), "checksum", id="checksum"),
     pytest.param(record.encode(build_record(1, crossing="sideways")), "sideways", id="crossing"),
     pytest.param(record.encode({"v": 1}), "lacks", id="no-record"),
+    pytest.param(record.encode(build_record(1, reasons=1.5)), "no list of texts", id="reasons"),
+    pytest.param(
+        record.encode(build_record(1)).replace(b'"}\n', b'"]\n'), "no checksum", id="damaged-end"
+    ),
+    pytest.param(b"\n", "no checksum", id="empty-line"),
+    pytest.param(sealed(b'{"v":' + b"[" * 50_000 + b"]" * 50_000), "nested", id="nested"),
 ]
 
 
@@ -179,9 +191,47 @@ def test_a_record_that_the_database_refuses_is_found_by_halving(archive: Archive
 def test_a_torn_line_counts_as_nothing(archive: Archive) -> None:
     """A write that was cut short was never acknowledged: it is neither loaded nor set aside."""
     line = record.encode(build_record(1))
-    archive.put_lines(line[:50] + b"\n", record.encode(build_record(2)))
+    archive.put_lines(line[:50] + b"~\n", record.encode(build_record(2)))
     assert archive.load() == 1
     assert not (archive.spool_directory / segments.SET_ASIDE).exists()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["directory", "fifo"])
+def test_what_is_no_file_is_no_segment(archive: Archive, make: Callable[[Path], None]) -> None:
+    """Nothing in the spool directory makes the writer wait for ever."""
+    make(archive.spool_directory / "00000000000000000000000000-1.jsonl")
+    archive.put(build_record(1))
+    assert archive.load() == 1
+
+
+def test_a_segment_that_cannot_be_read_does_not_hold_up_the_others(archive: Archive) -> None:
+    """The operator is told, and what comes after it can be searched meanwhile."""
+    bad = archive.spool_directory / "00000000000000000000000000-1.jsonl"
+    bad.write_bytes(record.encode(build_record(1)))
+    (archive.spool_directory / "loaded" / bad.name).mkdir(parents=True)  # no file can go there
+    archive.put(build_record(2))
+    with pytest.raises(TryLater, match=r"mend the file system"):
+        archive.load()
+    assert archive.rows("message") == 2
+    assert segments.pending(archive.spool_directory) == [segments.Segment(bad.stem, bad, True)]
+
+
+def test_the_cut_end_of_a_closed_segment_is_set_aside(archive: Archive) -> None:
+    """A broken copy or disk: what is left of the last line is evidence, and an operator must know.
+
+    In a closed segment each line was acknowledged.
+    """
+    whole, cut = (record.encode(build_record(number)) for number in (1, 2))
+    path = archive.put_lines(whole, cut[:-5])
+    assert archive.load() == 1
+    [aside] = (archive.spool_directory / segments.SET_ASIDE).iterdir()
+    assert json.loads(aside.read_bytes())["line"].encode() == cut[:-5]
+    assert len(said(archive, "record-set-aside")) == 1
+    assert "without footer" in said(archive, "segment-loaded")[0]["problem"]
+    assert segments.pending(archive.spool_directory) == []
+    path.write_bytes(whole + cut)  # a better copy is found
+    assert archive.load() == 1
+    assert archive.rows("message") == 2
 
 
 def test_a_locked_database_is_waited_for(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
