@@ -347,9 +347,18 @@ def _refuse_broken(shelf: store.Store, record: KeyRecord) -> None:
     keyring.parse(record, shelf.private_key(record), place)
 
 
+def _signs(shelf: store.Store, record: KeyRecord) -> bool:
+    try:
+        _refuse_broken(shelf, record)
+    except errors.CarbonsealError:
+        return False
+    return True
+
+
 def _refuse_gap(shelf: store.Store, record: KeyRecord, *, leave_unsigned: bool) -> None:
     signing = store.active(shelf.lineage(record.sdid).records)
-    if record in signing and len(signing) == 1 and not leave_unsigned:
+    others = [key for key in signing if key != record and _signs(shelf, key)]
+    if record in signing and not others and not leave_unsigned:
         raise errors.UsageError(
             f"{record.dns_name} is the last key that signs for {record.sdid}; activate another"
             " first, or give --leave-unsigned."

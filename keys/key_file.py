@@ -77,8 +77,12 @@ def _content(path: Path) -> bytes:
 
 def _from_pem(path: Path, content: bytes) -> keyring.PrivateKey:
     lines = b"\n".join(line.strip() for line in content.splitlines())
-    blocks = {match[1]: match[0] for match in _BLOCK.finditer(lines)}
-    private = [blocks[label] for label in _PRIVATE if label in blocks]
+    found = [(match[1], match[0]) for match in _BLOCK.finditer(lines)]
+    blocks = dict(found)
+    private = [block for label, block in found if label in _PRIVATE]
+    if len(private) > 1:
+        # Any choice could be the key that is not published, whose signatures all fail.
+        raise _unusable(path, "it holds several private keys; give a file that holds one")
     if not private:
         for label, remedy in _REMEDIES.items():
             if label in blocks:

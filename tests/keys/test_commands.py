@@ -259,3 +259,14 @@ def test_every_command_has_help(settings: Settings) -> None:
         assert command.help
         assert "--format" in page
         assert ("--dry-run" in page) == (name not in ("list", "show"))
+
+
+def test_a_broken_key_does_not_count_as_one_that_signs(settings: Settings) -> None:
+    """Retiring the only key that works would leave the domain's mail unsigned."""
+    generate_both = (["--selector", "r"], ["--selector", "e", "--algorithm", "ed25519"])
+    for options in generate_both:
+        run(settings, "generate", "example.com", *options, "--activate", PUBLISHED)
+    (settings.keys_directory / "example.com" / "r.pem").unlink()
+    with pytest.raises(errors.UsageError, match="last key"):
+        run(settings, "retire", "example.com", "e")
+    assert keyring.load(settings.keys_directory).sdids == {"example.com"}

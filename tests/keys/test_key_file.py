@@ -131,6 +131,11 @@ BAD: list[Any] = [
     ),
     pytest.param(lambda p, r: p.write_bytes(pem(r)[:600]), "no complete private key", id="cut"),
     pytest.param(
+        lambda p, r: p.write_bytes(pem(r) + pem(ed25519.Ed25519PrivateKey.generate())),
+        "several private keys",
+        id="two-keys",
+    ),
+    pytest.param(
         lambda p, r: p.write_bytes(pem(r)[:300] + pem(r)[364:]), "damaged", id="line-missing"
     ),
     pytest.param(lambda p, r: p.write_bytes(b"hello"), "neither PEM nor", id="some-text"),
