@@ -107,7 +107,7 @@ class _Plan:
     tags: dict[bytes, bytes]  # what the verified field must say
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _plan(request: SignatureRequest) -> _Plan:
     tags = {
         "v": "1",

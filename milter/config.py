@@ -204,6 +204,7 @@ class FailureSection(_Section):
     unreadable_key: Literal["accept", "tempfail", "reject"] = "tempfail"
     unusable_author: Literal["accept", "tempfail", "reject"] = "accept"
     transformation: Literal["accept", "tempfail", "reject"] = "accept"
+    header_too_large: Literal["accept", "tempfail", "reject"] = "reject"
     signature_failed: Literal["accept", "tempfail", "reject"] = "accept"
     record_not_writable: Literal["accept", "tempfail", "reject"] = "tempfail"
     internal_error: Literal["accept", "tempfail", "reject"] = "tempfail"

@@ -81,6 +81,7 @@ def _transaction(question: Question, configuration: Configuration) -> Transactio
     transaction = Transaction(
         client=Client(_checked_client(question.client), 1, "unknown", ""),
         listener=_one_line(question.listener, "--listener"),
+        relay="",
         arguments=(_raw(question.reverse_path, "--from"),),
         resolved=None,
         body_canonicalization=configuration.signing.body_canonicalization,

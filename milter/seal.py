@@ -50,7 +50,7 @@ class Services:
     keyring: Callable[[], Keyring]
     key_complaint: Callable[[], str | None]  # why the keyring may be old or empty
     spool: Spool
-    relay: str  # the name under which this relay records
+    relay: str | None  # the name under which this relay records; None: what the MTA calls itself
     archive_addresses: frozenset[Address]
 
 
@@ -100,7 +100,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         "v": record.VERSION,
         "record_id": record_id,
         "recorded_at": record.timestamp(now),
-        "relay": services.relay,
+        "relay": services.relay or transaction.relay,
         "config_version": configuration.version,
         "header_fields": _recorded_fields(transaction, configuration.file.record.headers),
         "signatures": [_signature_facts(signature) for signature in signatures],
@@ -159,6 +159,10 @@ def decide(
 
 def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:
     """Make the planned signatures, unless the message would not carry them unbroken."""
+    if transaction.is_header_oversized:
+        # Fields beyond the bound were not kept, an author among them perhaps.
+        refusal = Reason("header-too-large", str(len(transaction.fields)))
+        return Signing((), (refusal,), FailureClass.HEADER_TOO_LARGE)
     if not plan.requests:
         return Signing((), plan.reasons, plan.failure)
     breaker = breaks_on_its_way(plan, transaction)
@@ -294,5 +298,6 @@ def _summary(
         "signed": ",".join(f"{one['sdid']}/{one['selector']}" for one in signatures),
         "copy": ",".join(copies),
         "size": content["size"],
-        "reasons": ",".join(map(str, reasons)),
+        # A comma inside comes from a stranger's address, and must not look like the next reason.
+        "reasons": ",".join(str(reason).replace(",", "\\x2c") for reason in reasons),
     }

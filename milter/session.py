@@ -13,6 +13,7 @@ Callbacks of one connection run on different OS threads (libmilter's worker pool
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from carbonseal.milter.transaction import Transaction
 from carbonseal.policies.disposition import Answer, Disposition, FailureClass
 from carbonseal.policies.envelope import Client
 
+_HOST_NAME = socket.gethostname()  # the kernel's answer: name servers may be down, mail may not
 _CONTINUE: int = libmilter.CONTINUE
 _NOREPLY: int = libmilter.NOREPLY
 _REJECT: int = libmilter.REJECT
@@ -50,13 +52,23 @@ _PROTOCOL = (
 class Session:
     """One connection of the MTA to us."""
 
-    __slots__ = ("_client", "_fault", "_listener", "_protocol", "_services", "_tls", "_transaction")
+    __slots__ = (
+        "_client",
+        "_fault",
+        "_listener",
+        "_protocol",
+        "_relay",
+        "_services",
+        "_tls",
+        "_transaction",
+    )
 
     def __init__(self, services: seal.Services, protocol: int) -> None:
         self._services = services
         self._protocol = protocol  # what the MTA granted
         self._client = Client("", 0, "", "")
         self._listener = ""
+        self._relay = ""
         self._tls: dict[str, str] | None = None
         self._transaction: Transaction | None = None
         self._fault: str | None = None  # what went wrong in this transaction before its end
@@ -68,6 +80,7 @@ class Session:
         else:
             self._client = Client("", 0, name, "")
         self._listener = _macro(context, macros.LISTENER) or ""
+        self._relay = _macro(context, macros.RELAY) or _HOST_NAME
         self._transaction = None
         return self._reply(libmilter.P_NR_CONN)
 
@@ -88,6 +101,7 @@ class Session:
         transaction = Transaction(
             client=self._client,
             listener=self._listener,
+            relay=self._relay,
             arguments=arguments,
             resolved=_macro(context, macros.REVERSE_PATH),
             body_canonicalization=self._services.configuration.signing.body_canonicalization,

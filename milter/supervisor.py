@@ -12,7 +12,6 @@ Does not: load libmilter (it would take the signals), seal mail, or touch the da
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import socket
@@ -113,13 +112,12 @@ class Supervisor:
         """The children a configuration asks for, not started yet."""
         assert self._listener is not None
         listener = self._listener.socket
-        relay = configuration.file.record.relay or _host_name()
 
         def work(control: socket.socket) -> int:
             # Loads libmilter, which takes the signals: in the child only.
             from carbonseal.milter import worker  # noqa: PLC0415
 
-            return worker.run(configuration, listener, control, relay=relay)
+            return worker.run(configuration, listener, control)
 
         def write(control: socket.socket) -> int:
             # Loads SQLAlchemy: in the child only.
@@ -374,12 +372,6 @@ class Supervisor:
             self._kill_overdue()
             if self._leaving:
                 signal.sigtimedwait((signal.SIGCHLD,), 0.5)
-
-
-@functools.cache
-def _host_name() -> str:
-    """Asked for once, and not by the workers: with dead name servers that takes half a minute."""
-    return socket.getfqdn()
 
 
 def _flush() -> None:

@@ -34,13 +34,8 @@ UNSUPPORTED = 69  # EX_UNAVAILABLE: this libmilter does not take fd:N
 _TICK = 1.0  # seconds between housekeeping
 
 
-def run(
-    configuration: Configuration, listener: socket.socket, control: socket.socket, *, relay: str
-) -> int:
-    """Serve until told to drain; returns the exit status of the process.
-
-    `relay` is the name under which this relay records.
-    """
+def run(configuration: Configuration, listener: socket.socket, control: socket.socket) -> int:
+    """Serve until told to drain; returns the exit status of the process."""
     record = configuration.file.record
     spool = Spool(record.spool, limit_bytes=record.spool_limit)
     watch = Watch(configuration.keys_directory, time.monotonic)
@@ -49,7 +44,7 @@ def run(
         keyring=watch.current,
         key_complaint=lambda: watch.complaint,
         spool=spool,
-        relay=relay,
+        relay=record.relay,
         archive_addresses=configuration.archive.all_recipients(),
     )
     Sessions(services).register("carbonseal")

@@ -72,6 +72,9 @@ SENTENCES: Mapping[str, str] = {
     "no-active-key": "Not signed: a rule names {about}, which has no active key.",
     "key-unusable": "Not signed: the key cannot be used: {about}",
     "too-many-fields": "Not signed: {about} header fields would have to be covered.",
+    "header-too-large": (
+        "Refused: the header section goes on after {about} fields, where it is read no further."
+    ),
     "line-too-long": "Not signed: Postfix cuts lines over 998 octets after the milter ({about}).",
     "bare-line-ends": (
         "Not signed: the body holds CR or LF that stand alone, which verifiers read differently."

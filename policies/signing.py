@@ -200,7 +200,7 @@ def _unsigned(
 
 
 # The same kind of mail asks for the same h= list again and again; a request is checked once.
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _request(
     key: KeyFacts,
     fields: tuple[str, ...],

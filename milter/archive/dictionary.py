@@ -137,8 +137,9 @@ def _address_ids(hashes: list[bytes], connection: Connection) -> dict[bytes, int
 
 
 def _address_row(mailbox: str) -> dict[str, Any]:
-    local_part, at, domain = mailbox.rpartition("@")
-    text = local_part if at else mailbox
+    text, at, domain = mailbox.rpartition("@")
+    if not (at and domain):  # unqualified: rpartition leaves all of it in the last part
+        text, domain = mailbox, ""
     shown = terms.storable(text)
     return {
         "domain": domain,

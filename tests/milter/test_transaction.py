@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbonseal.milter.transaction import Body, Transaction
+from carbonseal.milter.transaction import MAX_FIELDS, MAX_HEADER_OCTETS, Body, Transaction
 from carbonseal.policies.envelope import Client
 
 PIECES = st.sampled_from([b"\r\n", b"\n", b"\r", b"text", b" ", b"\xe4", b"x" * 999, b""])
@@ -67,15 +67,37 @@ def test_a_large_body_leaves_nothing_behind_but_its_digest() -> None:
     assert body.size == 200 * len(chunk)
 
 
-def test_the_size_of_the_header_section_is_that_on_the_wire() -> None:
-    """Folding shows as LF in the milter protocol and is CRLF on the wire."""
-    transaction = Transaction(
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param("X", b" y", id="many-fields"),
+        pytest.param("X", b"y" * 60_000, id="many-octets"),
+    ],
+)
+def test_a_header_section_without_end_fills_no_memory(name: str, value: bytes) -> None:
+    """What goes beyond any letter is not kept, and the message is known to be incomplete."""
+    transaction = empty()
+    for _ in range(MAX_FIELDS + 10):
+        transaction.add_field(name, value)
+    assert transaction.is_header_oversized
+    assert len(transaction.fields) <= MAX_FIELDS
+    assert transaction.header_size <= MAX_HEADER_OCTETS + 70_000
+
+
+def empty() -> Transaction:
+    return Transaction(
         client=Client("", 0, "", ""),
         listener="",
+        relay="",
         arguments=(b"<a@example.com>",),
         resolved=None,
         body_canonicalization="relaxed",
     )
+
+
+def test_the_size_of_the_header_section_is_that_on_the_wire() -> None:
+    """Folding shows as LF in the milter protocol and is CRLF on the wire."""
+    transaction = empty()
     transaction.add_field("Subject", b" one\n two")
     transaction.add_field("To", b" x@y")
     assert transaction.header_size == len(b"Subject: one\r\n two\r\nTo: x@y\r\n")
