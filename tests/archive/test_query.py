@@ -456,6 +456,31 @@ def test_hostile_text_is_only_text(archive: Archive, tmp_path: Path) -> None:
     assert record.parse(record.encode(archive.show(content["record_id"]))) == content
 
 
+UNQUALIFIED = [
+    pytest.param("postmaster", id="plain"),
+    pytest.param("Postmaster", id="capital"),
+    pytest.param("caf\udce9", id="undecodable"),
+    pytest.param("nul\0", id="nul"),
+    pytest.param("odd@", id="empty-domain"),
+]
+
+
+@pytest.mark.parametrize("address", UNQUALIFIED)
+def test_an_unqualified_address_comes_back(archive: Archive, address: str) -> None:
+    """It has no domain, not itself as domain; whatever its octets, the database takes it."""
+    content = build_record(
+        reverse_path=build_reverse_path(address, resolved=None),
+        recipients=[build_recipient(address, resolved=None)],
+        header_fields=headers(From=address, To=address, Cc=address),
+        archive_recipients=[address],
+    )
+    archive.fill(content)
+    assert archive.show(content["record_id"]) == content
+    [found] = query.search(archive.engine, query.Search(recipient=address))
+    assert (found.reverse_path, found.recipients) == (address, (address,))
+    assert [one.what for one in query.count(archive.engine, "domain")] == []
+
+
 UNUSUAL = [
     pytest.param(
         {"recipients": [build_recipient('"Bob"@hidden.example', resolved=None)]},
