@@ -32,7 +32,10 @@ from carbonseal.keys import durable, key_record, permission
 from carbonseal.keys.key_record import KeyRecord, Stage
 from carbonseal.policies import errors
 
-MAX_FILE = 64 * 1024  # octets; no key or record comes near it
+MAX_FILE = 64 * 1024  # octets; no key comes near it
+MAX_RECORD = (
+    1024 * 1024
+)  # octets; thousands of changes, or 170 with the longest reasons there can be
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +215,7 @@ class Store:
 
     def _read_record(self, path: Path) -> KeyRecord:
         try:
-            record = key_record.from_json(_read_plain(path))
+            record = key_record.from_json(_read_plain(path, MAX_RECORD))
         except OSError as error:
             raise permission.unreadable(path, error) from None
         except errors.DataError as error:
@@ -281,12 +284,11 @@ class Writer:
     def put(self, record: KeyRecord) -> None:
         """Replace what is known about a key that is there."""
         path = self.store.record_path(record.sdid, record.selector)
+        content = key_record.to_json(record)
+        if len(content) > MAX_RECORD:  # it could not be read any more, and the key not be used
+            raise errors.DataError(f"{path}: its history is full; make a new key.")
         try:
-            durable.replace(
-                path,
-                key_record.to_json(record),
-                permission.access_for(self.store.directory),
-            )
+            durable.replace(path, content, permission.access_for(self.store.directory))
         except OSError as error:
             raise _unwritable(path, error) from None
         self.changed = True
@@ -363,13 +365,13 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _read_plain(path: Path) -> bytes:
-    """The first 64 KiB of a file; OSError at once for what is none, where a FIFO would wait."""
+def _read_plain(path: Path, limit: int = MAX_FILE) -> bytes:
+    """A file up to `limit` octets; OSError at once for what is none, where a FIFO would wait."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        return os.read(fd, MAX_FILE)
+        return os.read(fd, limit)
     finally:
         os.close(fd)
 

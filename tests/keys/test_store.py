@@ -325,3 +325,21 @@ def test_an_interrupted_import_does_not_wait_for_a_fifo(
     os.mkfifo(shelf.private_path("example.com", "s2"))
     with pytest.raises(errors.CarbonsealError, match=r"example\.com"):
         keep(rsa_private, "s2")
+
+
+def test_a_long_history_does_not_cost_the_key(
+    shelf: store.Store, keep: Keep, rsa_private: Any
+) -> None:
+    """Each change adds to the record; it stays readable, or the change is refused."""
+    record = keep(rsa_private, "s1")
+    why = "\U0001f511" * 500  # the longest reason the command line takes, twelve octets each
+    for _ in range(60):
+        record = record.moved(Stage.ACTIVE, at=LATER, why=why)
+    with shelf.writing() as writer:
+        writer.put(record)
+    assert shelf.find("example.com", "s1") == record
+    for _ in range(200):
+        record = record.moved(Stage.ACTIVE, at=LATER, why=why)
+    with pytest.raises(errors.DataError, match="history is full"), shelf.writing() as writer:
+        writer.put(record)
+    assert keyring.load(shelf.directory).sdids == {"example.com"}
