@@ -101,7 +101,7 @@ def _let_go(served: int, spare: int, *, is_orphaned: bool) -> None:
     libmilter cannot be told to stop accepting only, so the descriptor it polls is replaced by one
     on which nothing ever arrives.
     """
-    silent, write_end = os.pipe()
+    silent, _write_end = os.pipe()  # both stay open: a pipe without writer would be readable
     os.dup2(silent, served)
     if is_orphaned:
         # Nobody listens any more: give the address back even while a poll(2) still holds it.
@@ -112,7 +112,6 @@ def _let_go(served: int, spare: int, *, is_orphaned: bool) -> None:
                 pass
     else:
         os.close(spare)
-    os.set_inheritable(write_end, False)
 
 
 def _finish_connections(address: object, spool: Spool, seconds: float) -> None:

@@ -7,7 +7,6 @@ import resource
 import signal
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -38,19 +37,22 @@ def reload(service: Carbonseal) -> None:
     service.wait_for_log(r"[ \"]ready[ \"]", since=mark)
 
 
-def test_a_connection_that_has_not_spoken_yet_survives_a_reload(service: Carbonseal) -> None:
+def test_a_connection_that_has_not_spoken_yet_survives_a_reload(made: Carbonseal) -> None:
     """Accepted by an old worker, negotiated after the reload: the old worker waits for it."""
-    silent = Channel(service.socket, timeout=10)
-    # The worker takes connections in order: once it has answered this one, it has the silent one.
-    with Conversation(service.socket):
-        pass
-    old = service.children()
-    reload(service)
-    time.sleep(1)  # longer than a worker without connections needs to leave
-    silent.send(OFFER)
-    assert silent.receive().command == wire.OPTNEG
-    silent.close()
-    wait_until(lambda: not set(old) & set(service.children()), "the old worker's leaving")
+    made.configure({"milter": {"workers": 2, "drain": 10}})
+    with made:
+        silent = Channel(made.socket, timeout=10)
+        # Connections are taken in order: once this one was answered, the silent one was taken.
+        with Conversation(made.socket):
+            pass
+        old = set(made.children())
+        reload(made)
+        # The old writer and the old worker without a connection have left; the other one stays.
+        wait_until(lambda: len(old & set(made.children())) <= 1, "the idle ones' leaving")
+        silent.send(OFFER)
+        assert silent.receive().command == wire.OPTNEG
+        silent.close()
+        wait_until(lambda: not old & set(made.children()), "the old worker's leaving")
 
 
 def test_an_old_worker_that_hangs_does_not_stay_for_ever(made: Carbonseal) -> None:
