@@ -41,5 +41,9 @@ demo: setup ## the main job before your eyes: sign, copy, record, look up, behin
 run: setup ## serve in the foreground with a development configuration; prints the Postfix lines
 	@sh packaging/run-development.sh
 
+build/bench/load: tests/benchmarks/load.c
+	@mkdir -p $(@D)
+	@$(CC) -O2 -std=gnu11 -Wall -Wextra -o $@ $<
+
 clean: ## remove what the targets made
 	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
