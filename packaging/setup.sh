@@ -2,7 +2,8 @@
 # setup.sh: everything a checkout needs to build and test, and nothing when it is all there.
 #
 #   1. installs what is missing of packaging/debian-packages.txt, as root or through sudo;
-#   2. makes the virtualenv .venv and installs the checkout into it, editable, with its test tools.
+#   2. makes the virtualenv .venv and installs the checkout into it, editable, with its test tools;
+#   3. for `make bench`, also what packaging/benchmark-packages.txt lists and the plotting library.
 #
 # Promises: no service is started or configured, now or at the next boot; no installed package is
 # removed (another mail server would be); a second run only looks and changes nothing; what fails,
@@ -10,10 +11,11 @@
 #
 # Environment: PYTHON         interpreter of the virtualenv, 3.11 or later (/usr/bin/python3, python3)
 #              SKIP_PACKAGES  not empty: leave the system's packages alone
+#              BENCH          not empty: what benchmarks need as well
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES=packaging/debian-packages.txt
+PACKAGES="packaging/debian-packages.txt${BENCH:+ packaging/benchmark-packages.txt}"
 POLICY=/usr/sbin/policy-rc.d
 STAMP=.venv/.setup-stamp
 
@@ -27,7 +29,8 @@ fail() {
 # --- 1. Debian packages ---------------------------------------------------------------------------
 
 missing_packages() {
-    wanted=$(sed 's/#.*//' "$PACKAGES")
+    # shellcheck disable=SC2086
+    wanted=$(sed 's/#.*//' $PACKAGES)
     # dpkg-query fails when it does not know one of them, and still lists the others.
     # shellcheck disable=SC2086
     installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' $wanted 2>/dev/null |
@@ -153,5 +156,15 @@ install_checkout() {
     stamp >"$STAMP"
 }
 
+install_plotting() {
+    if .venv/bin/python -c 'import matplotlib' 2>/dev/null; then
+        return
+    fi
+    echo "setup: installing the plotting library into .venv"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' ||
+        fail "pip could not install the plotting library into .venv, see above"
+}
+
 [ -n "${SKIP_PACKAGES:-}" ] || install_packages
 install_checkout
+[ -z "${BENCH:-}" ] || install_plotting
