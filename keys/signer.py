@@ -1,13 +1,14 @@
-"""Make one DKIM-Signature field.  The only module that knows dkimpy.
+"""Make one DKIM-Signature field.
 
-dkimpy canonicalizes and selects the header fields; the body hash comes streamed (`body_hash`), the
+The body hash comes streamed (`body_hash`), the signed header fields from `canonical_header`, the
 private-key operation is OpenSSL's (`keyring.SigningKey`), and the tag list is ours: t= from the
 clock passed in, x=, no l=, i= only where it differs from its default '@' + d=, lines of at most 78
 octets, folded between tags, between names of h= and anywhere in b=, never inside a token.
 
 Promises: a `Signature` that is returned was parsed back from the finished field, hashed again
-over its folded bytes, and verified with the public half of the key.  A message whose signed fields
-verifiers are known to read differently is refused, not signed.
+over its folded bytes, and verified with the public half of the key.  For the first message with a
+request, dkimpy canonicalizes the header section as well, and both must agree.  A message whose
+signed fields verifiers are known to read differently is refused, not signed.
 
 Raises: `SignatureFailed` with a reason code; nothing else leaves this module.
 
@@ -16,17 +17,15 @@ Does not: choose the request, hash the body, insert the field.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-import dkim
-from dkim import canonicalization
-
+from carbonseal.keys import canonical_header
+from carbonseal.keys.canonical_header import Disputed, Field, NoFrom, Selection
 from carbonseal.keys.keyring import SigningKey
 from carbonseal.policies import errors
 from carbonseal.policies.signing_request import SignatureRequest
@@ -34,14 +33,6 @@ from carbonseal.policies.signing_request import SignatureRequest
 FIELD_NAME: Final = "DKIM-Signature"
 _LINE = 78  # RFC 5322 section 2.1.1: "SHOULD be no more than 78 characters"
 _PIECE = 72  # octets of b= on a line
-
-# NUL, bare CR and a fold without white space do not survive transport in one piece.  VT and FF do,
-# but under relaxed OpenDKIM takes them for white space anywhere, dkimpy at the end of a field, and
-# Mail::DKIM nowhere; all agree under simple (tests/keys/test_signer_judges.py has the table).
-_BROKEN = re.compile(rb"\x00|\r(?!\n)|\n(?![ \t])")
-_DISPUTED = re.compile(rb"[\x0b\x0c]|" + _BROKEN.pattern)
-_TAG = re.compile(rb"\s*([a-z]+)\s*=\s*([^;]*?)\s*(?:;|\Z)")
-_B_VALUE = re.compile(rb"(;\s*b=)[A-Za-z0-9+/=\s]*\Z")
 
 
 class SignatureFailed(errors.CarbonsealError):
@@ -65,7 +56,7 @@ class Signature:
 
 
 def sign(
-    fields: Sequence[tuple[bytes, bytes]],
+    fields: Sequence[Field],
     body_digest: bytes,
     request: SignatureRequest,
     key: SigningKey,
@@ -85,26 +76,24 @@ def sign(
             f"the key {key!r} is not the one the request names ({request.selector}).",
         )
     plan = _plan(request)
-    header_hash = hashlib.sha256(_canonical_fields(fields, plan))
+    signed = _signed(fields, plan, key)
     expires_at = None if request.expires_after is None else now + request.expires_after
-    body_hash = base64.b64encode(body_digest).decode("ascii")
+    body_hash = _base64(body_digest)
     unsigned = plan.text + _times(now, expires_at) + f" bh={body_hash};\n b="
-    digest = _finish(header_hash, unsigned.encode(), plan)
-    value = unsigned + _folded(base64.b64encode(_sign_digest(key, digest)).decode("ascii"))
-    _verify(value, header_hash, body_hash, plan, key)
+    signature = _sign_digest(key, _digest(signed, unsigned, plan))
+    value = unsigned + _folded(_base64(signature))
+    _verify(value, signed, body_hash, plan, key)
     return Signature(value, request, body_hash, now, expires_at)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Plan:
     """All that is the same for every message with one request."""
 
-    request: SignatureRequest
     text: str  # the field up to and with the h= tag and the fold after it
-    names: tuple[bytes, ...]  # the h= list
-    wanted: frozenset[bytes]
-    rules: canonicalization.CanonicalizationPolicy
-    tags: dict[bytes, bytes]  # what the verified field must say
+    selection: Selection
+    tags: dict[str, str]  # what the verified field must say
+    was_compared: bool = False  # dkimpy agreed on a message with this plan
 
 
 @lru_cache(maxsize=256)
@@ -129,14 +118,9 @@ def _plan(request: SignatureRequest) -> _Plan:
         ]
     )
     return _Plan(
-        request=request,
         text=text + "\n",
-        names=tuple(name.encode() for name in request.fields),
-        wanted=frozenset(name.encode() for name in request.fields),
-        rules=canonicalization.CanonicalizationPolicy.from_c_value(
-            request.canonicalization.encode()
-        ),
-        tags={tag.encode(): value.encode() for tag, value in tags.items()},
+        selection=Selection.of(request.fields, request.header_canonicalization),
+        tags={**tags, "h": ":".join(request.fields)},
     )
 
 
@@ -167,37 +151,41 @@ def _folded(text: str) -> str:
     return "\n ".join(text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
 
 
-def _canonical_fields(fields: Sequence[tuple[bytes, bytes]], plan: _Plan) -> bytes:
-    """The signed fields in canonical form, in the order of h=, as they are hashed."""
-    present = []
-    for name, value in fields:
-        if name.rstrip(b" \t").lower() in plan.wanted:
-            _refuse_disputed(name, value, plan)
-            present.append((name, value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n"))
-    if not any(name.lower() == b"from" for name, _ in present):
-        raise SignatureFailed("no-from", "", "the message has no From field, which must be signed.")
-    chosen = dkim.select_headers(present, plan.names)
-    return b"".join(b"%b:%b" % field for field in plan.rules.canonicalize_headers(chosen))
+def _base64(octets: bytes) -> str:
+    return binascii.b2a_base64(octets, newline=False).decode("ascii")
 
 
-def _refuse_disputed(name: bytes, value: bytes, plan: _Plan) -> None:
-    pattern = _DISPUTED if plan.request.header_canonicalization == "relaxed" else _BROKEN
-    if pattern.search(value) or name[-1:] in b" \t":
-        about = name.decode("ascii", "replace").strip()
+def _signed(fields: Sequence[Field], plan: _Plan, key: SigningKey) -> bytes:
+    """The signed fields in canonical form."""
+    try:
+        signed = canonical_header.canonical(fields, plan.selection)
+    except Disputed as fault:
         raise SignatureFailed(
             "disputed-octets",
-            about,
-            f"the field {about} holds control characters that verifiers read differently.",
-        )
+            str(fault),
+            f"the field {fault} holds control characters that verifiers read differently.",
+        ) from None
+    except NoFrom:
+        sentence = "the message has no From field, which must be signed."
+        raise SignatureFailed("no-from", "", sentence) from None
+    if not plan.was_compared:
+        if signed != canonical_header.by_dkimpy(fields, plan.selection):
+            raise SignatureFailed(
+                "self-check-failed",
+                key.facts.selector,
+                "two canonicalizations of the header section disagree; report this message.",
+            )
+        plan.was_compared = True
+    return signed
 
 
-def _finish(header_hash: hashlib._Hash, field_value: bytes, plan: _Plan) -> bytes:
+def _digest(signed: bytes, field_value: str, plan: _Plan) -> bytes:
     """The digest with our own field (its b= empty) at the end, without CRLF: section 3.7."""
-    own = (FIELD_NAME.encode(), field_value.replace(b"\n", b"\r\n") + b"\r\n")
-    ((name, value),) = plan.rules.canonicalize_headers([own])
-    digest = header_hash.copy()
-    digest.update(b"%b:%b" % (name, value.removesuffix(b"\r\n")))
-    return digest.digest()
+    if plan.selection.is_relaxed:
+        own = b"dkim-signature:" + canonical_header.relaxed(field_value.encode())
+    else:
+        own = FIELD_NAME.encode() + b":" + canonical_header.crlf(field_value.encode())
+    return hashlib.sha256(signed + own).digest()
 
 
 def _sign_digest(key: SigningKey, digest: bytes) -> bytes:
@@ -212,20 +200,19 @@ def _sign_digest(key: SigningKey, digest: bytes) -> bytes:
         ) from None
 
 
-def _verify(
-    value: str, header_hash: hashlib._Hash, body_hash: str, plan: _Plan, key: SigningKey
-) -> None:
+def _verify(value: str, signed: bytes, body_hash: str, plan: _Plan, key: SigningKey) -> None:
     """Read the finished field as a verifier does, and verify it."""
-    field = value.encode()
-    tags = dict(_TAG.findall(field))
-    stated = {tag: tags.get(tag) for tag in plan.tags}
-    named = tuple(name.strip() for name in tags.get(b"h", b"").split(b":"))
-    digest = _finish(header_hash, _B_VALUE.sub(rb"\1", field), plan)
+    parts = [part.partition("=") for part in value.split(";")]
+    tags = {name.strip(): content.strip() for name, _, content in parts}
+    # White space is allowed around the colons of h=, but nowhere inside a name.
+    tags["h"] = ":".join(map(str.strip, tags.get("h", "").split(":")))
+    # b= is the last tag; a verifier takes its value out of the field and nothing else.
+    unsigned = value[: len(value) - len(parts[-1][2])]
     if (
-        stated != plan.tags
-        or named != plan.names
-        or tags.get(b"bh") != body_hash.encode()
-        or not key.verifies(digest, base64.b64decode(b"".join(tags.get(b"b", b"").split())))
+        not plan.tags.items() <= tags.items()
+        or tags.get("bh") != body_hash
+        or parts[-1][0].strip() != "b"
+        or not key.verifies(_digest(signed, unsigned, plan), binascii.a2b_base64(tags["b"]))
     ):
         raise SignatureFailed(
             "self-check-failed",

@@ -1,0 +1,102 @@
+"""Our canonical header section against dkimpy's, and what happens when they disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carbonseal.keys import body_hash, canonical_header, keyring, signer
+from carbonseal.keys.canonical_header import Disputed, NoFrom, Selection
+from carbonseal.policies import signing_request
+from carbonseal.policies.signing_request import SignatureRequest
+
+# Few names, so that they repeat; every octet that may matter, so that values get odd.
+_NAMES = st.sampled_from([b"From", b"from", b"FROM", b"To", b"Subject", b"X-Other", b"Fro", b"X"])
+_PIECES = st.sampled_from(
+    [
+        b" ",
+        b"\t",
+        b"a",
+        b"b c",
+        b":",
+        b";",
+        b"=",
+        b"\n ",
+        b"\n\t",
+        b"\r\n ",
+        b"  ",
+        b"\xff",
+        b"\x85",
+    ]
+)
+_VALUES = st.lists(_PIECES, max_size=8).map(b"".join)
+_FIELDS = st.lists(st.tuples(_NAMES, _VALUES), max_size=12)
+_LISTED = st.lists(st.sampled_from(["from", "to", "subject", "x", "absent"]), max_size=12)
+
+
+@given(fields=_FIELDS, listed=_LISTED, form=st.sampled_from(["relaxed", "simple"]))
+def test_it_is_what_dkimpy_makes_of_the_same_fields(
+    fields: list[tuple[bytes, bytes]], listed: list[str], form: str
+) -> None:
+    """Selection from the bottom up, oversigning, folding, white space, any octet above 127."""
+    fields = [*fields, (b"From", b" a@example.com")]
+    selection = Selection.of(["from", *listed], form)
+    assert canonical_header.canonical(fields, selection) == canonical_header.by_dkimpy(
+        fields, selection
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "forms"),
+    [
+        pytest.param(b"To", b" a\x00b", {"relaxed", "simple"}, id="nul"),
+        pytest.param(b"To", b" a\rb", {"relaxed", "simple"}, id="bare-cr"),
+        pytest.param(b"To", b" a\r", {"relaxed", "simple"}, id="cr-at-the-end"),
+        pytest.param(b"To", b" a\nb", {"relaxed", "simple"}, id="fold-without-white-space"),
+        pytest.param(b"To", b" a\n", {"relaxed", "simple"}, id="line-end-at-the-end"),
+        pytest.param(b"To", b" a\r\nb", {"relaxed", "simple"}, id="crlf-without-white-space"),
+        pytest.param(b"To", b" a\x0b", {"relaxed"}, id="vertical-tab"),
+        pytest.param(b"To", b" a\x0c", {"relaxed"}, id="form-feed"),
+        pytest.param(b"To ", b" a", {"relaxed", "simple"}, id="space-before-the-colon"),
+        pytest.param(b"X-Other", b" a\x00\rb", set(), id="not-signed"),
+        pytest.param(b"To", b" a\r\n b", set(), id="crlf-folding"),
+        pytest.param(b"To", b" a\n\tb\n c", set(), id="lf-folding"),
+    ],
+)
+def test_what_verifiers_read_differently_is_refused(
+    name: bytes, value: bytes, forms: set[str]
+) -> None:
+    """`forms` are the canonicalizations under which the field is refused, by its own name."""
+    # The next value begins with a space: the border between two fields is no fold.
+    fields = [(b"From", b" a@example.com"), (name, value), (b"To", b" b")]
+    for form in ("relaxed", "simple"):
+        selection = Selection.of(["from", "to", "to"], form)
+        if form in forms:
+            with pytest.raises(Disputed, match=f"^{name.decode().strip()}$"):
+                canonical_header.canonical(fields, selection)
+        else:
+            assert canonical_header.canonical(fields, selection)
+
+
+def test_a_message_without_from_is_refused() -> None:
+    """RFC 6376 section 5.4: the From field must be signed."""
+    with pytest.raises(NoFrom):
+        canonical_header.canonical([(b"To", b" a")], Selection.of(["from", "to"], "relaxed"))
+
+
+def test_a_disagreement_with_dkimpy_ends_in_no_signature(
+    signing_keys: Mapping[str, keyring.SigningKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first message with a request is canonicalized twice; a defect of ours signs nothing."""
+    monkeypatch.setattr(canonical_header, "relaxed", lambda value: value.strip())
+    request = SignatureRequest("example.com", "r", signing_request.RSA, fields=("from", "to"))
+    fields = [(b"From", b" a@example.com"), (b"To", b" two  spaces")]
+    digest = body_hash.BodyHash("relaxed").digest()
+    signer._plan.cache_clear()
+    with pytest.raises(signer.SignatureFailed) as refusal:
+        signer.sign(fields, digest, request, signing_keys[signing_request.RSA], now=1795262400)
+    assert refusal.value.code == "self-check-failed"
+    signer._plan.cache_clear()
