@@ -26,6 +26,8 @@ _FOLD = re.compile(r"\r?\n(?=[ \t])")
 _LINE_WHITE = re.compile(r"[\t\r\n]")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
+# Without any of these a value stands for itself.
+_UNUSUAL = re.compile(rb"=\?|[\t\n\r\x80-\xff]")
 # Q text should hold no space (RFC 2047, section 2), but broken composers write some.
 _ENCODED_WORD = re.compile(r"=\?([!->@-~]{1,60})\?([bBqQ])\?([^?\r\n]*)\?=")
 _Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
@@ -48,6 +50,8 @@ _CHARSETS: dict[str, str] = {
 
 def decode_text(value: bytes) -> str:
     """An unstructured value such as Subject, unfolded and decoded, without white space around."""
+    if not _UNUSUAL.search(value):
+        return value.decode("ascii").strip(" ")
     text = _FOLD.sub("", value.decode("utf-8", "surrogateescape"))
     text = _LINE_WHITE.sub(" ", text).strip(" ")
     return _LONE_SURROGATE.sub("\ufffd", "".join(_pieces(text)))

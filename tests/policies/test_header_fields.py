@@ -256,6 +256,51 @@ def test_one_author_is_whom_the_standard_library_finds(value: bytes) -> None:
             assert mailbox.rpartition("@")[2].lower() == found.mailboxes[0].domain
 
 
+PIECES = st.lists(
+    st.sampled_from(
+        ["a", "A.b", "a@b", "<a@B.c>", "<a@b>", " ", "\t", ",", ", ", '"a, <b@c>"', '"', "\r\n "]
+        + ["=?utf-8?q?a?=", "@", ".", "-", "_", "<", ">", "[b]", "(c)", ":", ";", "\0", "é", "\\"]
+    ),
+    max_size=8,
+).map("".join)
+
+
+@given(PIECES | SIGNS.map(address_list.unfold))
+def test_the_quick_reading_is_a_part_of_both_others(text: str) -> None:
+    """Where the pattern for ordinary lists answers, strict and lenient reading answer the same."""
+    text = address_list.unfold(text.encode("utf-8", "surrogateescape"))
+    plain = header_fields._plain(text)
+    if plain:
+        reading = address_list.read_strictly(text)
+        assert reading is not None
+        assert (reading.mailboxes, reading.has_group) == (plain, False)
+        assert tuple(address_list.read_leniently(text)) == plain
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(" a@b.example", id="bare"),
+        pytest.param(" John Q. Public <a@b.example>", id="name"),
+        pytest.param(' "Doe, John" <a@b.example>,\r\n\t=?utf-8?q?J?= <c@D.example>', id="list"),
+    ],
+)
+def test_ordinary_lists_are_read_quickly(value: str) -> None:
+    """What nearly all mail writes is not cut into tokens."""
+    assert header_fields._plain(address_list.unfold(value.encode()))
+
+
+PLAIN_IDENTIFIER = st.text(st.sampled_from("a1.@<>( )\t\r\n\\é\0-"), max_size=12).map(
+    lambda text: f" <{text}>".encode()
+)
+
+
+@given(PLAIN_IDENTIFIER)
+def test_ordinary_identifiers_are_what_the_long_way_finds(value: bytes) -> None:
+    """A comment in front forces the long way; the identifier is the same."""
+    assert header_fields.message_id(value) == header_fields.message_id(b" (c)" + value)
+
+
 @given(ANY)
 def test_nothing_raises(value: bytes) -> None:
     """Any bytes are read, and texts for people can be encoded."""
