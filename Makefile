@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 ROOMS := policies keys milter
 
-.PHONY: help setup test demo run check ns clean
+.PHONY: help setup test demo run check ns clean soak
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ run: setup ## serve in the foreground with a development configuration; prints t
 build/bench/load: tests/benchmarks/load.c
 	@mkdir -p $(@D)
 	@$(CC) -O2 -std=gnu11 -Wall -Wextra -o $@ $<
+
+soak: setup ## half an hour of load: memory stays flat, and every message is on record
+	@PYTHONPATH=tests $(PY) -m benchmarks.soak $(MESSAGES)
 
 clean: ## remove what the targets made
 	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
