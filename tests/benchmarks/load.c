@@ -13,7 +13,8 @@
  *
  * A message counts only when its end was answered with "continue" or "accept", a DKIM-Signature of
  * the expected domain was added, and the expected recipient (if any) was added.  Everything else is
- * a failure, and the exit status is then 1: a rate of unsigned messages cannot be had.
+ * a failure, and the exit status is then 1: a rate of unsigned messages cannot be had.  (--unsigned is
+ * for messages that a careful signer leaves alone; there a signature is the failure.)
  *
  * Messages are encoded once; serial number, author and recipients are then written into a copy of
  * the envelope and header section for each message (Message-ID, Subject, queue id and the first line
@@ -65,6 +66,7 @@ static struct {
     long connections, messages, per_connection, size, headers, recipients, authors, pool;
     double seconds, patience;
     const char *body, *domain, *archive, *sample, *recipient_domain;
+    bool is_unsigned;
 } option = {
     .connections = 8, .per_connection = 100, .size = 4096, .headers = 10, .recipients = 1,
     .authors = 50, .pool = 500, .seconds = 1, .patience = 60, .body = "text",
@@ -277,16 +279,24 @@ static int base64_line(char *line) {
     return 78;
 }
 
+/* As long as a line may be, with something to see at its end only. */
+static int blank_line(char *line) {
+    memset(line, ' ', 997);
+    memcpy(line + 997, ".\r\n", 3);
+    return 1000;
+}
+
 static void make_body(void) {
     int (*next)(char *) = !strcmp(option.body, "text") ? text_line
                           : !strcmp(option.body, "html") ? html_line
-                          : !strcmp(option.body, "base64") ? base64_line : NULL;
+                          : !strcmp(option.body, "base64") ? base64_line
+                          : !strcmp(option.body, "blanks") ? blank_line : NULL;
     if (!next && strcmp(option.body, "spaces"))
-        fail("--body is text, html, base64 or spaces, not %s", option.body);
+        fail("--body is text, html, base64, blanks or spaces, not %s", option.body);
     if (option.size < FIRST_LENGTH + 4)
         option.size = FIRST_LENGTH + 4;
     body_length = option.size - FIRST_LENGTH;
-    body = grown(NULL, body_length + 300);
+    body = grown(NULL, body_length + 1000);
     if (next)
         for (size_t length = 0; length < body_length;)
             length += next(body + length);
@@ -820,8 +830,10 @@ static void take_final(struct connection *c, char answer) {
         trouble = "the message was not accepted";
     else if (form.waits[c->wait].command != 'E')
         trouble = "the milter decided before the end of the message";
-    else if (!c->is_signed)
+    else if (!c->is_signed && !option.is_unsigned)
         trouble = "no DKIM-Signature of the domain was added";
+    else if (c->is_signed && option.is_unsigned)
+        trouble = "a DKIM-Signature was added to what should not be signed";
     else if (option.archive && !c->is_copied)
         trouble = "the archive recipient was not added";
     end_message(c, trouble, answer);
@@ -1013,7 +1025,8 @@ static void usage(void) {
          "  --messages N         so many\n"
          "  --per-connection N   messages of one SMTP session (100)\n"
          "  --size N             octets of body (4096)\n"
-         "  --body KIND          text, html, base64, spaces\n"
+         "  --body KIND          text, html, base64, blanks (lines of 998 octets, nearly all\n"
+         "                       spaces), spaces (one such line)\n"
          "  --headers N          header fields (10)\n"
          "  --recipients N       (1)\n"
          "  --authors N          different authors (50)\n"
@@ -1021,6 +1034,7 @@ static void usage(void) {
          "  --domain D           of the authors; must be signed for (example.com)\n"
          "  --recipient-domain D (partner00.example)\n"
          "  --archive ADDRESS    a recipient that must be added\n"
+         "  --unsigned           a signature is a failure instead\n"
          "  --sample FILE        write the first signed message there\n"
          "  --patience S         seconds without progress before giving up (60)");
 }
@@ -1040,7 +1054,7 @@ static void read_options(int count, char **words) {
         {"recipients", 1, 0, 'r'},  {"authors", 1, 0, 'a'},    {"pool", 1, 0, 'p'},
         {"domain", 1, 0, 'd'},      {"archive", 1, 0, 'v'},    {"sample", 1, 0, 'S'},
         {"patience", 1, 0, 't'},    {"help", 0, 0, '?'},       {"per-connection", 1, 0, 'n'},
-        {"recipient-domain", 1, 0, 'D'}, {0, 0, 0, 0},
+        {"recipient-domain", 1, 0, 'D'}, {"unsigned", 0, 0, 'u'}, {0, 0, 0, 0},
     };
     for (int letter; (letter = getopt_long(count, words, "", known, NULL)) != -1;) {
         switch (letter) {
@@ -1058,6 +1072,7 @@ static void read_options(int count, char **words) {
         case 'D': option.recipient_domain = optarg; break;
         case 'v': option.archive = optarg; break;
         case 'S': option.sample = optarg; break;
+        case 'u': option.is_unsigned = true; break;
         case 't': option.patience = number(optarg, 0.1); break;
         default: usage(); exit(letter == '?' && !strcmp(words[count - 1], "--help") ? 0 : 2);
         }

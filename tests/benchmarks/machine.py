@@ -1,0 +1,44 @@
+"""The machine that measured, for the report: what the figures depend on besides the code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.contestants import Contestant
+
+
+def describe(contestants: Sequence[Contestant]) -> dict[str, str | int]:
+    """Name and value of each circumstance."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
+        "kernel": platform.release(),
+        "system": _system(),
+        "spool on": _filesystem(tempfile.gettempdir()),
+        "Python": platform.python_version(),
+        "OpenSSL": ssl.OPENSSL_VERSION.split(" (")[0],
+        **{one.name: one.version() for one in contestants},
+    }
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _system() -> str:
+    names = platform.freedesktop_os_release()
+    return names.get("PRETTY_NAME", platform.system())
+
+
+def _filesystem(place: str) -> str:
+    words = ["stat", "-f", "-c", "%T", place]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
