@@ -33,6 +33,7 @@ from carbonseal.policies.signing_request import SignatureRequest
 FIELD_NAME: Final = "DKIM-Signature"
 _LINE = 78  # RFC 5322 section 2.1.1: "SHOULD be no more than 78 characters"
 _PIECE = 72  # octets of b= on a line
+_B_TAG = ";\n b="
 
 
 class SignatureFailed(errors.CarbonsealError):
@@ -76,13 +77,16 @@ def sign(
             f"the key {key!r} is not the one the request names ({request.selector}).",
         )
     plan = _plan(request)
-    signed = _signed(fields, plan, key)
+    signed = _signed(fields, plan)
     expires_at = None if request.expires_after is None else now + request.expires_after
     body_hash = _base64(body_digest)
-    unsigned = plan.text + _times(now, expires_at) + f" bh={body_hash};\n b="
+    unsigned = plan.text + _times(now, expires_at) + f" bh={body_hash}" + _B_TAG
     signature = _sign_digest(key, _digest(signed, unsigned, plan))
     value = unsigned + _folded(_base64(signature))
-    _verify(value, signed, body_hash, plan, key)
+    _verify(value, signed, plan, key)
+    if not plan.was_compared:
+        _compare(value, fields, signed, body_hash, plan)
+        plan.was_compared = True
     return Signature(value, request, body_hash, now, expires_at)
 
 
@@ -93,7 +97,7 @@ class _Plan:
     text: str  # the field up to and with the h= tag and the fold after it
     selection: Selection
     tags: dict[str, str]  # what the verified field must say
-    was_compared: bool = False  # dkimpy agreed on a message with this plan
+    was_compared: bool = False  # the first field made with this plan was read back in full
 
 
 @lru_cache(maxsize=256)
@@ -148,17 +152,17 @@ def _times(now: int, expires_at: int | None) -> str:
 
 
 def _folded(text: str) -> str:
-    return "\n ".join(text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+    return "\n ".join([text[at : at + _PIECE] for at in range(0, len(text), _PIECE)])
 
 
 def _base64(octets: bytes) -> str:
     return binascii.b2a_base64(octets, newline=False).decode("ascii")
 
 
-def _signed(fields: Sequence[Field], plan: _Plan, key: SigningKey) -> bytes:
+def _signed(fields: Sequence[Field], plan: _Plan) -> bytes:
     """The signed fields in canonical form."""
     try:
-        signed = canonical_header.canonical(fields, plan.selection)
+        return canonical_header.canonical(fields, plan.selection)
     except Disputed as fault:
         raise SignatureFailed(
             "disputed-octets",
@@ -168,15 +172,6 @@ def _signed(fields: Sequence[Field], plan: _Plan, key: SigningKey) -> bytes:
     except NoFrom:
         sentence = "the message has no From field, which must be signed."
         raise SignatureFailed("no-from", "", sentence) from None
-    if not plan.was_compared:
-        if signed != canonical_header.by_dkimpy(fields, plan.selection):
-            raise SignatureFailed(
-                "self-check-failed",
-                key.facts.selector,
-                "two canonicalizations of the header section disagree; report this message.",
-            )
-        plan.was_compared = True
-    return signed
 
 
 def _digest(signed: bytes, field_value: str, plan: _Plan) -> bytes:
@@ -200,22 +195,32 @@ def _sign_digest(key: SigningKey, digest: bytes) -> bytes:
         ) from None
 
 
-def _verify(value: str, signed: bytes, body_hash: str, plan: _Plan, key: SigningKey) -> None:
-    """Read the finished field as a verifier does, and verify it."""
+def _verify(value: str, signed: bytes, plan: _Plan, key: SigningKey) -> None:
+    """Verify the finished field as it will be inserted."""
+    # b= is the last tag; a verifier takes its value out of the field and nothing else.
+    start = value.index(_B_TAG) + len(_B_TAG)
+    signature = binascii.a2b_base64(value[start:])
+    if not key.verifies(_digest(signed, value[:start], plan), signature):
+        raise _self_check_failed(plan, "the signature does not verify; check the machine.")
+
+
+def _compare(
+    value: str, fields: Sequence[Field], signed: bytes, body_hash: str, plan: _Plan
+) -> None:
+    """Read the field as a verifier does, and have dkimpy canonicalize what it signs.
+
+    Once for each plan: what differs between two fields of one plan are numbers and base64.
+    """
     parts = [part.partition("=") for part in value.split(";")]
     tags = {name.strip(): content.strip() for name, _, content in parts}
     # White space is allowed around the colons of h=, but nowhere inside a name.
     tags["h"] = ":".join(map(str.strip, tags.get("h", "").split(":")))
-    # b= is the last tag; a verifier takes its value out of the field and nothing else.
-    unsigned = value[: len(value) - len(parts[-1][2])]
-    if (
-        not plan.tags.items() <= tags.items()
-        or tags.get("bh") != body_hash
-        or parts[-1][0].strip() != "b"
-        or not key.verifies(_digest(signed, unsigned, plan), binascii.a2b_base64(tags["b"]))
-    ):
-        raise SignatureFailed(
-            "self-check-failed",
-            key.facts.selector,
-            f"the signature made with {key!r} does not verify; check the key and the machine.",
-        )
+    if not plan.tags.items() <= tags.items() or tags.get("bh") != body_hash:
+        raise _self_check_failed(plan, "the field does not verify as it is folded.")
+    if signed != canonical_header.by_dkimpy(fields, plan.selection):
+        raise _self_check_failed(plan, "two canonicalizations of the header section disagree.")
+
+
+def _self_check_failed(plan: _Plan, fault: str) -> SignatureFailed:
+    about = f"{plan.tags['d']}/{plan.tags['s']}"
+    return SignatureFailed("self-check-failed", plan.tags["s"], f"{about}: {fault}")

@@ -14,7 +14,8 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -25,12 +26,16 @@ _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII without space, quote,
 
 _log = structlog.get_logger()
 
+Renderer = Callable[[Any, str, MutableMapping[str, Any]], str | bytes]
+
 
 def configure(*, form: str, level: str) -> None:
     """Set the form ('text' or 'json') and the least level for this process."""
+    global _render, _least
     # The thread id costs a call that leaks on libmilter's threads (threading.current_thread).
     logging.logThreads = False
-    renderer = structlog.processors.JSONRenderer() if form == "json" else _text_line
+    renderer: Renderer = structlog.processors.JSONRenderer() if form == "json" else _text_line
+    _render, _least = renderer, logging.getLevelName(level.upper())
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -66,12 +71,16 @@ class _Lines:
 
 def _text_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
     head = f"{event.pop('timestamp')} {event.pop('level')} {event.pop('event')}"
-    return " ".join([head, *(f"{key}={_quoted(value)}" for key, value in event.items())])
+    return " ".join([head, *[f"{key}={_quoted(value)}" for key, value in event.items()]])
 
 
 def _quoted(value: Any) -> str:
     plain = str(value)
     return plain if _PLAIN.fullmatch(plain) else json.dumps(plain)
+
+
+_render: Renderer = _text_line
+_least = logging.INFO
 
 
 def event(name: str, /, **facts: Any) -> None:
@@ -91,9 +100,22 @@ def error(name: str, /, **facts: Any) -> None:
 
 def message(verdict: Verdict, *, milliseconds: float) -> None:
     """The canonical line of one message."""
-    answer = verdict.summary["disposition"]
-    write = _log.info if answer == "accept" else _log.error
-    write("sealed" if answer == "accept" else "refused", **verdict.summary, ms=milliseconds)
+    is_accepted = verdict.summary["disposition"] == "accept"
+    if (logging.INFO if is_accepted else logging.ERROR) < _least:
+        return
+    # Not through structlog: a line of it costs 60 microseconds more, on every message.
+    line = _render(
+        None,
+        "",
+        {
+            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "level": "info" if is_accepted else "error",
+            "event": "sealed" if is_accepted else "refused",
+            **verdict.summary,
+            "ms": milliseconds,
+        },
+    )
+    _Lines().msg(str(line))
 
 
 def internal_error(where: str, fault: BaseException, *, queue_id: str = "") -> None:

@@ -197,11 +197,12 @@ def breaks_on_its_way(plan: SigningPlan, transaction: Transaction) -> Reason | N
     """Why the planned signatures would not survive Postfix; None when nothing speaks against."""
     if not plan.requests:
         return None
-    signed = frozenset(plan.requests[0].fields)
+    signed = plan.requests[0].fields
     lines = (
         (name, survival.longest_field_line(name, value))
         for name, value in transaction.fields
-        if name.lower() in signed
+        # Few fields are as long as one line may be, so their names are looked at last.
+        if len(name) + len(value) >= survival.LINE_LIMIT and name.lower() in signed
     )
     return survival.broken_by(transaction.body.facts(), lines)
 

@@ -31,6 +31,7 @@ _CONTINUE: int = libmilter.CONTINUE
 _NOREPLY: int = libmilter.NOREPLY
 _REJECT: int = libmilter.REJECT
 _TEMPFAIL: int = libmilter.TEMPFAIL
+_NR_FIELD: int = libmilter.P_NR_HDR
 _ACTIONS = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR | libmilter.SETSYMLIST
 _NEEDED = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR
 # Asked of the MTA: no reply is waited for, nothing is sent that nobody reads, and header values
@@ -56,24 +57,24 @@ class Session:
         "_client",
         "_fault",
         "_listener",
-        "_protocol",
         "_relay",
         "_services",
         "_tls",
-        "_transaction",
+        "granted",
+        "transaction",
     )
 
     def __init__(self, services: seal.Services, protocol: int) -> None:
         self._services = services
-        self._protocol = protocol  # what the MTA granted
+        self.granted = protocol  # the SMFIP_* the MTA agreed to
         self._client = Client("", 0, "", "")
         self._listener = ""
         self._relay = ""
         self._tls: dict[str, str] | None = None
-        self._transaction: Transaction | None = None
+        self.transaction: Transaction | None = None
         self._fault: str | None = None  # what went wrong in this transaction before its end
 
-    def connect(self, context: Any, name: str, family: int, peer: Any) -> int:
+    def connect(self, context: Any, name: str, family: int, peer: Any) -> None:
         """A client connected to the MTA (or XCLIENT made it another one)."""
         if isinstance(peer, tuple):
             self._client = Client(peer[0], peer[1], name, "")
@@ -81,10 +82,9 @@ class Session:
             self._client = Client("", 0, name, "")
         self._listener = _macro(context, macros.LISTENER) or ""
         self._relay = _macro(context, macros.RELAY) or _HOST_NAME
-        self._transaction = None
-        return self._reply(libmilter.P_NR_CONN)
+        self.transaction = None
 
-    def hello(self, context: Any, name: str) -> int:
+    def hello(self, context: Any, name: str) -> None:
         """HELO or EHLO; comes again after STARTTLS."""
         client = self._client
         self._client = Client(client.address, client.port, client.name, name)
@@ -93,9 +93,8 @@ class Session:
         if self._tls is not None:
             self._tls["cipher"] = _macro(context, macros.TLS_CIPHER) or ""
             self._tls["bits"] = _macro(context, macros.TLS_BITS) or ""
-        return self._reply(libmilter.P_NR_HELO)
 
-    def reverse_path(self, context: Any, *arguments: bytes) -> int:
+    def reverse_path(self, context: Any, *arguments: bytes) -> None:
         """MAIL FROM: a new message begins, whatever went before."""
         self._fault = None
         transaction = Transaction(
@@ -109,35 +108,26 @@ class Session:
         transaction.login = _macro(context, macros.LOGIN) or ""
         transaction.login_method = _macro(context, macros.LOGIN_METHOD) or ""
         transaction.tls = self._tls
-        self._transaction = transaction
-        return self._reply(libmilter.P_NR_MAIL)
+        self.transaction = transaction
 
-    def recipient(self, context: Any, *arguments: bytes) -> int:
+    def recipient(self, context: Any, *arguments: bytes) -> None:
         """RCPT TO that the MTA accepted."""
-        if self._transaction is not None:
-            self._transaction.add_recipient(
+        if self.transaction is not None:
+            self.transaction.add_recipient(
                 arguments,
                 resolved=_macro(context, macros.RECIPIENT),
                 mailer=_macro(context, macros.RECIPIENT_MAILER),
                 host=_macro(context, macros.RECIPIENT_HOST),
             )
-        return self._reply(libmilter.P_NR_RCPT)
 
-    def field(self, context: Any, name: str, value: bytes) -> int:
-        """One header field."""
-        if self._transaction is not None:
-            self._transaction.add_field(name, value)
-        return self._reply(libmilter.P_NR_HDR)
-
-    def body(self, context: Any, chunk: bytes) -> int:
+    def body(self, _context: Any, chunk: bytes) -> None:
         """A piece of the body, at most 65,535 octets, not aligned to lines."""
-        if self._transaction is not None:
-            self._transaction.body.add(chunk)
-        return self._reply(libmilter.P_NR_BODY)
+        if self.transaction is not None:
+            self.transaction.body.add(chunk)
 
     def end_of_message(self, context: Any) -> int:
         """Seal, apply the edits, answer."""
-        transaction, self._transaction = self._transaction, None
+        transaction, self.transaction = self.transaction, None
         try:
             if self._fault is not None:
                 raise RuntimeError(self._fault)
@@ -153,11 +143,10 @@ class Session:
         except Exception as fault:
             return self._internal_error(context, transaction, fault)
 
-    def abort(self, context: Any) -> int:
+    def abort(self, _context: Any) -> None:
         """RSET, a refused message, or the end of any transaction."""
-        self._transaction = None
+        self.transaction = None
         self._fault = None
-        return _CONTINUE
 
     def fail(self, callback: str, fault: BaseException) -> None:
         """Remember a fault until end of message, where it can be answered."""
@@ -171,9 +160,6 @@ class Session:
         log.internal_error("end_of_message", fault, queue_id=queue_id)
         policy = self._services.configuration.failure
         return _answer(context, policy.dispose(FailureClass.INTERNAL_ERROR))
-
-    def _reply(self, no_reply: int) -> int:
-        return _NOREPLY if self._protocol & no_reply else _CONTINUE
 
 
 def _macro(context: Any, name: str) -> str | None:
@@ -206,6 +192,17 @@ def _answer(context: Any, disposition: Disposition) -> int:
     return _TEMPFAIL
 
 
+def _field(context: Any, name: str, value: bytes) -> int:
+    """One header field.  The callback of every field of every message, hence no layers."""
+    session: Session = context.getpriv()
+    try:
+        if session.transaction is not None:
+            session.transaction.add_field(name, value)
+    except Exception as fault:
+        session.fail("field", fault)
+    return _NOREPLY if session.granted & _NR_FIELD else _CONTINUE
+
+
 class Sessions:
     """All sessions of this process: libmilter's callbacks."""
 
@@ -225,7 +222,7 @@ class Sessions:
         libmilter.set_envrcpt_callback(
             self._guarded("recipient", Session.recipient, libmilter.P_NR_RCPT)
         )
-        libmilter.set_header_callback(self._guarded("field", Session.field, libmilter.P_NR_HDR))
+        libmilter.set_header_callback(_field)
         libmilter.set_body_callback(self._guarded("body", Session.body, libmilter.P_NR_BODY))
         libmilter.set_eom_callback(lambda context: context.getpriv().end_of_message(context))
         libmilter.set_abort_callback(self._guarded("abort", Session.abort, 0))
@@ -235,15 +232,15 @@ class Sessions:
         libmilter.set_exception_policy(libmilter.TEMPFAIL)
 
     def _guarded(
-        self, name: str, callback: Callable[..., int], no_reply: int
+        self, name: str, callback: Callable[..., None], no_reply: int
     ) -> Callable[..., int]:
         def guarded(context: Any, *arguments: Any) -> int:
             session: Session = context.getpriv()
             try:
-                return callback(session, context, *arguments)
+                callback(session, context, *arguments)
             except Exception as fault:
                 session.fail(name, fault)
-                return session._reply(no_reply)
+            return _NOREPLY if session.granted & no_reply else _CONTINUE
 
         return guarded
 

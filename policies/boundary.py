@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from carbonseal.policies import address
 from carbonseal.policies.address import Address, Path
@@ -27,6 +28,10 @@ _SRS = re.compile(r"SRS[01][=+-]", re.IGNORECASE)
 # Without the macros nobody but Postfix can tell where such an address leads.
 _ROUTED = frozenset(("percent-hack", "bang-path", "quoted-at"))
 _PROOFS = 3  # how many addresses of one kind a verdict names
+# The same addresses come again and again.  Long ones are placed anew each time, so that strangers
+# cannot fill the memory.
+_REMEMBERED = 2048
+_SHORT = 256
 
 
 class CrossingKind(StrEnum):
@@ -79,8 +84,8 @@ def classify(
     `archive` holds the archive recipients (see `comparable`); one that the sender addressed is
     ours and says nothing about where the message goes.
     """
-    reverse_path = _place_reverse_path(envelope.reverse_path, ours, origin)
-    recipients = [_place_recipient(recipient, ours, archive) for recipient in envelope.recipients]
+    reverse_path = _reverse_path_end(envelope.reverse_path, ours, is_proven=origin.is_proven)
+    recipients = [_recipient_end(recipient, ours, archive) for recipient in envelope.recipients]
     crossing = _crossing(reverse_path, recipients)
     reasons = _reasons(reverse_path, recipients)
     return Classification(crossing, reverse_path, tuple(recipients), reasons)
@@ -107,16 +112,31 @@ def _reasons(reverse_path: End, recipients: list[End]) -> tuple[Reason, ...]:
     return (reverse_path.why, *(reason for kept in proofs.values() for reason in kept))
 
 
-def _place_reverse_path(reverse_path: ReversePath, ours: Ours, origin: Origin) -> End:
-    path = reverse_path.path
+def _reverse_path_end(reverse_path: ReversePath, ours: Ours, *, is_proven: bool) -> End:
+    raw, resolved = reverse_path.path.raw, reverse_path.resolved
+    if len(raw) > _SHORT or (resolved is not None and len(resolved) > _SHORT):
+        return _place_reverse_path.__wrapped__(raw, resolved, ours, is_proven)
+    return _place_reverse_path(raw, resolved, ours, is_proven)
+
+
+def _recipient_end(recipient: Recipient, ours: Ours, archive: frozenset[Address]) -> End:
+    raw, resolved, mailer = recipient.path.raw, recipient.resolved, recipient.mailer
+    if len(raw) > _SHORT or (resolved is not None and len(resolved) > _SHORT):
+        return _place_recipient.__wrapped__(raw, resolved, mailer == "error", ours, archive)
+    return _place_recipient(raw, resolved, mailer == "error", ours, archive)
+
+
+@lru_cache(_REMEMBERED)
+def _place_reverse_path(raw: str, macro: str | None, ours: Ours, is_proven: bool) -> End:
+    path = address.parse_path(raw)
     if path.is_null:
-        place = Place.INSIDE if origin.is_proven else Place.OUTSIDE
+        place = Place.INSIDE if is_proven else Place.OUTSIDE
         return End("", place, Reason(f"null-reverse-path-{place}"))
-    resolved = _resolved(reverse_path.resolved, path)
+    resolved = _resolved(macro, path)
     text = str(resolved) if resolved else path.raw
     if resolved is None or not ours.domains.match(resolved.domain):
         return End(text, Place.OUTSIDE, Reason("reverse-path-outside", text))
-    if not origin.is_proven:
+    if not is_proven:
         return End(text, Place.OUTSIDE, Reason("reverse-path-unproven", text))
     if _disagrees(path, resolved):
         return End(text, Place.OUTSIDE, Reason("reverse-path-rerouted", f"{path.raw} is {text}"))
@@ -126,22 +146,25 @@ def _place_reverse_path(reverse_path: ReversePath, ours: Ours, origin: Origin) -
     return End(text, Place.INSIDE, Reason("reverse-path-inside", text))
 
 
-def _place_recipient(recipient: Recipient, ours: Ours, archive: frozenset[Address]) -> End:
-    path = recipient.path
-    resolved = _resolved(recipient.resolved, path)
+@lru_cache(_REMEMBERED)
+def _place_recipient(
+    raw: str, macro: str | None, is_alias_only: bool, ours: Ours, archive: frozenset[Address]
+) -> End:
+    path = address.parse_path(raw)
+    resolved = _resolved(macro, path)
     text = str(resolved) if resolved else path.raw
     if resolved is None:
         return End(text, Place.UNKNOWN, Reason("recipient-unreadable", text))
     if archive and comparable(resolved) in archive and not _disagrees(path, resolved):
         return End(text, Place.INSIDE, Reason("recipient-is-archive", text), is_archive=True)
-    if recipient.mailer == "error":
+    if is_alias_only:
         return End(text, Place.UNKNOWN, Reason("recipient-alias-only", text))
     if not ours.domains.match(resolved.domain):
         if path.address is not None and ours.domains.match(path.address.domain):
             why = Reason("recipient-rerouted", f"{path.raw} is {text}")
             return End(text, Place.OUTSIDE, why)
         return End(text, Place.OUTSIDE, Reason("recipient-outside", text))
-    if recipient.resolved is None and not _ROUTED.isdisjoint(path.notes):
+    if macro is None and not _ROUTED.isdisjoint(path.notes):
         return End(text, Place.UNKNOWN, Reason("recipient-routed", text))
     if _disagrees(path, resolved):
         return End(text, Place.OUTSIDE, Reason("recipient-rerouted", f"{path.raw} is {text}"))
@@ -154,10 +177,10 @@ def _resolved(macro: str | None, path: Path) -> Address | None:
     The macros are lower-cased, local part included (measured), so our reading stands where both
     agree on the domain and on the folded local part.
     """
-    if macro is None:
-        return path.address
-    theirs = address.parse_path(macro).address
     mine = path.address
+    if macro is None or (mine is not None and macro == path.raw[1:-1].lower() and not path.notes):
+        return mine
+    theirs = address.parse_path(macro).address
     if theirs is None or mine is None:
         return theirs
     if theirs.domain == mine.domain and theirs.local_part == mine.local_part.lower():

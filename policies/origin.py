@@ -33,7 +33,7 @@ class OriginKind(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # one per configuration; a key of caches
 class Ours:
     """Our administrative management domain (RFC 5598): which names and clients are ours."""
 
@@ -72,7 +72,7 @@ def prove(envelope: Envelope, ours: Ours) -> Origin:
     # Postfix shows mail that did not come through SMTP as localhost with port 0 (measured).
     is_submission = client.port == 0 and client.address in ("127.0.0.1", "::1")
     if not is_submission:
-        peer = _containing(client.address, ours.peers)
+        peer = _peer(client.address, ours)
         if peer:
             return Origin(OriginKind.PEER, peer)
     if envelope.login and ours.authenticated:
@@ -83,13 +83,22 @@ def prove(envelope: Envelope, ours: Ours) -> Origin:
         if ours.local_submission:
             return Origin(OriginKind.LOCAL_SUBMISSION, "sendmail")
         return Origin(OriginKind.NONE, "sendmail")
-    network = _containing(client.address, ours.networks)
+    network = _network(client.address, ours)
     if network:
         return Origin(OriginKind.NETWORK, network)
     return Origin(OriginKind.NONE, client.address or "unknown")
 
 
 @lru_cache(maxsize=4096)
+def _peer(address: str, ours: Ours) -> str:
+    return _containing(address, ours.peers)
+
+
+@lru_cache(maxsize=4096)
+def _network(address: str, ours: Ours) -> str:
+    return _containing(address, ours.networks)
+
+
 def _containing(address: str, networks: tuple[Network, ...]) -> str:
     """The first listed network that holds `address`, as text; '' when none does."""
     try:

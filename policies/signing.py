@@ -90,7 +90,7 @@ class SigningRule:
     sdid: str | None  # None: never sign for these authors
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # one per configuration; a key of caches
 class SigningPolicy:
     """The signing section of the configuration."""
 
@@ -103,6 +103,10 @@ class SigningPolicy:
     signed_if_present: tuple[str, ...] = tuple(SIGNED_IF_PRESENT)
     expires_after: int | None = None  # seconds
     max_signatures: int = 2
+    listed: frozenset[str] = field(init=False)  # every name that may be in h=
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "listed", frozenset((*self.oversigned, *self.signed_if_present)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +148,16 @@ def plan(
     sdid, is_by_rule = _sdid(author, policy)
     if sdid is None:
         return _unsigned(Reason("author-exempt", str(author)), author=author)
-    keys = active_keys(sdid)[: policy.max_signatures]
+    keys = tuple(active_keys(sdid)[: policy.max_signatures])
     if not keys:
         return _keyless(sdid, author, is_by_rule=is_by_rule, problem=key_problem(sdid))
-    fields = signed_fields(field_names, policy)
-    if len(fields) > MAX_SIGNED_FIELDS:
-        return _unsigned(Reason("too-many-fields", str(len(fields))), author=author)
-    form = (policy.header_canonicalization, policy.body_canonicalization, policy.expires_after)
-    requests = tuple(_request(key, fields, *form) for key in keys)
+    listed = policy.listed
+    relevant = tuple([name for name in map(str.lower, field_names) if name in listed])
+    if len(relevant) > MAX_SIGNED_FIELDS:
+        return _unsigned(Reason("too-many-fields", str(len(relevant))), author=author)
+    requests = _requests(keys, relevant, policy)
+    if len(requests[0].fields) > MAX_SIGNED_FIELDS:
+        return _unsigned(Reason("too-many-fields", str(len(requests[0].fields))), author=author)
     return SigningPlan(requests, (Reason("signing", sdid),), author)
 
 
@@ -160,11 +166,13 @@ def signed_fields(field_names: Sequence[str], policy: SigningPolicy) -> tuple[st
     present = Counter(map(str.lower, field_names))
     listed: list[str] = []
     for name in policy.oversigned:
-        count = present[name]
-        extra = 1 if count or name in policy.oversign_absent else 0
-        listed.extend([name] * (count + extra))
+        if name in present:
+            listed += [name] * (present[name] + 1)
+        elif name in policy.oversign_absent:
+            listed.append(name)
     for name in policy.signed_if_present:
-        listed.extend([name] * present[name])
+        if name in present:
+            listed += [name] * present[name]
     return tuple(listed)
 
 
@@ -199,22 +207,23 @@ def _unsigned(
     return SigningPlan((), (reason,), author, failure)
 
 
-# The same kind of mail asks for the same h= list again and again; a request is checked once.
+# The same kind of mail asks for the same h= list again and again; a request is checked once.  The
+# names are those of the policy, so a stranger cannot make the keys of this cache long.
 @lru_cache(maxsize=256)
-def _request(
-    key: KeyFacts,
-    fields: tuple[str, ...],
-    header: Canonicalization,
-    body: Canonicalization,
-    expires_after: int | None,
-) -> SignatureRequest:
-    return SignatureRequest(
-        sdid=key.sdid,
-        selector=key.selector,
-        algorithm=key.algorithm,
-        auid="@" + key.sdid,
-        header_canonicalization=header,
-        body_canonicalization=body,
-        fields=fields,
-        expires_after=expires_after,
+def _requests(
+    keys: tuple[KeyFacts, ...], names: tuple[str, ...], policy: SigningPolicy
+) -> tuple[SignatureRequest, ...]:
+    fields = signed_fields(names, policy)
+    return tuple(
+        SignatureRequest(
+            sdid=key.sdid,
+            selector=key.selector,
+            algorithm=key.algorithm,
+            auid="@" + key.sdid,
+            header_canonicalization=policy.header_canonicalization,
+            body_canonicalization=policy.body_canonicalization,
+            fields=fields,
+            expires_after=policy.expires_after,
+        )
+        for key in keys
     )

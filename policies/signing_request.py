@@ -13,7 +13,7 @@ Does not: choose the request for a message (`signing.plan`), hold keys (`keys.ke
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from carbonseal.policies import errors
@@ -102,8 +102,10 @@ class SignatureRequest:
     body_canonicalization: Canonicalization = "relaxed"
     fields: tuple[str, ...] = ("from", "from")
     expires_after: int | None = None  # seconds from t= to x=
+    key: KeyFacts = field(init=False, compare=False)  # the one that must sign
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "key", KeyFacts(self.sdid, self.selector, self.algorithm))
         check_sdid(self.sdid)
         check_selector(self.selector, self.sdid)
         check_algorithm(self.algorithm)
@@ -114,11 +116,6 @@ class SignatureRequest:
         _check_canonicalization(self.body_canonicalization)
         _check_fields(self.fields)
         _check_expiry(self.expires_after)
-
-    @property
-    def key(self) -> KeyFacts:
-        """The key this request must be signed with."""
-        return KeyFacts(self.sdid, self.selector, self.algorithm)
 
     @property
     def canonicalization(self) -> str:

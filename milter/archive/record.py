@@ -14,7 +14,7 @@ them later (decoded Subject, addresses, date) is derived by the writer, away fro
 from __future__ import annotations
 
 import json
-import os
+import random
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ TORN_MARK = b"~"  # ends a line whose write was cut short; no record ends so
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # Ten bits at a time halves the work; record ids are made once per message on the mail path.
 _PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
+_SHIFTS = range(120, -1, -10)
 _SEAL = b',"crc32":"'
 _TAIL = len(_SEAL) + 8 + 2  # the checksum and the closing quote and brace
 _compact = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
@@ -44,9 +45,9 @@ def new_record_id(milliseconds: int) -> str:
 
     Made by the milter and not by the database, so that a repeated load cannot double a record.
     """
-    value = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
-    parts = [_PAIRS[(value >> shift) & 0x3FF] for shift in range(120, -1, -10)]
-    return "".join(parts)
+    # Unique is enough: `random` is seeded by the kernel, in each forked process anew.
+    value = (milliseconds << 80) | random.getrandbits(80)
+    return "".join([_PAIRS[(value >> shift) & 0x3FF] for shift in _SHIFTS])
 
 
 def timestamp(seconds: float) -> str:
