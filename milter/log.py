@@ -23,6 +23,7 @@ import structlog
 from carbonseal.milter.edits import Verdict
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII without space, quote, = and backslash
+_ALL_PLAIN = re.compile(r"[!#-<>-\[\]-~\n]*")  # the same, for values with a line end after each
 
 _log = structlog.get_logger()
 
@@ -71,14 +72,25 @@ class _Lines:
 
 def _text_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
     head = f"{event.pop('timestamp')} {event.pop('level')} {event.pop('event')}"
-    return " ".join([head, *[f"{key}={_quoted(value)}" for key, value in event.items()]])
+    values = [str(value) for value in event.values()]
+    if not _are_plain(values):
+        values = list(map(_quoted, values))
+    pairs = [f"{key}={value or _NOTHING}" for key, value in zip(event, values, strict=True)]
+    return " ".join([head, *pairs])
 
 
-def _quoted(value: Any) -> str:
-    plain = str(value)
-    return plain if _PLAIN.fullmatch(plain) else json.dumps(plain)
+def _are_plain(values: list[str]) -> bool:
+    """Whether none needs quotes; one look at all of them, since most lines of a relay are plain."""
+    together = "\n".join(values)
+    # A line end inside a value would look like the border between two.
+    return bool(_ALL_PLAIN.fullmatch(together)) and together.count("\n") == len(values) - 1
 
 
+def _quoted(value: str) -> str:
+    return value if _PLAIN.fullmatch(value) else json.dumps(value)
+
+
+_NOTHING = _quoted("")
 _render: Renderer = _text_line
 _least = logging.INFO
 

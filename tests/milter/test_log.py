@@ -1,0 +1,96 @@
+"""Log lines: one line each, whatever is in the values."""
+
+from __future__ import annotations
+
+import json
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carbonseal.milter import log
+from carbonseal.milter.edits import Verdict
+from carbonseal.policies.disposition import ACCEPTED
+
+
+def written(capsys: pytest.CaptureFixture[str], **summary: object) -> str:
+    """The canonical line of a message with this summary."""
+    log.message(Verdict((), ACCEPTED, (), {"disposition": "accept", **summary}), milliseconds=1.5)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("a\nb", id="line-end-between-plain-words"),
+        pytest.param("\n", id="line-end-alone"),
+        pytest.param("a b", id="space"),
+        pytest.param('a"b', id="quote"),
+        pytest.param("a=b", id="equals-sign"),
+        pytest.param("a\\b", id="backslash"),
+        pytest.param("\x1b[31m", id="escape"),
+        pytest.param("\u2028", id="unicode-line-separator"),
+        pytest.param("\udcff", id="octet-that-is-no-text"),
+    ],
+)
+def test_a_value_cannot_break_out_of_its_line(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line of printable ASCII, with the value quoted as JSON does."""
+    log.configure(form="text", level="info")
+    line = written(capsys, plain="x", odd=value, empty="")
+    assert line.endswith("\n")
+    assert line[:-1].isascii()
+    assert line[:-1].isprintable()
+    assert f' plain=x odd={json.dumps(value)} empty="" ms=1.5\n' in line
+
+
+@given(values=st.lists(st.text(max_size=8), min_size=1, max_size=5))
+def test_values_can_be_read_back(values: list[str]) -> None:
+    """Quoting one value does not change how the others read."""
+    event = {"timestamp": "t", "level": "info", "event": "x"}
+    event |= {f"key{number}": value for number, value in enumerate(values)}
+    line = log._text_line(None, "", dict(event))
+    assert line.isascii()
+    assert line.isprintable()
+    for number, (pair, value) in enumerate(zip(_pairs(line), values, strict=True)):
+        key, _, text = pair.partition("=")
+        assert key == f"key{number}"
+        assert (json.loads(text) if text.startswith('"') else text) == value
+
+
+def _pairs(line: str) -> list[str]:
+    pairs: list[str] = []
+    text = line.removeprefix("t info x ")
+    while text:
+        key, _, rest = text.partition("=")
+        if rest.startswith('"'):
+            _, end = json.JSONDecoder().raw_decode(rest)
+        else:
+            end = len(rest.partition(" ")[0])
+        pairs.append(f"{key}={rest[:end]}")
+        text = rest[end + 1 :]
+    return pairs
+
+
+def test_less_important_lines_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """log.level: warning leaves the refusals and drops the rest."""
+    log.configure(form="text", level="warning")
+    assert written(capsys) == ""
+    log.message(
+        Verdict((), ACCEPTED, (), MappingProxyType({"disposition": "tempfail"})), milliseconds=1
+    )
+    assert " error refused " in capsys.readouterr().err
+
+
+def test_json_lines_hold_the_same_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    """One object per line."""
+    log.configure(form="json", level="info")
+    said = json.loads(written(capsys, queue_id="4X", size=7))
+    assert (said["event"], said["level"], said["queue_id"], said["size"]) == (
+        "sealed",
+        "info",
+        "4X",
+        7,
+    )
