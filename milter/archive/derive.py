@@ -9,11 +9,15 @@ Does not: decide anything, or keep what it derives from.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from carbonseal.milter.archive import terms
 from carbonseal.policies import header_fields
+
+_NAMES = frozenset(("from", "to", "cc", "subject", "message-id", "date"))
+_SHORT = 200  # octets of values worth remembering; a stranger's long ones take no memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +37,31 @@ def derive(fields: Sequence[Sequence[str]]) -> Derived:
     """Read recorded header fields (names and lossless values, in order)."""
     values: dict[str, list[bytes]] = {}
     for name, value in fields:
-        values.setdefault(name.strip().lower(), []).append(terms.octets(value))
+        wanted = _wanted(name)
+        if wanted:
+            values.setdefault(wanted, []).append(terms.octets(value))
     # A second Subject must not hide its words; people are shown the first.
     subjects = [
         terms.storable(header_fields.decode_text(value).strip())
         for value in values.get("subject", ())
     ]
-    message_id = _first(values, "message-id")
+    message_id, date = _first(values, "message-id"), _first(values, "date")
     return Derived(
-        authors=_strings(header_fields.authors(values.get("from", [])).mailboxes),
-        to=_mailboxes(values, "to"),
-        cc=_mailboxes(values, "cc"),
+        authors=_authors(values.get("from", [])),
+        to=_mailboxes(values.get("to", [])),
+        cc=_mailboxes(values.get("cc", [])),
         message_id=None if message_id is None else header_fields.message_id(message_id),
         subject=subjects[0] if subjects else None,
-        date=_seconds(_first(values, "date")),
+        date=None if date is None else _seconds(date),
         words=tuple(terms.words(" ".join(subjects))),
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _wanted(name: str) -> str:
+    """The field's name in lower case if anything is derived from it."""
+    name = name.strip().lower()
+    return name if name in _NAMES else ""
 
 
 def _first(values: dict[str, list[bytes]], name: str) -> bytes | None:
@@ -56,15 +69,40 @@ def _first(values: dict[str, list[bytes]], name: str) -> bytes | None:
     return found[0] if found else None
 
 
-def _mailboxes(values: dict[str, list[bytes]], name: str) -> tuple[str, ...]:
-    found = (header_fields.mailboxes(value) for value in values.get(name, ()))
+def _authors(values: list[bytes]) -> tuple[str, ...]:
+    if len(values) == 1 and len(values[0]) <= _SHORT:
+        return _sole_authors(values[0])
+    return _strings(header_fields.authors(values).mailboxes)
+
+
+def _mailboxes(values: list[bytes]) -> tuple[str, ...]:
+    if len(values) == 1:
+        return _listed(values[0]) if len(values[0]) <= _SHORT else _listed.__wrapped__(values[0])
+    found = (header_fields.mailboxes(value) for value in values)
     return _strings([mailbox for mailboxes in found for mailbox in mailboxes])
+
+
+# People write again and again, and to the same people: half of these are remembered.
+@functools.lru_cache(maxsize=4096)
+def _sole_authors(value: bytes) -> tuple[str, ...]:
+    return _strings(header_fields.authors([value]).mailboxes)
+
+
+@functools.lru_cache(maxsize=4096)
+def _listed(value: bytes) -> tuple[str, ...]:
+    return _strings(header_fields.mailboxes(value))
 
 
 def _strings(mailboxes: Sequence[object]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, mailboxes)))
 
 
-def _seconds(value: bytes | None) -> int | None:
-    date = None if value is None else header_fields.date(value)
+def _seconds(value: bytes) -> int | None:
+    return _short_date(value) if len(value) <= _SHORT else _short_date.__wrapped__(value)
+
+
+# When there is much mail, much of it is of the same second.
+@functools.lru_cache(maxsize=512)
+def _short_date(value: bytes) -> int | None:
+    date = header_fields.date(value)
     return None if date is None else int(date.timestamp())

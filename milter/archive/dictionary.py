@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Insert, Table, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from carbonseal.milter.archive import schema, terms
-from carbonseal.milter.archive.rows import Circumstance, Route, SigningForm
+from carbonseal.milter.archive.parts import Circumstance, Route, SigningForm
 
 Item = TypeVar("Item")
 

@@ -19,9 +19,19 @@ from sqlalchemy import Connection, Table, insert, select
 
 from carbonseal.milter.archive import schema, terms
 from carbonseal.milter.archive.dictionary import Dictionary, chunks
-from carbonseal.milter.archive.rows import Circumstance, Columns, Route, Rows, SigningForm
+from carbonseal.milter.archive.parts import Circumstance, Route, SigningForm
+from carbonseal.milter.archive.rows import Rows
 
 _CHUNK = 500
+_TABLES = (
+    schema.message,
+    schema.header_section,
+    schema.recipient,
+    schema.signature,
+    schema.participant,
+    schema.participant_domain,
+    schema.subject_word,
+)
 
 
 class Arrival(NamedTuple):
@@ -34,6 +44,7 @@ class Arrival(NamedTuple):
 
 class _Ids(NamedTuple):
     address: dict[str, int]
+    domain: dict[str, int]
     circumstance: dict[Circumstance, int]
     route: dict[Route, int]
     form: dict[SigningForm, int]
@@ -45,20 +56,12 @@ def load(arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictio
     if not fresh:
         return 0
     ids = _ids([one.rows for one in fresh], connection, dictionary)
-    domain_ids = dictionary.ids(
-        "domain", (name for one in fresh for name in one.rows.domains), connection
-    )
-    _insert(schema.message, [_message(one, ids) for one in fresh], connection)
-    all_rows = [one.rows for one in fresh]
-    for table, rows in (
-        (schema.header_section, ({**_id(one), **one.header_section} for one in all_rows)),
-        (schema.recipient, _recipients(all_rows, ids)),
-        (schema.signature, _signatures(all_rows, ids)),
-        (schema.participant, _roles(all_rows, "address_id", "participants", ids.address)),
-        (schema.participant_domain, _roles(all_rows, "domain_id", "domains", domain_ids)),
-        (schema.subject_word, _words(all_rows)),
-    ):
-        _insert(table, list(rows), connection)
+    as_key = schema.RecordId().bind_processor(connection.dialect) or str
+    tables: dict[Table, list[tuple[Any, ...]]] = {table: [] for table in _TABLES}
+    for one in fresh:
+        _add(tables, one, as_key(one.rows.record_id), ids)
+    for table, rows in tables.items():
+        _insert(table, rows, connection)
     return len(fresh)
 
 
@@ -76,8 +79,10 @@ def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _
     circumstances = {rows.message["circumstance"] for rows in batch}
     routes = {one["route"] for rows in batch for one in rows.recipients if one["route"]}
     forms = {one["form"] for rows in batch for one in rows.signatures}
+    domains = {name for rows in batch for name in rows.domains}
     return _Ids(
         dictionary.ids("address", addresses, connection),
+        dictionary.ids("domain", domains, connection),
         dictionary.ids(Circumstance.__name__, circumstances, connection),
         dictionary.ids(Route.__name__, routes, connection),
         dictionary.ids(SigningForm.__name__, forms, connection),
@@ -95,7 +100,60 @@ def _mailboxes(rows: Rows) -> Iterator[str]:
             yield mailbox
 
 
-def _insert(table: Table, rows: list[Columns], connection: Connection) -> None:
+# Values of a row in the order of the table's columns, without those that come first.
+_MESSAGE = itemgetter(*list(schema.message.c.keys())[1:])
+_RECIPIENT = itemgetter("spelling", "raw", "resolved", "esmtp")
+
+
+def _add(
+    tables: dict[Table, list[tuple[Any, ...]]], arrival: Arrival, key: object, ids: _Ids
+) -> None:
+    """Add the rows of one record to those of each table, in the order of its columns."""
+    rows = arrival.rows
+    columns = rows.message
+    columns["segment_id"], columns["segment_offset"] = arrival.segment_id, arrival.offset
+    columns["circumstance_id"] = ids.circumstance[columns["circumstance"]]
+    columns["reverse_path_id"] = ids.address.get(columns["reverse_path"])
+    columns["author_id"] = ids.address.get(columns["author"])
+    tables[schema.message].append((key, *_MESSAGE(columns)))
+    section = rows.header_section
+    tables[schema.header_section].append(
+        (key, section["message_id"], section["subject"], section["fields"])
+    )
+    tables[schema.recipient] += [
+        (
+            key,
+            position,
+            one["kind"],
+            ids.address.get(one["address"]),
+            *_RECIPIENT(one),
+            ids.route.get(one["route"]),
+            one["about"],
+        )
+        for position, one in enumerate(rows.recipients)
+    ]
+    tables[schema.signature] += [
+        (key, position, ids.form[one["form"]], one["auid"], one["signed_at"], one["expires_at"])
+        for position, one in enumerate(rows.signatures)
+    ]
+    tables[schema.participant] += _roles(rows.participants, ids.address, key)
+    tables[schema.participant_domain] += _roles(rows.domains, ids.domain, key)
+    tables[schema.subject_word] += [
+        (word_id, key) for word_id in dict.fromkeys(map(terms.word_term, rows.words))
+    ]
+
+
+def _roles(
+    held: dict[str, int], ids: dict[str, int], key: object
+) -> Iterator[tuple[int, object, int]]:
+    roles: dict[int, int] = {}
+    for value, some in held.items():  # two texts can be the same octets, and so the same id
+        identifier = ids[value]
+        roles[identifier] = roles.get(identifier, 0) | some
+    return ((identifier, key, some) for identifier, some in roles.items())
+
+
+def _insert(table: Table, rows: list[tuple[Any, ...]], connection: Connection) -> None:
     """All rows in one statement.
 
     The statement is SQLAlchemy's, the values go to the driver as they are: they are numbers, texts
@@ -104,64 +162,11 @@ def _insert(table: Table, rows: list[Columns], connection: Connection) -> None:
     if not rows:
         return
     statement = insert(table).compile(dialect=connection.dialect)
-    names = statement.positiontup or list(table.c.keys())
-    as_key = schema.RecordId().bind_processor(connection.dialect) or str
-    values = [{**row, "record_id": as_key(row["record_id"])} for row in rows]
-    in_order = itemgetter(*names)
-    parameters = [in_order(row) for row in values] if statement.positional else values
-    connection.exec_driver_sql(str(statement), parameters)
-
-
-def _id(rows: Rows) -> Columns:
-    return {"record_id": rows.record_id}
-
-
-def _message(arrival: Arrival, ids: _Ids) -> Columns:
-    columns = dict(arrival.rows.message)
-    reverse_path, author = columns.pop("reverse_path"), columns.pop("author")
-    return {
-        "record_id": arrival.rows.record_id,
-        "segment_id": arrival.segment_id,
-        "segment_offset": arrival.offset,
-        "circumstance_id": ids.circumstance[columns.pop("circumstance")],
-        "reverse_path_id": ids.address[reverse_path] if reverse_path else None,
-        "author_id": ids.address[author] if author else None,
-        **columns,
-    }
-
-
-def _recipients(batch: list[Rows], ids: _Ids) -> Iterator[Columns]:
-    for rows in batch:
-        for position, one in enumerate(rows.recipients):
-            columns = dict(one)
-            address, route = columns.pop("address"), columns.pop("route")
-            yield {
-                "record_id": rows.record_id,
-                "position": position,
-                "address_id": ids.address[address] if address else None,
-                "route_id": ids.route[route] if route else None,
-                **columns,
-            }
-
-
-def _signatures(batch: list[Rows], ids: _Ids) -> Iterator[Columns]:
-    for rows in batch:
-        for position, one in enumerate(rows.signatures):
-            columns = dict(one)
-            form = ids.form[columns.pop("form")]
-            yield {"record_id": rows.record_id, "position": position, "form_id": form, **columns}
-
-
-def _roles(batch: list[Rows], key: str, name: str, ids: dict[str, int]) -> Iterator[Columns]:
-    for rows in batch:
-        roles: dict[int, int] = {}
-        for value, held in getattr(rows, name).items():
-            roles[ids[value]] = roles.get(ids[value], 0) | held
-        for identifier, held in roles.items():
-            yield {key: identifier, "record_id": rows.record_id, "roles": held}
-
-
-def _words(batch: list[Rows]) -> Iterator[dict[str, Any]]:
-    for rows in batch:
-        for word_id in dict.fromkeys(map(terms.term, rows.words)):
-            yield {"word_id": word_id, "record_id": rows.record_id}
+    names = list(table.c.keys())
+    if statement.positional:
+        assert statement.positiontup == names
+        connection.exec_driver_sql(str(statement), rows)
+    else:
+        connection.exec_driver_sql(
+            str(statement), [dict(zip(names, row, strict=True)) for row in rows]
+        )

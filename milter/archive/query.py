@@ -28,6 +28,7 @@ from carbonseal.milter.archive import (
     database,
     derive,
     header_store,
+    parts,
     retrieve,
     rows,
     schema,
@@ -292,7 +293,7 @@ def _found(one: Rows, authors: str | None) -> Found:
     }
     by_kind: dict[int, list[str]] = {schema.ENVELOPE: [], schema.COPY: []}
     for recipient in one.recipients:
-        by_kind[recipient["kind"]].append(rows.address_of(recipient))
+        by_kind[recipient["kind"]].append(parts.address_of(recipient))
     return Found(
         record_id=one.record_id,
         recorded_at=rows.moment_text(columns["recorded_at"]),
@@ -300,15 +301,15 @@ def _found(one: Rows, authors: str | None) -> Found:
         queue_id=columns["queue_id"],
         crossing=schema.CROSSINGS[columns["crossing"]],
         disposition=schema.DISPOSITIONS[columns["disposition"]],
-        reverse_path=rows.address_of(reverse_path),
-        author=rows.address_of(first) if authors is None else authors,
+        reverse_path=parts.address_of(reverse_path),
+        author=parts.address_of(first) if authors is None else authors,
         recipients=tuple(by_kind[schema.ENVELOPE]),
         archive_recipients=tuple(by_kind[schema.COPY]),
         archive_addressed=bool(columns["archive_addressed"]),
-        signatures=tuple(rows.signature_of(signature) for signature in one.signatures),
+        signatures=tuple(parts.signature_of(signature) for signature in one.signatures),
         message_id=one.header_section["message_id"],
         subject=one.header_section["subject"],
-        client_address=rows.client_of(columns),
+        client_address=parts.client_address_of(columns),
         login=columns["login"],
         size=columns["size"],
         reasons=tuple(rows.reasons_of(columns)),

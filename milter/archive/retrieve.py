@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Select, Table, select
 
 from carbonseal.milter.archive import schema, terms
 from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.rows import Circumstance, Columns, Route, Rows, SigningForm
+from carbonseal.milter.archive.parts import Circumstance, Columns, Route, SigningForm
+from carbonseal.milter.archive.rows import Rows
 
 _CHUNK = 500
 ERASED = "erased"  # stands for the mailbox of a person who was erased

@@ -1,75 +1,44 @@
 """A record as rows, and rows as the record again.
 
-Promises: `join(split(record))` is `record`.  `split` checks that itself: where the columns cannot
-tell a record exactly (a NUL in a HELO name, a key of a later version) the record's own text is kept
+Promises: `join(split(record))` is `record`.  `split` sees to that itself: where its parts cannot
+say that their columns are exact, it joins the rows and compares; where the columns cannot tell a
+record exactly (a NUL in a HELO name, a key of a later version) the record's own text is kept
 compressed beside them, so that nothing is lost and all of it can still be searched.
 
 Raises: `Unloadable` for a record that no table can take, with what is wrong.
 
 Does not: know ids.  What stands in dictionaries is referred to by its value; `loader` turns values
 into ids, and `query` turns ids into values before `join`.
+
+See also: `parts`, which does the same for what recurs in records.
 """
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
-from carbonseal.milter.archive import derive, header_store, schema, terms
+from carbonseal.milter.archive import derive, header_store, parts, schema, terms
 from carbonseal.milter.archive.derive import Derived
-from carbonseal.policies import address
+from carbonseal.milter.archive.parts import Circumstance, Columns, End, Route
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# ASCII: surrogates stand as escapes, so the text is fit for every database and exact.
-_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_LOGIN, _CLIENT = "{login}", "{client}"
+_KEYS = frozenset(
+    "v record_id recorded_at relay config_version queue_id listener client login login_method tls "
+    "origin reverse_path recipients crossing header_fields header_count header_size body_size size "
+    "body_hash signatures archive_recipients archive_addressed disposition reasons".split()
+)
+_QUEUE_ID = 255  # characters
 
 
 class Unloadable(ValueError):
     """The record cannot become rows; the text says why."""
-
-
-class Circumstance(NamedTuple):
-    """Columns of table `circumstance`."""
-
-    version: int
-    relay: str
-    config_version: str
-    listener: str
-    login_method: str | None
-    tls: str | None
-    origin_kind: str
-    origin_about: str
-    reverse_path_place: int
-    reverse_path_why: str
-    body_canonicalization: str | None
-
-
-class Route(NamedTuple):
-    """Columns of table `route`."""
-
-    place: int
-    why: str
-    mailer: str | None
-    host: str | None
-
-
-class SigningForm(NamedTuple):
-    """Columns of table `signing_form`."""
-
-    sdid: str
-    selector: str
-    algorithm: str
-    canonicalization: str
-    fields: str
-
-
-Columns = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -89,8 +58,9 @@ class Rows:
 def split(record: Mapping[str, Any]) -> Rows:
     """The rows of one record.  Raises: Unloadable."""
     try:
-        rows = _split(record)
-        if join(rows, record["header_fields"]) != record:
+        rows, is_exact = _split(record)
+        # Joining again costs as much as splitting, so it is left to what is not known to be exact.
+        if not is_exact and join(rows, record["header_fields"]) != record:
             text = json.dumps(record, separators=(",", ":"))
             rows.message["verbatim"] = zlib.compress(text.encode("ascii"))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as fault:
@@ -105,45 +75,65 @@ def verbatim(stored: bytes) -> dict[str, Any]:
     return content
 
 
-def _split(record: Mapping[str, Any]) -> Rows:
+def _split(record: Mapping[str, Any]) -> tuple[Rows, bool]:
+    """The rows, and whether it is certain that `join` makes the record of them."""
     fields = record["header_fields"]
     derived = derive.derive(fields)
     terms.pack_record_id(record["record_id"])
+    reverse_path = parts.end_of(record["reverse_path"])
+    envelope = [_recipient(path) for path in record["recipients"]]
+    copies = [parts.copy_of(text) for text in record["archive_recipients"]]
+    signatures = [parts.signature_columns(one) for one in record["signatures"]]
+    message, is_exact = _message(record, derived, reverse_path)
     rows = Rows(
         record_id=record["record_id"],
-        message=_message(record, derived),
-        recipients=[_recipient(one) for one in record["recipients"]]
-        + [_copy(one) for one in record["archive_recipients"]],
-        signatures=[_signature(one) for one in record["signatures"]],
+        message=message,
+        recipients=[*(columns for columns, _, _ in envelope), *(columns for columns, _ in copies)],
+        signatures=[columns for columns, _ in signatures],
         header_section={
-            "message_id": None
-            if derived.message_id is None
-            else terms.storable(derived.message_id),
+            "message_id": parts.stored(derived.message_id),
             "subject": derived.subject,
             "fields": header_store.compress(fields),
         },
         words=derived.words,
     )
-    _index(rows, record, derived)
-    return rows
+    _index(rows, reverse_path, [end for _, end, _ in envelope], derived)
+    return rows, (
+        is_exact
+        and all(one[-1] for one in (*envelope, *copies, *signatures))
+        and record.keys() == _KEYS
+    )
 
 
-def _message(record: Mapping[str, Any], derived: Derived) -> Columns:
-    client, login, body_hash = record["client"], record["login"], record["body_hash"]
-    author, author_spelling = _mailbox(derived.authors[0] if derived.authors else "")
-    return {
-        "recorded_at": _microseconds(record["recorded_at"]),
-        "circumstance": _circumstance(record),
-        "queue_id": terms.storable(record["queue_id"])[:255],
-        "client_address": terms.pack_client(client["address"]),
-        "client_port": _number(client["port"]),
-        "client_name": terms.storable(client["name"]),
-        "helo": terms.storable(client["helo"]),
-        "login": _text(login),
+def _message(
+    record: Mapping[str, Any], derived: Derived, reverse_path: End
+) -> tuple[Columns, bool]:
+    client, login, path = record["client"], record["login"], record["reverse_path"]
+    recorded_at, is_usual_time = _microseconds(record["recorded_at"])
+    circumstance, is_usual = parts.circumstance_of(record, reverse_path)
+    client_columns, is_usual_client = parts.client_of(
+        client["address"], client["name"], client["helo"]
+    )
+    digest, is_usual_digest = _digest(record["body_hash"])
+    esmtp, is_usual_esmtp = parts.esmtp_of(path)
+    author, author_spelling = parts.dictionary_form(derived.authors[0] if derived.authors else "")
+    end = reverse_path.columns
+    columns = {
+        "recorded_at": recorded_at,
+        "circumstance": circumstance,
+        "queue_id": terms.storable(record["queue_id"])[:_QUEUE_ID],
+        **client_columns,
+        "client_port": parts.number(client["port"]),
+        "login": parts.stored(login),
         "login_hash": login_hash(login) if login else None,
-        **_reverse_path(record["reverse_path"]),
-        "crossing": _code(schema.CROSSINGS, record["crossing"]),
-        "disposition": _code(schema.DISPOSITIONS, record["disposition"]),
+        "reverse_path": end["address"],
+        "reverse_path_spelling": end["spelling"],
+        "reverse_path_raw": end["raw"],
+        "reverse_path_resolved": end["resolved"],
+        "reverse_path_esmtp": esmtp,
+        "reverse_path_about": end["about"],
+        "crossing": parts.choice(schema.CROSSINGS, record["crossing"]),
+        "disposition": parts.choice(schema.DISPOSITIONS, record["disposition"]),
         "is_signed": bool(record["signatures"]),
         "archive_addressed": bool(record["archive_addressed"]),
         "author_count": len(derived.authors),
@@ -151,173 +141,126 @@ def _message(record: Mapping[str, Any], derived: Derived) -> Columns:
         "author_spelling": author_spelling,
         "message_id_hash": terms.term(derived.message_id) if derived.message_id else None,
         "date": derived.date,
-        "size": _number(record["size"]),
-        "header_size": _number(record["header_size"]),
-        "header_count": _number(record["header_count"]),
-        "body_size": _number(record["body_size"]),
-        "body_hash": base64.b64decode(body_hash["sha256"]) if body_hash else None,
-        "reasons": _json(_texts(record["reasons"])),
+        "size": parts.number(record["size"]),
+        "header_size": parts.number(record["header_size"]),
+        "header_count": parts.number(record["header_count"]),
+        "body_size": parts.number(record["body_size"]),
+        "body_hash": digest,
+        "reasons": _reasons(record["reasons"]),
         "verbatim": None,
     }
+    return columns, (
+        is_usual_time
+        and is_usual
+        and is_usual_client
+        and is_usual_digest
+        and is_usual_esmtp
+        and reverse_path.is_exact
+        and (len(client), len(path)) == (4, 6)
+        and columns["queue_id"] == record["queue_id"]
+        and columns["login"] == login
+        and isinstance(record["archive_addressed"], bool)
+    )
 
 
+@lru_cache(maxsize=4096)
 def login_hash(login: str) -> int:
     """By which a login is found."""
     return terms.term(login.casefold())
 
 
-def _circumstance(record: Mapping[str, Any]) -> Circumstance:
-    origin, reverse_path, tls = record["origin"], record["reverse_path"], record["tls"]
-    about = origin["about"]
-    if about and about == record["login"]:
-        about = _LOGIN
-    elif about and about == record["client"]["address"]:
-        about = _CLIENT
-    body_hash = record["body_hash"]
-    return Circumstance(
-        version=_number(record["v"]),
-        relay=terms.storable(record["relay"]),
-        config_version=terms.storable(record["config_version"]),
-        listener=terms.storable(record["listener"]),
-        login_method=_text(record["login_method"]),
-        tls=None if tls is None else _json(tls),
-        origin_kind=terms.storable(origin["kind"]),
-        origin_about=terms.storable(about),
-        reverse_path_place=_code(schema.PLACES, reverse_path["place"]),
-        reverse_path_why=_reason(reverse_path["why"])[0],
-        body_canonicalization=_text(body_hash["canonicalization"]) if body_hash else None,
-    )
+def _recipient(path: Mapping[str, Any]) -> tuple[Columns, End, bool]:
+    end = parts.end_of(path)
+    route, is_exact = parts.route_of(end.place, end.code, path["mailer"], path["host"])
+    esmtp, is_usual = parts.esmtp_of(path)
+    columns = {"kind": schema.ENVELOPE, "route": route, **end.columns, "esmtp": esmtp}
+    return columns, end, is_exact and is_usual and end.is_exact and len(path) == 8
 
 
-def _reverse_path(path: Mapping[str, Any]) -> Columns:
-    columns = _path(path)
-    names = ("spelling", "raw", "resolved", "esmtp", "about")
-    return {
-        "reverse_path": columns["address"],
-        **{f"reverse_path_{name}": columns[name] for name in names},
-    }
+def _digest(body_hash: Mapping[str, Any] | None) -> tuple[bytes | None, bool]:
+    if not body_hash:
+        return None, body_hash is None
+    text = body_hash["sha256"]
+    digest = binascii.a2b_base64(text)
+    return digest, len(body_hash) == 2 and _base64(digest) == text
 
 
-def _recipient(path: Mapping[str, Any]) -> Columns:
-    route = Route(
-        place=_code(schema.PLACES, path["place"]),
-        why=_reason(path["why"])[0],
-        mailer=_text(path["mailer"]),
-        host=_text(path["host"]),
-    )
-    return {"kind": schema.ENVELOPE, "route": route, **_path(path)}
+def _base64(octets: bytes) -> str:
+    return binascii.b2a_base64(octets, newline=False).decode("ascii")
 
 
-def _path(path: Mapping[str, Any]) -> Columns:
-    text, raw, resolved = path["address"], path["raw"], path["resolved"]
-    address, spelling = _mailbox(text)
-    about = _reason(path["why"])[1]
-    return {
-        "address": address,
-        "spelling": spelling,
-        "raw": None if raw == f"<{text}>" else terms.octets(raw),
-        "resolved": None
-        if resolved is None
-        else b""
-        if resolved == (address or "")
-        else terms.octets(resolved),
-        "esmtp": _json(path["esmtp"]) if path["esmtp"] else None,
-        "about": None if about == text else terms.storable(about),
-    }
+def _reasons(given: Any) -> str:
+    if not parts.are_texts(given):  # who reads them back relies on that
+        raise ValueError(f"{str(given)[:80]!r} is no list of texts")
+    return parts.to_json(given)
 
 
-def _copy(text: str) -> Columns:
-    address, spelling = _mailbox(text)
-    empty = dict.fromkeys(("route", "raw", "resolved", "esmtp", "about"))
-    return {"kind": schema.COPY, "address": address, "spelling": spelling, **empty}
-
-
-def _signature(signature: Mapping[str, Any]) -> Columns:
-    names = SigningForm._fields
-    auid = signature["auid"]
-    return {
-        "form": SigningForm(**{name: terms.storable(signature[name]) for name in names}),
-        "auid": None if auid == f"@{signature['sdid']}" else _text(auid),
-        "signed_at": _number(signature["signed_at"]),
-        "expires_at": None if signature["expires_at"] is None else _number(signature["expires_at"]),
-    }
-
-
-def _index(rows: Rows, record: Mapping[str, Any], derived: Derived) -> None:
+def _index(rows: Rows, reverse_path: End, recipients: Iterable[End], derived: Derived) -> None:
     """Fill the index tables: who takes part, in which role."""
-    ends = [(schema.REVERSE_PATH, record["reverse_path"])]
-    ends += [(schema.RECIPIENT, path) for path in record["recipients"]]
-    named = [(role, text) for role, path in ends for text in (path["address"], _one_spelling(path))]
-    named += [(schema.AUTHOR, text) for text in derived.authors]
-    named += [(schema.TO, text) for text in derived.to]
-    named += [(schema.CC, text) for text in derived.cc]
-    for role, text in named:
-        if text:
-            _take_part(rows, terms.mailbox(text), role)
+    roles: dict[str, int] = {}
+    for mailbox in reverse_path.mailboxes:
+        roles[mailbox] = schema.REVERSE_PATH
+    for end in recipients:
+        for mailbox in end.mailboxes:
+            roles[mailbox] = roles.get(mailbox, 0) | schema.RECIPIENT
+    for role, texts in (
+        (schema.AUTHOR, derived.authors),
+        (schema.TO, derived.to),
+        (schema.CC, derived.cc),
+    ):
+        for text in texts:
+            if text:
+                mailbox = terms.mailbox(text)
+                roles[mailbox] = roles.get(mailbox, 0) | role
+    for mailbox, held in roles.items():
+        _take_part(rows, mailbox, held)
 
 
-def _one_spelling(path: Mapping[str, Any]) -> str | None:
-    """The resolved address, with A-labels like all others."""
-    resolved: str | None = path["resolved"]
-    if not resolved or resolved.isascii():
-        return resolved
-    return str(address.parse_path(resolved).address or resolved)
-
-
-def _take_part(rows: Rows, mailbox: str, role: int) -> None:
-    rows.participants[mailbox] = rows.participants.get(mailbox, 0) | role
-    base = terms.without_extension(mailbox)
-    if base != mailbox:
-        rows.participants[base] = rows.participants.get(base, 0) | role << schema.INDIRECT
-    domain = mailbox.rpartition("@")[2] if "@" in mailbox else ""
+def _take_part(rows: Rows, mailbox: str, held: int) -> None:
+    participants, domains = rows.participants, rows.domains
+    base, domain, parents = _found_by(mailbox)
+    participants[mailbox] = participants.get(mailbox, 0) | held
+    if base:
+        participants[base] = participants.get(base, 0) | held << schema.INDIRECT
     if domain:
-        rows.domains[domain] = rows.domains.get(domain, 0) | role
-        for name in terms.parent_domains(domain):
-            rows.domains[name] = rows.domains.get(name, 0) | role << schema.INDIRECT
+        domains[domain] = domains.get(domain, 0) | held
+        for name in parents:
+            domains[name] = domains.get(name, 0) | held << schema.INDIRECT
 
 
-def _mailbox(text: str) -> tuple[str | None, bytes | None]:
-    """Dictionary form of an address, and its octets where those differ."""
-    if not text:
-        return None, None
-    mailbox = terms.mailbox(text)
-    return mailbox, None if mailbox == text else terms.octets(text)
+@lru_cache(maxsize=4096)
+def _found_by(mailbox: str) -> tuple[str, str, tuple[str, ...]]:
+    """Under what else a mailbox is found: without extension ('' if none), domain, its parents."""
+    base = terms.without_extension(mailbox)
+    domain = mailbox.rpartition("@")[2] if "@" in mailbox else ""
+    return base if base != mailbox else "", domain, terms.parent_domains(domain)
 
 
-def _reason(text: str) -> tuple[str, str]:
-    """Code and subject of a reason in its text form `code(about)`."""
-    code, bracket, rest = text.partition("(")
-    return (terms.storable(code), rest[:-1]) if bracket else (terms.storable(text), "")
+def _microseconds(text: str) -> tuple[int, bool]:
+    """A moment since 1970, and whether `moment_text` gives the same text."""
+    fraction = text[20:26]
+    if len(text) == 27 and text[19] == "." and fraction.isdecimal() and text.isascii():
+        whole = _second(text[:19] + text[26:])
+        if whole is not None:
+            return whole + int(fraction), True
+    return _since_epoch(text), False
 
 
-def _microseconds(text: str) -> int:
+@lru_cache(maxsize=64)
+def _second(text: str) -> int | None:
+    """Many records are of the same second.  None for text that we do not write."""
+    try:
+        moment = _since_epoch(text)
+    except ValueError:
+        return None
+    return moment if moment_text(moment) == f"{text[:-1]}.000000Z" else None
+
+
+def _since_epoch(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"recorded_at {text!r} has no time zone")
     return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _code(names: tuple[str, ...], name: str) -> int:
-    if name not in names:
-        raise ValueError(f"{name!r} is none of {', '.join(names)}")
-    return names.index(name)
-
-
-def _number(value: Any) -> int:
-    if not isinstance(value, int) or not 0 <= value < 1 << 63:
-        raise ValueError(f"{value!r} is no number of octets, seconds or things")
-    return value
-
-
-def _texts(value: Any) -> list[str]:
-    """A list of texts and nothing else: who reads it back relies on that."""
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"{str(value)[:80]!r} is no list of texts")
-    return value
-
-
-def _text(value: str | None) -> str | None:
-    return None if value is None else terms.storable(value)
 
 
 def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:
@@ -328,10 +271,7 @@ def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:
     common: Circumstance = columns["circumstance"]
     if header_fields is None:
         header_fields = [list(one) for one in header_store.expand(rows.header_section["fields"])]
-    client_address = client_of(columns)
-    origin_about = {_LOGIN: columns["login"], _CLIENT: client_address}.get(
-        common.origin_about, common.origin_about
-    )
+    client_address = parts.client_address_of(columns)
     return {
         "v": common.version,
         "record_id": rows.record_id,
@@ -349,7 +289,10 @@ def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:
         "login": columns["login"],
         "login_method": common.login_method,
         "tls": None if common.tls is None else json.loads(common.tls),
-        "origin": {"kind": common.origin_kind, "about": origin_about},
+        "origin": {
+            "kind": common.origin_kind,
+            "about": parts.about_of(common, columns["login"], client_address),
+        },
         "reverse_path": _joined_reverse_path(columns, common),
         "recipients": [
             _joined_recipient(one) for one in rows.recipients if one["kind"] == schema.ENVELOPE
@@ -361,9 +304,9 @@ def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:
         "body_size": columns["body_size"],
         "size": columns["size"],
         "body_hash": _joined_body_hash(columns["body_hash"], common),
-        "signatures": [signature_of(one) for one in rows.signatures],
+        "signatures": [parts.signature_of(one) for one in rows.signatures],
         "archive_recipients": [
-            address_of(one) for one in rows.recipients if one["kind"] == schema.COPY
+            parts.address_of(one) for one in rows.recipients if one["kind"] == schema.COPY
         ],
         "archive_addressed": bool(columns["archive_addressed"]),
         "disposition": schema.DISPOSITIONS[columns["disposition"]],
@@ -377,76 +320,26 @@ def moment_text(microseconds: int) -> str:
     return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
-def address_of(columns: Columns) -> str:
-    """The exact address of a row with 'address' and 'spelling'."""
-    spelling = columns["spelling"]
-    return columns["address"] or "" if spelling is None else _lossless(spelling)
-
-
 def _joined_reverse_path(columns: Columns, common: Circumstance) -> dict[str, Any]:
     names = ("spelling", "raw", "resolved", "esmtp", "about")
     path = {name: columns[f"reverse_path_{name}"] for name in names}
     path["address"] = columns["reverse_path"]
-    return _joined_path(path, place=common.reverse_path_place, code=common.reverse_path_why)
+    return parts.joined_path(path, place=common.reverse_path_place, code=common.reverse_path_why)
 
 
 def _joined_recipient(columns: Columns) -> dict[str, Any]:
     route: Route = columns["route"]
-    path = _joined_path(columns, place=route.place, code=route.why)
+    path = parts.joined_path(columns, place=route.place, code=route.why)
     return {**path, "mailer": route.mailer, "host": route.host}
-
-
-def _joined_path(columns: Columns, *, place: int, code: str) -> dict[str, Any]:
-    text = address_of(columns)
-    raw, resolved, about = columns["raw"], columns["resolved"], columns["about"]
-    if about is None:
-        about = text
-    return {
-        "raw": f"<{text}>" if raw is None else _lossless(raw),
-        "address": text,
-        "resolved": None
-        if resolved is None
-        else _lossless(resolved)
-        if resolved
-        else columns["address"] or "",
-        "esmtp": json.loads(columns["esmtp"]) if columns["esmtp"] else [],
-        "place": schema.PLACES[place],
-        "why": f"{code}({about})" if about else code,
-    }
 
 
 def _joined_body_hash(digest: bytes | None, common: Circumstance) -> dict[str, Any] | None:
     if digest is None:
         return None
-    return {
-        "canonicalization": common.body_canonicalization,
-        "sha256": base64.b64encode(digest).decode("ascii"),
-    }
-
-
-def client_of(columns: Columns) -> str:
-    """The client's textual address; '' when unknown."""
-    packed = columns["client_address"]
-    return "" if packed is None else terms.unpack_client(packed)
+    return {"canonicalization": common.body_canonicalization, "sha256": _base64(digest)}
 
 
 def reasons_of(columns: Columns) -> list[str]:
     """The reasons in their text form."""
     reasons: list[str] = json.loads(columns["reasons"])
     return reasons
-
-
-def signature_of(columns: Columns) -> dict[str, Any]:
-    """The facts of one signature."""
-    form: SigningForm = columns["form"]
-    auid = columns["auid"]
-    return {
-        **form._asdict(),
-        "auid": f"@{form.sdid}" if auid is None else auid,
-        "signed_at": columns["signed_at"],
-        "expires_at": columns["expires_at"],
-    }
-
-
-def _lossless(octets: bytes) -> str:
-    return octets.decode("utf-8", "surrogateescape")

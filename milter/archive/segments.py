@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from carbonseal.milter.archive import merkle, record, spool
 
@@ -46,6 +46,7 @@ class Entry:
     fault: str | None  # why the line is no intact record
     is_torn: bool  # the fault is a write that was cut short and never acknowledged
     is_footer: bool
+    content: dict[str, Any]  # what the line says; empty where there is a fault
 
 
 def pending(directory: Path) -> list[Segment]:
@@ -82,7 +83,7 @@ def read(segment: Segment, offset: int) -> Iterator[Entry]:
             if not line.endswith(b"\n"):
                 if segment.is_closed:
                     # It does not count as read: the whole segment may come back from a copy.
-                    yield Entry(offset, offset, line, _CUT, False, False)
+                    yield Entry(offset, offset, line, _CUT, False, False, {})
                 return  # still being written, or torn: recovery decides
             end = offset + len(line)
             yield _entry(line, offset, end)
@@ -97,14 +98,14 @@ def _open(segment: Segment) -> BinaryIO:
 
 
 def _entry(line: bytes, offset: int, end: int) -> Entry:
-    is_footer = line.startswith(b'{"footer":')
     try:
-        record.parse(line)
+        content = record.parse(line)
     except record.BadLine as fault:
-        return Entry(offset, end, line, str(fault), fault.torn, False)
+        return Entry(offset, end, line, str(fault), fault.torn, False, {})
     except ValueError as fault:
-        return Entry(offset, end, line, str(fault), False, False)
-    return Entry(offset, end, line, None, False, is_footer)
+        return Entry(offset, end, line, str(fault), False, False, {})
+    is_footer = line.startswith(b'{"footer":')
+    return Entry(offset, end, line, None, False, is_footer, content)
 
 
 def finish(segment: Segment) -> None:

@@ -22,7 +22,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -40,7 +40,7 @@ from sqlalchemy.exc import (
 )
 
 from carbonseal.milter import log
-from carbonseal.milter.archive import database, loader, record, rows, schema, segments, terms
+from carbonseal.milter.archive import database, loader, rows, schema, segments, terms
 from carbonseal.milter.archive.dictionary import Dictionary
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.segments import Entry, Segment
@@ -319,8 +319,8 @@ class _Writer:
         size = _size(segment)
         if not progress.is_complete and size != self._sizes.get(segment.name):
             entries = segments.read(segment, progress.offset)
-            while batch := list(islice(entries, BATCH)):
-                self._load(segment, batch)
+            while (read := _read(segment, islice(entries, BATCH)))[0]:
+                self._load(segment, *read)
                 if stop.is_set():
                     return
             if not segment.is_closed:
@@ -351,8 +351,13 @@ class _Writer:
         with self._connection.begin():
             yield self._connection
 
-    def _load(self, segment: Segment, batch: list[Entry]) -> None:
-        arrivals, refused = _read(segment, batch)
+    def _load(
+        self,
+        segment: Segment,
+        batch: list[Entry],
+        arrivals: list[Arrival],
+        refused: list[tuple[Entry, str]],
+    ) -> None:
         for entry, why in refused:
             self._set_aside(segment, entry, why)
         self._commit(segment, batch, arrivals, refused)
@@ -409,26 +414,33 @@ class _Writer:
             )
 
 
-def _read(segment: Segment, batch: list[Entry]) -> tuple[list[Arrival], list[tuple[Entry, str]]]:
-    """The records in a batch of lines, and the lines that are none, with why."""
-    arrivals, refused = [], []
+def _read(
+    segment: Segment, entries: Iterable[Entry]
+) -> tuple[list[Entry], list[Arrival], list[tuple[Entry, str]]]:
+    """A batch of lines, the records in it, and the lines that are none, with why."""
+    batch: list[Entry] = []
+    arrivals: list[Arrival] = []
+    refused: list[tuple[Entry, str]] = []
     segment_id = terms.term(segment.name)
-    for entry in batch:
+    for entry in entries:
+        batch.append(entry)
         if entry.is_footer or entry.is_torn:
             continue  # a torn line was never acknowledged to anybody
         if entry.fault is not None:
             refused.append((entry, entry.fault))
             continue
         try:
-            content = record.parse(entry.line)
-            arrivals.append(Arrival(segment_id, entry.offset, rows.split(content)))
+            arrivals.append(Arrival(segment_id, entry.offset, rows.split(entry.content)))
         except ValueError as fault:
             refused.append((entry, str(fault)))
         except Exception as fault:
             # A defect of ours while reading one record must not stop the others.
             log.internal_error("writer", fault)
             refused.append((entry, f"{type(fault).__name__}: {fault}"))
-    return arrivals, refused
+        # The rows say it all.  Its memory serves the next line while it is still in the
+        # processor's cache: a batch of contents would be twice as slow to make, and large.
+        entry.content.clear()
+    return batch, arrivals, refused
 
 
 def _is_poison(fault: Exception) -> bool:
@@ -458,7 +470,7 @@ def _advanced(progress: _Progress, batch: list[Entry], count: int, refused: int)
 
 def _merkle_root(entry: Entry) -> bytes | None:
     try:
-        return bytes.fromhex(record.parse(entry.line)["footer"]["merkle_root"])
+        return bytes.fromhex(entry.content["footer"]["merkle_root"])
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -256,13 +256,9 @@ def test_one_author_is_whom_the_standard_library_finds(value: bytes) -> None:
             assert mailbox.rpartition("@")[2].lower() == found.mailboxes[0].domain
 
 
-PIECES = st.lists(
-    st.sampled_from(
-        ["a", "A.b", "a@b", "<a@B.c>", "<a@b>", " ", "\t", ",", ", ", '"a, <b@c>"', '"', "\r\n "]
-        + ["=?utf-8?q?a?=", "@", ".", "-", "_", "<", ">", "[b]", "(c)", ":", ";", "\0", "é", "\\"]
-    ),
-    max_size=8,
-).map("".join)
+SMALL = ["a", "A.b", "a@b", "<a@B.c>", "<a@b>", " ", "\t", ",", ", ", '"a, <b@c>"', '"', "\r\n "]
+SMALL += ["=?utf-8?q?a?=", "@", ".", "-", "_", "<", ">", "[b]", "(c)", ":", ";", "\0", "é", "\\"]
+PIECES = st.lists(st.sampled_from(SMALL), max_size=8).map("".join)
 
 
 @given(PIECES | SIGNS.map(address_list.unfold))
