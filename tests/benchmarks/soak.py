@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import load, processes
-from benchmarks.contestants import Carbonseal, Key
+from benchmarks.contestants import Carbonseal, Key, NotRunning
 
 MIB = 1024 * 1024
 MESSAGES = 500_000
@@ -83,7 +83,7 @@ def resident(service: Carbonseal) -> dict[str, int]:
 
 
 def role(service: Carbonseal, pid: int) -> str:
-    """What a process does; the writer holds its lock from its first moment to its last."""
+    """What a process does; the writer holds its lock while it works (`_await_writer`)."""
     if pid == service.pid:
         return "supervisor"
     return "writer" if processes.has_open(pid, service.spool / "writer.lock") else "worker"
@@ -125,6 +125,15 @@ def complaints(readings: list[Reading], large: list[Large], *, wanted: int) -> l
     return found
 
 
+def _await_writer(service: Carbonseal) -> None:
+    """Until the writer can be told from a worker: it loads its libraries first."""
+    deadline = time.monotonic() + _WRITER_PATIENCE
+    while not any(role(service, pid) == "writer" for pid in processes.tree(service.pid)):
+        if time.monotonic() > deadline:
+            raise NotRunning("no writer is there")
+        time.sleep(0.05)
+
+
 def _await_records(service: Carbonseal) -> None:
     """Until the writer has all, or has been given time enough; counting will tell."""
     deadline = time.monotonic() + _WRITER_PATIENCE
@@ -145,6 +154,7 @@ def soak(directory: Path, messages: int, *, hours: float) -> dict[str, Any]:
     service = Carbonseal(directory / "carbonseal", Key.make(directory))
     begun = time.monotonic()
     with service:
+        _await_writer(service)
         # Before the 50 MB: what their buffers leave behind would hide a slow growth.
         readings = take_tenths(service, messages, give_up_at=begun + hours * 3600)
         large = [large_messages(service, at_once) for at_once in (1, _AT_ONCE)]
