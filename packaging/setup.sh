@@ -136,9 +136,10 @@ choose_python() {
     fail "no Python 3.11 or later with venv was found; name one: PYTHON=/path/to/python3 make setup"
 }
 
-# What the virtualenv depends on: the metadata, and the place that an editable install points to.
+# What the virtualenv depends on: the metadata, what is compiled, and the place that an editable
+# install points to.
 stamp() {
-    { pwd -P && cat setup.cfg pyproject.toml; } | sha256sum
+    { pwd -P && cat setup.cfg pyproject.toml keys/*.c; } | sha256sum
 }
 
 install_checkout() {
