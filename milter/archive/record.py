@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 VERSION = 1
 TORN_MARK = b"~"  # ends a line whose write was cut short; no record ends so
 
@@ -29,6 +31,8 @@ _PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
 _SHIFTS = range(120, -1, -10)
 _SEAL = b',"crc32":"'
 _TAIL = len(_SEAL) + 8 + 2  # the checksum and the closing quote and brace
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER = b"0" * 19
 _compact = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
 
 
@@ -57,8 +61,18 @@ def timestamp(seconds: float) -> str:
 
 def encode(content: Mapping[str, Any]) -> bytes:
     """The line for `content`, newline included."""
-    body = _compact(content)[:-1].encode("ascii")
+    body = _dumped(content)[:-1]
     return b'%b,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def _dumped(content: Mapping[str, Any]) -> bytes:
+    # orjson takes 1.4 microseconds for a usual record where json takes 14, on every message.  It
+    # writes UTF-8 and knows no lone surrogates; where either shows, json writes its escapes.
+    try:
+        line = orjson.dumps(content)
+    except TypeError:
+        return _compact(content).encode("ascii")
+    return line if line.isascii() else _compact(content).encode("ascii")
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -73,10 +87,19 @@ def parse(line: bytes) -> dict[str, Any]:
         raise BadLine("the line has no checksum at its end", torn=line.endswith(TORN_MARK))
     if seal[len(_SEAL) : -2] != b"%08x" % zlib.crc32(body):
         raise BadLine("the checksum does not fit the line", torn=False)
-    try:
-        content = json.loads(body + b"}")
-    except RecursionError:
-        raise BadLine("the line is nested too deeply", torn=False) from None
+    content = _loaded(body + b"}")
     if not isinstance(content, dict):
         raise BadLine("the line is no JSON object", torn=False)
     return content
+
+
+def _loaded(text: bytes) -> Any:
+    if _LONG_NUMBER not in text.translate(_ZEROS):  # orjson rounds what 64 bits cannot hold
+        try:
+            return orjson.loads(text)
+        except ValueError:
+            pass  # a lone surrogate, or no JSON at all
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise BadLine("the line is nested too deeply", torn=False) from None
