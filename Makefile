@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 ROOMS := policies keys milter
 
-.PHONY: help setup test demo run check ns clean soak
+.PHONY: help setup test demo run check ns bench bench-quick clean soak
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,14 @@ demo: setup ## the main job before your eyes: sign, copy, record, look up, behin
 
 run: setup ## serve in the foreground with a development configuration; prints the Postfix lines
 	@sh packaging/run-development.sh
+
+bench: ## measure against opendkim, rspamd and dkimpy-milter, renew docs/benchmarks (under ten minutes)
+	@BENCH=1 sh packaging/setup.sh
+	@PYTHONPATH=tests $(PY) -m benchmarks
+
+bench-quick: ## the headline against opendkim in under a minute; prints only
+	@BENCH=1 sh packaging/setup.sh
+	@PYTHONPATH=tests $(PY) -m benchmarks --quick
 
 build/bench/load: tests/benchmarks/load.c
 	@mkdir -p $(@D)

@@ -8,7 +8,7 @@ Choices that matter for the figures:
 * opendkim and dkimpy-milter write no log (they know syslog only, which belongs to the machine);
   rspamd and Carbonseal write their usual lines into a file.  That favours the former.
 * rspamd runs as its proxy with self-scan, one process for each core, signing being the only module:
-  how its manual describes a signing relay.  Its hard limits on time and recipients are raised.
+  how its manual describes a signing relay.  Its limits on time, size and recipients are raised.
 * opendkim has a thread for each connection and no limit on the header section, or it would refuse
   the longest ones.
 * Carbonseal has everything on: as many workers as `auto` gives, a signature, the archive recipient,
@@ -213,7 +213,7 @@ class Rspamd(Contestant):
   url_tld = "/usr/share/rspamd/effective_tld_names.dat";
   dns {{ nameserver = ["127.0.0.1:9"]; }}  # nothing is looked up when mail is signed
   filters = "dkim"; local_addrs = [{clients}];
-  task_timeout = 120s; max_recipients = 100000;
+  task_timeout = 120s; max_recipients = 100000; max_message = 200mb;
 }}
 logging {{ type = "file"; filename = "{here}/log"; level = "info"; }}
 modules {{ path = "/usr/share/rspamd/plugins/"; }}

@@ -17,6 +17,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 
 from benchmarks.goals import OURS, Results
+from benchmarks.points import MIB
 from benchmarks.report import PEERS
 
 # Distinct without colours as well: each has its own mark.
@@ -111,12 +112,15 @@ def _latencies(points: dict[str, Any]) -> Any:
 def _growth(growths: list[dict[str, Any]]) -> Any:
     figure, panels = plt.subplots(1, len(growths), figsize=(4.2 * len(growths), 3.8), squeeze=False)
     for axes, growth in zip(panels[0], growths, strict=True):
+        scale = MIB if growth["name"] == "size" else 1
+        slowest = {}
         for name, one in growth["contestants"].items():
             steps, times = zip(*one["p50_ms"], strict=True)
-            _curve(axes, name, list(steps), list(times))
+            _curve(axes, name, [step / scale for step in steps], list(times))
+            slowest[name] = max(times)
         # The peers may be anywhere: ours decides the scale, and what leaves the picture is slower.
-        axes.set_ylim(0, 4 * max(time for _, time in growth["contestants"][OURS]["p50_ms"]))
-        axes.set_xlabel({"size": "octets of body"}.get(growth["name"], growth["name"]))
+        axes.set_ylim(0, min(4 * slowest[OURS], 1.1 * max(slowest.values())))
+        axes.set_xlabel({"size": "megabytes of body"}.get(growth["name"], growth["name"]))
         axes.set_title(growth["title"], loc="left", fontsize=9)
     panels[0][0].set_ylabel("ms per message, one connection")
     panels[0][0].legend()

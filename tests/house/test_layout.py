@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("policies", "keys", "milter")
 TOP_LEVEL = {
-    *("setup.cfg", "milter", "keys", "policies", "tests", "packaging"),
+    *("setup.cfg", "milter", "keys", "policies", "tests", "packaging", "docs"),
     *("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "Makefile", "pyproject.toml"),
 }
 
