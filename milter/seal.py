@@ -107,7 +107,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         "archive_recipients": copies,
         "archive_addressed": decisions.copy.was_addressed,
         "disposition": disposition.answer,
-        "reasons": [str(reason) for reason in reasons],
+        "reasons": list(map(str, reasons)),
     }
     try:
         services.spool.put(record.encode(content))
@@ -121,7 +121,8 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         # verifier knows, is to be read first.
         fields = (InsertField("DKIM-Signature", one.field_value) for one in reversed(signatures))
         edits = (*fields, *map(AddRecipient, copies))
-    summary = _summary(content, decisions.signing, disposition.answer, reasons)
+    author = decisions.signing.author
+    summary = _summary(content, author, disposition.answer, list(map(str, reasons)))
     return Verdict(edits, disposition, reasons, summary)
 
 
@@ -148,7 +149,7 @@ def decide(
         origin=proof,
         login=transaction.login,
         authors=header_fields.authors(transaction.values_of("from")),
-        field_names=[name for name, _ in transaction.fields],
+        field_names=transaction.names(),
         policy=configuration.signing,
         active_keys=keyring.facts,
         key_problem=key_problem,
@@ -279,7 +280,7 @@ def _recorded_fields(transaction: Transaction, wanted: str | list[str]) -> list[
 
 
 def _summary(
-    content: dict[str, Any], plan: SigningPlan, answer: Answer, reasons: tuple[Reason, ...]
+    content: dict[str, Any], author: Address | None, answer: Answer, reasons: list[str]
 ) -> dict[str, object]:
     """The canonical log line: one per message, every decision on it."""
     # Of a message that was not accepted, nothing was signed and no copy sent.
@@ -293,12 +294,12 @@ def _summary(
         "crossing": content["crossing"],
         "reverse_path": content["reverse_path"]["address"],
         "recipients": len(content["recipients"]),
-        "author": str(plan.author or ""),
+        "author": str(author or ""),
         "client": content["client"]["address"],
         "login": content["login"],
         "signed": ",".join(f"{one['sdid']}/{one['selector']}" for one in signatures),
         "copy": ",".join(copies),
         "size": content["size"],
         # A comma inside comes from a stranger's address, and must not look like the next reason.
-        "reasons": ",".join(str(reason).replace(",", "\\x2c") for reason in reasons),
+        "reasons": ",".join([reason.replace(",", "\\x2c") for reason in reasons]),
     }

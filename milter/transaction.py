@@ -29,6 +29,7 @@ class Transaction:
     """Everything the MTA says about one message."""
 
     __slots__ = (
+        "_names",
         "body",
         "client",
         "fields",
@@ -69,6 +70,7 @@ class Transaction:
         self.header_size = 0  # octets of the header section as it goes out
         self.is_header_oversized = False  # there were more fields than are kept
         self.body = Body(body_canonicalization)
+        self._names: list[str] | None = None
 
     def add_recipient(
         self,
@@ -103,6 +105,15 @@ class Transaction:
             recipients=tuple(self.recipients),
         )
 
+    def names(self) -> list[str]:
+        """Lower-case names of all fields, top to bottom.  To be asked when the fields are complete."""
+        if self._names is None:
+            self._names = [name.lower() for name, _ in self.fields]
+        return self._names
+
     def values_of(self, name: str) -> list[bytes]:
         """Values of all fields called `name` (lower case), top to bottom."""
-        return [value for field, value in self.fields if field.lower() == name]
+        names = self.names()
+        if name not in names:
+            return []
+        return [field[1] for field, found in zip(self.fields, names, strict=True) if found == name]
