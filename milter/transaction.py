@@ -106,7 +106,7 @@ class Transaction:
         )
 
     def names(self) -> list[str]:
-        """Lower-case names of all fields, top to bottom.  To be asked when the fields are complete."""
+        """Lower-case names of all fields, top to bottom; to be asked when all are there."""
         if self._names is None:
             self._names = [name.lower() for name, _ in self.fields]
         return self._names
