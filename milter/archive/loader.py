@@ -75,7 +75,12 @@ def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[Arriva
 
 
 def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _Ids:
-    addresses = {mailbox for rows in batch for mailbox in _mailboxes(rows)}
+    addresses: set[str | None] = set()
+    for rows in batch:
+        addresses.update(rows.participants)
+        addresses.update(one["address"] for one in rows.recipients)
+        addresses.update((rows.message["reverse_path"], rows.message["author"]))
+    addresses.discard(None)
     circumstances = {rows.message["circumstance"] for rows in batch}
     routes = {one["route"] for rows in batch for one in rows.recipients if one["route"]}
     forms = {one["form"] for rows in batch for one in rows.signatures}
@@ -87,17 +92,6 @@ def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _
         dictionary.ids(Route.__name__, routes, connection),
         dictionary.ids(SigningForm.__name__, forms, connection),
     )
-
-
-def _mailboxes(rows: Rows) -> Iterator[str]:
-    yield from rows.participants
-    for mailbox in (
-        rows.message["reverse_path"],
-        rows.message["author"],
-        *(one["address"] for one in rows.recipients),
-    ):
-        if mailbox:
-            yield mailbox
 
 
 # Values of a row in the order of the table's columns, without those that come first.

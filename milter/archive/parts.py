@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import orjson
+
 from carbonseal.milter.archive import schema, terms
 from carbonseal.policies import address
 
@@ -28,8 +30,7 @@ _PATH = ("address", "spelling", "raw", "resolved", "esmtp", "about")
 # Longer ones are a stranger's, and would take memory for nothing.
 _LONG = 400
 _REMEMBERED = 4096
-# ASCII: surrogates stand as escapes, so the text is fit for every database and exact.
-to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class Circumstance(NamedTuple):
@@ -304,6 +305,15 @@ def address_of(columns: Mapping[str, Any]) -> str:
 
 def _lossless(octets: bytes) -> str:
     return octets.decode("utf-8", "surrogateescape")
+
+
+def to_json(value: Any) -> str:
+    """JSON in ASCII: surrogates stand as escapes, so it is fit for every database and exact."""
+    try:
+        text = orjson.dumps(value)
+    except TypeError:  # it knows no lone surrogates
+        return _json(value)
+    return text.decode("ascii") if text.isascii() else _json(value)
 
 
 def stored(text: str | None) -> str | None:

@@ -25,6 +25,7 @@ _MAX_WORD = 64
 _TO_BASE32 = str.maketrans(CROCKFORD + CROCKFORD.lower(), "0123456789ABCDEFGHIJKLMNOPQRSTUV" * 2)
 _RECORD_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII | re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
+_FOREIGN = re.compile(r"[^\x00-\x7f]")
 _DOTLESS_I = str.maketrans("\u0131", "i")
 _QUOTING = re.compile(r'\\(.)|"', re.DOTALL)
 # What a local part can hold in quotes only (RFC 5322, section 3.2.3: atext and dots need none).
@@ -141,11 +142,15 @@ def words(text: str) -> list[str]:
 def _words(text: str) -> Iterator[str]:
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text)
-        text = "".join(char for char in decomposed if not unicodedata.combining(char))
+        text = _FOREIGN.sub(_without_accent, decomposed)
         # Its capital is I, which no machine can tell from that of i.
         text = text.translate(_DOTLESS_I)
     for found in _WORD.findall(text):
         yield found.casefold()[:_MAX_WORD]
+
+
+def _without_accent(found: re.Match[str]) -> str:
+    return "" if unicodedata.combining(found[0]) else found[0]
 
 
 def pack_client(address: str) -> bytes | None:

@@ -46,8 +46,13 @@ from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.segments import Entry, Segment
 from carbonseal.policies.errors import TryLater
 
-BATCH = 1000
+# Records in one transaction.  Twice as many cost a twentieth less each, and 8 MB of memory.
+BATCH = 500
 _POLL_SECONDS = 0.1
+# While much mail comes, records are gathered: one by one they would cost the milter's processors
+# several times as much, and a search can wait half a second for them.
+_MUCH = 20  # records in one pass
+_GATHER_SECONDS = 0.5
 _LONGEST_WAIT = 5.0
 _LOCK_SECONDS = 0.5  # between two looks whether the last writer has let go
 _TIDY_SECONDS = 3600.0  # between two looks for old segments in loaded/
@@ -235,7 +240,7 @@ class _Writer:
     def advance(self, stop: Stop) -> float:
         """Load what is pending; returns the seconds to wait before the next call."""
         try:
-            moved = self.load_pending(stop)
+            count = self.load_pending(stop)
         except database.WrongDatabase:
             raise
         except (TryLater, SQLAlchemyError, OSError) as fault:
@@ -244,7 +249,9 @@ class _Writer:
             self._report("database-serves-again", after=self._trouble)
             self._trouble = None
         self._failures = 0
-        return 0.0 if moved else _POLL_SECONDS
+        if count >= _MUCH:
+            return _GATHER_SECONDS
+        return 0.0 if count else _POLL_SECONDS
 
     def close(self) -> None:
         """Let go of the database, and of all that was known about it.
@@ -259,8 +266,8 @@ class _Writer:
             self._engine.dispose()
             self._engine = None
 
-    def load_pending(self, stop: Stop) -> bool:
-        """One pass over the spool; whether anything was loaded."""
+    def load_pending(self, stop: Stop) -> int:
+        """One pass over the spool, to its present end; how many records were loaded."""
         self._connect()
         before = self.loaded
         pending = segments.pending(self._directory)
@@ -277,7 +284,7 @@ class _Writer:
             self._sizes.pop(name, None)
         if trouble is not None:
             raise trouble
-        return self.loaded > before
+        return self.loaded - before
 
     def _back_off(self, fault: Exception) -> float:
         """Forget the connection, say what is wrong if that is new, and how long to wait."""
