@@ -14,7 +14,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,21 +113,21 @@ def error(name: str, /, **facts: Any) -> None:
 def message(verdict: Verdict, *, milliseconds: float) -> None:
     """The canonical line of one message."""
     is_accepted = verdict.summary["disposition"] == "accept"
-    if (logging.INFO if is_accepted else logging.ERROR) < _least:
-        return
+    level = logging.INFO if is_accepted else logging.ERROR
+    if level >= _least:
+        _write("sealed" if is_accepted else "refused", level, verdict.summary, milliseconds)
+
+
+def _write(name: str, level: int, summary: Mapping[str, object], milliseconds: float) -> None:
     # Not through structlog: a line of it costs 60 microseconds more, on every message.
-    line = _render(
-        None,
-        "",
-        {
-            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            "level": "info" if is_accepted else "error",
-            "event": "sealed" if is_accepted else "refused",
-            **verdict.summary,
-            "ms": milliseconds,
-        },
-    )
-    _Lines().msg(str(line))
+    event = {
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "level": logging.getLevelName(level).lower(),
+        "event": name,
+        **summary,
+        "ms": milliseconds,
+    }
+    _Lines().msg(str(_render(None, "", event)))
 
 
 def internal_error(where: str, fault: BaseException, *, queue_id: str = "") -> None:
