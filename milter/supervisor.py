@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from carbonseal.keys import keyring
+from carbonseal.keys import body_hash
 from carbonseal.milter import config, log, service_manager, socket_address
 from carbonseal.milter.archive import segments
 from carbonseal.milter.config import Configuration
@@ -101,6 +102,7 @@ class Supervisor:
             socket=self._listener.address.postfix_form,
             workers=sum(child.role == "worker" for child in self._children),
             config_version=self.configuration.version,
+            body_hash=body_hash.IMPLEMENTATION,
         )
 
     def _listen(self, configuration: Configuration) -> Listener:
