@@ -14,8 +14,10 @@ from pathlib import Path
 from benchmarks.contestants import Contestant
 
 
-def describe(contestants: Sequence[Contestant]) -> dict[str, str | int]:
-    """Name and value of each circumstance."""
+def describe(
+    contestants: Sequence[Contestant], *, load_average: float
+) -> dict[str, str | int | float]:
+    """Name and value of each circumstance; `load_average` is from before the start."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
@@ -23,6 +25,7 @@ def describe(contestants: Sequence[Contestant]) -> dict[str, str | int]:
         "kernel": platform.release(),
         "system": _system(),
         "spool on": _filesystem(tempfile.gettempdir()),
+        "load average before": load_average,
         "Python": platform.python_version(),
         "OpenSSL": ssl.OPENSSL_VERSION.split(" (")[0],
         **{one.name: one.version() for one in contestants},
