@@ -22,8 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from carbonseal.keys import keyring
-from carbonseal.keys import body_hash
+from carbonseal.keys import body_hash, keyring
 from carbonseal.milter import config, log, service_manager, socket_address
 from carbonseal.milter.archive import segments
 from carbonseal.milter.config import Configuration
