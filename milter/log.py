@@ -13,14 +13,15 @@ import json
 import logging
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 import structlog
 
+from carbonseal.milter.archive import record
 from carbonseal.milter.edits import Verdict
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII without space, quote, = and backslash
@@ -130,7 +131,7 @@ def message(verdict: Verdict, *, milliseconds: float) -> None:
 def _write(name: str, level: str, summary: Mapping[str, object], milliseconds: float) -> None:
     # Not through structlog: a line of it costs 60 microseconds more, on every message.
     event = {
-        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "timestamp": record.timestamp(time.time()),
         "level": level,
         "event": name,
         **summary,

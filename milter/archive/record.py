@@ -18,6 +18,7 @@ import random
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -56,7 +57,13 @@ def new_record_id(milliseconds: int) -> str:
 
 def timestamp(seconds: float) -> str:
     """Unix time as RFC 3339 text in UTC with microseconds, as records carry it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1_000_000):06d}Z"
+
+
+@lru_cache(maxsize=4)  # thousands of messages share a second
+def _second(whole: int) -> str:
+    return datetime.fromtimestamp(whole, UTC).isoformat()[:19]
 
 
 def encode(content: Mapping[str, Any]) -> bytes:
