@@ -26,7 +26,7 @@ from carbonseal.milter.archive.parts import Circumstance, Route, SigningForm
 
 Item = TypeVar("Item")
 
-CAPACITY = 20_000  # values remembered per table; about 250 octets each
+CAPACITY = 10_000  # values remembered per table; about 250 octets each
 _CHUNK = 500  # values per query; every engine takes as many parameters
 
 

@@ -56,10 +56,10 @@ def load(arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictio
     if not fresh:
         return 0
     ids = _ids([one.rows for one in fresh], connection, dictionary)
-    as_key = schema.RecordId().bind_processor(connection.dialect) or str
+    kind, dialect = schema.RecordId(), connection.dialect
     tables: dict[Table, list[tuple[Any, ...]]] = {table: [] for table in _TABLES}
     for one in fresh:
-        _add(tables, one, as_key(one.rows.record_id), ids)
+        _add(tables, one, kind.process_bind_param(one.rows.record_id, dialect), ids)
     for table, rows in tables.items():
         _insert(table, rows, connection)
     return len(fresh)

@@ -34,7 +34,7 @@ _NEEDS_QUOTES = re.compile(r'[\x00-\x20\x7f()<>\[\]:;@\\,"]|^\Z')
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def pack_record_id(text: str) -> bytes:
     """The 16 octets of a ULID; their order is the order of time.
 
@@ -81,7 +81,7 @@ def term(text: str) -> int:
     return int.from_bytes(sha256(octets(text)).digest()[:8], "big", signed=True)
 
 
-@functools.lru_cache(maxsize=16384)
+@functools.lru_cache(maxsize=4096)
 def mailbox(address: str) -> str:
     """The form under which an address is looked up: local part without regard to case.
 
@@ -117,7 +117,7 @@ def without_extension(address: str) -> str:
     return f"{base}@{domain}" if plus and base and not base.startswith('"') else address
 
 
-@functools.lru_cache(maxsize=16384)
+@functools.lru_cache(maxsize=4096)
 def parent_domains(domain: str) -> tuple[str, ...]:
     """`b.example` and `example` for `a.b.example`; a literal has no parents."""
     if domain.startswith("["):
