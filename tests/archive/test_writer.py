@@ -286,6 +286,28 @@ def test_what_is_in_the_spool_at_the_stop_is_still_loaded(archive: Archive) -> N
     assert stored(archive) == 20
 
 
+@pytest.mark.parametrize(
+    ("count", "wait"),
+    [
+        pytest.param(0, writer._POLL_SECONDS, id="nothing-came"),
+        pytest.param(1, 0.0, id="a-record-came"),
+        pytest.param(writer._MUCH, writer._GATHER_SECONDS, id="much-came"),
+        pytest.param(writer.BATCH + 1, writer._GATHER_SECONDS, id="more-than-a-batch-came"),
+    ],
+)
+def test_records_are_gathered_only_while_many_come(
+    archive: Archive, count: int, wait: float
+) -> None:
+    """What came is loaded in any case; how much it was decides when the writer looks again."""
+    archive.put(*(build_record(number) for number in range(count)))
+    loading = writer._Writer(archive.spool_directory, archive.database_url, archive.report)
+    try:
+        assert loading.advance(threading.Event()) == wait
+    finally:
+        loading.close()
+    assert archive.rows("message") == count
+
+
 def test_one_writer_at_a_time(archive: Archive) -> None:
     """A second writer on the same spool is refused with a sentence."""
     with writing(archive):
