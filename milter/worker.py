@@ -78,7 +78,7 @@ def _keep_one_heap() -> None:
 
     glibc gives each thread a heap of its own, and each keeps what its largest message took: after
     messages to 5,000 recipients a worker held up to 88 MB, with one heap up to 66.  It costs
-    nothing: nearly every allocation happens under the interpreter's lock anyway.
+    no rate: nearly every allocation happens under the interpreter's lock anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # only glibc divides its heap

@@ -22,7 +22,7 @@ from carbonseal.policies.address import Address
 
 _FOLDING = re.compile(r"\r?\n[ \t]+")
 _OPENING = re.compile(r"[<(]")
-# What nearly all mail writes, where no reading can differ from another.  It is ten times as quick
+# What nearly all mail writes, where no reading can differ from another.  It is six times as quick
 # as cutting into tokens, and it is paid for each message by the milter and by the writer.
 # Each branch begins with signs of its own, so nothing is tried twice.  The group is not possessive:
 # Python 3.11.2 forgets to step back from a branch that fails in the middle.
