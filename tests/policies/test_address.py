@@ -109,6 +109,9 @@ def test_null_reverse_path(raw: str) -> None:
         pytest.param("<a(comment)@c>", id="comment"),
         pytest.param("<a,b@c>", id="comma"),
         pytest.param('<"a@b>', id="open-quote"),
+        pytest.param('<a"b@c>', id="open-quote-after-a-word"),
+        pytest.param('<"a"b"c@d>', id="three-quotes"),
+        pytest.param('<a"b\\"c@d>', id="escaped-closing-quote"),
         pytest.param("<a\\>", id="backslash-at-the-end"),
         pytest.param("<a@[192.0.2.1>", id="open-literal"),
         pytest.param("<[192.0.2.1]>", id="literal-alone"),
@@ -131,7 +134,9 @@ def test_routes_without_an_address() -> None:
     assert address.parse_path("<@a:>").notes == ("source-route", "unparsable")
 
 
-@pytest.mark.parametrize("unit", ["a@", "(", '"', '"\\', "\\", "<", "@a,", "[", "%", "é", "a."])
+@pytest.mark.parametrize(
+    "unit", ["a@", "(", '"', 'a"', '"a" "', '"\\', "\\", "<", "@a,", "[", "%", "é", "a."]
+)
 @pytest.mark.parametrize("size", [2_000, 100_000])
 def test_large_input_gets_an_answer(unit: str, size: int) -> None:
     """Repetition of anything that opens a structure ends in an answer, not in a long search."""
