@@ -57,4 +57,4 @@ soak: setup ## half an hour of load: memory stays flat, and every message is on 
 	@PYTHONPATH=tests $(PY) -m benchmarks.soak $(MESSAGES)
 
 clean: ## remove what the targets made
-	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis keys/*.so
