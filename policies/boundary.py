@@ -178,7 +178,7 @@ def _resolved(macro: str | None, path: Path) -> Address | None:
     agree on the domain and on the folded local part.
     """
     mine = path.address
-    if macro is None or (mine is not None and macro == path.raw[1:-1].lower() and not path.notes):
+    if macro is None or (mine is not None and macro == path.raw[1:-1].lower()):
         return mine
     theirs = address.parse_path(macro).address
     if theirs is None or mine is None:

@@ -21,6 +21,7 @@ ED = KeyFacts("example.com", "e1", "ed25519-sha256")
 KEYS = {"example.com": (RSA, ED), "ours.example": (KeyFacts("ours.example", "s", "rsa-sha256"),)}
 NETWORK = Origin(OriginKind.NETWORK, "192.0.2.0/24")
 LOGIN = Origin(OriginKind.LOGIN, "alice")
+POLICY = SigningPolicy()
 FIELDS = ("Received", "From", "To", "Subject", "Date", "Message-ID")
 
 
@@ -193,6 +194,16 @@ def test_the_number_of_signatures_can_be_limited() -> None:
     """Some next hops refuse a second DKIM-Signature."""
     outcome = plan(b" a@example.com", policy=replace(SigningPolicy(), max_signatures=1))
     assert [one.selector for one in outcome.requests] == ["r1"]
+
+
+def test_hundreds_of_other_fields_are_no_reason_not_to_sign() -> None:
+    """What is not in h= does not count, and does not fill the memory of h= lists."""
+    before = signing._requests.cache_info().currsize
+    for number in range(3):
+        names = (*FIELDS, *(f"X-{number}-{count}" for count in range(500)))
+        (request, _) = plan(b" a@example.com", names=names, policy=POLICY).requests
+        assert request.fields == plan(b" a@example.com", policy=POLICY).requests[0].fields
+    assert signing._requests.cache_info().currsize == before + 1
 
 
 def test_hundreds_of_signed_fields_are_too_many() -> None:
