@@ -33,8 +33,8 @@ _HOP = r"@(?:\[[^][@<>]*+\]|[^][@,:<>\"\\\s]++)"
 _ROUTE = re.compile(rf"{_HOP}(?:,{_HOP})*:")
 # Atoms, dots, quoted strings and quoted-pairs in any order; an @ only inside quotes or escaped.
 # The groups are not possessive: Python 3.11.2 forgets to step back from a branch that fails in the
-# middle, and an open quote took the @ along.  Each branch begins with signs of its own, so nothing is
-# tried twice.
+# middle, and an open quote took the @ along.  Each branch begins with signs of its own, so that
+# nothing is tried twice.
 _WORDS = re.compile(
     r"""(?:[^\x00-\x20\x7f"\\()<>\[\],;:@]
          | \\[^\x00-\x1f\x7f]
