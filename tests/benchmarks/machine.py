@@ -43,5 +43,5 @@ def _system() -> str:
 
 
 def _filesystem(place: str) -> str:
-    words = ["stat", "-f", "-c", "%T", place]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    words = ["df", "--output=fstype", place]  # stat -f cannot tell ext4 from ext2
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1]
