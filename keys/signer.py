@@ -5,10 +5,10 @@ private-key operation is OpenSSL's (`keyring.SigningKey`), and the tag list is o
 clock passed in, x=, no l=, i= only where it differs from its default '@' + d=, lines of at most 78
 octets, folded between tags, between names of h= and anywhere in b=, never inside a token.
 
-Promises: a `Signature` that is returned was parsed back from the finished field, hashed again
-over its folded bytes, and verified with the public half of the key.  For the first message with a
-request, dkimpy canonicalizes the header section as well, and both must agree.  A message whose
-signed fields verifiers are known to read differently is refused, not signed.
+Promises: a `Signature` that is returned was taken from the finished field, hashed again over its
+folded bytes, and verified with the public half of the key.  For the first message with a request,
+all tags are parsed back too, and dkimpy canonicalizes the header section as well: both must agree.
+A message whose signed fields verifiers are known to read differently is refused, not signed.
 
 Raises: `SignatureFailed` with a reason code; nothing else leaves this module.
 

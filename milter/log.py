@@ -45,7 +45,7 @@ def configure(*, form: str, level: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(_least),
         logger_factory=_Lines,
         cache_logger_on_first_use=False,
     )

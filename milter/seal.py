@@ -94,6 +94,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     is_accepted = disposition.answer is Answer.ACCEPT
     signatures = signing.signatures if is_accepted else ()
     copies = decisions.copy.add if is_accepted else ()
+    said = list(map(str, reasons))
     record_id = record.new_record_id(int(now * 1000))
     content = describe(transaction, decisions)
     content |= {
@@ -107,12 +108,13 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         "archive_recipients": copies,
         "archive_addressed": decisions.copy.was_addressed,
         "disposition": disposition.answer,
-        "reasons": list(map(str, reasons)),
+        "reasons": said,
     }
     try:
         services.spool.put(record.encode(content))
     except SpoolUnwritable as fault:
         reasons = (*reasons, Reason("record-not-writable", str(fault)))
+        said.append(str(reasons[-1]))
         if is_accepted:
             disposition = configuration.failure.dispose(FailureClass.RECORD_NOT_WRITABLE)
     edits: tuple[Edit, ...] = ()
@@ -122,7 +124,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         fields = (InsertField("DKIM-Signature", one.field_value) for one in reversed(signatures))
         edits = (*fields, *map(AddRecipient, copies))
     author = decisions.signing.author
-    summary = _summary(content, author, disposition.answer, list(map(str, reasons)))
+    summary = _summary(content, author, disposition.answer, said)
     return Verdict(edits, disposition, reasons, summary)
 
 

@@ -18,8 +18,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import orjson
-
+from carbonseal.milter.archive import record as record_line
 from carbonseal.milter.archive import schema, terms
 from carbonseal.policies import address
 
@@ -30,7 +29,6 @@ _PATH = ("address", "spelling", "raw", "resolved", "esmtp", "about")
 # Longer ones are a stranger's, and would take memory for nothing.
 _LONG = 400
 _REMEMBERED = 4096
-_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class Circumstance(NamedTuple):
@@ -170,9 +168,14 @@ def route_of(place: int, code: str, mailer: str | None, host: str | None) -> tup
     return route, route == (place, code, mailer, host)
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def client_of(address: str, name: str, helo: str) -> tuple[Columns, bool]:
     """Columns of a client without its port, and whether they are exact."""
+    make = _client if len(name) + len(helo) <= _LONG else _client.__wrapped__
+    return make(address, name, helo)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _client(address: str, name: str, helo: str) -> tuple[Columns, bool]:
     columns = {
         "client_address": terms.pack_client(address),
         "client_name": terms.storable(name),
@@ -309,11 +312,7 @@ def _lossless(octets: bytes) -> str:
 
 def to_json(value: Any) -> str:
     """JSON in ASCII: surrogates stand as escapes, so it is fit for every database and exact."""
-    try:
-        text = orjson.dumps(value)
-    except TypeError:  # it knows no lone surrogates
-        return _json(value)
-    return text.decode("ascii") if text.isascii() else _json(value)
+    return record_line.ascii_json(value).decode("ascii")
 
 
 def stored(text: str | None) -> str | None:

@@ -68,11 +68,12 @@ def _second(whole: int) -> str:
 
 def encode(content: Mapping[str, Any]) -> bytes:
     """The line for `content`, newline included."""
-    body = _dumped(content)[:-1]
+    body = ascii_json(content)[:-1]
     return b'%b,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
 
 
-def _dumped(content: Mapping[str, Any]) -> bytes:
+def ascii_json(content: Any) -> bytes:
+    """Compact JSON in ASCII, exact for lossless text: what is no ASCII stands as escapes."""
     # orjson takes 1.4 microseconds for a usual record where json takes 14, on every message.  It
     # writes UTF-8 and knows no lone surrogates; where either shows, json writes its escapes.
     try:

@@ -17,6 +17,7 @@ Choices that matter for the figures:
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import signal
@@ -78,7 +79,7 @@ class Key:
         return {f"{SELECTOR}._domainkey.{DOMAIN}": self.dns_value}
 
 
-class Contestant:
+class Contestant(abc.ABC):
     """One milter; a context manager that runs it."""
 
     name = ""  # in tables
@@ -93,9 +94,9 @@ class Contestant:
         self._key = key
         self._process: subprocess.Popen[bytes] | None = None
 
+    @abc.abstractmethod
     def configure(self) -> Sequence[str | Path]:
         """Write the configuration; returns the command."""
-        raise NotImplementedError
 
     def version(self) -> str:
         """For the report."""
@@ -160,7 +161,7 @@ class Contestant:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     said = self.log.read_text(errors="backslashreplace")[-1000:]
                     raise NotRunning(f"{self.name} does not serve: {fault}\n{said}") from fault
-            time.sleep(0.1)
+            time.sleep(0.1)  # nobody else's milter says when it serves
 
 
 class OpenDkim(Contestant):
@@ -298,12 +299,12 @@ class Carbonseal(Contestant):
         self.accepted += burst.messages
         return burst
 
-    def settle(self) -> float:
+    def settle(self, patience: float = _PATIENCE) -> float:
         begun = time.monotonic()
         while self.loaded() < self.accepted:
-            if time.monotonic() > begun + _PATIENCE:
+            if time.monotonic() > begun + patience:
                 raise NotRunning(f"{self.loaded()} of {self.accepted} records in the database")
-            time.sleep(0.01)
+            time.sleep(0.01)  # the database announces nothing
         return time.monotonic() - begun
 
     def loaded(self) -> int:
@@ -337,7 +338,8 @@ class Carbonseal(Contestant):
     def role(self, pid: int) -> str:
         if pid == self.pid:
             return "supervisor"
-        return "writer" if processes.has_open(pid, self.database) else "worker"
+        # Its lock, not the database, which it opens later: until then it would pass for a worker.
+        return "writer" if processes.has_open(pid, self.spool / "writer.lock") else "worker"
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:

@@ -16,6 +16,7 @@ does, in turns).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -78,20 +79,13 @@ def resident(service: Carbonseal) -> dict[str, int]:
     for pid in processes.tree(service.pid):
         memory = processes.memory(pid)
         if memory is not None:
-            found[f"{role(service, pid)} {pid}"] = memory.resident
+            found[f"{service.role(pid)} {pid}"] = memory.resident
     return found
-
-
-def role(service: Carbonseal, pid: int) -> str:
-    """What a process does; the writer holds its lock while it works (`_await_writer`)."""
-    if pid == service.pid:
-        return "supervisor"
-    return "writer" if processes.has_open(pid, service.spool / "writer.lock") else "worker"
 
 
 def large_messages(service: Carbonseal, at_once: int) -> Large:
     """Send large messages and see what they add to the workers while they pass."""
-    workers = [pid for pid in processes.tree(service.pid) if role(service, pid) == "worker"]
+    workers = [pid for pid in processes.tree(service.pid) if service.role(pid) == "worker"]
     before = {}
     for pid in workers:
         processes.forget_peak(pid)
@@ -128,17 +122,10 @@ def complaints(readings: list[Reading], large: list[Large], *, wanted: int) -> l
 def _await_writer(service: Carbonseal) -> None:
     """Until the writer can be told from a worker: it loads its libraries first."""
     deadline = time.monotonic() + _WRITER_PATIENCE
-    while not any(role(service, pid) == "writer" for pid in processes.tree(service.pid)):
+    while not any(service.role(pid) == "writer" for pid in processes.tree(service.pid)):
         if time.monotonic() > deadline:
             raise NotRunning("no writer is there")
         time.sleep(0.05)
-
-
-def _await_records(service: Carbonseal) -> None:
-    """Until the writer has all, or has been given time enough; counting will tell."""
-    deadline = time.monotonic() + _WRITER_PATIENCE
-    while service.loaded() < service.accepted and time.monotonic() < deadline:
-        time.sleep(0.2)
 
 
 def _show(reading: Reading, tenth: int) -> None:
@@ -158,7 +145,8 @@ def soak(directory: Path, messages: int, *, hours: float) -> dict[str, Any]:
         # Before the 50 MB: what their buffers leave behind would hide a slow growth.
         readings = take_tenths(service, messages, give_up_at=begun + hours * 3600)
         large = [large_messages(service, at_once) for at_once in (1, _AT_ONCE)]
-        _await_records(service)
+        with contextlib.suppress(NotRunning):  # counting will tell what is missing
+            service.settle(_WRITER_PATIENCE)
         recorded, accepted = service.recorded(), service.accepted
     found = complaints(readings, large, wanted=messages)
     if recorded != accepted:
