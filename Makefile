@@ -21,7 +21,9 @@ ns: ## link farms on which static tools see the folders as the package carbonsea
 	  mkdir -p build/lint/carbonseal/$$room && touch build/lint/carbonseal/$$room/__init__.py; \
 	  for file in $$room/*.py; do ln -sfn ../../../../$$file build/lint/carbonseal/$$file; done; \
 	done
-	@cp -r milter/archive build/lint/carbonseal/milter/archive
+	@for package in milter/archive keys/publication keys/relays keys/takeover; do \
+	  cp -r $$package build/lint/carbonseal/$$package; \
+	done
 
 check: setup ns ## import contracts, ruff, mypy --strict
 	.venv/bin/ruff check .

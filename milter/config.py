@@ -23,8 +23,9 @@ from typing import Annotated, Any, Literal, cast
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from carbonseal.keys.publication.settings import DnsSettings, PublishRule, ServerAddress
 from carbonseal.milter import config_file, socket_address
-from carbonseal.policies import address, archiving, disposition, domains, origin, signing
+from carbonseal.policies import address, archiving, disposition, domains, origin, rotation, signing
 from carbonseal.policies.boundary import CrossingKind
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
@@ -95,6 +96,18 @@ def _line(text: str) -> None:
         raise ConfigurationError("write one line of text, without control characters")
 
 
+def _delegate(text: str) -> None:
+    try:
+        name = text.format(selector="s", sdid="example.com")
+    except (KeyError, ValueError, IndexError, AttributeError):
+        name = ""
+    if "{selector}" not in text or not domains.a_labels(name.rstrip(".").replace("_", "x")):
+        raise ConfigurationError(
+            "write a domain name with {selector} and {sdid} in it, such as"
+            " '{selector}.{sdid}.dkim.example.net'"
+        )
+
+
 def _database(value: Any) -> Any:
     # The value is not shown: it may hold a password.
     if not isinstance(value, str) or not value or not value.isprintable():
@@ -117,6 +130,7 @@ Mailbox = Annotated[str, BeforeValidator(_checked(address.parse_address))]
 Pattern = Annotated[str, BeforeValidator(_checked(signing.AuthorPattern.parse))]
 DomainName = Annotated[str, BeforeValidator(_checked(domains.normalize))]
 SocketText = Annotated[str, BeforeValidator(_checked(socket_address.parse))]
+ServerText = Annotated[str, BeforeValidator(_checked(ServerAddress.parse))]
 FieldName = Annotated[str, Field(pattern=r"^[!-9;-~]+$")]
 
 
@@ -210,6 +224,47 @@ class FailureSection(_Section):
     internal_error: Literal["accept", "tempfail", "reject"] = "tempfail"
 
 
+class PublishSection(_Section):
+    """Who publishes the key records of some domains."""
+
+    domains: list[DomainEntry] | None = None
+    method: Literal["manual", "rfc2136", "provider"] = "manual"
+    server: ServerText | None = None
+    zone: DomainName | None = None
+    key_file: Directory | None = None
+    provider: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""
+    credentials: Directory | None = None
+    delegate: Annotated[str, BeforeValidator(_checked(_delegate))] | None = None
+
+
+class DnsSection(_Section):
+    """Whom to ask about published keys, and who publishes them."""
+
+    servers: dict[DomainName, Annotated[list[ServerText], Field(min_length=1)]] = {}
+    resolvers: list[ServerText] = []
+    timeout: Annotated[Duration, Field(ge=1, le=60)] = 3
+    tries: Annotated[int, Field(ge=1, le=10)] = 2
+    ttl: Annotated[Duration, Field(ge=1, le=604800)] = 3600
+    publish: list[PublishSection] = []
+
+
+class RotationSection(_Section):
+    """When keys follow one another, and how long an old one's record stays."""
+
+    lifetime: Duration = 180 * 86400
+    lead: Duration = 14 * 86400
+    standby: bool = False
+    safety: Duration = 600
+    downstream_queue: Duration = 5 * 86400
+    verifier_slack: Duration = 4 * 86400
+    queue_lifetime: Duration = 5 * 86400
+    revoke: Literal["empty", "remove", "keep"] = "empty"
+    keep_revoked: Duration = 30 * 86400
+    fresh: Duration = 3600
+    postfix: Directory | None = None
+    relays: dict[Line, Annotated[list[Line], Field(min_length=1)]] = {}
+
+
 class LogSection(_Section):
     """What is logged, and how."""
 
@@ -225,6 +280,8 @@ class FileModel(_Section):
     signing: SigningSection = SigningSection()
     archive: ArchiveSection = ArchiveSection()
     record: RecordSection = RecordSection()
+    dns: DnsSection = DnsSection()
+    rotation: RotationSection = RotationSection()
     failure: FailureSection = FailureSection()
     log: LogSection = LogSection()
 
@@ -240,6 +297,8 @@ class Configuration:
     signing: signing.SigningPolicy
     archive: archiving.ArchivePolicy
     failure: disposition.FailurePolicy
+    dns: DnsSettings
+    rotation: rotation.Rules
 
     @property
     def keys_directory(self) -> Path:
@@ -286,6 +345,8 @@ def assemble(document: config_file.Document) -> Configuration:
         ours=_ours(model.ours),
         signing=_signing(model.signing),
         archive=_archive(model.archive),
+        dns=_dns(model.dns),
+        rotation=_rotation(model.rotation),
         failure=disposition.FailurePolicy(
             {
                 disposition.FailureClass(name): disposition.Answer(answer)
@@ -301,9 +362,20 @@ def _with_absolute_paths(model: FileModel, base: Path) -> FileModel:
     database = model.record.database
     if database.startswith("sqlite:///") and not database.startswith("sqlite:////"):
         database = f"sqlite:///{base / database.removeprefix('sqlite:///')}"
+    published = [
+        rule.model_copy(
+            update={
+                name: base / path
+                for name in ("key_file", "credentials")
+                if (path := getattr(rule, name)) is not None
+            }
+        )
+        for rule in model.dns.publish
+    ]
     return model.model_copy(
         update={
             "signing": model.signing.model_copy(update={"keys": keys}),
+            "dns": model.dns.model_copy(update={"publish": published}),
             "record": model.record.model_copy(update={"spool": spool, "database": database}),
         }
     )
@@ -359,6 +431,48 @@ def _archive_rule(section: ArchiveRuleSection) -> archiving.ArchiveRule:
         domains=None if section.domains is None else domains.DomainSet(section.domains),
         recipients=None if named is None else tuple(map(address.parse_address, named)),
         when=None if section.when is None else archiving.When(section.when),
+    )
+
+
+def _dns(section: DnsSection) -> DnsSettings:
+    return DnsSettings(
+        servers={
+            domains.normalize(zone): tuple(map(ServerAddress.parse, addresses))
+            for zone, addresses in section.servers.items()
+        },
+        resolvers=tuple(map(ServerAddress.parse, section.resolvers)),
+        timeout=float(section.timeout),
+        tries=section.tries,
+        ttl=section.ttl,
+        publish=tuple(map(_publish_rule, section.publish)),
+    )
+
+
+def _publish_rule(section: PublishSection) -> PublishRule:
+    return PublishRule(
+        domains=None if section.domains is None else domains.DomainSet(section.domains),
+        method=section.method,
+        server=None if section.server is None else ServerAddress.parse(section.server),
+        zone=None if section.zone is None else domains.normalize(section.zone),
+        key_file=section.key_file,
+        provider=section.provider,
+        credentials=section.credentials,
+        delegate=section.delegate,
+    )
+
+
+def _rotation(section: RotationSection) -> rotation.Rules:
+    return rotation.Rules(
+        lifetime=section.lifetime,
+        lead=section.lead,
+        standby=section.standby,
+        safety=section.safety,
+        downstream_queue=section.downstream_queue,
+        verifier_slack=section.verifier_slack,
+        queue_lifetime=section.queue_lifetime,
+        revoke=section.revoke,
+        keep_revoked=section.keep_revoked,
+        fresh=section.fresh,
     )
 
 

@@ -1,0 +1,1 @@
+"""Between a key and the relays that sign with it: what workers acknowledge, what queues hold."""
