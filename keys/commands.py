@@ -20,8 +20,9 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from carbonseal.keys import dns_record, generate, key_file, keyring, store, tables
-from carbonseal.keys.key_record import KeyRecord, Origin, Stage
+from carbonseal.keys.key_record import KeyRecord, Origin
 from carbonseal.policies import domains, errors, signing_request
+from carbonseal.policies.key_life import Stage
 
 _LIST_COLUMNS = (
     "sdid",
@@ -257,7 +258,7 @@ def activate_key(
     elif dry_run:
         _say(f"dry run: {record.dns_name} would be activated; nothing changed")
     else:
-        with shelf.writing() as writer:
+        with shelf.writing(record.sdid) as writer:
             fresh = shelf.find(record.sdid, record.selector)
             writer.activate(fresh, at=datetime.now(UTC), why=why, assumed=True)
     _list(shelf, (shelf.lineage(record.sdid),), output_format)
@@ -291,13 +292,13 @@ def retire_key(
         _refuse_gap(shelf, record, leave_unsigned=leave_unsigned)
         _say(f"dry run: {record.dns_name} would be retired; nothing changed")
     else:
-        with shelf.writing() as writer:
+        with shelf.writing(record.sdid) as writer:
             record = shelf.find(record.sdid, record.selector)
             _refuse_gap(shelf, record, leave_unsigned=leave_unsigned)
-            if record.stage is Stage.RETIRED:
+            if record.stage is Stage.RETIRING:
                 _say(f"{record.dns_name} is retired already; nothing changed")
             else:
-                writer.put(record.moved(Stage.RETIRED, at=datetime.now(UTC), why=why))
+                writer.put(record.moved(Stage.RETIRING, at=datetime.now(UTC), why=why))
     _list(shelf, (shelf.lineage(record.sdid),), output_format)
 
 
@@ -317,7 +318,7 @@ def _keep(
         done = "kept and activated" if activate else "kept"
         _say(f"dry run: {record.dns_name} would be {done}; nothing changed")
         return
-    with shelf.writing() as writer:
+    with shelf.writing(record.sdid) as writer:
         writer.add(record, generate.private_pem(private))
         if activate:
             writer.activate(record, at=datetime.now(UTC), why=why, assumed=True)

@@ -73,6 +73,11 @@ def value(public_key: bytes) -> str:
     return f"v=DKIM1; k=rsa; h=sha256; p={_base64(public_key)}"
 
 
+def revocation(public_key: bytes) -> str:
+    """The TXT value that revokes a key: as `value`, with an empty p= (RFC 6376 section 3.6.1)."""
+    return value(public_key).partition("p=")[0] + "p="
+
+
 def strings(text: str) -> tuple[str, ...]:
     """A TXT value as the character-strings it is published in."""
     return tuple(text[at : at + STRING] for at in range(0, len(text), STRING)) or ("",)

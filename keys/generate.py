@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from carbonseal.keys import keyring
-from carbonseal.keys.key_record import HistoryEntry, KeyRecord, Origin, Stage
+from carbonseal.keys.key_record import HistoryEntry, KeyRecord, Origin
 from carbonseal.policies import errors, signing_request
+from carbonseal.policies.key_life import Stage
 
 DEFAULT_BITS: Final = 2048
 SIZES: Final = (2048, 3072, 4096)
@@ -78,6 +79,7 @@ def new_record(
         stage=Stage.GENERATED,
         origin=origin,
         created_at=at,
+        since=at,
         history=(HistoryEntry(at, origin.value, why),),
     )
 

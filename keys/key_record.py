@@ -6,8 +6,8 @@ in it: the record may be read by everybody who may read the key directory's name
 
 Raises: `errors.DataError` from `from_json`, with what is wrong.
 
-See also: `store`, which keeps the files; the life cycle with DNS adds stages later, with a new
-version number.
+See also: `store`, which keeps the files, and `policies.key_life`, which names the stages.  Files of
+version 1, which knew no DNS, are read as well; what is written is version 2.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ from enum import StrEnum
 from typing import Any
 
 from carbonseal.policies import errors, signing_request
+from carbonseal.policies.key_life import Goal, KeyLife, Stage
 from carbonseal.policies.signing_request import KeyFacts
 
-VERSION = 1
-
-
-class Stage(StrEnum):
-    """How far a key is in its life."""
-
-    GENERATED = "generated"  # on disk, signs nothing
-    ACTIVE = "active"  # signs
-    RETIRED = "retired"  # signs no more; its DNS record must stay for mail in flight
+VERSION = 2
+_RETIRED_IN_VERSION_1 = "retired"
+_TIMES = (
+    "activated_at",
+    "activate_from",
+    "published_at",
+    "stopped_at",
+    "revoked_at",
+    "sent_at",
+    "compromised_at",
+    "cancelled_at",
+)
 
 
 class Origin(StrEnum):
@@ -53,19 +57,23 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRecord:
+class Publication:
+    """The TXT record of a key, as far as we know what stands there by our doing."""
+
+    name: str = ""  # where it stands; '' as long as nothing was published
+    text: str = ""  # the value that we expect there
+    is_ours: bool = False  # Carbonseal made it, or was told to take it over: it may be changed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord(KeyLife):
     """All that is known about one key, but for its private half."""
 
-    sdid: str  # A-label
-    selector: str
-    algorithm: str  # signing_request.RSA or .ED25519
     bits: int  # of the modulus; 256 for Ed25519
     public_key: bytes  # DER SubjectPublicKeyInfo
-    stage: Stage
     origin: Origin
     created_at: datetime  # aware, UTC
-    activated_at: datetime | None = None
-    assumed_published: bool = False  # a person said so; DNS was not asked
+    publication: Publication = Publication()
     history: tuple[HistoryEntry, ...] = ()
 
     @property
@@ -84,12 +92,19 @@ class KeyRecord:
         return f"{self.selector}._domainkey.{self.sdid}"
 
     def moved(self, stage: Stage, *, at: datetime, why: str) -> KeyRecord:
-        """The record after a change of stage; `activated_at` follows."""
-        entry = HistoryEntry(at, stage.value, why)
-        activated_at = at if stage is Stage.ACTIVE else self.activated_at
-        return dataclasses.replace(
-            self, stage=stage, activated_at=activated_at, history=(*self.history, entry)
-        )
+        """The record after a change of stage; what follows from the stage follows."""
+        fresh = dataclasses.replace(self.noted(stage.value, at=at, why=why), stage=stage, since=at)
+        if stage is Stage.ACTIVE:
+            return dataclasses.replace(
+                fresh, activated_at=at, activate_from=None, stopped_at=None, goal=Goal.ACTIVE
+            )
+        if stage is Stage.RETIRING:
+            return dataclasses.replace(fresh, goal=Goal.REMOVED, stopped_at=None, refused="")
+        return fresh
+
+    def noted(self, what: str, *, at: datetime, why: str) -> KeyRecord:
+        """The record with one more line of history."""
+        return dataclasses.replace(self, history=(*self.history, HistoryEntry(at, what, why)))
 
 
 def fingerprint_of(public_key: bytes) -> str:
@@ -108,10 +123,15 @@ def to_json(record: KeyRecord) -> bytes:
         "fingerprint": record.fingerprint,
         "public_key": base64.b64encode(record.public_key).decode("ascii"),
         "stage": record.stage.value,
+        "goal": record.goal.value,
+        "since": _text(record.since),
         "origin": record.origin.value,
         "created_at": _text(record.created_at),
-        "activated_at": _text(record.activated_at) if record.activated_at else None,
+        **{name: _text_or_none(getattr(record, name)) for name in _TIMES},
         "assumed_published": record.assumed_published,
+        "held": record.held,
+        "refused": record.refused,
+        "publication": dataclasses.asdict(record.publication),
         "history": [
             {"at": _text(entry.at), "what": entry.what, "why": entry.why}
             for entry in record.history
@@ -124,9 +144,12 @@ def from_json(content: bytes) -> KeyRecord:
     """The record in a file's content."""
     try:
         about = json.loads(content)
+        if about["v"] == 1:
+            about = _upgraded(about)
         if about["v"] != VERSION:
             raise errors.DataError(
-                f"it has version {about['v']!r} and this Carbonseal reads version {VERSION};"
+                f"it has version {about['v']!r} and this Carbonseal reads versions up to"
+                f" {VERSION};"
                 " upgrade Carbonseal"
             )
         record = _record(about)
@@ -149,8 +172,25 @@ def from_json(content: bytes) -> KeyRecord:
     return record
 
 
+def _upgraded(about: dict[str, Any]) -> dict[str, Any]:
+    """The content of version 1, which had three stages and asked no DNS, as version 2."""
+    stage = about["stage"]
+    history = about["history"]
+    return {
+        **dict.fromkeys(_TIMES),
+        **about,
+        "v": VERSION,
+        "stage": "retiring" if stage == _RETIRED_IN_VERSION_1 else stage,
+        "goal": {"active": "active", _RETIRED_IN_VERSION_1: "removed"}.get(stage, "kept"),
+        "since": history[-1]["at"] if history else about["created_at"],
+        "held": "",
+        "refused": "",
+        "publication": {},
+    }
+
+
 def _record(about: dict[str, Any]) -> KeyRecord:
-    activated_at = about["activated_at"]
+    times = {name: None if about[name] is None else _time(about[name]) for name in _TIMES}
     return KeyRecord(
         sdid=signing_request.check_sdid(about["sdid"]),
         selector=signing_request.check_selector(about["selector"], about["sdid"]),
@@ -158,14 +198,25 @@ def _record(about: dict[str, Any]) -> KeyRecord:
         bits=int(about["bits"]),
         public_key=_octets(about["public_key"]),
         stage=Stage(about["stage"]),
+        goal=Goal(about["goal"]),
+        since=_time(about["since"]),
         origin=Origin(about["origin"]),
         created_at=_time(about["created_at"]),
-        activated_at=None if activated_at is None else _time(activated_at),
+        **times,
         assumed_published=about["assumed_published"] is True,
+        held=str(about["held"]),
+        refused=str(about["refused"]),
+        publication=_publication(about["publication"]),
         history=tuple(
             HistoryEntry(_time(entry["at"]), str(entry["what"]), str(entry["why"]))
             for entry in about["history"]
         ),
+    )
+
+
+def _publication(about: dict[str, Any]) -> Publication:
+    return Publication(
+        str(about.get("name", "")), str(about.get("text", "")), about.get("is_ours") is True
     )
 
 
@@ -178,6 +229,10 @@ def _octets(text: str) -> bytes:
 
 def _text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _text_or_none(moment: datetime | None) -> str | None:
+    return None if moment is None else _text(moment)
 
 
 def _time(text: str) -> datetime:

@@ -1,14 +1,14 @@
 """The keys directory: every key an SDID ever had, on disk, and what is true about each.
 
-Layout: `<keys dir>/<sdid>/<selector>.pem` (PKCS#8, unencrypted) and `<selector>.json`
-(`key_record`); `<keys dir>/generation`, replaced after every change, is what running workers watch;
-`<keys dir>/.lock` is held by whoever writes.
+Layout: `<keys dir>/<sdid>/<selector>.pem` (PKCS#8, unencrypted), `<selector>.json` (`key_record`)
+and `<selector>.observed` (`observed`); `<keys dir>/generation`, replaced after every change, is
+what running workers watch; `<keys dir>/<sdid>/.lock` is held by whoever changes keys of that SDID.
 
-Promises: a private key is never overwritten or deleted, and a selector never comes back for the
-same SDID.  Writing is crash-safe: the private key is on disk before its record, and the record of
-a newly active key before its predecessor is retired, so at no moment is there an SDID that signed
-before and has no active key.  Two active keys of one algorithm can be left by a crash: the one
-activated last counts (`active`), and the next writer retires the other.
+Promises: a private key is never overwritten, and deleted only when its key is removed; a selector
+never comes back for the same SDID.  Writing is crash-safe: the private key is on disk before its
+record, and the record of a newly active key before its predecessor is retired, so at no moment is
+there an SDID that signed before and has no active key.  Two active keys of one algorithm can be
+left by a crash: the one activated last counts (`active`), and the next writer retires the other.
 
 Raises: `permission.WrongPermission`, `errors.DataError`, `errors.TryLater` while another
 command writes.
@@ -29,8 +29,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from carbonseal.keys import durable, key_record, permission
-from carbonseal.keys.key_record import KeyRecord, Stage
+from carbonseal.keys.key_record import KeyRecord
 from carbonseal.policies import errors
+from carbonseal.policies.key_life import Stage
 
 MAX_FILE = 64 * 1024  # octets; no key comes near it
 MAX_RECORD = (
@@ -157,16 +158,25 @@ class Store:
                 " again; choose another."
             )
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[Writer]:
-        """The right to change the directory; one process at a time has it.
+    def observed_path(self, sdid: str, selector: str) -> Path:
+        """Where it is written down what DNS and relays showed of a key."""
+        return self.directory / sdid / f"{selector}.observed"
 
-        Makes the directory (mode 0700) if it is missing, finishes what a crash interrupted, and
-        on the way out tells the workers by a new generation if anything changed.
+    @contextlib.contextmanager
+    def writing(self, sdid: str) -> Iterator[Writer]:
+        """The right to change the keys of one SDID; one process at a time has it.
+
+        Makes the directories (mode 0700) if they are missing, finishes what a crash interrupted,
+        and on the way out tells the workers by a new generation if anything changed.
         """
         self._make()
-        with _locked(self.directory / ".lock"):
-            writer = Writer(self)
+        folder = self.directory / sdid
+        try:
+            _make_folder(self.directory, folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        with _locked(folder / ".lock", f"another command is changing keys of {sdid} now"):
+            writer = Writer(self, sdid)
             try:
                 writer.finish_interrupted()
                 yield writer
@@ -233,6 +243,7 @@ class Writer:
     """The changes one may make while holding the lock."""
 
     store: Store
+    sdid: str
     changed: bool = False
 
     def add(self, record: KeyRecord, private_pem: bytes) -> None:
@@ -246,7 +257,6 @@ class Writer:
         record_path = self.store.record_path(record.sdid, record.selector)
         access = permission.access_for(self.store.directory)
         try:
-            self._make_folder(private_path.parent)
             if not private_path.exists():
                 durable.write_new(private_path, private_pem, access)
             elif _read_plain(private_path) != private_pem:
@@ -259,11 +269,6 @@ class Writer:
             raise _unwritable(private_path.parent, error) from None
         self.changed = True
 
-    def _make_folder(self, folder: Path) -> None:
-        access = permission.access_for(self.store.directory, is_directory=True)
-        durable.make_directory(folder, access)
-        permission.check_directories(folder)
-
     def activate(self, record: KeyRecord, *, at: datetime, why: str, assumed: bool) -> KeyRecord:
         """Let a key sign and retire its predecessor of the same algorithm.
 
@@ -275,8 +280,7 @@ class Writer:
         before = [key.activated_at for key in lineage.records if key.activated_at is not None]
         at = max([at, *(moment + timedelta(microseconds=1) for moment in before)])
         fresh = record.moved(Stage.ACTIVE, at=at, why=why)
-        if assumed:
-            fresh = dataclasses.replace(fresh, assumed_published=True)
+        fresh = dataclasses.replace(fresh, assumed_published=assumed)
         self.put(fresh)
         self._retire_superseded(self.store.lineage(record.sdid), at=at)
         return fresh
@@ -293,25 +297,47 @@ class Writer:
             raise _unwritable(path, error) from None
         self.changed = True
 
-    def finish_interrupted(self) -> None:
-        """Retire what a crash left active, remove half-written files."""
-        self._sweep(self.store.directory)
-        for lineage in self.store.lineages():
-            self._sweep(self.store.directory / lineage.sdid)
-            self._retire_superseded(lineage, at=None)
-
-    def _sweep(self, folder: Path) -> None:
+    def put_observed(self, record: KeyRecord, content: bytes) -> None:
+        """Replace what was observed of a key; workers need not know."""
+        path = self.store.observed_path(record.sdid, record.selector)
         try:
-            durable.sweep(folder)
+            durable.replace(path, content, permission.access_for(self.store.directory))
         except OSError as error:
-            raise _unwritable(folder, error) from None
+            raise _unwritable(path, error) from None
+
+    def destroy(self, record: KeyRecord) -> None:
+        """Delete the private half of a removed key; its record stays as a tombstone."""
+        if self.store.find(record.sdid, record.selector).stage is not Stage.REMOVED:
+            raise ValueError("only a removed key is destroyed")
+        path = self.store.private_path(record.sdid, record.selector)
+        try:
+            path.unlink(missing_ok=True)
+            self.store.observed_path(record.sdid, record.selector).unlink(missing_ok=True)
+            durable.sync_directory(path.parent)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+    def finish_interrupted(self) -> None:
+        """Retire what a crash left active; remove half-written files, private keys of the removed."""
+        try:
+            durable.sweep(self.store.directory / self.sdid)
+        except OSError as error:
+            raise _unwritable(self.store.directory / self.sdid, error) from None
+        lineage = self.store.lineage(self.sdid)
+        self._retire_superseded(lineage, at=None)
+        for record in lineage.records:
+            path = self.store.private_path(record.sdid, record.selector)
+            if record.stage is Stage.REMOVED and _exists(path):
+                self.destroy(record)
 
     def tell_workers(self) -> None:
         """Replace `generation`; running workers look at it several times a second."""
         path = self.store.directory / "generation"
         token = secrets.token_hex(16).encode("ascii") + b"\n"
         try:
-            durable.replace(path, token, permission.access_for(self.store.directory))
+            with _locked(self.store.directory / ".lock"):  # for a moment; writers of other SDIDs
+                durable.sweep(self.store.directory)
+                durable.replace(path, token, permission.access_for(self.store.directory))
         except OSError as error:
             raise errors.TryLater(
                 f"{path}: keys were changed, but running workers could not be told"
@@ -325,22 +351,30 @@ class Writer:
             if record.stage is Stage.ACTIVE and successor is not None and record != successor:
                 moment = at or successor.activated_at or successor.created_at
                 why = f"superseded by {successor.selector}"
-                self.put(record.moved(Stage.RETIRED, at=moment, why=why))
+                self.put(record.moved(Stage.RETIRING, at=moment, why=why))
+
+
+def _make_folder(directory: Path, folder: Path) -> None:
+    access = permission.access_for(directory, is_directory=True)
+    try:
+        durable.make_directory(folder, access)
+    except FileExistsError:  # another command made it just now
+        pass
+    permission.check_directories(folder)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold a lock; where somebody else has it, wait, or raise `busy` if that is a sentence."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
-            raise errors.TryLater(
-                f"{path}: another command is changing keys now; try again when it is done."
-            ) from None
+            raise errors.TryLater(f"{path}: {busy}; try again when it is done.") from None
         yield
     finally:
         os.close(fd)

@@ -42,6 +42,39 @@ BEFORE_ACTIVE = frozenset((Stage.GENERATED, Stage.PUBLISHING, Stage.PUBLISHED, S
 LOADED_IN_ADVANCE = frozenset((Stage.PUBLISHED, Stage.READY))  # by the relays, as a self-test
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLife:
+    """How far one key is, what is wanted of it, and when it came there; times aware, in UTC."""
+
+    sdid: str  # A-label
+    selector: str
+    algorithm: str  # signing_request.RSA or .ED25519
+    stage: Stage
+    goal: Goal = Goal.KEPT
+    since: datetime  # in this stage
+    activated_at: datetime | None = None  # last time
+    activate_from: datetime | None = None  # not before; None: as soon as it is ready
+    published_at: datetime | None = None  # the last server showed the record
+    stopped_at: datetime | None = None  # the last relay stopped signing with it
+    revoked_at: datetime | None = None  # the last server showed an empty p=
+    sent_at: datetime | None = None  # the last change was sent to DNS
+    assumed_published: bool = False  # a person answered for it; DNS was not asked
+    held: str = ""  # why a person must look before it goes on
+    refused: str = ""  # why it may not sign though it is active: its record is wrong everywhere
+    compromised_at: datetime | None = None
+    cancelled_at: datetime | None = None  # given up before it signed
+
+    @property
+    def is_compromised(self) -> bool:
+        """Whether strangers may have the private half."""
+        return self.compromised_at is not None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was given up before it signed."""
+        return self.cancelled_at is not None
+
+
 class ServerState(StrEnum):
     """What one name server shows at the name of a key."""
 

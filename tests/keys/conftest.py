@@ -166,7 +166,7 @@ def keep(shelf: store.Store) -> Keep:
         record = generate.new_record(
             private, sdid, selector, origin=key_record.Origin.GENERATED, at=at, why="test"
         )
-        with shelf.writing() as writer:
+        with shelf.writing(sdid) as writer:
             writer.add(record, generate.private_pem(private))
             return writer.activate(record, at=at, why="test", assumed=True) if active else record
 

@@ -68,7 +68,7 @@ def test_generate_and_activate_rotates(settings: Settings) -> None:
     for selector in ("a", "b"):
         run(settings, "generate", "example.com", "--selector", selector, "--activate", PUBLISHED)
     stages = {row["selector"]: row["stage"] for row in rows(settings, "list", "example.com")}
-    assert stages == {"a": "retired", "b": "active"}
+    assert stages == {"a": "retiring", "b": "active"}
 
 
 def test_import_puts_an_existing_key_to_work_at_once(

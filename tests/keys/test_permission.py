@@ -67,7 +67,7 @@ def test_a_directory_of_the_service_itself_works_for_both(
     own.directory.mkdir(mode=0o700)
     os.chown(own.directory, SERVICE, SERVICE)
     source = installed.find("example.com", "s1")
-    with own.writing() as writer:
+    with own.writing(source.sdid) as writer:
         writer.add(source, installed.private_key(source))
     assert keyring.load(own.directory).sdids == {"example.com"}
     with user(SERVICE, SERVICE):

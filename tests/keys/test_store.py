@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from carbonseal.keys import durable, generate, key_record, keyring, store
-from carbonseal.keys.key_record import Origin, Stage
+from carbonseal.keys.key_record import Origin
 from carbonseal.policies import errors, signing_request
+from carbonseal.policies.key_life import Stage
 
 from .conftest import NOW, Keep
 
@@ -64,7 +65,7 @@ def rotate(shelf: store.Store, private: keyring.PrivateKey, selector: str) -> No
     record = generate.new_record(
         private, "example.com", selector, origin=Origin.GENERATED, at=LATER, why="test"
     )
-    with shelf.writing() as writer:
+    with shelf.writing("example.com") as writer:
         writer.add(record, generate.private_pem(private))
         writer.activate(record, at=LATER, why="test", assumed=True)
 
@@ -109,7 +110,7 @@ def try_again(shelf: store.Store, private: keyring.PrivateKey, selector: str) ->
     try:
         rotate(shelf, private, selector)
     except errors.DataError:
-        with shelf.writing() as writer:
+        with shelf.writing("example.com") as writer:
             record = shelf.find("example.com", selector)
             writer.activate(record, at=LATER, why="again", assumed=True)
 
@@ -128,7 +129,7 @@ def test_activation_retires_the_predecessor_of_the_same_algorithm_only(
     records = shelf.lineage("example.com").records
     assert [key.selector for key in store.active(records)] == ["r2", "e1"]
     stages = {record.selector: record.stage for record in records}
-    assert stages == {"r1": Stage.RETIRED, "e1": Stage.ACTIVE, "r2": Stage.ACTIVE}
+    assert stages == {"r1": Stage.RETIRING, "e1": Stage.ACTIVE, "r2": Stage.ACTIVE}
     assert shelf.find("example.com", "r1").history[-1].why == "superseded by r2"
 
 
@@ -166,7 +167,7 @@ def test_an_interrupted_import_can_be_repeated_but_not_with_another_key(
 
 def test_two_writers_do_not_meet(shelf: store.Store, keep: Keep, rsa_private: Any) -> None:
     """The second is told to try later, at once."""
-    with shelf.writing(), pytest.raises(errors.TryLater, match="another command"):
+    with shelf.writing("example.com"), pytest.raises(errors.TryLater, match="another command"):
         keep(rsa_private, "s1")
 
 
@@ -204,7 +205,7 @@ def test_every_change_makes_a_new_generation(
     """And a command that changes nothing does not."""
     keep(rsa_private, "s1")
     first = shelf.generation()
-    with shelf.writing():
+    with shelf.writing("example.com"):
         pass
     assert shelf.generation() == first
     keep(rsa_private, "s2")
@@ -228,7 +229,7 @@ def test_a_record_that_was_moved_is_a_problem(
         pytest.param(lambda text: b"", "no key record", id="empty"),
         pytest.param(lambda text: text[:-30], "no key record", id="cut-short"),
         pytest.param(lambda text: b"[" * 50000, "no key record", id="deeply-nested"),
-        pytest.param(lambda text: text.replace(b'"v": 1', b'"v": 9'), "version 9", id="newer"),
+        pytest.param(lambda text: text.replace(b'"v": 2', b'"v": 9'), "version 9", id="newer"),
         pytest.param(lambda text: text.replace(b'"active"', b'"shiny"'), "shiny", id="stage"),
         pytest.param(
             lambda text: text.replace(b"MIIB", b"MIIC"), "do not belong", id="key-changed"
@@ -335,11 +336,14 @@ def test_a_long_history_does_not_cost_the_key(
     why = "\U0001f511" * 500  # the longest reason the command line takes, twelve octets each
     for _ in range(60):
         record = record.moved(Stage.ACTIVE, at=LATER, why=why)
-    with shelf.writing() as writer:
+    with shelf.writing("example.com") as writer:
         writer.put(record)
     assert shelf.find("example.com", "s1") == record
     for _ in range(200):
         record = record.moved(Stage.ACTIVE, at=LATER, why=why)
-    with pytest.raises(errors.DataError, match="history is full"), shelf.writing() as writer:
+    with (
+        pytest.raises(errors.DataError, match="history is full"),
+        shelf.writing("example.com") as writer,
+    ):
         writer.put(record)
     assert keyring.load(shelf.directory).sdids == {"example.com"}
