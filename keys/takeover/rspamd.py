@@ -1,9 +1,9 @@
 """What rspamd signs with: local.d/dkim_signing.conf with the maps it names.
 
 As its module dkim_signing does it: the selectors and paths of `domain { ... }`, filled up from
-`selector_map` and `path_map`, then from `selector` and `path`, where `$domain` and `$selector` stand
-for the names.  With `try_fallback` (the default) any other domain is signed whose key is at `path`:
-those are found by their files.  `signing_table` and `key_table` are OpenDKIM's.
+`selector_map` and `path_map`, then from `selector` and `path`, where `$domain` and `$selector`
+stand for the names.  With `try_fallback` (the default) any other domain is signed whose key is at
+`path`: those are found by their files.  `signing_table` and `key_table` are OpenDKIM's.
 
 Promises: what rspamd keeps elsewhere (Redis, Vault, HTTP, Lua) is refused with what to do; each
 line of a map ends in a key or a refusal.

@@ -1,7 +1,7 @@
 """Read the part of UCL that rspamd's dkim_signing.conf is written in.
 
-Sections `name { ... }` and `name sub { ... }`, lists `[ ... ]`, `key = value;` (also `key: value` and
-`key value`), strings in double or single quotes, bare words, comments `#` and nested `/* */`.
+Sections `name { ... }` and `name sub { ... }`, lists `[ ... ]`, `key = value;` (also `key: value`
+and `key value`), strings in double or single quotes, bare words, comments `#` and `/* */`, nested.
 A line that begins with a dot (`.include` and other macros) is set aside as `skipped`.
 
 Promises: linear in the text, nesting bounded; `${NAME}` and `$name` stay as they are.  All values
