@@ -5,7 +5,11 @@ of its SDID nor those of another, it becomes a sentence in `problems`.  A key is
 its public half has the fingerprint its record states and it signed and verified a probe.
 `repr`, logs and tracebacks never show a private key; it stays inside OpenSSL.
 
-`Watch.current` costs a clock reading on most calls.  A change on disk is seen within
+Keys that will sign soon (`key_life.LOADED_IN_ADVANCE`) are held and proven as well, but nobody is
+offered them; what is wrong with one of them never touches the mail.  An active key that is
+`refused` is left out, whatever its file is like.
+
+`Watch.current` is one attribute: no system call, no lock.  Who owns the watch calls `look` every
 `LOOK_EVERY` seconds; while something is wrong, everything is read again every `RETRY_EVERY`
 seconds, so that a chmod is noticed without a command.
 
@@ -15,8 +19,7 @@ Raises: `load` raises `errors.CarbonsealError` only if the directory as a whole 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from carbonseal.keys import key_record, store
 from carbonseal.keys.key_record import KeyRecord
-from carbonseal.policies import errors, signing_request
+from carbonseal.policies import errors, key_life, signing_request
 from carbonseal.policies.signing_request import KeyFacts
 
 LOOK_EVERY: Final = 0.2  # seconds between looks at the generation
@@ -77,12 +80,27 @@ class SigningKey:
         raise TypeError("a signing key does not leave its process")
 
 
-@dataclass(frozen=True, slots=True)
+# Weak references tell when the last message that uses an old ring is done.
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Keyring:
     """All active keys, by SDID; for each algorithm one, RSA first."""
 
     keys: Mapping[str, tuple[SigningKey, ...]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)  # SDID -> sentence(s)
+    refused: Mapping[str, str] = field(default_factory=dict)  # SDID -> why a key may not sign
+    standby: Mapping[str, tuple[SigningKey, ...]] = field(default_factory=dict)  # sign nothing yet
+    standby_problems: Mapping[str, str] = field(default_factory=dict)  # SDID -> sentence(s)
+    generation: bytes = b""  # of the keys directory, before anything else was read
+
+    @property
+    def signing_names(self) -> frozenset[str]:
+        """Every key that this ring signs with, as 'sdid/selector'."""
+        return _names(self.keys.values())
+
+    @property
+    def standby_names(self) -> frozenset[str]:
+        """Every key that is held and proven but does not sign, as 'sdid/selector'."""
+        return _names(self.standby.values())
 
     @property
     def sdids(self) -> frozenset[str]:
@@ -108,28 +126,68 @@ class Keyring:
 EMPTY: Final = Keyring()
 
 
-def load(directory: Path, previous: Keyring = EMPTY) -> Keyring:
+def _names(keys: Iterable[tuple[SigningKey, ...]]) -> frozenset[str]:
+    facts = (key.facts for some in keys for key in some)
+    return frozenset(f"{one.sdid}/{one.selector}" for one in facts)
+
+
+def load(directory: Path, previous: Keyring = EMPTY, *, generation: bytes = b"") -> Keyring:
     """Read the keys directory; keys that did not change are taken over from `previous`.
 
     A key is only ever taken over after its file was read and checked again, so that a key whose
-    file became unreadable or too open leaves the ring.
+    file became unreadable or too open leaves the ring.  `generation` is what the ring will state
+    as its own.
     """
-    keys: dict[str, tuple[SigningKey, ...]] = {}
-    problems: dict[str, str] = {}
+    keys, standby, refused = _Gathered(), _Gathered(), _Gathered()
     shelf = store.Store(directory)
     for lineage in shelf.lineages():
-        sentences = list(lineage.problems)
-        usable: list[SigningKey] = []
+        keys.say(lineage.sdid, *lineage.problems)
         for record in store.active(lineage.records):
-            try:
-                usable.append(_signing_key(shelf, record, previous))
-            except errors.CarbonsealError as error:
-                sentences.append(error.sentence)
-        if usable:
-            keys[lineage.sdid] = tuple(usable)
+            if record.refused:
+                refused.say(lineage.sdid, f"{record.dns_name}: {record.refused}")
+            else:
+                keys.take(shelf, record, previous)
+        for record in lineage.records:
+            if record.stage in key_life.LOADED_IN_ADVANCE:
+                standby.take(shelf, record, previous)
+    return Keyring(
+        keys=keys.usable(),
+        problems=keys.sentences(),
+        refused=refused.sentences(),
+        standby=standby.usable(),
+        standby_problems=standby.sentences(),
+        generation=generation,
+    )
+
+
+class _Gathered:
+    """Keys of one kind while they are gathered, and what is wrong with some."""
+
+    def __init__(self) -> None:
+        self._usable: dict[str, list[SigningKey]] = {}
+        self._sentences: dict[str, list[str]] = {}
+
+    def take(self, shelf: store.Store, record: KeyRecord, previous: Keyring) -> None:
+        """Hold one key, or say why not."""
+        try:
+            key = _signing_key(shelf, record, previous)
+        except errors.CarbonsealError as error:
+            self.say(record.sdid, error.sentence)
+        else:
+            self._usable.setdefault(record.sdid, []).append(key)
+
+    def say(self, sdid: str, *sentences: str) -> None:
+        """Add what is wrong."""
         if sentences:
-            problems[lineage.sdid] = " ".join(sentences)
-    return Keyring(MappingProxyType(keys), MappingProxyType(problems))
+            self._sentences.setdefault(sdid, []).extend(sentences)
+
+    def usable(self) -> Mapping[str, tuple[SigningKey, ...]]:
+        """SDID -> keys."""
+        return MappingProxyType({sdid: tuple(keys) for sdid, keys in self._usable.items()})
+
+    def sentences(self) -> Mapping[str, str]:
+        """SDID -> what is wrong, if there are any."""
+        return MappingProxyType({sdid: " ".join(said) for sdid, said in self._sentences.items()})
 
 
 def parse(record: KeyRecord, pem: bytes, place: str) -> SigningKey:
@@ -167,7 +225,7 @@ def _signing_key(shelf: store.Store, record: KeyRecord, previous: Keyring) -> Si
     pem = shelf.private_key(record)
     place = str(shelf.private_path(record.sdid, record.selector))
     key = parse(record, pem, place)
-    known = previous.find(record.facts)
+    known = _held(previous, record.facts)
     if known is not None and known.fingerprint == key.fingerprint:
         return known
     if not key.verifies(_PROBE, key.sign_digest(_PROBE)):
@@ -175,22 +233,44 @@ def _signing_key(shelf: store.Store, record: KeyRecord, previous: Keyring) -> Si
     return key
 
 
-class Watch:
-    """The current keyring of a running worker; safe to call from any thread.
+def _held(ring: Keyring, facts: KeyFacts) -> SigningKey | None:
+    """A key of a ring, signing or not."""
+    for key in (*ring.keys.get(facts.sdid, ()), *ring.standby.get(facts.sdid, ())):
+        if key.facts == facts:
+            return key
+    return None
 
-    `clock` is a monotonic clock in seconds.  A directory that cannot be read at the start gives
-    an empty keyring with a complaint: whether that stops the mail is the failure policy's question.
+
+def _nothing(_ring: Keyring) -> None:
+    """For a watch of which nobody needs to know."""
+
+
+class Watch:
+    """The current keyring of a running worker; `current` may be called from any thread.
+
+    `look` is for one thread, which is not one that carries mail.  `clock` is a monotonic clock in
+    seconds.  `before_use` is called with each new ring while `current` still gives the old one.
+
+    A directory that cannot be read at the start gives an empty keyring with a complaint: whether
+    that stops the mail is the failure policy's question.
     """
 
-    def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        clock: Callable[[], float],
+        before_use: Callable[[Keyring], None] = _nothing,
+    ) -> None:
         self._store = store.Store(directory)
         self._clock = clock
-        self._lock = threading.Lock()
+        self._before_use = before_use
         self._keyring = EMPTY
-        self._generation = b""
         self._complaint: str | None = None
-        self._look_at = self._retry_at = 0.0
-        self._look(clock(), forced=True)
+        self._retry_at = 0.0
+        self._is_read = False
+        self.look()
+        if not self._is_read:
+            before_use(EMPTY)
 
     @property
     def complaint(self) -> str | None:
@@ -199,24 +279,28 @@ class Watch:
 
     def current(self) -> Keyring:
         """The keyring to use for this message."""
-        now = self._clock()
-        # Only one thread looks; the others go on with the ring they have.
-        if now >= self._look_at and self._lock.acquire(blocking=False):
-            try:
-                self._look(now)
-            finally:
-                self._lock.release()
         return self._keyring
 
-    def _look(self, now: float, *, forced: bool = False) -> None:
-        self._look_at = now + LOOK_EVERY
-        retry = now >= self._retry_at and bool(self._complaint or self._keyring.problems)
+    def look(self) -> None:
+        """Read the keys again if they changed, or if it is time to see whether all is well now."""
+        now = self._clock()
         try:
             generation = self._store.generation()
-            if forced or retry or generation != self._generation:
-                self._retry_at = now + RETRY_EVERY
-                self._keyring = load(self._store.directory, self._keyring)
-                self._generation = generation
-                self._complaint = None
+            if self._is_fresh(generation, now):
+                return
+            self._retry_at = now + RETRY_EVERY
+            fresh = load(self._store.directory, self._keyring, generation=generation)
         except (errors.CarbonsealError, OSError) as error:
             self._complaint = f"the keys in use are those read before: {error}"
+            return
+        # The order is the promise: what may be signed with is told before it is.
+        self._before_use(fresh)
+        self._keyring = fresh
+        self._is_read = True
+        self._complaint = None
+
+    def _is_fresh(self, generation: bytes, now: float) -> bool:
+        ring = self._keyring
+        is_well = not (self._complaint or ring.problems or ring.standby_problems)
+        is_same = self._is_read and generation == ring.generation
+        return is_same and (is_well or now < self._retry_at)

@@ -4,6 +4,9 @@ Promises: says ready when it accepts connections; on drain it takes no new conne
 sessions it has (up to the configured time) and closes its spool segment.  When the supervisor dies
 it drains as well and lets go of the socket, so that a successor can bind it.
 
+The main thread looks after the keys while libmilter's threads carry the mail: a change is taken up
+within `LOOK_EVERY`, and what may be signed with is acknowledged before it is (`acknowledgement`).
+
 Does not: handle signals (libmilter's own thread takes HUP, TERM and INT, and Python handlers do not
 run while it does; the supervisor speaks through a socket pair instead), or open the database.
 """
@@ -18,11 +21,13 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import milter as libmilter
 
-from carbonseal.keys.keyring import Watch
+from carbonseal.keys.keyring import LOOK_EVERY, Watch
+from carbonseal.keys.relays.acknowledgement import Acknowledgement
 from carbonseal.milter import log
 from carbonseal.milter.archive.spool import Spool
 from carbonseal.milter.config import Configuration
@@ -32,7 +37,7 @@ from carbonseal.milter.session import Sessions
 READY = b"R"
 DRAIN = b"D"
 UNSUPPORTED = 69  # EX_UNAVAILABLE: this libmilter does not take fd:N
-_TICK = 1.0  # seconds between housekeeping
+_TEND_EVERY = 1.0  # seconds between the spool's housekeeping
 _M_ARENA_MAX = -8  # glibc's number, malloc.h
 
 
@@ -41,7 +46,10 @@ def run(configuration: Configuration, listener: socket.socket, control: socket.s
     _keep_one_heap()
     record = configuration.file.record
     spool = Spool(record.spool, limit_bytes=record.spool_limit)
-    watch = Watch(configuration.keys_directory, time.monotonic)
+    # Before any key is read: from here on nobody can take this worker's silence for a proof.
+    acknowledgement = Acknowledgement(record.spool, record.relay or socket.gethostname())
+    watch = Watch(configuration.keys_directory, time.monotonic, acknowledgement.before_use)
+    chores = _Chores(spool, watch, acknowledgement)
     services = Services(
         configuration=configuration,
         keyring=watch.current,
@@ -66,9 +74,9 @@ def run(configuration: Configuration, listener: socket.socket, control: socket.s
         return UNSUPPORTED
     threading.Thread(target=_serve, name="libmilter", daemon=True).start()
     control.send(READY)
-    is_orphaned = _wait_for_drain(control, spool, watch)
+    is_orphaned = _wait_for_drain(control, chores)
     _let_go(listener.fileno(), spare, is_orphaned=is_orphaned)
-    _finish_connections(address, spool, configuration.file.milter.drain)
+    _finish_connections(address, chores, configuration.file.milter.drain)
     spool.close()
     return 0
 
@@ -95,19 +103,41 @@ def _serve() -> None:
     os._exit(70)
 
 
-def _wait_for_drain(control: socket.socket, spool: Spool, watch: Watch) -> bool:
-    """Do the housekeeping until DRAIN (False) or the supervisor's death (True)."""
-    complaint: str | None = None
+class _Chores:
+    """What the main thread does beside the mail."""
+
+    def __init__(self, spool: Spool, watch: Watch, acknowledgement: Acknowledgement) -> None:
+        self._spool = spool
+        self._watch = watch
+        self._acknowledgement = acknowledgement
+        self._tend_at = 0.0
+        self._said: dict[str, str | None] = {}
+
+    def do(self) -> None:
+        """One round; to be called every `LOOK_EVERY` seconds."""
+        watch, acknowledgement = self._watch, self._acknowledgement
+        watch.look()
+        acknowledgement.tend(watch.complaint)
+        self._say("keys-unusable", watch.complaint, log.error)
+        self._say("keys-not-acknowledged", acknowledgement.problem, log.warning)
+        now = time.monotonic()
+        if now >= self._tend_at:
+            self._tend_at = now + _TEND_EVERY
+            self._spool.tend()
+
+    def _say(self, event: str, problem: str | None, write: Callable[..., None]) -> None:
+        if problem is not None and problem != self._said.get(event):
+            write(event, problem=problem)
+        self._said[event] = problem
+
+
+def _wait_for_drain(control: socket.socket, chores: _Chores) -> bool:
+    """Do the chores until DRAIN (False) or the supervisor's death (True)."""
     while True:
-        readable, _, _ = select.select([control], [], [], _TICK)
+        readable, _, _ = select.select([control], [], [], LOOK_EVERY)
         if readable:
             return control.recv(1) != DRAIN
-        spool.tend()
-        watch.current()
-        if watch.complaint != complaint:
-            complaint = watch.complaint
-            if complaint is not None:
-                log.error("keys-unusable", problem=complaint)
+        chores.do()
 
 
 def _let_go(served: int, spare: int, *, is_orphaned: bool) -> None:
@@ -129,11 +159,14 @@ def _let_go(served: int, spare: int, *, is_orphaned: bool) -> None:
         os.close(spare)
 
 
-def _finish_connections(address: object, spool: Spool, seconds: float) -> None:
+def _finish_connections(address: object, chores: _Chores, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while (count := _connections(address)) and time.monotonic() < deadline:
+    look_at = 0.0
+    while (count := _connections(address)) and (now := time.monotonic()) < deadline:
+        if now >= look_at:
+            look_at = now + LOOK_EVERY
+            chores.do()
         time.sleep(0.02)
-        spool.tend()
     if count:
         log.warning("sessions-cut", count=count, remedy="raise milter.drain")
 

@@ -314,6 +314,7 @@ def test_a_generation_that_is_no_file_is_one_sentence(
     watch = keyring.Watch(shelf.directory, iter(range(1000)).__next__)
     (shelf.directory / "generation").unlink()
     make(shelf.directory / "generation")
+    watch.look()
     assert watch.current().sdids == {"example.com"}
     assert "generation" in (watch.complaint or "")
 
