@@ -1,4 +1,4 @@
-"""Private name servers: BIND, Knot, NSD and Unbound from Debian, each in a directory of its own.
+"""Private name servers: BIND, Knot, NSD, Unbound and PowerDNS, each in a directory of its own.
 
 Promises: every server is a context manager, listens on 127.0.0.1 with a port that is fixed when it
 is constructed (so that primary and secondary can name each other before either runs), answers when
@@ -26,6 +26,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -662,6 +663,58 @@ class Unbound(NameServer):
             lines.append(f'stub-zone:\n    name: "{zone}"')
             lines += [f"    stub-addr: {address}" for address in addresses]
         (self.directory / "unbound.conf").write_text("\n".join(lines) + "\n")
+
+
+class PowerDns(NameServer):
+    """pdns_server with its HTTP API: the one HTTP provider that can run here."""
+
+    package = "pdns-server pdns-backend-sqlite3"
+    program = "pdns_server"
+    _SCHEMA: ClassVar = Path("/usr/share/pdns-backend-sqlite3/schema/schema.sqlite3.sql")
+
+    def __init__(self, zones: Iterable[Zone]) -> None:
+        """The API listens at `api`, http://127.0.0.1:PORT, and wants `token`."""
+        super().__init__(zones)
+        self._api_port = free_port()
+        self.api = f"http://{ports.LOOPBACK}:{self._api_port}"
+        self.token = secrets.token_hex(16)
+
+    def start(self, timeout: float = 30.0) -> None:
+        """As for the others; the API listens as well."""
+        super().start(timeout)
+        self._wait(self._api_listens, "open its API", timeout)
+
+    def _api_listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((ports.LOOPBACK, self._api_port)) == 0
+
+    def _command(self) -> list[str]:
+        return ["pdns_server", f"--config-dir={self.directory}"]
+
+    def _write(self) -> None:
+        lines = [
+            f"local-address={self.address.host}\nlocal-port={self.address.port}",
+            f"launch=gsqlite3\ngsqlite3-database={self.directory}/zones.db",
+            f"socket-dir={self.directory}\nsecurity-poll-suffix=\nwrite-pid=no",
+            f"api=yes\napi-key={self.token}\nwebserver=yes\nwebserver-port={self._api_port}",
+            # What the API changes is to be seen at once.
+            "cache-ttl=0\nquery-cache-ttl=0\nnegquery-cache-ttl=0\nzone-cache-refresh-interval=0",
+        ]
+        (self.directory / "pdns.conf").write_text("\n".join(lines) + "\n")
+        if not (self.directory / "zones.db").exists():
+            self._load_zones()
+
+    def _load_zones(self) -> None:
+        with contextlib.closing(sqlite3.connect(self.directory / "zones.db")) as database:
+            database.executescript(self._SCHEMA.read_text())
+        self._write_zones()
+        for zone in self.zones:
+            tool = ["/usr/bin/pdnsutil", f"--config-dir={self.directory}", "load-zone"]
+            done = subprocess.run(
+                [*tool, zone, self._zone_file(zone)], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise NameServerFailed(f"pdnsutil: {done.stderr}")
 
 
 @contextlib.contextmanager
