@@ -23,8 +23,7 @@ from carbonseal.keys.key_record import KeyRecord, Origin
 from carbonseal.keys.takeover import private
 from carbonseal.keys.takeover.found import Findings, Found, Signs
 from carbonseal.policies import errors, key_life
-
-_NEVER_SIGNED = frozenset(stage.value for stage in key_life.BEFORE_ACTIVE)
+from carbonseal.policies.key_life import Stage
 
 
 class Outcome(StrEnum):
@@ -171,8 +170,12 @@ class _Taking:
 
     def _may_sign(self, found: Found, record: KeyRecord) -> tuple[bool, list[str]]:
         """Whether the key is to be activated, and what to say if it is not."""
-        if not self.activate or record.stage.value not in _NEVER_SIGNED:
+        if not self.activate or record.stage is Stage.ACTIVE:
             return False, []
+        if record.stage not in key_life.BEFORE_ACTIVE or record.is_cancelled:
+            return False, [f"not activated: it is {record.stage} here; see its history"]
+        if record.held or record.is_compromised:
+            return False, ["not activated: it is held or compromised here; see its history"]
         if found.signs is Signs.NO:
             return False, ["kept, not activated"]
         first = self.activated.get((record.sdid, record.algorithm))
