@@ -1,17 +1,16 @@
-"""`carbonseal keys`: make, take over, show and switch signing keys.
+"""`carbonseal keys`: make, take over and show signing keys; assembles the other keys commands.
 
 Promises: a command that fails has changed nothing that matters to the mail, and `--dry-run` does
 all the checks of the real thing and changes nothing at all.  Output never holds a private key.
 
 Raises: `errors.CarbonsealError`; `milter.cli` turns it into a sentence and an exit code.
 
-Until Carbonseal asks DNS itself, a person answers for the published record:
-`--assume-published` is that answer, and it is kept in the key's record.
+Where DNS is not to be asked, a person answers for the published record: `--assume-published` is
+that answer, and it is kept in the key's record.
 """
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +18,20 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
-from carbonseal.keys import dns_record, generate, key_file, keyring, store, tables
+from carbonseal.keys import (
+    dns_record,
+    generate,
+    key_file,
+    keyring,
+    life_commands,
+    outlook_commands,
+    rotate_commands,
+    store,
+    tables,
+)
+from carbonseal.keys.command_line import dry_run_option, reason_option, who
 from carbonseal.keys.key_record import KeyRecord, Origin
 from carbonseal.policies import domains, errors, signing_request
-from carbonseal.policies.key_life import Stage
 
 _LIST_COLUMNS = (
     "sdid",
@@ -38,7 +47,6 @@ _LIST_COLUMNS = (
 )
 _TABLE_COLUMNS = ("sdid", "selector", "algorithm", "bits", "stage", "activated_at", "problem")
 _ALGORITHMS = {"rsa": signing_request.RSA, "ed25519": signing_request.ED25519}
-_MAX_REASON = 500
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -48,20 +56,6 @@ class Settings(Protocol):
     @property
     def keys_directory(self) -> Path:
         """`signing.keys` of the configuration."""
-
-
-def _dry_run(command: Command) -> Command:
-    return click.option(
-        "--dry-run",
-        is_flag=True,
-        help="Check everything and say what would be done; change nothing.",
-    )(command)
-
-
-def _why(command: Command) -> Command:
-    return click.option(
-        "--reason", default="", help="Why, for the key's history; your login name is added."
-    )(command)
 
 
 def _activation(command: Command) -> Command:
@@ -75,7 +69,7 @@ def _activation(command: Command) -> Command:
 
 @click.group(name="keys")
 def keys() -> None:
-    """Make, import, list, show, activate and retire signing keys."""
+    """Make signing keys, publish and rotate them, and show how it stands with them."""
 
 
 @keys.command(name="generate")
@@ -98,8 +92,8 @@ def keys() -> None:
     "--bits", type=int, default=generate.DEFAULT_BITS, show_default=True, help="RSA only."
 )
 @_activation
-@_why
-@_dry_run
+@reason_option
+@dry_run_option
 @tables.output_options
 @click.pass_obj
 def generate_key(
@@ -124,7 +118,7 @@ def generate_key(
     shelf = store.Store(settings.keys_directory)
     name = _sdid(sdid)
     now = datetime.now(UTC)
-    why = _who(reason)
+    why = who(reason)
 
     def is_taken(free: str) -> bool:
         return shelf.is_taken(name, _selector(free, name))
@@ -152,8 +146,8 @@ def generate_key(
     help="RSA or Ed25519 as PEM, or an Ed25519 seed in base64.",
 )
 @_activation
-@_why
-@_dry_run
+@reason_option
+@dry_run_option
 @tables.output_options
 @click.pass_obj
 def import_key(
@@ -176,7 +170,7 @@ def import_key(
     shelf = store.Store(settings.keys_directory)
     name = _sdid(sdid)
     chosen = _selector(selector, name)
-    why = _who(reason)
+    why = who(reason)
     shelf.refuse_taken(name, chosen)
     private = key_file.read(private_key)
     record = generate.new_record(
@@ -221,87 +215,6 @@ def show_key(settings: Settings, sdid: str, selector: str | None, output_format:
     return _show(records, output_format)
 
 
-@keys.command(name="activate")
-@click.argument("sdid")
-@click.argument("selector")
-@click.option(
-    "--assume-published",
-    is_flag=True,
-    help="You answer for it that the DNS record is visible everywhere; DNS is not asked.",
-)
-@_why
-@_dry_run
-@tables.output_options
-@click.pass_obj
-def activate_key(
-    settings: Settings,
-    *,
-    sdid: str,
-    selector: str,
-    assume_published: bool,
-    reason: str,
-    dry_run: bool,
-    output_format: str,
-) -> None:
-    """Sign with this key from now on; the one that did (same algorithm) is retired.
-
-    Running workers follow within a second.  The record of the retired key must stay in DNS until
-    all mail it signed has been delivered.
-    """
-    _demand_published(activate=True, assume_published=assume_published)
-    why = _who(reason)
-    shelf = store.Store(settings.keys_directory)
-    record = _find(shelf, sdid, selector)
-    _refuse_broken(shelf, record)
-    if record in store.active(shelf.lineage(record.sdid).records):
-        _say(f"{record.dns_name} signs already; nothing changed")
-    elif dry_run:
-        _say(f"dry run: {record.dns_name} would be activated; nothing changed")
-    else:
-        with shelf.writing(record.sdid) as writer:
-            fresh = shelf.find(record.sdid, record.selector)
-            writer.activate(fresh, at=datetime.now(UTC), why=why, assumed=True)
-    _list(shelf, (shelf.lineage(record.sdid),), output_format)
-
-
-@keys.command(name="retire")
-@click.argument("sdid")
-@click.argument("selector")
-@click.option(
-    "--leave-unsigned", is_flag=True, help="Allow it even if no key signs for SDID afterwards."
-)
-@_why
-@_dry_run
-@tables.output_options
-@click.pass_obj
-def retire_key(
-    settings: Settings,
-    *,
-    sdid: str,
-    selector: str,
-    leave_unsigned: bool,
-    reason: str,
-    dry_run: bool,
-    output_format: str,
-) -> None:
-    """Sign no more with this key; its DNS record must stay until its mail is delivered."""
-    why = _who(reason)
-    shelf = store.Store(settings.keys_directory)
-    record = _find(shelf, sdid, selector)
-    if dry_run:
-        _refuse_gap(shelf, record, leave_unsigned=leave_unsigned)
-        _say(f"dry run: {record.dns_name} would be retired; nothing changed")
-    else:
-        with shelf.writing(record.sdid) as writer:
-            record = shelf.find(record.sdid, record.selector)
-            _refuse_gap(shelf, record, leave_unsigned=leave_unsigned)
-            if record.stage is Stage.RETIRING:
-                _say(f"{record.dns_name} is retired already; nothing changed")
-            else:
-                writer.put(record.moved(Stage.RETIRING, at=datetime.now(UTC), why=why))
-    _list(shelf, (shelf.lineage(record.sdid),), output_format)
-
-
 def _keep(
     shelf: store.Store,
     record: KeyRecord,
@@ -336,9 +249,8 @@ def _show_kept(shelf: store.Store, record: KeyRecord, output_format: str, *, dry
 def _demand_published(*, activate: bool, assume_published: bool) -> None:
     if activate and not assume_published:
         raise errors.UsageError(
-            "this version does not ask DNS whether the key's record is published; see with"
-            " `carbonseal keys show` what to publish, wait until every name server has it, and"
-            " repeat with --assume-published."
+            "a new key cannot sign at once: let `carbonseal keys rotate` publish it and wait for"
+            " every name server, or, if its record is published already, add --assume-published."
         )
 
 
@@ -346,24 +258,6 @@ def _refuse_broken(shelf: store.Store, record: KeyRecord) -> None:
     """A key that cannot sign must not take the place of one that can."""
     place = str(shelf.private_path(record.sdid, record.selector))
     keyring.parse(record, shelf.private_key(record), place)
-
-
-def _signs(shelf: store.Store, record: KeyRecord) -> bool:
-    try:
-        _refuse_broken(shelf, record)
-    except errors.CarbonsealError:
-        return False
-    return True
-
-
-def _refuse_gap(shelf: store.Store, record: KeyRecord, *, leave_unsigned: bool) -> None:
-    signing = store.active(shelf.lineage(record.sdid).records)
-    others = [key for key in signing if key != record and _signs(shelf, key)]
-    if record in signing and not others and not leave_unsigned:
-        raise errors.UsageError(
-            f"{record.dns_name} is the last key that signs for {record.sdid}; activate another"
-            " first, or give --leave-unsigned."
-        )
 
 
 def _list(shelf: store.Store, lineages: Iterable[store.Lineage], output_format: str) -> int:
@@ -461,19 +355,23 @@ def _find(shelf: store.Store, sdid: str, selector: str) -> KeyRecord:
     return shelf.find(name, _selector(selector, name))
 
 
-def _who(reason: str) -> str:
-    # The history is part of the key's record, whose size is bounded.
-    if len(reason) > _MAX_REASON or not reason.isprintable():
-        raise errors.DataError(
-            f"--reason {reason[:40]!r}: write one line of at most {_MAX_REASON} characters."
-        )
-    try:
-        login = getpass.getuser()
-    except (KeyError, OSError):
-        login = "an unknown user"
-    return f"{reason} (by {login})" if reason else f"by {login}"
-
-
 def _say(text: str) -> None:
     """What is not data goes to standard error, so that output can be piped."""
     click.echo(text, err=True)
+
+
+for _command in (
+    life_commands.publish,
+    life_commands.activate,
+    life_commands.retire,
+    life_commands.revoke,
+    life_commands.remove,
+    life_commands.rollback,
+    rotate_commands.rotate,
+    outlook_commands.plan,
+    outlook_commands.status,
+    outlook_commands.history,
+    rotate_commands.emergency,
+    rotate_commands.reconcile,
+):
+    keys.add_command(_command)

@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from carbonseal.keys import durable, key_record, permission
+from carbonseal.keys import durable, key_record, observed, permission
 from carbonseal.keys.key_record import KeyRecord
+from carbonseal.keys.observed import Observed
 from carbonseal.policies import errors
 from carbonseal.policies.key_life import Stage
 
@@ -161,6 +162,36 @@ class Store:
     def observed_path(self, sdid: str, selector: str) -> Path:
         """Where it is written down what DNS and relays showed of a key."""
         return self.directory / sdid / f"{selector}.observed"
+
+    def orphans(self, sdid: str) -> tuple[str, ...]:
+        """A sentence for each file of an SDID that belongs to nothing; none is ever deleted."""
+        lineage = self.lineage(sdid)
+        known = {record.selector: record for record in lineage.records}
+        found = list(lineage.problems)
+        try:
+            names = sorted(os.listdir(self.directory / sdid))
+        except OSError as error:
+            raise permission.unreadable(self.directory / sdid, error) from None
+        for name in names:
+            path = self.directory / sdid / name
+            if name.endswith(".pem") and not _exists(path.with_name(name[:-4] + ".json")):
+                found.append(
+                    f"{path}: a private key without a record, left by an interrupted command;"
+                    " `carbonseal keys import` takes it, or delete it if it was never published."
+                )
+        for selector, record in known.items():
+            path = self.private_path(sdid, selector)
+            if record.stage is not Stage.REMOVED and not _exists(path):
+                found.append(f"{path}: the private key of {record.dns_name} is gone; restore it.")
+        return tuple(found)
+
+    def observed(self, record: KeyRecord) -> Observed:
+        """What was last seen of a key; nothing, where that cannot be read."""
+        try:
+            path = self.observed_path(record.sdid, record.selector)
+            return observed.from_json(_read_plain(path, observed.MAX_FILE))
+        except OSError:
+            return observed.NOTHING
 
     @contextlib.contextmanager
     def writing(self, sdid: str) -> Iterator[Writer]:
@@ -297,9 +328,12 @@ class Writer:
             raise _unwritable(path, error) from None
         self.changed = True
 
-    def put_observed(self, record: KeyRecord, content: bytes) -> None:
+    def put_observed(self, record: KeyRecord, seen: Observed) -> None:
         """Replace what was observed of a key; workers need not know."""
         path = self.store.observed_path(record.sdid, record.selector)
+        content = observed.to_json(seen)
+        if len(content) > observed.MAX_FILE:
+            return  # hundreds of servers; it is asked again
         try:
             durable.replace(path, content, permission.access_for(self.store.directory))
         except OSError as error:
@@ -318,7 +352,7 @@ class Writer:
             raise _unwritable(path, error) from None
 
     def finish_interrupted(self) -> None:
-        """Retire what a crash left active; remove half-written files, private keys of the removed."""
+        """Retire what a crash left active; remove half-written files and keys of the removed."""
         try:
             durable.sweep(self.store.directory / self.sdid)
         except OSError as error:

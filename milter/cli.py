@@ -17,6 +17,7 @@ import errno
 import importlib
 import io
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,10 @@ from typing import ClassVar
 import click
 
 from carbonseal.keys import tables
+from carbonseal.keys.publication.settings import DnsSettings
 from carbonseal.milter import config, log
 from carbonseal.milter.config import Configuration
+from carbonseal.policies import rotation
 from carbonseal.policies.errors import CarbonsealError, TryLater, UsageError
 
 _INTERRUPTED = 130
@@ -63,8 +66,33 @@ class Context:
         return self.configuration.keys_directory
 
     @property
+    def dns(self) -> DnsSettings:
+        """For the keys commands."""
+        return self.configuration.dns
+
+    @property
+    def rotation(self) -> rotation.Rules:
+        """For the keys commands."""
+        return self.configuration.rotation
+
+    @property
+    def relay(self) -> str:
+        """The name of this relay, for the keys commands."""
+        return self.configuration.file.record.relay or socket.gethostname()
+
+    @property
+    def postfix_directory(self) -> Path | None:
+        """For the keys commands."""
+        return self.configuration.file.rotation.postfix
+
+    @property
+    def relay_commands(self) -> Mapping[str, list[str]]:
+        """For the keys commands: how other relays are asked."""
+        return self.configuration.file.rotation.relays
+
+    @property
     def spool_directory(self) -> Path:
-        """For the archive commands."""
+        """For the archive and keys commands."""
         return self.configuration.spool_directory
 
     @property

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Literal
 
-from carbonseal.policies import key_life
+from carbonseal.policies import key_life, signing_request
 from carbonseal.policies.key_life import (
     DnsView,
     Goal,
@@ -345,6 +345,12 @@ class Successor:
     selector: str | None = None  # of the standby that takes the place; None: a new key
 
 
+def first(now: datetime) -> Successor:
+    """The first key of an SDID: RSA, which every receiver verifies (RFC 8301 section 3.1)."""
+    why = "no key signs yet, and somebody asked for one"
+    return Successor(signing_request.RSA, Goal.ACTIVE, None, why, now)
+
+
 def successors(
     keys: Sequence[KeyLife], rules: Rules, now: datetime, *, forced: bool = False
 ) -> tuple[Successor, ...]:
@@ -370,7 +376,11 @@ def _next(
 ) -> list[Successor]:
     found: list[Successor] = []
     standbys = [key for key in coming if key.goal is Goal.READY]
-    if not any(key.goal is Goal.ACTIVE for key in coming):
+    awaited = [key for key in coming if key.goal is Goal.ACTIVE]
+    if forced and awaited and awaited[0].activate_from is not None:
+        why = "somebody asked for it not to wait for its predecessor's end"
+        return [Successor(signing.algorithm, Goal.ACTIVE, None, why, now, awaited[0].selector)]
+    if not awaited:
         ends = _activation(signing) + timedelta(seconds=rules.lifetime)
         at = now if forced or signing.refused else ends - timedelta(seconds=rules.lead)
         if forced:
@@ -487,7 +497,7 @@ def _relays_wanting(
         return Due(Action.WAIT, Standing.UNREACHABLE, ("no relay was asked",))
     states = [(report, report.state_of(key.sdid, key.selector)) for report in seen.relays]
     silent = tuple(
-        f"relay {report.relay}: {report.problem or 'a worker of it is just starting'}"
+        f"relay {report.relay}: {report.problem or 'it has not said yet what it signs with'}"
         for report, state in states
         if state is RelayState.UNKNOWN
     )
@@ -530,14 +540,18 @@ def _undrained(stopped_at: datetime, seen: Seen) -> Due | None:
 
 def _away(key: KeyLife, seen: Seen, action: Action, why: tuple[str, ...]) -> Due:
     """A step that destroys: only on what is known and expected."""
-    obstacle = _foreign(seen) or _unseen(seen)
+    obstacle = _foreign(seen)
     if obstacle is not None:
         return obstacle
     states = _states(seen)
     if ServerState.OTHER in states:
         return Due(Action.HOLD, Standing.HELD, _complaints(seen))
+    # A compromised record is revoked though a server is silent: the change is sent with the value
+    # that must be there, so that it cannot hit anything else.
     if ServerState.UNKNOWN in states and not key.is_compromised:
         return Due(Action.WAIT, Standing.UNREACHABLE, _complaints(seen))
+    if states == {ServerState.ABSENT}:
+        return Due(Action.REMOVE, Standing.DONE, (*why, "no server shows its record"))
     return Due(action, Standing.DONE, why)
 
 
@@ -553,6 +567,10 @@ def _going(seen: Seen, action: Action, still: ServerState, what: str) -> Due:
     untouched = states <= {still, ServerState.UNKNOWN} and still in states
     if untouched and not seen.by_hand:
         return Due(action, Standing.NOT_YET, (f"every server {what}",))
+    if untouched and ServerState.UNKNOWN not in states:
+        do = "make its p= empty" if action is Action.REVOKE else "take the record away"
+        why = f"every server {what}; {do} by hand, `keys publish` prints it"
+        return Due(Action.WAIT, Standing.NOT_YET, (why,))
     right = ServerState.REVOKED if action is Action.REVOKE else ServerState.ABSENT
     return _unanswered(seen) or _lagging(seen, what, right=right)
 

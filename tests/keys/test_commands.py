@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from carbonseal.keys import commands, generate, keyring, store
-from carbonseal.policies import errors
+from carbonseal.keys import commands, generate, keyring, orders, store
+from carbonseal.keys.publication.settings import DnsSettings
+from carbonseal.policies import errors, rotation
 
 PUBLISHED = "--assume-published"
+READS_ONLY = ("list", "show", "check", "hosts", "plan", "status", "history")
 
 
 @dataclass
@@ -22,6 +24,16 @@ class Settings:
     """What `milter.cli` puts into the context."""
 
     keys_directory: Path
+    dns: DnsSettings = field(default_factory=DnsSettings)
+    rotation: rotation.Rules = field(default_factory=rotation.Rules)
+    relay: str = "relay.example.com"
+    postfix_directory: Path | None = None
+    relay_commands: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def spool_directory(self) -> Path:
+        """Where no worker runs."""
+        return self.keys_directory.with_name("spool")
 
 
 @pytest.fixture
@@ -126,7 +138,13 @@ REFUSED = [
     pytest.param(
         ["generate", "example.com", "--activate"], errors.UsageError, PUBLISHED, id="gate"
     ),
-    pytest.param(["activate", "example.com", "a"], errors.UsageError, PUBLISHED, id="gate-2"),
+    pytest.param(["revoke", "example.com", "a"], orders.Forbidden, "rotate first", id="active"),
+    pytest.param(["remove", "example.com", "a"], orders.Forbidden, "activate another", id="signs"),
+    pytest.param(["rollback", "example.com"], orders.Forbidden, "no key is retiring", id="no-way"),
+    pytest.param(["rotate"], errors.UsageError, "--all", id="rotate-what"),
+    pytest.param(
+        ["remove", "example.com", "a", "--force"], errors.UsageError, "--reason", id="no-reason"
+    ),
     pytest.param(
         ["generate", "example.com", "--bits", "1024"], errors.UsageError, "2048", id="1024"
     ),
@@ -157,7 +175,7 @@ REFUSED = [
         id="no-such-key",
     ),
     pytest.param(["show", "example.net"], errors.NotFound, "keys list example.net", id="no-keys"),
-    pytest.param(["retire", "example.com", "a"], errors.UsageError, "last key", id="last-key"),
+    pytest.param(["retire", "example.com", "a"], orders.Forbidden, "last key", id="last-key"),
     pytest.param(
         ["import", "example.com", "b", "--private-key", "/nonexistent"],
         errors.DataError,
@@ -258,7 +276,7 @@ def test_every_command_has_help(settings: Settings) -> None:
         page = run(settings, name, "--help").stdout
         assert command.help
         assert "--format" in page
-        assert ("--dry-run" in page) == (name not in ("list", "show"))
+        assert ("--dry-run" in page) == (name not in READS_ONLY)
 
 
 def test_a_broken_key_does_not_count_as_one_that_signs(settings: Settings) -> None:
@@ -267,6 +285,6 @@ def test_a_broken_key_does_not_count_as_one_that_signs(settings: Settings) -> No
     for options in generate_both:
         run(settings, "generate", "example.com", *options, "--activate", PUBLISHED)
     (settings.keys_directory / "example.com" / "r.pem").unlink()
-    with pytest.raises(errors.UsageError, match="last key"):
+    with pytest.raises(orders.Forbidden, match="last key"):
         run(settings, "retire", "example.com", "e")
     assert keyring.load(settings.keys_directory).sdids == {"example.com"}

@@ -1,0 +1,257 @@
+"""What the commands about a key's life share: settings, options, an order, a watch, a table.
+
+Promises: exit statuses are those of `rotation.Standing`; what is data goes to standard output, what
+is said to a person to standard error.
+
+Raises: `errors.CarbonsealError`; `milter.cli` turns it into a sentence and an exit status.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from carbonseal.keys import lifecycle, orders, store, tables
+from carbonseal.keys.lifecycle import KeyReport, Report, World
+from carbonseal.keys.publication import check, publisher
+from carbonseal.keys.publication.settings import DnsSettings
+from carbonseal.keys.relays import report
+from carbonseal.policies import domains, errors, rotation, signing_request
+from carbonseal.policies.key_life import Stage
+from carbonseal.policies.rotation import Standing
+
+_MAX_REASON = 500
+_POLL = 5.0  # seconds between looks while somebody waits
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LEAVING = (Stage.RETIRING, Stage.REVOKING, Stage.REVOKED, Stage.REMOVING, Stage.REMOVED)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Settings(Protocol):
+    """What these commands need to know of the configuration."""
+
+    @property
+    def keys_directory(self) -> Path:
+        """`signing.keys`."""
+
+    @property
+    def dns(self) -> DnsSettings:
+        """The section `dns`."""
+
+    @property
+    def rotation(self) -> rotation.Rules:
+        """The section `rotation`."""
+
+    @property
+    def spool_directory(self) -> Path:
+        """`record.spool`, where workers say what they sign with."""
+
+    @property
+    def relay(self) -> str:
+        """The name of this relay."""
+
+    @property
+    def postfix_directory(self) -> Path | None:
+        """`rotation.postfix`; None: the machine's own Postfix."""
+
+    @property
+    def relay_commands(self) -> Mapping[str, list[str]]:
+        """`rotation.relays`: how other relays are asked."""
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """A time such as 90s, 30m, 2h or 1d, in seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})([smhd])", value)
+    if not found:
+        raise click.BadParameter(f"{value!r}: write a duration such as 90s, 30m or 2h")
+    return float(int(found[1]) * _UNITS[found[2]])
+
+
+def dry_run_option(command: Command) -> Command:
+    """--dry-run, for everything that changes something."""
+    return click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Check everything and say what would be done; change nothing.",
+    )(command)
+
+
+def reason_option(command: Command) -> Command:
+    """--reason, for the history."""
+    return click.option(
+        "--reason", default="", help="Why, for the key's history; your login name is added."
+    )(command)
+
+
+def wait_option(command: Command) -> Command:
+    """--wait, for what takes time."""
+    return click.option(
+        "--wait",
+        callback=_seconds,
+        metavar="DURATION",
+        help="Watch the servers for so long (90s, 30m, 2h) and go on as soon as they allow it.",
+    )(command)
+
+
+def who(reason: str) -> str:
+    """The reason and the login name, as the history keeps them."""
+    if len(reason) > _MAX_REASON or not reason.isprintable():
+        raise errors.DataError(
+            f"--reason {reason[:40]!r}: write one line of at most {_MAX_REASON} characters."
+        )
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):
+        login = "an unknown user"
+    return f"{reason} (by {login})" if reason else f"by {login}"
+
+
+def world_of(settings: Settings) -> World:
+    """Everybody whom the life of a key depends on, as the configuration names them."""
+
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    checker = check.Checker(settings.dns, now)
+    return World(
+        shelf=store.Store(settings.keys_directory),
+        rules=settings.rotation,
+        look=checker.look,
+        is_by_hand=lambda sdid: settings.dns.rule_for(sdid).method == "manual",
+        publisher_for=lambda sdid: publisher.publisher_for(settings.dns, sdid),
+        target_for=lambda sdid, selector: settings.dns.rule_for(sdid).target(sdid, selector),
+        ask_relays=lambda: report.gather(settings),
+        clock=now,
+        ttl=settings.dns.ttl,
+    )
+
+
+def order_for(settings: Settings, sdid: str, selector: str, reason: str) -> orders.Order:
+    """An order about a key that exists."""
+    world = world_of(settings)
+    name = sdid_of(sdid)
+    chosen = signing_request.check_selector(selector.lower(), name)
+    world.shelf.find(name, chosen)
+    return orders.Order(world, name, chosen, who(reason))
+
+
+def sdid_of(text: str) -> str:
+    """A signing domain in our spelling."""
+    return signing_request.check_sdid(domains.normalize(text))
+
+
+def standing_of(done: Report, selector: str) -> Standing:
+    """How it stands with one key of a report."""
+    for key in done.keys:
+        if key.record.selector == selector:
+            return key.due.standing
+    return done.standing
+
+
+def progress_of(done: Report) -> Standing:
+    """How it stands with the rotation itself: what drains for days is no reason to wait."""
+    standings = [
+        key.due.standing
+        for key in done.keys
+        if key.record.stage not in LEAVING or key.due.standing is Standing.HELD
+    ]
+    return Standing(done.problem_standing) if done.problem else lifecycle.gravest(standings)
+
+
+def watch(
+    world: World,
+    done: Report,
+    *,
+    why: str,
+    seconds: float | None,
+    selector: str | None = None,
+) -> Report:
+    """Go on until nothing but a long wait is left, or the time is over."""
+    deadline = time.monotonic() + (seconds or 0)
+    while (left := deadline - time.monotonic()) > 0:
+        standing = standing_of(done, selector) if selector else progress_of(done)
+        if standing not in (Standing.NOT_YET, Standing.UNREACHABLE):
+            break
+        time.sleep(min(left, _pause(done, world.clock())))
+        done = lifecycle.tend(
+            world, done.sdid, why=why, relays=lifecycle.gather(world), begin=False
+        )
+        say_steps(done)
+    return done
+
+
+def _pause(done: Report, now: datetime) -> float:
+    """Seconds until it makes sense to look again: the servers are not to be asked all the time."""
+    ends = [key.due.at for key in done.keys if key.due.at is not None and key.due.at > now]
+    soonest = min([(end - now).total_seconds() for end in ends], default=_POLL)
+    return max(0.2, min(_POLL, soonest))
+
+
+def say_steps(done: Report, *, dry_run: bool = False) -> None:
+    """What was done, a line a step."""
+    for step in done.steps:
+        say(f"{'due' if dry_run else 'done'}: {step.selector} {step.action.value}: {step.why}")
+
+
+def write(keys: Iterable[KeyReport], output_format: str) -> None:
+    """How it stands with keys, as table or data."""
+    columns = ("selector", "algorithm", "stage", "since", "goal", "standing", "next_at", "why")
+    tables.write_rows((_row(key) for key in keys), columns, output_format)
+
+
+def _row(key: KeyReport) -> dict[str, Any]:
+    record, dns = key.record, key.seen.dns
+    return {
+        "sdid": record.sdid,
+        "selector": record.selector,
+        "algorithm": record.algorithm,
+        "stage": record.stage.value,
+        "since": record.since,
+        "goal": record.goal.value,
+        "standing": key.due.standing.name.lower().replace("_", "-"),
+        "next": key.due.action.value,
+        "next_at": key.due.at,
+        "why": "; ".join(key.due.why),
+        "held": record.held or None,
+        "refused": record.refused or None,
+        "compromised_at": record.compromised_at,
+        "cancelled_at": record.cancelled_at,
+        "activated_at": record.activated_at,
+        "published_at": record.published_at,
+        "stopped_at": record.stopped_at,
+        "revoked_at": record.revoked_at,
+        "assumed_published": record.assumed_published,
+        "dns_name": record.dns_name,
+        "published_name": record.publication.name or None,
+        "servers": [
+            {
+                "server": view.server,
+                "address": view.address,
+                "state": view.state.value,
+                "at": view.at,
+                "ttl": view.ttl,
+                "serial": view.serial,
+                "fault": view.fault or None,
+                "about": view.about or None,
+            }
+            for view in (dns.servers if dns else ())
+        ],
+        "relays": [
+            {"relay": view.relay, "state": view.state.value, "since": view.since, "at": view.at}
+            for view in key.seen.relays
+        ],
+    }
+
+
+def say(text: str) -> None:
+    """What is not data goes to standard error, so that output can be piped."""
+    click.echo(tables.presentable(text), err=True)

@@ -1,0 +1,492 @@
+"""Carry out what `policies.rotation` names as due: one SDID at a time, under its lock.
+
+Promises: the intent is on disk before DNS is asked to change anything, and the result after every
+server was asked what it shows, so that a crash at any moment leaves a state from which the same
+call goes on; each step can be repeated.  Whatever a publisher answers, only what the authoritative
+servers show moves a key.  A name is changed only if Carbonseal made it, and only from the value it
+expects there (`publication.publisher`).
+
+Raises: `errors.CarbonsealError`; `errors.TryLater` while another command changes the same SDID.
+
+Does not: decide (`policies.rotation`), or speak to DNS itself (`publication`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from carbonseal.keys import dns_record, generate, keyring, observed, store
+from carbonseal.keys.key_record import KeyRecord, Origin, Publication
+from carbonseal.keys.observed import Observed, RelayView
+from carbonseal.keys.publication.publisher import Outcome, OutcomeKind, Publisher
+from carbonseal.policies import errors, key_life, rotation
+from carbonseal.policies.key_life import (
+    DnsView,
+    Goal,
+    RelayReport,
+    RelayState,
+    ServerState,
+    Stage,
+    WorkerReport,
+)
+from carbonseal.policies.rotation import Action, Due, Seen, Standing, Successor
+
+_MOST_STEPS: Final = 12  # of one key in one walk; its whole life has fewer
+_PATIENCE: Final = 600  # seconds in which a hidden primary's secondaries surely follow
+_BEFORE_PUBLISHING = (Stage.GENERATED, Stage.PUBLISHING)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Whom the life of a key depends on."""
+
+    shelf: store.Store
+    rules: rotation.Rules
+    look: Callable[[str, bytes | None, str], DnsView]  # name, public key, expected text
+    is_by_hand: Callable[[str], bool]  # whether a person publishes for an SDID
+    publisher_for: Callable[[str], Publisher]  # of an SDID; may raise where it is set up wrongly
+    target_for: Callable[[str, str], str]  # SDID, selector -> the name its TXT record is written at
+    ask_relays: Callable[[], tuple[RelayReport, ...]]
+    clock: Callable[[], datetime]  # aware, UTC
+    ttl: int = 3600  # seconds, of the records that are published
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step that was taken, or in a dry run would be."""
+
+    selector: str
+    action: Action
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReport:
+    """How it stands with one key after the walk."""
+
+    record: KeyRecord
+    due: Due  # what is waited for
+    seen: Observed
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was done for one SDID, and what is open."""
+
+    sdid: str
+    steps: tuple[Step, ...] = ()
+    keys: tuple[KeyReport, ...] = ()
+    coming: tuple[Successor, ...] = ()  # to be begun later
+    problem: str = ""  # why the SDID could not be looked after; then nothing else is known
+    problem_standing: Standing = Standing.HELD
+
+    @property
+    def standing(self) -> Standing:
+        """The gravest of all: what needs a person before what needs time."""
+        if self.problem:
+            return self.problem_standing
+        return gravest(key.due.standing for key in self.keys)
+
+
+def gravest(standings: object) -> Standing:
+    """A held key before an unreachable server before something that only takes time."""
+    present = set(standings)  # type: ignore[call-overload]
+    for standing in (Standing.REFUSED, Standing.HELD, Standing.UNREACHABLE, Standing.NOT_YET):
+        if standing in present:
+            return standing
+    return Standing.DONE
+
+
+def gather(world: World) -> tuple[RelayReport, ...]:
+    """What the relays say, dated with the moment at which they were asked.
+
+    A report proves that a key is stopped only if it is younger than the order to stop; the clock of
+    another relay must not decide that.
+    """
+    asked_at = world.clock()
+    return tuple(dataclasses.replace(report, at=asked_at) for report in world.ask_relays())
+
+
+def tend(
+    world: World,
+    sdid: str,
+    *,
+    why: str,
+    relays: tuple[RelayReport, ...],
+    forced: bool = False,
+    begin: bool = True,
+) -> Report:
+    """Take every step that is due for an SDID.
+
+    `begin`: also begin keys that are due (`rotation.successors`); `forced` begins now what would be
+    begun later, and a first key where there is none.
+    """
+    with world.shelf.writing(sdid) as writer:
+        walk = _Walk(world, writer, relays, why)
+        return walk.report(forced=forced, begin=begin)
+
+
+def preview(
+    world: World, sdid: str, *, relays: tuple[RelayReport, ...], forced: bool = False
+) -> Report:
+    """What `tend` would do first; asks DNS, changes nothing and needs no right to write."""
+    walk = _Walk(world, None, relays, "dry run")
+    return walk.foresee(sdid, forced=forced)
+
+
+def from_memory(world: World, sdid: str) -> Report:
+    """How it stands, by what was last seen; asks nobody."""
+    walk = _Walk(world, None, (), "", from_memory=True)
+    return walk.foresee(sdid, forced=False)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One pass over the keys of one SDID; without a writer it only foresees."""
+
+    world: World
+    writer: store.Writer | None
+    relays: tuple[RelayReport, ...]
+    why: str
+    from_memory: bool = False
+    steps: list[Step] = field(default_factory=list)
+
+    # --- the pass ---------------------------------------------------------------------------------
+
+    def report(self, *, forced: bool, begin: bool) -> Report:
+        assert self.writer is not None
+        sdid = self.writer.sdid
+        reports = [self.follow(key) for key in self.keys(sdid)]
+        coming: tuple[Successor, ...] = ()
+        if begin:
+            coming, fresh = self.begin(sdid, forced=forced)
+            reports = [
+                *(one for one in reports if one.record.selector not in fresh),
+                *fresh.values(),
+            ]
+        # An activation retires its predecessor: what the first pass said of that one is old.
+        reports = [self.renewed(one) for one in reports]
+        return Report(sdid, tuple(self.steps), tuple(reports), coming, self.problems(sdid))
+
+    def foresee(self, sdid: str, *, forced: bool) -> Report:
+        reports = []
+        for key in self.keys(sdid):
+            seen = self.world.shelf.observed(key) if self.from_memory else self.observe(key)
+            due = self.due(key, seen)
+            if due.action is not Action.WAIT:
+                self.note(key, due.action, due.why)
+            reports.append(KeyReport(key, due, seen))
+        coming = self.successors(sdid, forced=forced)
+        for one in coming:
+            if one.at <= self.world.clock():
+                self.steps.append(
+                    Step(one.selector or "(new)", Action.PUBLISH, f"a successor: {one.why}")
+                )
+        return Report(sdid, tuple(self.steps), tuple(reports), coming, self.problems(sdid))
+
+    def keys(self, sdid: str) -> tuple[KeyRecord, ...]:
+        return self.world.shelf.lineage(sdid).records
+
+    def problems(self, sdid: str) -> str:
+        return " ".join(self.world.shelf.lineage(sdid).problems)
+
+    def renewed(self, one: KeyReport) -> KeyReport:
+        fresh = self.world.shelf.find(one.record.sdid, one.record.selector)
+        if fresh == one.record:
+            return one
+        return KeyReport(fresh, self.due(fresh, one.seen), one.seen)
+
+    def follow(self, record: KeyRecord) -> KeyReport:
+        """Take the steps of one key, one after the other, until none is due."""
+        seen = self.observe(record)
+        done: set[tuple[Stage, Action]] = set()
+        for _ in range(_MOST_STEPS):
+            due = self.due(record, seen)
+            if due.action is Action.WAIT or (record.stage, due.action) in done:
+                break
+            done.add((record.stage, due.action))
+            self.note(record, due.action, due.why)
+            record, trouble = self.take(record, due, seen)
+            if trouble is not None:
+                return KeyReport(record, trouble, seen)
+            if due.action in (Action.PUBLISH, Action.REVOKE, Action.REMOVE):
+                seen = self.observe(record)
+        due = self.due(record, seen)
+        if due.action is not Action.WAIT:  # sent just now, and not shown yet
+            due = Due(Action.WAIT, Standing.NOT_YET, (*due.why, "sent; asked again next time"))
+        return KeyReport(record, due, seen)
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def due(self, record: KeyRecord, seen: Observed) -> Due:
+        by_hand = self.world.is_by_hand(record.sdid)
+        if record.stage not in _BEFORE_PUBLISHING:
+            by_hand = by_hand or not record.publication.is_ours
+        relays = _remembered(record, seen.relays) if self.from_memory else self.relays
+        if record.stage is Stage.RETIRING:
+            relays = tuple(one if one.at >= record.since else _outdated(one) for one in relays)
+        about = Seen(self.world.clock(), seen.dns, relays, by_hand)
+        return rotation.due(record, about, self.world.rules)
+
+    def observe(self, record: KeyRecord) -> Observed:
+        """Ask every server about a key, and write down what was seen."""
+        before = self.world.shelf.observed(record)
+        if record.stage is Stage.REMOVED:
+            return before
+        dns = before.dns
+        if record.stage is not Stage.GENERATED or record.goal is not Goal.KEPT:
+            expected = record.publication.text or dns_record.value(record.public_key)
+            dns = self.world.look(record.dns_name, record.public_key, expected)
+        relays = tuple(
+            observed.follow(before, one.relay, one.state_of(record.sdid, record.selector), one.at)
+            for one in self.relays
+        )
+        seen = Observed(dns, relays)
+        if self.writer is not None:
+            self.writer.put_observed(record, seen)
+        return seen
+
+    def note(self, record: KeyRecord, action: Action, why: tuple[str, ...]) -> None:
+        self.steps.append(Step(record.selector, action, "; ".join(why)))
+
+    # --- the steps --------------------------------------------------------------------------------
+
+    def take(self, record: KeyRecord, due: Due, seen: Observed) -> tuple[KeyRecord, Due | None]:
+        """One step; the record after it, and what hinders the next one."""
+        now, because = self.world.clock(), self.because(due)
+        match due.action:
+            case Action.PUBLISH:
+                return self.publish(record, because)
+            case Action.REVOKE:
+                return self.revoke(record, because)
+            case Action.REMOVE:
+                return self.remove(record, seen, because)
+            case Action.ACTIVATE:
+                return self.activate(record, because), None
+            case Action.CONFIRM_PUBLISHED:
+                fresh = record.moved(Stage.PUBLISHED, at=now, why=because)
+                fresh = dataclasses.replace(fresh, published_at=now, assumed_published=False)
+            case Action.FALL_BACK:
+                fresh = record.moved(Stage.PUBLISHING, at=now, why=because)
+                fresh = dataclasses.replace(fresh, published_at=None)
+            case Action.MAKE_READY:
+                self.demand_usable(record)
+                fresh = record.moved(Stage.READY, at=now, why=because)
+            case Action.REFUSE:
+                fresh = record.noted("refused", at=now, why=because)
+                fresh = dataclasses.replace(fresh, refused=because)
+            case Action.ALLOW:
+                fresh = record.noted("allowed", at=now, why=because)
+                fresh = dataclasses.replace(fresh, refused="")
+            case Action.CONFIRM_STOPPED:
+                stopped = max((one.at for one in self.relays), default=now)
+                fresh = record.noted("stopped", at=now, why=because)
+                fresh = dataclasses.replace(fresh, stopped_at=max(stopped, record.since))
+            case Action.CONFIRM_REVOKED:
+                text = dns_record.revocation(record.public_key)
+                fresh = record.moved(Stage.REVOKED, at=now, why=because)
+                fresh = dataclasses.replace(
+                    fresh,
+                    revoked_at=now,
+                    publication=dataclasses.replace(record.publication, text=text),
+                )
+            case Action.CONFIRM_REMOVED:
+                fresh = record.moved(Stage.REMOVED, at=now, why=because)
+                self.put(fresh)
+                assert self.writer is not None
+                self.writer.destroy(fresh)
+                return fresh, None
+            case _:
+                fresh = record.noted("held", at=now, why=because)
+                fresh = dataclasses.replace(fresh, held=because)
+        return self.put(fresh), None
+
+    def because(self, due: Due) -> str:
+        return "; ".join(due.why) + (f" ({self.why})" if self.why else "")
+
+    def put(self, record: KeyRecord) -> KeyRecord:
+        assert self.writer is not None
+        self.writer.put(record)
+        return record
+
+    def publish(self, record: KeyRecord, because: str) -> tuple[KeyRecord, Due | None]:
+        publisher, now = self.world.publisher_for(record.sdid), self.world.clock()
+        text = dns_record.value(record.public_key)
+        target = self.world.target_for(record.sdid, record.selector)
+        if record.stage is not Stage.PUBLISHING:
+            record = record.moved(Stage.PUBLISHING, at=now, why=because)
+        record = dataclasses.replace(
+            record,
+            sent_at=now,
+            publication=Publication(target, text, is_ours=not publisher.is_manual),
+        )
+        self.put(record)
+        return record, self.trouble(record, publisher.add(target, text, self.world.ttl))
+
+    def revoke(self, record: KeyRecord, because: str) -> tuple[KeyRecord, Due | None]:
+        now = self.world.clock()
+        if record.stage is not Stage.REVOKING:
+            record = record.moved(Stage.REVOKING, at=now, why=because)
+        record = self.put(dataclasses.replace(record, sent_at=now))
+        if not record.publication.is_ours:
+            return record, self.by_hand(record, "make its p= empty")
+        publisher = self.world.publisher_for(record.sdid)
+        place, text = record.publication, dns_record.revocation(record.public_key)
+        return record, self.trouble(
+            record, publisher.change(place.name, place.text, text, self.world.ttl)
+        )
+
+    def remove(
+        self, record: KeyRecord, seen: Observed, because: str
+    ) -> tuple[KeyRecord, Due | None]:
+        now = self.world.clock()
+        if record.stage is not Stage.REMOVING:
+            record = record.moved(Stage.REMOVING, at=now, why=because)
+        record = self.put(dataclasses.replace(record, sent_at=now))
+        if seen.dns is not None and seen.dns.is_everywhere(ServerState.ABSENT):
+            return record, None  # nothing to take away
+        if not record.publication.is_ours:
+            return record, self.by_hand(record, "take it away")
+        text = record.publication.text
+        if seen.dns is not None and ServerState.REVOKED in seen.dns.states:
+            text = dns_record.revocation(record.public_key)
+        publisher = self.world.publisher_for(record.sdid)
+        return record, self.trouble(record, publisher.delete(record.publication.name, text))
+
+    def trouble(self, record: KeyRecord, outcome: Outcome) -> Due | None:
+        """What a publisher's answer means; whether a sent change arrived, only a look can tell."""
+        standing = _STANDINGS.get(outcome.kind)
+        if outcome.kind is OutcomeKind.CONFLICT:
+            # The update server holds another value than we expect.  It may be a hidden primary that
+            # did the change when it was asked the first time: then the others will follow.
+            seen = self.observe(record).dns
+            wanted = _SHOWN_AFTER[record.stage]
+            if seen is not None and wanted in seen.states:
+                return None
+            patience = timedelta(seconds=max(_PATIENCE, seen.refresh if seen else 0))
+            late = self.world.clock() > record.since + patience
+            standing = Standing.HELD if late else Standing.NOT_YET
+        return None if standing is None else Due(Action.WAIT, standing, (outcome.sentence,))
+
+    def by_hand(self, record: KeyRecord, what: str) -> Due | None:
+        name = record.publication.name or record.dns_name
+        if self.world.is_by_hand(record.sdid):
+            why = f"the record at {name}: {what} by hand; `keys publish` prints it"
+        else:
+            why = (
+                f"the record at {name} was not made by Carbonseal, so it is not touched: {what} by"
+                " hand, or let it be taken over with `keys publish --adopt`"
+            )
+        return Due(Action.WAIT, Standing.NOT_YET, (why,))
+
+    def activate(self, record: KeyRecord, because: str) -> KeyRecord:
+        assert self.writer is not None
+        self.demand_usable(record)
+        return self.writer.activate(
+            record, at=self.world.clock(), why=because, assumed=record.assumed_published
+        )
+
+    def demand_usable(self, record: KeyRecord) -> None:
+        """A key that cannot sign must not take the place of one that can."""
+        shelf = self.world.shelf
+        place = str(shelf.private_path(record.sdid, record.selector))
+        keyring.parse(record, shelf.private_key(record), place)
+
+    # --- successors -------------------------------------------------------------------------------
+
+    def successors(self, sdid: str, *, forced: bool) -> tuple[Successor, ...]:
+        return rotation.successors(
+            self.keys(sdid), self.world.rules, self.world.clock(), forced=forced
+        )
+
+    def begin(
+        self, sdid: str, *, forced: bool
+    ) -> tuple[tuple[Successor, ...], dict[str, KeyReport]]:
+        """Begin the keys that are due; the rest, and the reports of those begun."""
+        fresh: dict[str, KeyReport] = {}
+        due = self.successors(sdid, forced=forced)
+        if forced and not due and not any(_is_alive(key) for key in self.keys(sdid)):
+            due = (rotation.first(self.world.clock()),)
+        for one in due:
+            if one.at <= self.world.clock():
+                record = self.make(sdid, one) if one.selector is None else self.promote(sdid, one)
+                fresh[record.selector] = self.follow(record)
+        return tuple(one for one in due if one.at > self.world.clock()), fresh
+
+    def make(self, sdid: str, wanted: Successor) -> KeyRecord:
+        """A new key with a goal; its private half is on disk before anybody hears of it."""
+        assert self.writer is not None
+        shelf, now = self.world.shelf, self.world.clock()
+        selector = generate.choose_selector(
+            generate.SELECTOR_TEMPLATE,
+            wanted.algorithm,
+            now,
+            lambda name: shelf.is_taken(sdid, name),
+        )
+        private = generate.generate(wanted.algorithm)
+        why = f"{wanted.why} ({self.why})"
+        record = generate.new_record(
+            private, sdid, selector, origin=Origin.GENERATED, at=now, why=why
+        )
+        record = dataclasses.replace(record, goal=wanted.goal, activate_from=wanted.activate_from)
+        self.writer.add(record, generate.private_pem(private))
+        return record
+
+    def promote(self, sdid: str, wanted: Successor) -> KeyRecord:
+        """Let a standby take the place."""
+        assert wanted.selector is not None
+        record = self.world.shelf.find(sdid, wanted.selector)
+        record = record.noted("wanted", at=self.world.clock(), why=f"{wanted.why} ({self.why})")
+        return self.put(
+            dataclasses.replace(record, goal=wanted.goal, activate_from=wanted.activate_from)
+        )
+
+
+def _is_alive(record: KeyRecord) -> bool:
+    """Whether a key signs or is on its way to."""
+    if record.stage is Stage.ACTIVE:
+        return True
+    return record.stage in key_life.BEFORE_ACTIVE and record.goal in (Goal.READY, Goal.ACTIVE)
+
+
+def _outdated(report: RelayReport) -> RelayReport:
+    """A report older than the order to stop proves nothing."""
+    nobody = WorkerReport(0, is_starting=True)
+    return dataclasses.replace(report, workers=(*report.workers, nobody))
+
+
+def _remembered(record: KeyRecord, views: tuple[RelayView, ...]) -> tuple[RelayReport, ...]:
+    """What was last seen of the relays, in the form in which they say it."""
+    name = frozenset((f"{record.sdid}/{record.selector}",))
+    workers = {
+        RelayState.SIGNING: WorkerReport(0, is_starting=False, signing=name),
+        RelayState.LOADED: WorkerReport(0, is_starting=False, standby=name),
+        RelayState.STOPPED: WorkerReport(0, is_starting=False),
+    }
+    return tuple(
+        RelayReport(view.relay, view.at, (workers[view.state],))
+        if view.state in workers
+        else RelayReport(view.relay, view.at, problem="it gave no report when it was last asked")
+        for view in views
+    )
+
+
+_SHOWN_AFTER = {
+    Stage.PUBLISHING: ServerState.SHOWN,
+    Stage.REVOKING: ServerState.REVOKED,
+    Stage.REMOVING: ServerState.ABSENT,
+}
+_STANDINGS = {
+    OutcomeKind.REFUSED: Standing.HELD,
+    OutcomeKind.UNREACHABLE: Standing.UNREACHABLE,
+}
+
+
+class Forbidden(errors.CarbonsealError):
+    """A rule of the life cycle forbids it: exit status 4."""
+
+    exit_code = int(Standing.REFUSED)

@@ -1,0 +1,88 @@
+"""What was last seen of one key, as a file beside its record: DNS by server, relays by name.
+
+Promises: `to_json` and `from_json` are inverse; a file that is missing, damaged or from another
+version is the same as nothing seen (it is seen again), never an error.  Goal and stage are not in
+here: an observation can be lost without harm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from carbonseal.policies.key_life import DnsView, RelayState, ServerState, ServerView
+
+VERSION: Final = 1
+MAX_FILE: Final = 1024 * 1024  # octets
+
+
+@dataclass(frozen=True, slots=True)
+class RelayView:
+    """What one relay did with the key."""
+
+    relay: str
+    state: RelayState
+    since: datetime  # the first time it was seen so
+    at: datetime  # the last time
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything seen of one key."""
+
+    dns: DnsView | None = None
+    relays: tuple[RelayView, ...] = ()
+
+
+NOTHING: Final = Observed()
+
+
+def to_json(seen: Observed) -> bytes:
+    """The content of the file."""
+    about = {"v": VERSION, **dataclasses.asdict(seen)}
+    return (json.dumps(about, indent=1, default=_text) + "\n").encode("ascii")
+
+
+def from_json(content: bytes) -> Observed:
+    """What is in a file; `NOTHING` where that cannot be read."""
+    try:
+        about = json.loads(content)
+        if about["v"] != VERSION:
+            return NOTHING
+        dns = None if about["dns"] is None else _dns_view(about["dns"])
+        return Observed(dns, tuple(_relay_view(one) for one in about["relays"]))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return NOTHING
+
+
+def follow(before: Observed, relay: str, state: RelayState, at: datetime) -> RelayView:
+    """The view of a relay, its `since` kept as long as the state stays the same."""
+    for known in before.relays:
+        if known.relay == relay and known.state is state:
+            return dataclasses.replace(known, at=at)
+    return RelayView(relay, state, at, at)
+
+
+def _dns_view(about: dict[str, Any]) -> DnsView:
+    servers = tuple(
+        ServerView(**{**one, "state": ServerState(one["state"]), "at": _time(one["at"])})
+        for one in about["servers"]
+    )
+    return DnsView(**{**about, "at": _time(about["at"]), "servers": servers})
+
+
+def _relay_view(about: dict[str, Any]) -> RelayView:
+    state = RelayState(about["state"])
+    return RelayView(str(about["relay"]), state, _time(about["since"]), _time(about["at"]))
+
+
+def _text(value: object) -> str:
+    assert isinstance(value, datetime)
+    return value.astimezone(UTC).isoformat()
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

@@ -1,0 +1,420 @@
+"""What a person orders about a key: checked against the rules, written down, then carried out.
+
+Promises: an order that breaks a rule changes nothing and says which rule and what to do instead; an
+order that was carried out already says so and does no harm.  The rules: nothing signs that is not
+published everywhere; the last key of a domain is not taken away by accident; nothing is revoked or
+removed while mail signed with it may be on its way, unless the key is compromised or a person
+takes that on, with a reason.
+
+Raises: `lifecycle.Forbidden` (a rule), `NotYet` (time or a server), `errors.NotFound`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from carbonseal.keys import keyring, lifecycle, store
+from carbonseal.keys.key_record import KeyRecord, Publication
+from carbonseal.keys.lifecycle import Forbidden, Report, World
+from carbonseal.policies import errors, key_life, rotation
+from carbonseal.policies.key_life import DnsView, Goal, RelayReport, ServerState, Stage
+from carbonseal.policies.rotation import Action, Standing
+
+
+class NotYet(errors.CarbonsealError):
+    """It is allowed, but not now: exit status 1."""
+
+    exit_code = int(Standing.NOT_YET)
+
+
+class Unreachable(errors.CarbonsealError):
+    """Somebody who must be asked does not answer: exit status 3."""
+
+    exit_code = int(Standing.UNREACHABLE)
+
+
+class Mismatch(errors.CarbonsealError):
+    """What DNS shows is not what it must be, or the key is held: exit status 2."""
+
+    exit_code = int(Standing.HELD)
+
+
+_ERRORS = {
+    Standing.NOT_YET: NotYet,
+    Standing.HELD: Mismatch,
+    Standing.UNREACHABLE: Unreachable,
+    Standing.REFUSED: Forbidden,
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which key, by whom and why."""
+
+    world: World
+    sdid: str
+    selector: str
+    why: str
+
+    @functools.cached_property
+    def relays(self) -> tuple[RelayReport, ...]:
+        """What the relays say; asked once, and only if somebody wants to know."""
+        return lifecycle.gather(self.world)
+
+    @property
+    def now(self) -> datetime:
+        """The moment of a step."""
+        return self.world.clock()
+
+    @property
+    def key(self) -> KeyRecord:
+        """The key as it is on disk."""
+        return self.world.shelf.find(self.sdid, self.selector)
+
+    def look(self, key: KeyRecord) -> DnsView:
+        """What every server shows now."""
+        return self.world.look(key.dns_name, key.public_key, key.publication.text)
+
+    def carry_on(self) -> Report:
+        """Take the steps that are due now."""
+        return lifecycle.tend(self.world, self.sdid, why=self.why, relays=self.relays, begin=False)
+
+
+def publish(order: Order, *, adopt: bool, dry_run: bool) -> Report | None:
+    """Let the record of a key be made known, and bring it up to ready."""
+    key = order.key
+    _refuse_held(key)
+    if adopt:
+        return _adopt(order, key, dry_run=dry_run)
+    if key.stage not in key_life.BEFORE_ACTIVE or key.is_cancelled:
+        raise Forbidden(
+            f"{key.dns_name} is {key.stage.value}; only a key that has not signed yet is published."
+        )
+    if dry_run:
+        return None
+    if key.goal is Goal.KEPT:
+        with order.world.shelf.writing(order.sdid) as writer:
+            fresh = order.key.noted("publish", at=order.now, why=order.why)
+            writer.put(dataclasses.replace(fresh, goal=Goal.READY))
+    return order.carry_on()
+
+
+def _adopt(order: Order, key: KeyRecord, *, dry_run: bool) -> Report | None:
+    """Take over a record that somebody else made, as it stands at every server."""
+    seen = order.look(key)
+    if not seen.is_everywhere(ServerState.SHOWN):
+        raise _mismatch(key, seen, "it can be taken over when every server shows this key")
+    texts = {view.text for view in seen.servers}
+    if len(texts) != 1:
+        raise Mismatch(f"{key.dns_name}: its servers show different texts; wait and repeat.")
+    if dry_run:
+        return None
+    with order.world.shelf.writing(order.sdid) as writer:
+        fresh = order.key.noted("adopt", at=order.now, why=order.why)
+        place = Publication(seen.target or key.dns_name, texts.pop(), is_ours=True)
+        writer.put(dataclasses.replace(fresh, publication=place))
+    return order.carry_on()
+
+
+def activate(
+    order: Order, *, assume_published: bool, when_ready: bool, dry_run: bool
+) -> Report | None:
+    """Let a key sign; its predecessor of the same algorithm is retired in the same step."""
+    key = order.key
+    _refuse_held(key)
+    if key.stage is Stage.ACTIVE:
+        return None
+    if key.is_compromised or key.is_cancelled or key.stage not in _MAY_BECOME_ACTIVE:
+        raise Forbidden(
+            f"{key.dns_name} is {_condition(key)} and never signs again; make a new key with"
+            f" `carbonseal keys generate {key.sdid}`."
+        )
+    place = str(order.world.shelf.private_path(key.sdid, key.selector))
+    keyring.parse(key, order.world.shelf.private_key(key), place)
+    if assume_published:
+        if dry_run:
+            return None
+        with order.world.shelf.writing(order.sdid) as writer:
+            writer.activate(order.key, at=order.now, why=order.why, assumed=True)
+        return None
+    if key.stage is Stage.RETIRING:
+        raise Forbidden(
+            f"{key.dns_name} is retiring; `carbonseal keys rollback {key.sdid}` brings it back."
+        )
+    if not when_ready:
+        _demand_ready(order, key)
+    if dry_run:
+        return None
+    with order.world.shelf.writing(order.sdid) as writer:
+        fresh = order.key.noted("wanted", at=order.now, why=order.why)
+        writer.put(dataclasses.replace(fresh, goal=Goal.ACTIVE, activate_from=None))
+    return order.carry_on()
+
+
+_MAY_BECOME_ACTIVE = (*key_life.BEFORE_ACTIVE, Stage.RETIRING)
+
+
+def _demand_ready(order: Order, key: KeyRecord) -> None:
+    """Raise unless the key can sign at this very moment."""
+    if key.stage not in (Stage.PUBLISHED, Stage.READY):
+        raise NotYet(
+            f"{key.dns_name} is {key.stage.value}: it signs after every name server shows its"
+            f" record; run `carbonseal keys publish {key.sdid} {key.selector}`, or"
+            " `keys activate --when-ready`, which waits for it."
+        )
+    wanted = dataclasses.replace(key, goal=Goal.ACTIVE, activate_from=None)
+    seen = rotation.Seen(order.now, order.look(key), order.relays)
+    due = rotation.due(wanted, seen, order.world.rules)
+    if due.action is Action.WAIT or due.action is Action.FALL_BACK or due.action is Action.HOLD:
+        kind = _ERRORS.get(due.standing, NotYet)
+        raise kind(f"{key.dns_name} cannot sign yet: {'; '.join(due.why)}.")
+
+
+def retire(order: Order, *, leave_unsigned: bool, dry_run: bool) -> None:
+    """Sign no more with a key."""
+    with _locked_unless(order, dry_run=dry_run) as writer:
+        key = order.key
+        if key.stage in key_life.BEFORE_ACTIVE:
+            raise Forbidden(f"{key.dns_name} does not sign; `carbonseal keys remove` gives it up.")
+        if key.stage is not Stage.ACTIVE:
+            return
+        refuse_gap(order.world.shelf, key, leave_unsigned=leave_unsigned)
+        if writer is not None:
+            writer.put(key.moved(Stage.RETIRING, at=order.now, why=order.why))
+
+
+def revoke(order: Order, *, force: bool, dry_run: bool) -> Report | None:
+    """Make p= empty once the mail it signed is delivered."""
+    key = order.key
+    _refuse_held(key)
+    if key.stage in (Stage.REVOKING, Stage.REVOKED, Stage.REMOVING, Stage.REMOVED):
+        return _report(order, dry_run=dry_run)
+    if key.stage is not Stage.RETIRING:
+        remedy = (
+            f"rotate first (`carbonseal keys rotate {key.sdid}`), or, if strangers may have it,"
+            f" `carbonseal keys emergency {key.sdid}`"
+            if key.stage is Stage.ACTIVE
+            else f"`carbonseal keys remove {key.sdid} {key.selector}` gives it up"
+        )
+        raise Forbidden(f"{key.dns_name} is {key.stage.value}, not retiring; {remedy}.")
+    return _leave(order, key, Stage.REVOKING, force=force, dry_run=dry_run)
+
+
+def remove(order: Order, *, force: bool, dry_run: bool) -> Report | None:
+    """Take the record away and destroy the private key; or give up a key that never signed."""
+    key = order.key
+    _refuse_held(key)
+    if key.stage in (Stage.REMOVING, Stage.REMOVED):
+        return _report(order, dry_run=dry_run)
+    if key.stage in key_life.BEFORE_ACTIVE:
+        if dry_run:
+            return None
+        with order.world.shelf.writing(order.sdid) as writer:
+            fresh = order.key.noted("cancelled", at=order.now, why=order.why)
+            writer.put(dataclasses.replace(fresh, cancelled_at=order.now, goal=Goal.REMOVED))
+        return order.carry_on()
+    if key.stage is Stage.ACTIVE:
+        raise Forbidden(
+            f"{key.dns_name} signs; activate another key first, then retire and revoke this one."
+        )
+    return _leave(order, key, Stage.REMOVING, force=force, dry_run=dry_run)
+
+
+def _leave(
+    order: Order, key: KeyRecord, stage: Stage, *, force: bool, dry_run: bool
+) -> Report | None:
+    """Go on towards the end; before its time only by force."""
+    seen = rotation.Seen(order.now, order.look(key), order.relays)
+    due = rotation.due(key, seen, order.world.rules)
+    forward = due.action in (Action.REVOKE, Action.REMOVE)
+    if not forward and not force:
+        if due.action is Action.CONFIRM_STOPPED or due.standing is Standing.DONE:
+            why = "; ".join(due.why)
+            raise NotYet(f"{key.dns_name}: {why}; --force with --reason does it now.")
+        kind = _ERRORS.get(due.standing, NotYet)
+        raise kind(f"{key.dns_name}: {'; '.join(due.why)}; --force with --reason does it now.")
+    if due.action is Action.HOLD or ServerState.OTHER in (seen.dns.states if seen.dns else ()):
+        raise Mismatch(f"{key.dns_name}: {'; '.join(due.why)}.")
+    if dry_run:
+        return None
+    if forward and due.action is (Action.REVOKE if stage is Stage.REVOKING else Action.REMOVE):
+        return order.carry_on()
+    with order.world.shelf.writing(order.sdid) as writer:
+        writer.put(order.key.moved(stage, at=order.now, why=f"forced: {order.why}"))
+    return order.carry_on()
+
+
+def rollback(order: Order, *, dry_run: bool) -> None:
+    """Let the predecessor sign again, while its record still stands."""
+    key = order.key
+    _refuse_held(key)
+    if key.stage is Stage.ACTIVE:
+        return None
+    if key.stage is not Stage.RETIRING or key.is_compromised:
+        raise Forbidden(
+            f"{key.dns_name} is {_condition(key)}: there is no way back to it; make a new key with"
+            f" `carbonseal keys rotate {key.sdid}`."
+        )
+    seen = order.look(key)
+    if not seen.is_everywhere(ServerState.SHOWN):
+        raise _mismatch(key, seen, "it can sign again only when every server shows its record")
+    place = str(order.world.shelf.private_path(key.sdid, key.selector))
+    keyring.parse(key, order.world.shelf.private_key(key), place)
+    if dry_run:
+        return None
+    shelf = order.world.shelf
+    with shelf.writing(order.sdid) as writer:
+        before = [
+            one
+            for one in store.active(shelf.lineage(order.sdid).records)
+            if one.algorithm == key.algorithm
+        ]
+        writer.activate(order.key, at=order.now, why=f"rollback: {order.why}", assumed=False)
+        for one in before:
+            # It is published and well known: it stands by.  A crash before this line leaves it
+            # retiring, which is safe as well.
+            fresh = shelf.find(one.sdid, one.selector)
+            fresh = fresh.moved(Stage.READY, at=order.now, why=f"rolled back: {order.why}")
+            writer.put(dataclasses.replace(fresh, goal=Goal.READY, activate_from=None))
+    return None
+
+
+def predecessor(shelf: store.Store, sdid: str) -> str:
+    """The selector that a rollback means when none is named: the key retired last."""
+    records = shelf.lineage(sdid).records
+    retiring = [key for key in records if key.stage is Stage.RETIRING]
+    if not retiring:
+        raise Forbidden(
+            f"{sdid}: no key is retiring, so there is nothing to go back to;"
+            f" `carbonseal keys status {sdid}` shows what there is."
+        )
+    return max(retiring, key=lambda key: key.since).selector
+
+
+@dataclass(frozen=True, slots=True)
+class Emergency:
+    """What an emergency did, and how long the damage lasts."""
+
+    compromised: KeyRecord
+    successor: KeyRecord | None  # None: mail leaves unsigned until there is one
+    exposure: rotation.Wait  # until forgeries verify no more, at worst
+    report: Report
+
+
+def emergency(order: Order, *, leave_unsigned: bool, dry_run: bool) -> Emergency:
+    """Sign with the standby from now on, and revoke the compromised record without waiting."""
+    key, shelf = order.key, order.world.shelf
+    if key.stage in (Stage.REMOVED, Stage.REMOVING):
+        raise Forbidden(f"{key.dns_name} is {key.stage.value} already; nothing is left to revoke.")
+    successor = None
+    if key.stage is Stage.ACTIVE:
+        successor = _standby(order, key)
+        if successor is None and not leave_unsigned:
+            raise Forbidden(
+                f"{key.dns_name} is the only key of {key.sdid} that can sign, and no other is"
+                f" ready: first `carbonseal keys rotate {key.sdid} --wait 1h`, or give"
+                " --leave-unsigned to stop signing at once."
+            )
+    exposure = rotation.exposure(order.look(key), order.now)
+    if dry_run:
+        return Emergency(key, successor, exposure, Report(order.sdid))
+    with shelf.writing(order.sdid) as writer:
+        if successor is not None:
+            writer.activate(
+                shelf.find(successor.sdid, successor.selector),
+                at=order.now,
+                why=f"emergency: {order.why}",
+                assumed=False,
+            )
+        fresh = shelf.find(key.sdid, key.selector)
+        if fresh.stage in (Stage.ACTIVE, *key_life.BEFORE_ACTIVE):
+            fresh = fresh.moved(Stage.RETIRING, at=order.now, why="compromised")
+        fresh = fresh.noted("compromised", at=order.now, why=order.why)
+        writer.put(dataclasses.replace(fresh, compromised_at=order.now, held=""))
+    report = lifecycle.tend(order.world, order.sdid, why=order.why, relays=order.relays, begin=True)
+    return Emergency(order.key, successor, exposure, report)
+
+
+def _standby(order: Order, key: KeyRecord) -> KeyRecord | None:
+    """A key that may sign at once: ready, and shown by every server just now."""
+    for one in order.world.shelf.lineage(order.sdid).records:
+        if (
+            one.algorithm == key.algorithm
+            and one.stage is Stage.READY
+            and not (one.held or one.is_compromised or one.is_cancelled)
+            and order.look(one).is_everywhere(ServerState.SHOWN)
+        ):
+            return one
+    return None
+
+
+def release(order: Order, *, dry_run: bool) -> Report | None:
+    """Let a held key go on, when what it was held for is gone."""
+    key = order.key
+    if not key.held:
+        return _report(order, dry_run=dry_run)
+    seen = order.look(key)
+    if ServerState.OTHER in seen.states:
+        raise _mismatch(key, seen, "it stays held")
+    if dry_run:
+        return None
+    with order.world.shelf.writing(order.sdid) as writer:
+        fresh = order.key.noted("released", at=order.now, why=order.why)
+        writer.put(dataclasses.replace(fresh, held=""))
+    return order.carry_on()
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+def refuse_gap(shelf: store.Store, key: KeyRecord, *, leave_unsigned: bool) -> None:
+    """Raise if nobody else could sign for the domain of `key`."""
+    signing = store.active(shelf.lineage(key.sdid).records)
+    others = [one for one in signing if one != key and _can_sign(shelf, one)]
+    if key in signing and not others and not leave_unsigned:
+        raise Forbidden(
+            f"{key.dns_name} is the last key that signs for {key.sdid}; activate another"
+            " first, or give --leave-unsigned."
+        )
+
+
+def _can_sign(shelf: store.Store, key: KeyRecord) -> bool:
+    try:
+        place = str(shelf.private_path(key.sdid, key.selector))
+        keyring.parse(key, shelf.private_key(key), place)
+    except errors.CarbonsealError:
+        return False
+    return not key.refused
+
+
+def _refuse_held(key: KeyRecord) -> None:
+    if key.held:
+        raise Mismatch(
+            f"{key.dns_name} is held: {key.held}; when that is settled, `carbonseal keys reconcile"
+            f" {key.sdid} {key.selector} --release` lets it go on."
+        )
+
+
+def _condition(key: KeyRecord) -> str:
+    if key.is_compromised:
+        return "compromised"
+    return "cancelled" if key.is_cancelled else key.stage.value
+
+
+def _mismatch(key: KeyRecord, seen: DnsView, what: str) -> errors.CarbonsealError:
+    said = "; ".join(seen.complaints) or "its record is not shown everywhere"
+    kind = Unreachable if seen.states == {ServerState.UNKNOWN} else Mismatch
+    return kind(f"{key.dns_name}: {said}; {what}.")
+
+
+def _locked_unless(order: Order, *, dry_run: bool) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if dry_run else order.world.shelf.writing(order.sdid)
+
+
+def _report(order: Order, *, dry_run: bool) -> Report | None:
+    return None if dry_run else order.carry_on()
