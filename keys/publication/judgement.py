@@ -33,6 +33,7 @@ _MAX_PARTS: Final = 4  # TXT records that may be pieces of one
 _MAX_TEXT: Final = 8192  # characters; what is longer is no key record
 _WHITE_SPACE = re.compile(r"[ \t\r\n]+")
 _KEY = re.compile(r"(?:^|;)\s*p\s*=([^;]*)")
+_TYPE = re.compile(r"(?:^|;)\s*k\s*=\s*([^\s;]*)\s*(?:;|$)")
 _BEGUN = re.compile(r"\s*(?:v\s*=\s*DKIM1|k\s*=\s*(?:rsa|ed25519)|h\s*=\s*sha)", re.IGNORECASE)
 
 
@@ -62,7 +63,8 @@ def judge(texts: Texts, public_key: bytes | None, expected_text: str = "") -> Ju
     try:
         record = dns_record.parse(value)
     except errors.DataError as error:
-        return _unreadable(value, error.sentence, public_key, expected_text)
+        expected = expected_text or _value(public_key)
+        return _unreadable(value, error.sentence, public_key, expected)
     return _readable(record, public_key)
 
 
@@ -122,8 +124,8 @@ def _unreadable(
     fault, about = (
         _quoted(value)
         or _cut_before_key(value)
-        or _wrong_type(value)
         or _divided(value, public_key)
+        or _wrong_type(value)
         or _cut_in_key(value, expected_text)
         or ("damaged", complaint)
     )
@@ -159,7 +161,10 @@ def _wrong_type(value: str) -> tuple[str, str] | None:
         return None
     if isinstance(key, ed25519.Ed25519PublicKey):
         return "wrong-ed25519", ""
-    return "wrong-type", "p= holds a key of another type than k= says"
+    said = _TYPE.search(value)
+    if said is None or said.group(1) == "rsa":
+        return None
+    return "wrong-type", f"k={said.group(1)} and another key"
 
 
 def _divided(value: str, public_key: bytes | None) -> tuple[str, str] | None:
@@ -176,8 +181,10 @@ def _cut_in_key(value: str, expected_text: str) -> tuple[str, str] | None:
     length = f"{len(value)} octets"
     if len(value) == dns_record.STRING:
         length += ", one string of a TXT record"
-    if have and want.startswith(have):
-        return "truncated", f"{length} of {len(expected_text)}"
+    if want and have:
+        # What is not its beginning lost something in the middle.
+        is_cut = len(have) < len(want) and want.startswith(have)
+        return ("truncated", f"{length} of {len(expected_text)}") if is_cut else None
     octets = _octets(value, cut=True)
     if octets is not None and not _is_ed25519(value):
         return ("truncated", length) if _is_beginning(octets) else None
@@ -207,13 +214,22 @@ def _is_key(value: str, public_key: bytes | None) -> bool:
     return record.public_key == public_key
 
 
+def _value(public_key: bytes | None) -> str:
+    """What should stand there; '' if nobody knows."""
+    try:
+        return dns_record.value(public_key) if public_key is not None else ""
+    except errors.DataError:
+        return ""
+
+
 def _p(value: str) -> str:
     found = _KEY.search(value)
     return found.group(1) if found else ""
 
 
 def _is_ed25519(value: str) -> bool:
-    return re.search(r"(?:^|;)\s*k\s*=\s*ed25519\s*(?:;|$)", value) is not None
+    said = _TYPE.search(value)
+    return said is not None and said.group(1) == "ed25519"
 
 
 def _octets(value: str, *, cut: bool = False) -> bytes | None:
