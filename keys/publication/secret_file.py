@@ -30,9 +30,11 @@ def read(path: Path) -> bytes:
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise _wrong(path, f"it cannot be read ({reason}); check its name and access") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         _check(path, os.fstat(handle))
-        content = file.read(MAX_SIZE + 1)
+        content = os.read(handle, MAX_SIZE + 1)
+    finally:
+        os.close(handle)
     if len(content) > MAX_SIZE:
         raise _wrong(path, "it is larger than 16 KiB, so it is no such file; check its name")
     return content

@@ -166,11 +166,14 @@ def txt(text: str) -> _Txt:
 def absolute(name: str) -> dns.name.Name:
     """A name without its last dot as dnspython's; `errors.DataError` if it is none."""
     try:
-        return dns.name.from_text(name.rstrip(".") + ".")
+        found = dns.name.from_text(name.rstrip(".") + ".")
     except (dns.exception.DNSException, UnicodeError):
+        found = dns.name.root
+    if found == dns.name.root:
         raise errors.DataError(
             f"{name[:80]!r} is no domain name; each label has 1 to 63 characters, all of it 253."
-        ) from None
+        )
+    return found
 
 
 def _octets(text: str) -> bytes:

@@ -453,6 +453,8 @@ class Bind(NameServer):
 
     def _is_ready(self) -> bool:
         if self.primary is None:
+            if "not loaded due to errors" in self.log():
+                raise NameServerFailed("a zone cannot be loaded")
             return super()._is_ready()
         may_follow = getattr(self.primary, "allow_transfer", True) and all(
             _is_served(self.primary.address, zone) for zone in self.zones
@@ -482,7 +484,7 @@ class Bind(NameServer):
             f"  listen-on port {self.address.port} {{ {self.address.host}; }};",
             "  listen-on-v6 { none; };",
             "  recursion no; dnssec-validation no; empty-zones-enable no; minimal-responses no;",
-            "  allow-query { any; }; masterfile-format text;",
+            "  allow-query { any; }; masterfile-format text; check-names primary ignore;",
             f"  allow-transfer {{ {'any' if self.allow_transfer else 'none'}; }};",
             f"  notify {'explicit' if self.notify and also else 'no'}; notify-delay 0;",
             f"  also-notify {{{also} }};" if also else "",
