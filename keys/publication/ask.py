@@ -290,7 +290,8 @@ def _read(wire: bytes, question: dns.message.QueryMessage, *, over_tcp: bool = F
         # The rest may break off anywhere, so it is not read.
         return Answer(Trouble.TRUNCATED)
     try:
-        message = dns.message.from_wire(wire)
+        # Together, a second CNAME would take the place of the first.
+        message = dns.message.from_wire(wire, one_rr_per_rrset=True)
     except (dns.exception.DNSException, ValueError, LookupError, TypeError, struct.error):
         # dnspython names its own errors, but values of record types we never asked for are parsed
         # by a hundred modules.
@@ -318,10 +319,14 @@ def _is_our_question(message: dns.message.Message, question: dns.message.Message
 
 
 def _record_sets(section: Iterable[dns.rrset.RRset]) -> tuple[RecordSet, ...]:
+    """Records of one name and type together; of TTLs that differ, the longest."""
+    found: dict[tuple[dns.name.Name, dns.rdatatype.RdataType], list[dns.rrset.RRset]] = {}
+    for single in section:
+        if single.rdclass == dns.rdataclass.IN and len(single):
+            found.setdefault((single.name, single.rdtype), []).append(single)
     return tuple(
-        RecordSet(rrset.name, rrset.rdtype, rrset.ttl, tuple(rrset))
-        for rrset in section
-        if rrset.rdclass == dns.rdataclass.IN and len(rrset)
+        RecordSet(name, kind, max(one.ttl for one in singles), tuple(one[0] for one in singles))
+        for (name, kind), singles in found.items()
     )
 
 

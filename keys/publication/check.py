@@ -253,7 +253,7 @@ class _Walk:
         if server.address is None:
             at = self.checker.clock()
             return _Reply(server, at, ServerState.UNKNOWN, server.fault, server.about)
-        answer = self.checker.asker.ask(name, _TXT, server.address)
+        answer = self._ask(name, server.address)
         fault, about = _refusal(answer)
         start = None
         if not fault:
@@ -263,6 +263,14 @@ class _Walk:
         if fault:
             return _Reply(server, at, ServerState.UNKNOWN, fault, about)
         return self._judged(_Reply(server, at, ServerState.OTHER, start=start), answer, name)
+
+    def _ask(self, name: dns.name.Name, address: ServerAddress) -> ask.Answer:
+        answer = self.checker.asker.ask(name, _TXT, address)
+        if answer.rcode != "SERVFAIL":
+            return answer
+        # BIND says so of aliases that lead in a circle within its zones; the first link it shows.
+        alias = self.checker.asker.ask(name, _CNAME, address)
+        return answer if _refusal(alias)[0] or alias.at(name, _CNAME) is None else alias
 
     def _start(
         self, answer: ask.Answer, zone: Zone, name: dns.name.Name, address: ServerAddress
@@ -463,10 +471,15 @@ def _content(answer: ask.Answer, name: dns.name.Name) -> _Content:
         return _Content(alias=_target(cname), ttl=cname.ttl, crowd=crowd)
     if texts is None:
         return _Content()
+    # Sorted, because servers shuffle.
     strings = tuple(
-        tuple(record.strings)
-        for record in texts.records
-        if isinstance(record, dns.rdtypes.ANY.TXT.TXT)
+        sorted(
+            {
+                tuple(record.strings)
+                for record in texts.records
+                if isinstance(record, dns.rdtypes.ANY.TXT.TXT)
+            }
+        )
     )
     return _Content(texts=strings, ttl=texts.ttl)
 

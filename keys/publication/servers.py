@@ -84,13 +84,14 @@ class Finder:
     asker: ask.Asker
     _zones: dict[dns.name.Name, Zone] = field(default_factory=dict)  # by name asked for
     _tops: dict[dns.name.Name, Zone] = field(default_factory=dict)  # by name of the zone
+    _firsts: dict[dns.name.Name, Zone] = field(default_factory=dict)  # by harmless part
     _addresses: dict[str, _Resolved] = field(default_factory=dict)  # by name of the server
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def forget(self) -> None:
         """Begin a new run."""
         with self._lock:
-            for kept in (self._zones, self._tops, self._addresses):
+            for kept in (self._zones, self._tops, self._firsts, self._addresses):
                 kept.clear()
 
     def zone_of(self, name: dns.name.Name) -> Zone:
@@ -202,11 +203,16 @@ class Finder:
         that is below).  Only where it knows nothing there, more labels are tried.
         """
         domain = harmless_part(name)
+        kept = self._kept(self._firsts, domain)
+        if kept is not None:
+            return kept
         said: list[str] = []
         for length in range(min(3, len(domain)), len(domain) + 1):
             answer = self._resolve(domain.split(length)[1], _SOA)
             if answer.rcode in ("NOERROR", "NXDOMAIN"):
-                return self._zone_from(domain.split(length)[1], answer, name)
+                found = self._zone_from(domain.split(length)[1], answer, name)
+                self._keep(self._firsts, domain, found)
+                return found
             said.append(str(answer.trouble or answer.rcode))
         about = f"the resolvers said {', '.join(dict.fromkeys(said))}"
         raise NoZone(faults.sentence("no-resolver", place=text(name), about=about))
