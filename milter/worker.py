@@ -49,7 +49,7 @@ def run(configuration: Configuration, listener: socket.socket, control: socket.s
     # Before any key is read: from here on nobody can take this worker's silence for a proof.
     acknowledgement = Acknowledgement(record.spool, record.relay or socket.gethostname())
     watch = Watch(configuration.keys_directory, time.monotonic, acknowledgement.before_use)
-    chores = _Chores(spool, watch, acknowledgement)
+    chores = _Chores(watch, acknowledgement)
     services = Services(
         configuration=configuration,
         keyring=watch.current,
@@ -73,6 +73,7 @@ def run(configuration: Configuration, listener: socket.socket, control: socket.s
     except libmilter.error:
         return UNSUPPORTED
     threading.Thread(target=_serve, name="libmilter", daemon=True).start()
+    threading.Thread(target=_tend, args=(spool,), name="spool", daemon=True).start()
     control.send(READY)
     is_orphaned = _wait_for_drain(control, chores)
     _let_go(listener.fileno(), spare, is_orphaned=is_orphaned)
@@ -103,14 +104,19 @@ def _serve() -> None:
     os._exit(70)
 
 
-class _Chores:
-    """What the main thread does beside the mail."""
+def _tend(spool: Spool) -> None:
+    # A thread of its own: it waits as long as the disk takes to write a record, keys must not.
+    while True:
+        spool.tend()
+        time.sleep(_TEND_EVERY)
 
-    def __init__(self, spool: Spool, watch: Watch, acknowledgement: Acknowledgement) -> None:
-        self._spool = spool
+
+class _Chores:
+    """What the main thread does about keys, beside the mail."""
+
+    def __init__(self, watch: Watch, acknowledgement: Acknowledgement) -> None:
         self._watch = watch
         self._acknowledgement = acknowledgement
-        self._tend_at = 0.0
         self._said: dict[str, str | None] = {}
 
     def do(self) -> None:
@@ -120,10 +126,6 @@ class _Chores:
         acknowledgement.tend(watch.complaint)
         self._say("keys-unusable", watch.complaint, log.error)
         self._say("keys-not-acknowledged", acknowledgement.problem, log.warning)
-        now = time.monotonic()
-        if now >= self._tend_at:
-            self._tend_at = now + _TEND_EVERY
-            self._spool.tend()
 
     def _say(self, event: str, problem: str | None, write: Callable[..., None]) -> None:
         if problem is not None and problem != self._said.get(event):

@@ -203,8 +203,8 @@ def read(spool: Path, generation: bytes | None = None) -> tuple[Worker, ...]:
         # Up to a thousand names come from one getdents(2), which no rename can interrupt: a file
         # that is replaced at this moment is not missed.
         names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        names = []
+    except (FileNotFoundError, NotADirectoryError):
+        names = []  # whoever could not write there is known by the lock above
     except OSError as error:
         raise permission.unreadable(folder, error) from None
     for name in names:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import stat
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support import milter_protocol as wire
 from support import ports
 from support.carbonseal import COMMAND, Carbonseal, wait_until
-from support.milter_client import Answer, Channel, Conversation, Envelope
+from support.milter_client import Answer, Channel, Conversation, Envelope, MilterGone, Outcome
+
+from carbonseal.keys.relays import acknowledgement
 
 FIELDS: list[tuple[str | bytes, bytes]] = [("From", b" alice@example.com")]
 OFFER = wire.framed(
@@ -177,3 +183,192 @@ def worker_of(service: Carbonseal, supervisor: int = 0) -> int:
 def maps_of(pid: str) -> str:
     """What a process has mapped."""
     return Path(f"/proc/{pid}/maps").read_text()
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+# Between the signature and the answer the record is written; there this lets a message wait, and
+# before its first look at the keys a worker.
+HOLD = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void hold(const char *name) {
+    const char *path = getenv(name);
+    while (path && access(path, F_OK) == 0) usleep(5000);
+}
+
+int fdatasync(int file) {
+    const char *reached = getenv("REACHED");
+    const char *path = getenv("HOLD_MESSAGES");
+    if (path && access(path, F_OK) == 0 && reached) close(creat(reached, 0600));
+    hold("HOLD_MESSAGES");
+    return ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(file);
+}
+
+int open64(const char *path, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    int mode = va_arg(more, int);
+    va_end(more);
+    const char *end = strrchr(path, '/');
+    if (end && !strcmp(end, "/generation")) hold("HOLD_KEYS");
+    return ((int (*)(const char *, int, ...))dlsym(RTLD_NEXT, "open64"))(path, flags, mode);
+}
+"""
+
+
+@dataclass(frozen=True)
+class Brake:
+    """Holds messages between signature and answer, and workers before they read keys."""
+
+    messages: Path  # while this file exists
+    keys: Path
+    reached: Path  # exists once a message waits
+
+
+@pytest.fixture
+def brake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Brake]:
+    source, library = tmp_path / "hold.c", tmp_path / "hold.so"
+    source.write_text(HOLD)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    one = Brake(tmp_path / "hold-messages", tmp_path / "hold-keys", tmp_path / "reached")
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("HOLD_MESSAGES", str(one.messages))
+    monkeypatch.setenv("HOLD_KEYS", str(one.keys))
+    monkeypatch.setenv("REACHED", str(one.reached))
+    yield one
+    one.messages.unlink(missing_ok=True)
+    one.keys.unlink(missing_ok=True)
+
+
+def in_use(service: Carbonseal) -> list[acknowledgement.Worker]:
+    """What the living workers say, as whoever revokes a key would hear it."""
+    generation = (service.directory / "keys" / "generation").read_bytes()
+    return list(acknowledgement.read(service.spool, generation))
+
+
+def signing(service: Carbonseal) -> list[set[str]]:
+    """The selectors each worker may sign with; none for one that is starting or late."""
+    return [
+        set() if worker.is_starting else {name.rpartition("/")[2] for name in worker.signing}
+        for worker in in_use(service)
+    ]
+
+
+def selector_of(service: Carbonseal) -> str:
+    """The key of a message sent now."""
+    with Conversation(service.socket) as conversation:
+        conversation.open()
+        outcome = conversation.send_message(Envelope(), FIELDS, b"text\r\n")
+    return selector_in(outcome)
+
+
+def selector_in(outcome: Outcome) -> str:
+    ((_, _, value),) = outcome.inserted
+    found = re.search(rb"\bs=([^;]+);", value)
+    assert found is not None
+    return found[1].decode()
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Carbonseal:
+    """A service that signs with the key `a`, with one worker, not started."""
+    one = Carbonseal(tmp_path / "seal", {"milter": {"workers": 1, "drain": 10}})
+    one.make_key("example.com", "--selector", "a")
+    return one
+
+
+def test_an_activation_is_taken_up_and_acknowledged_without_any_mail(keyed: Carbonseal) -> None:
+    """The worker looks by itself; what it says is what it then signs with."""
+    with keyed:
+        assert signing(keyed) == [{"a"}]
+        for selector in ("b", "c"):
+            keyed.make_key("example.com", "--selector", selector)
+            wait_until(lambda key=selector: signing(keyed) == [{key}], "the change", timeout=10)
+        assert selector_of(keyed) == "c"
+        assert [worker.pid for worker in in_use(keyed)] == [worker_of(keyed)]
+
+
+def test_a_key_is_named_until_the_last_message_signed_with_it_is_answered(
+    keyed: Carbonseal, brake: Brake
+) -> None:
+    """Its disk is slow just now: the message has its signature, and Postfix not yet the message."""
+    with keyed, ThreadPoolExecutor(1) as pool:
+        brake.messages.touch()
+        waiting = pool.submit(selector_of, keyed)
+        wait_until(brake.reached.exists, "the message at its end")
+        keyed.make_key("example.com", "--selector", "b")
+        wait_until(lambda: signing(keyed) == [{"a", "b"}], "the change")
+        keyed.make_key("example.com", "--selector", "c")
+        wait_until(lambda: signing(keyed) == [{"a", "c"}], "the next change")
+        brake.messages.unlink()
+        assert waiting.result(30) == "a"
+        wait_until(lambda: signing(keyed) == [{"c"}], "the end of the old key")
+        assert selector_of(keyed) == "c"
+
+
+def test_a_killed_worker_signs_with_nothing(keyed: Carbonseal, brake: Brake) -> None:
+    """Whatever it was doing; the next worker begins with the keys of now."""
+    with keyed, ThreadPoolExecutor(1) as pool:
+        old = worker_of(keyed)
+        brake.messages.touch()
+        waiting = pool.submit(selector_of, keyed)
+        wait_until(brake.reached.exists, "the message at its end")
+        keyed.make_key("example.com", "--selector", "b")
+        wait_until(lambda: signing(keyed) == [{"a", "b"}], "the change")
+        os.kill(old, signal.SIGKILL)
+        with pytest.raises(MilterGone):
+            waiting.result(30)
+        brake.messages.unlink()  # the supervisor wants to close the dead one's segment
+        wait_until(lambda: signing(keyed) == [{"b"}], "the next worker")
+        assert old not in [worker.pid for worker in in_use(keyed)]
+
+
+def test_a_worker_that_reads_its_first_keys_says_so(keyed: Carbonseal, brake: Brake) -> None:
+    """Nobody knows yet which it will sign with, and it is seen before it reads."""
+    brake.keys.touch()
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(keyed.start)
+        wait_until(lambda: bool(in_use(keyed)), "the worker's first word")
+        assert [worker.is_starting for worker in in_use(keyed)] == [True]
+        brake.keys.unlink()
+        starting.result(30)
+    assert signing(keyed) == [{"a"}]
+    assert keyed.stop() == 0
+    assert in_use(keyed) == []
+
+
+def test_an_old_worker_that_still_serves_follows_and_acknowledges(keyed: Carbonseal) -> None:
+    """After a reload it finishes its connections, and signs on them with the key of now."""
+    with keyed:
+        old = worker_of(keyed)
+        with Conversation(keyed.socket) as conversation:
+            conversation.open()
+            reload(keyed)
+            wait_until(lambda: len(in_use(keyed)) == 2, "both workers")
+            keyed.make_key("example.com", "--selector", "b")
+            wait_until(lambda: signing(keyed) == [{"b"}, {"b"}], "the change in both")
+            outcome = conversation.send_message(Envelope(), FIELDS, b"text\r\n")
+            assert selector_in(outcome) == "b"
+        wait_until(lambda: old not in [one.pid for one in in_use(keyed)], "the old one's leaving")
+        assert signing(keyed) == [{"b"}]
+
+
+def test_a_worker_that_cannot_acknowledge_signs_on_and_proves_nothing(keyed: Carbonseal) -> None:
+    """One warning; mail is first, and nobody takes the silence for a proof."""
+    keyed.spool.mkdir()
+    (keyed.spool / acknowledgement.FOLDER).write_text("somebody else's")
+    with keyed:
+        keyed.wait_for_log("keys-not-acknowledged.*keys-in-use")
+        keyed.make_key("example.com", "--selector", "b")
+        wait_until(lambda: selector_of(keyed) == "b", "the change")
+        assert [worker.is_starting for worker in in_use(keyed)] == [True]
+        assert keyed.log().count("keys-not-acknowledged") == 1
+        (keyed.spool / acknowledgement.FOLDER).unlink()
+        wait_until(lambda: signing(keyed) == [{"b"}], "the acknowledgement")
