@@ -99,7 +99,7 @@ class ProviderPublisher:
         """Carry out `act` in a session; whatever lexicon or a provider's code raises ends here."""
         update.absolute(name)
         try:
-            zone = self.zone or _zone_of(name, self.resolvers)
+            zone = self.zone or _zone_of(name, self.resolvers, min(self.timeout, 15.0))
         except (dns.exception.DNSException, OSError) as error:
             return outcome.unreachable(
                 f"the zone of {name} cannot be found ({type(error).__name__}), so nothing was"
@@ -109,17 +109,20 @@ class ProviderPublisher:
             return outcome.refused(
                 f"{name} is not in the zone {zone}; correct `zone` in the rule of dns.publish."
             )
-        client = _client(self.provider, self.options, zone, ttl)
         caller = _Caller(self.timeout)
         try:
+            # In the thread that will use it: lexicon keeps its session there.
+            client = caller.call(lambda: _client(self.provider, self.options, zone, ttl))
             operations = caller.call(client.__enter__)
-            return act(_Session(self.provider, zone, operations, caller))
+            done = act(_Session(self.provider, zone, operations, caller))
+            caller.call(functools.partial(client.__exit__, None, None, None))
         except errors.CarbonsealError:
             raise
         except Exception as error:  # third parties' code: any class may come
             return _failed(self.provider, name, error)
         finally:
             caller.close()
+        return done
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +288,7 @@ def _client(provider: str, options: Mapping[str, str | int | bool], zone: str, t
     return client
 
 
-def _zone_of(name: str, resolvers: tuple[ServerAddress, ...]) -> str:
+def _zone_of(name: str, resolvers: tuple[ServerAddress, ...], timeout: float) -> str:
     """The zone by asking resolvers, for what is above the selector.
 
     Never for the selector's own name: a cache would keep that it is not there.
@@ -297,7 +300,7 @@ def _zone_of(name: str, resolvers: tuple[ServerAddress, ...]) -> str:
         resolver.nameservers = [
             dns.nameserver.Do53Nameserver(one.host, one.port) for one in resolvers
         ]
-    found = dns.resolver.zone_for_name(start, resolver=resolver, lifetime=15)
+    found = dns.resolver.zone_for_name(start, resolver=resolver, lifetime=timeout)
     return found.to_text(omit_final_dot=True).lower()
 
 
