@@ -30,7 +30,7 @@ def read(place: str, signing_table: str | None = None) -> Findings:
     `signing_table` is named in the same way; it takes the place of what the configuration says.
     """
     try:
-        if not dataset.is_specification(place) and signer_conf.is_conf(Path(place)):
+        if not _is_table(place) and signer_conf.is_conf(Path(place)):
             return of_conf(signer_conf.read(Path(place)), signing_table)
         keys = _given(place)
         signing = None if signing_table is None else _given(signing_table)
@@ -44,18 +44,23 @@ def read(place: str, signing_table: str | None = None) -> Findings:
         return found.refused(place, error.sentence)
 
 
+def _is_table(text: str) -> bool:
+    return dataset.is_specification(text) or text.endswith(".db")
+
+
 def _given(text: str) -> dataset.Dataset:
     """A data set from the command line, where a path needs no slash in front."""
-    if dataset.is_specification(text) or text.endswith(".db"):
+    if _is_table(text):
         return dataset.read(text, text)
     return dataset.read(f"file:{text}", text)
 
 
 def of_conf(conf: Conf, signing_table: str | None = None) -> Findings:
     """The findings of a configuration that was read."""
-    keys = conf.value("KeyTable")
-    if keys is None:
+    key_table = conf.value("KeyTable")
+    if key_table is None:
         return simple(conf, "Selector", "KeyFile")
+    keys = dataset.read(key_table.text, key_table.source, conf.base)
     signing = conf.value("SigningTable")
     if signing_table is not None:
         table = _given(signing_table)
@@ -63,10 +68,11 @@ def of_conf(conf: Conf, signing_table: str | None = None) -> Findings:
         table = dataset.read(signing.text, signing.source, conf.base)
     else:
         return found.refused(
-            keys.source, "there is a KeyTable but no SigningTable; give one with --signing-table."
+            key_table.source,
+            "there is a KeyTable but no SigningTable; give one with --signing-table.",
         )
     return key_and_signing_table.combine(
-        dataset.read(keys.text, keys.source, conf.base),
+        keys,
         table,
         Dialect.OPENDKIM,
         base=conf.base,
