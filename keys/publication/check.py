@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,24 +31,18 @@ from typing import Final
 import dns.exception
 import dns.name
 import dns.rdatatype
-import dns.rdtypes.ANY.CNAME
-import dns.rdtypes.ANY.DNAME
-import dns.rdtypes.ANY.SOA
-import dns.rdtypes.ANY.TXT
 
-from carbonseal.keys.publication import ask, faults, judgement, servers
+from carbonseal.keys.publication import ask, comparison, faults, judgement, reading, servers
+from carbonseal.keys.publication.comparison import MAX_LINKS, Reply
+from carbonseal.keys.publication.reading import Content, Start
 from carbonseal.keys.publication.servers import Server, Zone
 from carbonseal.keys.publication.settings import DnsSettings, ServerAddress
 from carbonseal.policies.key_life import DnsView, ServerState, ServerView
 
-MAX_LINKS: Final = 8  # CNAMEs one after the other
 _MAX_STEPS: Final = 24  # names asked for in one look, where servers lead different ways
-_MAX_TEXT: Final = 2048  # characters of a value that are kept
 _MAX_LEVELS: Final = 10  # at which a wildcard is looked for
 _AT_ONCE: Final = 32  # questions on the way
 _CNAME, _TXT, _SOA = dns.rdatatype.CNAME, dns.rdatatype.TXT, dns.rdatatype.SOA
-_KNOWN = ("NOERROR", "NXDOMAIN")
-_RCODES = {"REFUSED": "refused", "SERVFAIL": "servfail", "NOTIMP": "not-implemented"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +54,6 @@ class Examination:
     bits: int = 0  # of the key that is published; 0: there is none
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """What an SOA says: serial and times, in seconds."""
-
-    serial: int
-    negative_ttl: int
-    refresh: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """What stands at a name, at one server."""
-
-    texts: judgement.Texts = ()
-    alias: dns.name.Name | None = None
-    ttl: int | None = None
-    crowd: str = ""  # a CNAME and what stands beside it
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """What one server said at one link of the chain."""
-
-    server: Server
-    at: datetime
-    state: ServerState
-    fault: str = ""
-    about: str = ""  # of the fault
-    note: str = ""
-    bits: int = 0
-    content: _Content = _Content()
-    start: _Start | None = None
-
-
 class Checker:
     """Looks at keys for one run."""
 
@@ -103,7 +63,7 @@ class Checker:
         self.asker = ask.Asker(settings)
         self.finder = servers.Finder(settings, self.asker)
         self.pool = ThreadPoolExecutor(_AT_ONCE, "dns")
-        self._wild: dict[dns.name.Name, _Content] = {}  # by name above the random label
+        self._wild: dict[dns.name.Name, Content] = {}  # by name above the random label
         self._signed: dict[dns.name.Name, bool] = {}  # by zone
         self._lock = threading.Lock()
 
@@ -141,7 +101,7 @@ class Checker:
             walk.problem = error.sentence
         return walk
 
-    def wildcard(self, zone: Zone, above: dns.name.Name) -> _Content:
+    def wildcard(self, zone: Zone, above: dns.name.Name) -> Content:
         """What a name that nobody made has at this level; asked once in a run."""
         with self._lock:
             kept = self._wild.get(above)
@@ -153,21 +113,21 @@ class Checker:
                 with self._lock:
                     self._wild[above] = found
                 return found
-        return _Content()
+        return Content()
 
-    def ask_at_random(self, above: dns.name.Name, address: ServerAddress) -> _Content | None:
+    def ask_at_random(self, above: dns.name.Name, address: ServerAddress) -> Content | None:
         """What a server has at a random name; None if it does not say."""
         label = "x" + secrets.token_hex(8)
         try:
             name = dns.name.from_text(label, origin=above)
         except dns.exception.DNSException:
-            return _Content()  # too long to exist
+            return Content()  # too long to exist
         answer = self.asker.ask(name, _TXT, address)
-        if _refusal(answer)[0]:
+        if reading.refusal(answer)[0]:
             return None
-        content = _content(answer, name)
+        content = reading.content_of(answer, name)
         # A DNAME leads each name somewhere else; it is no wildcard.
-        return content if _dname(answer, name) is None else _Content()
+        return content if reading.dname_above(answer, name) is None else Content()
 
     def _is_signed(self, zone: Zone) -> bool:
         with self._lock:
@@ -231,7 +191,7 @@ class _Walk:
         replies = list(
             self.checker.pool.map(lambda server: self._reply(zone, server, name), zone.servers)
         )
-        replies = _compared(self._without_wildcard(zone, name, replies))
+        replies = comparison.compared(self._without_wildcard(zone, name, replies))
         self._count(replies)
         self.alias_ttl = max(self.alias_ttl, since)
         path = (*path, name)
@@ -242,27 +202,27 @@ class _Walk:
             if alias is None:
                 self._end(zone, path, at_end)
             elif alias in path or len(path) > MAX_LINKS or self.steps >= _MAX_STEPS:
-                self._end(zone, path, [_looped(reply) for reply in at_end])
+                self._end(zone, path, [comparison.looped(reply) for reply in at_end])
             else:
                 place = servers.text(name)
                 about = servers.text(alias)
                 self.notes.append(faults.sentence("alias", place=place, about=about))
                 self.follow(alias, path, since + ttl)
 
-    def _reply(self, zone: Zone, server: Server, name: dns.name.Name) -> _Reply:
+    def _reply(self, zone: Zone, server: Server, name: dns.name.Name) -> Reply:
         if server.address is None:
             at = self.checker.clock()
-            return _Reply(server, at, ServerState.UNKNOWN, server.fault, server.about)
+            return Reply(server, at, ServerState.UNKNOWN, server.fault, server.about)
         answer = self._ask(name, server.address)
-        fault, about = _refusal(answer)
+        fault, about = reading.refusal(answer)
         start = None
         if not fault:
             start, about = self._start(answer, zone, name, server.address)
             fault = "" if start is not None else "no-soa"
         at = self.checker.clock()
         if fault:
-            return _Reply(server, at, ServerState.UNKNOWN, fault, about)
-        return self._judged(_Reply(server, at, ServerState.OTHER, start=start), answer, name)
+            return Reply(server, at, ServerState.UNKNOWN, fault, about)
+        return self._judged(Reply(server, at, ServerState.OTHER, start=start), answer, name)
 
     def _ask(self, name: dns.name.Name, address: ServerAddress) -> ask.Answer:
         answer = self.checker.asker.ask(name, _TXT, address)
@@ -270,22 +230,22 @@ class _Walk:
             return answer
         # BIND says so of aliases that lead in a circle within its zones; the first link it shows.
         alias = self.checker.asker.ask(name, _CNAME, address)
-        return answer if _refusal(alias)[0] or alias.at(name, _CNAME) is None else alias
+        return answer if reading.refusal(alias)[0] or alias.at(name, _CNAME) is None else alias
 
     def _start(
         self, answer: ask.Answer, zone: Zone, name: dns.name.Name, address: ServerAddress
-    ) -> tuple[_Start | None, str]:
+    ) -> tuple[Start | None, str]:
         """The zone's SOA, which a negative answer carries; else why there is none."""
-        start = _start_in(answer.authority, zone, name)
+        start = reading.start_in(answer.authority, zone, name)
         if start is not None:
             return start, ""
         soa = self.checker.asker.ask(zone.top, _SOA, address)
-        if _refusal(soa)[0]:
+        if reading.refusal(soa)[0]:
             return None, str(soa.trouble or soa.rcode)
-        return _start_in(soa.answer, zone, name), "there is none"
+        return reading.start_in(soa.answer, zone, name), "there is none"
 
-    def _judged(self, reply: _Reply, answer: ask.Answer, name: dns.name.Name) -> _Reply:
-        content = _content(answer, name)
+    def _judged(self, reply: Reply, answer: ask.Answer, name: dns.name.Name) -> Reply:
+        content = reading.content_of(answer, name)
         if content.crowd:
             plain = dataclasses.replace(content, alias=None)
             return dataclasses.replace(
@@ -307,8 +267,8 @@ class _Walk:
     # --- wildcards
 
     def _without_wildcard(
-        self, zone: Zone, name: dns.name.Name, replies: list[_Reply]
-    ) -> list[_Reply]:
+        self, zone: Zone, name: dns.name.Name, replies: list[Reply]
+    ) -> list[Reply]:
         """The replies, those of a wildcard turned into what they are: nothing at our name."""
         if not any(reply.content.ttl is not None for reply in replies):
             return replies
@@ -323,207 +283,36 @@ class _Walk:
             replies = [self._unmasked(name, reply, wild, about) for reply in replies]
         return replies
 
-    def _unmasked(self, name: dns.name.Name, reply: _Reply, wild: _Content, about: str) -> _Reply:
-        if reply.server.address is None or not _is_same(reply.content, wild):
+    def _unmasked(self, name: dns.name.Name, reply: Reply, wild: Content, about: str) -> Reply:
+        if reply.server.address is None or not reading.is_same(reply.content, wild):
             return reply
         below = self.checker.ask_at_random(name, reply.server.address)
-        if below is None or not _is_same(below, wild):
+        if below is None or not reading.is_same(below, wild):
             return reply
         if self.public_key is None:
             return reply  # for strangers it is a record like any other
         self.wildcard_ttl = max(self.wildcard_ttl, reply.content.ttl or 0)
         return dataclasses.replace(
-            reply, state=ServerState.ABSENT, fault="wildcard", about=about, content=_Content()
+            reply, state=ServerState.ABSENT, fault="wildcard", about=about, content=Content()
         )
 
     # --- what becomes of the replies
 
-    def _count(self, replies: Sequence[_Reply]) -> None:
+    def _count(self, replies: Sequence[Reply]) -> None:
         starts = [reply.start for reply in replies if reply.start is not None]
         self.negative_ttl = max([self.negative_ttl, *(one.negative_ttl for one in starts)])
         self.refresh = max([self.refresh, *(one.refresh for one in starts)])
         self.bits = max([self.bits, *(reply.bits for reply in replies)])
 
-    def _end(self, zone: Zone, path: tuple[dns.name.Name, ...], replies: list[_Reply]) -> None:
+    def _end(self, zone: Zone, path: tuple[dns.name.Name, ...], replies: list[Reply]) -> None:
         name = path[-1]
         if len(path) > self.depth:  # where an alias leads, not where a server lacks it
             self.depth, self.zone, self.target = len(path), zone, servers.text(name)
         for reply in replies:
-            self.views.append(_view(name, _dangling(reply, path)))
+            self.views.append(comparison.view_of(name, comparison.dangling(reply, path)))
             if reply.note:
                 place = servers.text(name)
                 self.notes.append(faults.sentence(reply.note, place=place, about=str(reply.bits)))
-
-
-def _view(name: dns.name.Name, reply: _Reply) -> ServerView:
-    server = reply.server
-    address = str(server.address) if server.address is not None else ""
-    about = reply.about
-    if reply.fault and server.address is not None:
-        shown = f"{server.name} ({address})" if server.name else address
-        about = faults.sentence(
-            reply.fault, place=f"{servers.text(name)} at {shown}", about=reply.about
-        )
-    first = judgement.joined(reply.content.texts[0]) if reply.content.texts else ""
-    return ServerView(
-        server=server.name,
-        address=address,
-        state=reply.state,
-        at=reply.at,
-        text=first[:_MAX_TEXT],
-        fault=reply.fault,
-        about=about,
-        ttl=reply.content.ttl,
-        serial=reply.start.serial if reply.start is not None else None,
-    )
-
-
-def _dangling(reply: _Reply, path: tuple[dns.name.Name, ...]) -> _Reply:
-    if reply.fault != "missing" or len(path) == 1:
-        return reply
-    return dataclasses.replace(reply, fault="cname-broken", about=servers.text(path[-2]))
-
-
-def _looped(reply: _Reply) -> _Reply:
-    return dataclasses.replace(
-        reply, state=ServerState.OTHER, fault="cname-loop", about=str(MAX_LINKS)
-    )
-
-
-def _compared(replies: list[_Reply]) -> list[_Reply]:
-    """The replies, those marked that are behind the newest or differ from their equals."""
-    known = [reply for reply in replies if reply.start is not None]
-    if len({_outcome(reply) for reply in known}) < 2:
-        return replies
-    newest = _newest(known)
-    return [_beside(reply, newest, known) if reply in known else reply for reply in replies]
-
-
-def _beside(reply: _Reply, newest: _Reply, known: list[_Reply]) -> _Reply:
-    assert reply.start is not None
-    assert newest.start is not None
-    if _outcome(reply) != _outcome(newest) and _is_before(reply.start, newest.start):
-        about = f"serial {reply.start.serial}, {_who(newest)} has {newest.start.serial}"
-        return dataclasses.replace(reply, fault="stale-server", about=about)
-    others = [one for one in known if one.state is not ServerState.ABSENT]
-    if reply.fault == "missing" and reply.start == newest.start and others:
-        about = f"serial {reply.start.serial} as {_who(others[0])}"
-        return dataclasses.replace(reply, fault="inconsistent", about=about)
-    return reply
-
-
-def _who(reply: _Reply) -> str:
-    return reply.server.name or str(reply.server.address)
-
-
-def _outcome(reply: _Reply) -> tuple[ServerState, dns.name.Name | None, frozenset[object]]:
-    # The same key may be written in two ways.
-    texts = () if reply.state is ServerState.SHOWN else reply.content.texts
-    return reply.state, reply.content.alias, frozenset(texts)
-
-
-def _newest(known: Iterable[_Reply]) -> _Reply:
-    newest: _Reply | None = None
-    for reply in known:
-        if newest is None or _is_before(newest.start, reply.start):
-            newest = reply
-    assert newest is not None
-    return newest
-
-
-def _is_before(first: _Start | None, second: _Start | None) -> bool:
-    """Serial number arithmetic, RFC 1982: serials go round."""
-    if first is None or second is None:
-        return False
-    return 0 < (second.serial - first.serial) % 2**32 < 2**31
-
-
-# --- reading answers
-
-
-def _refusal(answer: ask.Answer) -> tuple[str, str]:
-    """Why an answer tells nothing: a code and what it is about; ('', '') if it tells."""
-    if answer.trouble is not None:
-        return answer.trouble.value, ""
-    if answer.rcode not in _KNOWN:
-        return _RCODES.get(answer.rcode, "bad-rcode"), answer.rcode
-    if answer.is_authoritative:
-        return "", ""
-    if answer.is_recursive:
-        return "lame", "it is a resolver"
-    referred = [records for records in answer.authority if records.kind == dns.rdatatype.NS]
-    if referred:
-        return "lame", f"it refers to the servers of {servers.text(referred[0].name)}"
-    return "lame", "the flag AA is missing"
-
-
-def _content(answer: ask.Answer, name: dns.name.Name) -> _Content:
-    texts = answer.at(name, _TXT)
-    cname = answer.at(name, _CNAME)
-    dname = _dname(answer, name)
-    if dname is not None:
-        target, ttl = dname
-        return _Content(alias=target, ttl=ttl)
-    if cname is not None:
-        crowd = "a TXT record" if texts is not None else ""
-        if len(cname.records) > 1:
-            crowd = f"{len(cname.records)} CNAMEs"
-        return _Content(alias=_target(cname), ttl=cname.ttl, crowd=crowd)
-    if texts is None:
-        return _Content()
-    # Sorted, because servers shuffle.
-    strings = tuple(
-        sorted(
-            {
-                tuple(record.strings)
-                for record in texts.records
-                if isinstance(record, dns.rdtypes.ANY.TXT.TXT)
-            }
-        )
-    )
-    return _Content(texts=strings, ttl=texts.ttl)
-
-
-def _target(records: ask.RecordSet) -> dns.name.Name | None:
-    for record in records.records:
-        if isinstance(record, dns.rdtypes.ANY.CNAME.CNAME):
-            return record.target
-    return None
-
-
-def _dname(answer: ask.Answer, name: dns.name.Name) -> tuple[dns.name.Name, int] | None:
-    """Where a DNAME above leads the name (RFC 6672 section 2.2), and its TTL."""
-    for records in answer.answer:
-        is_above = name.is_subdomain(records.name) and name != records.name
-        for record in records.records:
-            if is_above and isinstance(record, dns.rdtypes.ANY.DNAME.DNAME):
-                try:
-                    return name.relativize(records.name).concatenate(record.target), records.ttl
-                except dns.exception.DNSException:
-                    return None  # too long; the server said YXDOMAIN
-    return None
-
-
-def _start_in(section: Iterable[ask.RecordSet], zone: Zone, name: dns.name.Name) -> _Start | None:
-    """The zone's SOA; its own TTL and MINIMUM bound negative answers (RFC 2308 section 5).
-
-    A negative answer at the end of an alias may carry that of another zone.
-    """
-    for records in section:
-        fits = records.name.is_subdomain(zone.top) and name.is_subdomain(records.name)
-        for record in records.records:
-            if fits and isinstance(record, dns.rdtypes.ANY.SOA.SOA):
-                negative_ttl = min(records.ttl, record.minimum)
-                return _Start(record.serial, negative_ttl, record.refresh + record.retry)
-    return None
-
-
-def _is_same(content: _Content, wild: _Content) -> bool:
-    return (
-        content.ttl is not None
-        and content.alias == wild.alias
-        and frozenset(content.texts) == frozenset(wild.texts)
-    )
 
 
 def _levels(name: dns.name.Name, top: dns.name.Name) -> Iterator[dns.name.Name]:

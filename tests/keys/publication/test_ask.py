@@ -13,13 +13,13 @@ import dns.rdatatype
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import name_servers
+from support.broken_server import BrokenServer, Script, framed, reply
+from support.name_servers import Bind, Zone
 
 from carbonseal.keys.publication import ask
 from carbonseal.keys.publication.ask import Trouble
 from carbonseal.keys.publication.settings import DnsSettings, ServerAddress
-from support import name_servers
-from support.broken_server import BrokenServer, Script, framed, reply
-from support.name_servers import Bind, Zone
 
 NAME = dns.name.from_text("s1._domainkey.example.test")
 TXT = dns.rdatatype.TXT

@@ -16,7 +16,7 @@ CODE = re.compile(r'"([a-z][a-z0-9]*(?:-[a-z0-9]+)*)"')
 def used() -> set[str]:
     """Every text in our modules that looks like a code and is one."""
     found = {trouble.value for trouble in ask.Trouble}
-    for name in ("check", "judgement", "servers"):
+    for name in ("check", "comparison", "judgement", "reading", "servers"):
         found |= set(CODE.findall((SOURCES / f"{name}.py").read_text()))
     return found
 

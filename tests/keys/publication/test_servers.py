@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,15 +12,15 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 import pytest
+from support import name_servers
+from support.broken_server import BrokenServer, Script, reply
+from support.name_servers import Bind, Knot, Nsd, TsigKey, Unbound, Zone
 
 from carbonseal.keys import dns_record, generate, keyring
 from carbonseal.keys.publication import ask, servers
 from carbonseal.keys.publication.check import Checker
 from carbonseal.keys.publication.settings import DnsSettings, ServerAddress
 from carbonseal.policies.key_life import ServerState
-from support import name_servers
-from support.broken_server import BrokenServer, Script, reply
-from support.name_servers import Bind, Knot, Nsd, TsigKey, Unbound, Zone
 
 ZONE = "example.test"
 NAME = dns.name.from_text(f"s1._domainkey.{ZONE}")
@@ -180,11 +180,10 @@ def resolver_with(addresses: dict[str, list[str]], *ns_lines: str) -> Script:
 
 
 @pytest.fixture
-def no_ipv6(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host without a way to any IPv6 address; ours has one or not, as it comes."""
     real = ask.has_route
     monkeypatch.setattr(ask, "has_route", lambda one: ":" not in one.host and real(one))
-    yield
 
 
 @pytest.mark.usefixtures("no_ipv6")
