@@ -232,11 +232,14 @@ def sum_up(found: Sequence[Report], output_format: str, *, dry_run: bool) -> int
 
 
 def what_is_open(one: Report) -> str:
-    """The first thing that is waited for, in one sentence."""
+    """What the first of the keys in the gravest state waits for, and how many others do."""
     waiting = [key for key in one.keys if key.due.standing is one.standing]
     if one.standing is Standing.DONE or not waiting:
         return ""
-    return f"{waiting[0].record.selector}: {waiting[0].due.why[0]}"
+    # All of it: the remedy stands at the end, and the timer's journal is all that a person has.
+    said = f"{waiting[0].record.selector}: {'; '.join(waiting[0].due.why)}"
+    more = len(waiting) - 1
+    return f"{said} (and {more} more key{'s' * (more > 1)})" if more else said
 
 
 # --- emergency ------------------------------------------------------------------------------------
