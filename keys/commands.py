@@ -19,8 +19,10 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from carbonseal.keys import (
+    check_command,
     dns_record,
     generate,
+    hosts_command,
     key_file,
     keyring,
     life_commands,
@@ -28,6 +30,7 @@ from carbonseal.keys import (
     rotate_commands,
     store,
     tables,
+    transfer_commands,
 )
 from carbonseal.keys.command_line import dry_run_option, reason_option, who
 from carbonseal.keys.key_record import KeyRecord, Origin
@@ -361,6 +364,10 @@ def _say(text: str) -> None:
 
 
 for _command in (
+    check_command.check_key,
+    hosts_command.hosts,
+    transfer_commands.import_tables,
+    transfer_commands.export_keys,
     life_commands.publish,
     life_commands.activate,
     life_commands.retire,

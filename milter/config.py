@@ -216,6 +216,7 @@ class FailureSection(_Section):
 
     no_usable_key: Literal["accept", "tempfail", "reject"] = "accept"
     unreadable_key: Literal["accept", "tempfail", "reject"] = "tempfail"
+    key_not_published: Literal["accept", "tempfail", "reject"] = "accept"
     unusable_author: Literal["accept", "tempfail", "reject"] = "accept"
     transformation: Literal["accept", "tempfail", "reject"] = "accept"
     header_too_large: Literal["accept", "tempfail", "reject"] = "reject"
@@ -260,7 +261,6 @@ class RotationSection(_Section):
     queue_lifetime: Duration = 5 * 86400
     revoke: Literal["empty", "remove", "keep"] = "empty"
     keep_revoked: Duration = 30 * 86400
-    fresh: Duration = 3600
     postfix: Directory | None = None
     relays: dict[Line, Annotated[list[Line], Field(min_length=1)]] = {}
 
@@ -472,7 +472,6 @@ def _rotation(section: RotationSection) -> rotation.Rules:
         queue_lifetime=section.queue_lifetime,
         revoke=section.revoke,
         keep_revoked=section.keep_revoked,
-        fresh=section.fresh,
     )
 
 

@@ -155,6 +155,7 @@ def decide(
         policy=configuration.signing,
         active_keys=keyring.facts,
         key_problem=key_problem,
+        key_refusal=keyring.refused.get,
     )
     copy = archiving.recipients(crossing, proof, configuration.archive)
     return Decisions(proof, crossing, plan, copy)

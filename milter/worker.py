@@ -21,7 +21,6 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import milter as libmilter
@@ -124,13 +123,14 @@ class _Chores:
         watch, acknowledgement = self._watch, self._acknowledgement
         watch.look()
         acknowledgement.tend(watch.complaint)
-        self._say("keys-unusable", watch.complaint, log.error)
-        self._say("keys-not-acknowledged", acknowledgement.problem, log.warning)
+        if self._is_new("use", watch.complaint):
+            log.error("keys-unusable", problem=watch.complaint)
+        if self._is_new("acknowledgement", acknowledgement.problem):
+            log.warning("keys-not-acknowledged", problem=acknowledgement.problem)
 
-    def _say(self, event: str, problem: str | None, write: Callable[..., None]) -> None:
-        if problem is not None and problem != self._said.get(event):
-            write(event, problem=problem)
-        self._said[event] = problem
+    def _is_new(self, about: str, problem: str | None) -> bool:
+        known, self._said[about] = self._said.get(about), problem
+        return problem is not None and problem != known
 
 
 def _wait_for_drain(control: socket.socket, chores: _Chores) -> bool:

@@ -18,6 +18,7 @@ class FailureClass(StrEnum):
 
     NO_USABLE_KEY = "no_usable_key"  # a rule names a domain that has no active key
     UNREADABLE_KEY = "unreadable_key"  # there is an active key, but it cannot be loaded
+    KEY_NOT_PUBLISHED = "key_not_published"  # no name server shows the active key's record
     UNUSABLE_AUTHOR = "unusable_author"  # From is missing, doubled, a group or not parsable
     TRANSFORMATION = "transformation"  # Postfix is sure to break the signature later
     HEADER_TOO_LARGE = "header_too_large"  # more header fields than any letter has
@@ -39,6 +40,8 @@ DEFAULTS: Mapping[FailureClass, Answer] = {
     FailureClass.NO_USABLE_KEY: Answer.ACCEPT,
     # A key that is there but cannot be read is an accident that is mended soon; mail can wait.
     FailureClass.UNREADABLE_KEY: Answer.TEMPFAIL,
+    # Its signatures would fail everywhere: as good as no key, and it may last until DNS is mended.
+    FailureClass.KEY_NOT_PUBLISHED: Answer.ACCEPT,
     FailureClass.UNUSABLE_AUTHOR: Answer.ACCEPT,
     FailureClass.TRANSFORMATION: Answer.ACCEPT,
     FailureClass.HEADER_TOO_LARGE: Answer.REJECT,
@@ -50,6 +53,7 @@ DEFAULTS: Mapping[FailureClass, Answer] = {
 _TEXTS: Mapping[FailureClass, tuple[str, str]] = {
     FailureClass.NO_USABLE_KEY: ("7.5", "No signing key for the author's domain"),
     FailureClass.UNREADABLE_KEY: ("7.5", "The signing key cannot be used"),
+    FailureClass.KEY_NOT_PUBLISHED: ("7.5", "The signing key is not published"),
     FailureClass.UNUSABLE_AUTHOR: ("7.7", "The From field does not name one author"),
     FailureClass.TRANSFORMATION: ("6.3", "The message would be altered on its way"),
     FailureClass.HEADER_TOO_LARGE: ("3.4", "The header section is too large"),

@@ -71,6 +71,7 @@ SENTENCES: Mapping[str, str] = {
     "author-not-ours": "Not signed: there is no key and no rule for the author {about}.",
     "no-active-key": "Not signed: a rule names {about}, which has no active key.",
     "key-unusable": "Not signed: the key cannot be used: {about}",
+    "key-refused": "Not signed: the published record of the key is wrong: {about}",
     "too-many-fields": "Not signed: {about} header fields would have to be covered.",
     "header-too-large": (
         "Refused: the header section goes on after {about} fields, where it is read no further."

@@ -128,11 +128,12 @@ def plan(
     policy: SigningPolicy,
     active_keys: Callable[[str], Sequence[KeyFacts]],
     key_problem: Callable[[str], str | None],
+    key_refusal: Callable[[str], str | None] = lambda sdid: None,
 ) -> SigningPlan:
     """Decide the signatures of one message.
 
-    `field_names` are those of the header section in order, in any case.  `active_keys` and
-    `key_problem` answer from memory for one SDID.
+    `field_names` are those of the header section in order, in any case.  `active_keys`,
+    `key_problem` and `key_refusal` (its record is wrong in DNS) answer from memory for one SDID.
     """
     named = authors.mailboxes[0] if authors.state is AuthorState.ONE else None
     if origin.kind is OriginKind.PEER:
@@ -150,6 +151,10 @@ def plan(
         return _unsigned(Reason("author-exempt", str(author)), author=author)
     keys = tuple(active_keys(sdid)[: policy.max_signatures])
     if not keys:
+        refused = key_refusal(sdid)
+        if refused is not None and key_problem(sdid) is None:
+            refusal = Reason("key-refused", refused)
+            return _unsigned(refusal, author=author, failure=FailureClass.KEY_NOT_PUBLISHED)
         return _keyless(sdid, author, is_by_rule=is_by_rule, problem=key_problem(sdid))
     listed = policy.listed
     relevant = tuple([name for name in map(str.lower, field_names) if name in listed])

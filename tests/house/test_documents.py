@@ -124,6 +124,9 @@ def reasons_table() -> str:
 FOLDERS = {
     "policies": "DECIDE: values in, values with reasons out; no files, sockets, clock or logs",
     "keys": "HOLD: the only room that sees private key bytes",
+    "keys/publication": "between a key and the DNS: asking the servers, publishing there",
+    "keys/relays": "between a key and the relays that sign with it",
+    "keys/takeover": "keys that other signers kept, and keys for them",
     "milter": "SPEAK: the process, its configuration and its commands",
     "milter/archive": "the memory of what was sealed: record, spool, database, questions",
     "milter/archive/migrations": "the steps of the database's schema",
@@ -365,6 +368,14 @@ HARDENING = {
     "SystemCallArchitectures": "native",
     "UMask": "0027",
 }
+# Root changes keys, asks other relays with its ssh, and reads the queue that is closed to others.
+OTHERWISE = {
+    "carbonseal-keys.service": {
+        "ProtectHome": "read-only",
+        "CapabilityBoundingSet": "CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE",
+        "UMask": "0077",
+    }
+}
 UNIT_FILES = [pytest.param(path, id=path.name) for path in sorted(UNITS.glob("*.service"))]
 
 
@@ -382,8 +393,9 @@ def unit(path: Path) -> dict[str, list[str]]:
 def test_each_unit_is_hardened(path: Path) -> None:
     """What a service does not need it must not have."""
     content = unit(path)
-    assert {key: content.get(key) for key in HARDENING} == {
-        key: [value] for key, value in HARDENING.items()
+    wanted = HARDENING | OTHERWISE.get(path.name, {})
+    assert {key: content.get(key) for key in wanted} == {
+        key: [value] for key, value in wanted.items()
     }
     assert content["SystemCallFilter"][:2] == ["@system-service", "~@privileged @resources"]
 
@@ -396,7 +408,7 @@ def test_each_unit_runs_a_command_that_exists(path: Path) -> None:
     assert Path(program).name == "carbonseal"
     words = " ".join(one for one in arguments if not one.startswith("-"))
     options = {name for one in commands()[words].params for name in one.opts}
-    assert {one for one in arguments if one.startswith("-")} <= options
+    assert {one.split("=")[0] for one in arguments if one.startswith("-")} <= options
 
 
 def test_the_milter_cannot_touch_the_archive_nor_the_writer_the_keys() -> None:
@@ -414,11 +426,15 @@ def test_the_milter_cannot_touch_the_archive_nor_the_writer_the_keys() -> None:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs the Debian package systemd")
 @pytest.mark.parametrize("path", UNIT_FILES)
 def test_systemd_takes_each_unit_and_finds_it_safe(path: Path, tmp_path: Path) -> None:
-    """Exposure below 2.0 of 10 by systemd's own measure, and no word it does not know."""
+    """Exposure below 2.0 of 10 (root: 3.0) by systemd's own measure, no word it does not know."""
+    threshold = "20" if "User" in unit(path) else "30"
     copy = tmp_path / path.name
     text = re.sub("ExecStart=.*", "ExecStart=/bin/true", path.read_text())
     copy.write_text(re.sub("(Wants|Documentation)=.*\n", "", text))
-    for question in (["verify"], ["security", "--offline=yes", "--threshold=20", "--no-pager"]):
+    for question in (
+        ["verify"],
+        ["security", "--offline=yes", f"--threshold={threshold}", "--no-pager"],
+    ):
         done = subprocess.run(
             ["systemd-analyze", *question, copy], capture_output=True, text=True, check=False
         )
@@ -485,7 +501,7 @@ def test_every_user_of_units_and_directories_is_made() -> None:
     made = set(re.findall(r"^u (\S+)", text, re.M)) | {"root", "postfix"}
     for path in UNITS.glob("*.service"):
         content = unit(path)
-        assert {*content["User"], *content["Group"]} <= made
+        assert {*content.get("User", ()), *content.get("Group", ())} <= made
     for _, owner, group in wanted_directories().values():
         assert {owner, group} <= made
 

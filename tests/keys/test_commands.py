@@ -16,7 +16,7 @@ from carbonseal.keys.publication.settings import DnsSettings
 from carbonseal.policies import errors, rotation
 
 PUBLISHED = "--assume-published"
-READS_ONLY = ("list", "show", "check", "hosts", "plan", "status", "history")
+READS_ONLY = ("list", "show", "check", "hosts", "plan", "status", "history", "export")
 
 
 @dataclass
