@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
+import sys
 import traceback
+import weakref
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 
 from carbonseal.keys import generate, keyring, store
 from carbonseal.policies import errors
+from carbonseal.policies.key_life import Stage
 from carbonseal.policies.signing_request import KeyFacts
 
 from .conftest import NOW, Keep
@@ -241,3 +245,152 @@ def test_watch_starts_without_a_directory(shelf: store.Store, keep: Keep, rsa_pr
     watch.look()
     assert selectors(watch.current()) == ["r1"]
     assert watch.complaint is None
+
+
+# --- standby and refused --------------------------------------------------------------------------
+
+
+def move(shelf: store.Store, record: Any, stage: Stage, **changes: Any) -> None:
+    """Let a key come to a stage without asking anybody."""
+    moved = dataclasses.replace(record.moved(stage, at=LATER, why="test"), **changes)
+    with shelf.writing(record.sdid) as writer:
+        writer.put(moved)
+
+
+IN_ADVANCE = {Stage.PUBLISHED, Stage.READY}
+
+
+@pytest.mark.parametrize("stage", [one for one in Stage if one is not Stage.ACTIVE])
+def test_which_stages_are_loaded_in_advance_and_none_signs(
+    stage: Stage, shelf: store.Store, keep: Keep, rsa_private: Any, rsa_other: Any
+) -> None:
+    """A key that will sign soon is held and proven, and nobody is offered it."""
+    keep(rsa_private, "r1")
+    record = keep(rsa_other, "r2", active=False)
+    move(shelf, record, stage)
+    ring = keyring.load(shelf.directory)
+    assert selectors(ring) == ["r1"]
+    assert [facts.selector for facts in ring.facts("example.com")] == ["r1"]
+    assert ring.find(record.facts) is None
+    assert ring.signing_names == {"example.com/r1"}
+    assert ring.standby_names == ({"example.com/r2"} if stage in IN_ADVANCE else set())
+    assert not ring.problems
+    assert not ring.standby_problems
+
+
+@pytest.mark.parametrize(("break_key", "says"), BREAKAGES[:4])
+def test_a_problem_of_a_standby_key_is_none_of_the_mail(
+    break_key: Any,
+    says: str,
+    shelf: store.Store,
+    keep: Keep,
+    rsa_private: Any,
+    rsa_other: Any,
+) -> None:
+    """It is told apart, and its domain signs on as if nothing were."""
+    keep(rsa_private, "r1")
+    record = keep(rsa_other, "r2", active=False)
+    move(shelf, record, Stage.READY)
+    break_key(shelf.private_path("example.com", "r2"), generate.private_pem(rsa_private))
+    ring = keyring.load(shelf.directory)
+    assert selectors(ring) == ["r1"]
+    assert not ring.problems
+    assert not ring.standby_names
+    assert says in ring.standby_problems["example.com"]
+
+
+def test_a_domain_with_a_broken_standby_key_only_has_no_problem(
+    shelf: store.Store, keep: Keep, rsa_private: Any
+) -> None:
+    """Its mail is unsigned because no key is active, not because one is broken."""
+    record = keep(rsa_private, "r1", active=False)
+    move(shelf, record, Stage.READY)
+    shelf.private_path("example.com", "r1").unlink()
+    ring = keyring.load(shelf.directory)
+    assert not ring.sdids
+    assert not ring.problems
+
+
+def test_a_standby_key_that_is_activated_is_not_proven_again(
+    shelf: store.Store, keep: Keep, rsa_private: Any, rsa_other: Any
+) -> None:
+    """The very object that passed the self-test signs."""
+    keep(rsa_private, "r1")
+    record = keep(rsa_other, "r2", active=False)
+    move(shelf, record, Stage.READY)
+    before = keyring.load(shelf.directory)
+    with shelf.writing("example.com") as writer:
+        writer.activate(record, at=LATER, why="test", assumed=True)
+    after = keyring.load(shelf.directory, before)
+    assert selectors(after) == ["r2"]
+    assert after.find(record.facts) is before.standby["example.com"][0]
+
+
+def test_an_active_key_that_is_refused_does_not_sign(
+    shelf: store.Store, keep: Keep, rsa_private: Any, ed25519_private: Any
+) -> None:
+    """Its record in DNS is wrong everywhere; the other algorithm signs, other domains too."""
+    refused = keep(rsa_private, "r1")
+    keep(ed25519_private, "e1")
+    keep(rsa_private, "r1", sdid="example.net")
+    move(shelf, refused, Stage.ACTIVE, refused="every server shows another key.")
+    ring = keyring.load(shelf.directory)
+    assert selectors(ring) == ["e1"]
+    assert selectors(ring, "example.net") == ["r1"]
+    assert ring.find(refused.facts) is None
+    assert ring.refused == {
+        "example.com": "r1._domainkey.example.com: every server shows another key."
+    }
+    assert not ring.problems
+    assert ring.standby_names == set()
+
+
+def test_watch_tells_before_the_new_ring_is_given_out(
+    shelf: store.Store, keep: Keep, rsa_private: Any, rsa_other: Any
+) -> None:
+    """Whoever is told can still see the old ring in use."""
+    keep(rsa_private, "r1")
+    told: list[tuple[list[str], list[str]]] = []
+
+    def before_use(ring: keyring.Keyring) -> None:
+        in_use = selectors(watch.current()) if told else []
+        told.append((in_use, selectors(ring)))
+
+    watch = keyring.Watch(shelf.directory, Clock(), before_use)
+    keep(rsa_other, "r2", at=LATER)
+    watch.look()
+    watch.look()
+    assert told == [([], ["r1"]), (["r1"], ["r2"])]
+
+
+def test_a_watch_without_a_directory_tells_that_it_uses_nothing(shelf: store.Store) -> None:
+    """Otherwise its worker would be starting for ever."""
+    told: list[keyring.Keyring] = []
+    keyring.Watch(shelf.directory, Clock(), told.append)
+    assert told == [keyring.EMPTY]
+
+
+def test_current_asks_nobody(shelf: store.Store, keep: Keep, rsa_private: Any) -> None:
+    """Neither the clock nor the disk: it is asked for every message."""
+    keep(rsa_private, "r1")
+    watch = keyring.Watch(shelf.directory, Clock())
+    calls: list[str] = []
+    sys.setprofile(lambda _frame, event, what: calls.append(f"{event} {what}"))
+    watch.current()
+    sys.setprofile(None)
+    assert [call for call in calls if "c_call" in call and "setprofile" not in call] == []
+
+
+def test_the_last_user_of_an_old_ring_can_be_waited_for(
+    shelf: store.Store, keep: Keep, rsa_private: Any, rsa_other: Any
+) -> None:
+    """A ring is gone as soon as no message holds it; nothing else does."""
+    keep(rsa_private, "r1")
+    watch = keyring.Watch(shelf.directory, Clock())
+    held = weakref.ref(watch.current())
+    message = watch.current()
+    keep(rsa_other, "r2", at=LATER)
+    watch.look()
+    assert held() is message
+    del message
+    assert held() is None
