@@ -7,8 +7,8 @@ crosses networks in one piece; a server that refuses EDNS is asked without.  Onl
 address asked, with our id and our question, counts; other datagrams are read past until the time is
 up, so that a stranger who guesses cannot answer first.
 
-`Asker` adds a circuit breaker: an address that timed out three questions in a row is not asked any
-more, so that one dead server does not cost a thousand domains their patience.
+`Asker` adds a circuit breaker: an address that let three questions in a row run out of time is not
+asked any more, so that one dead server does not cost a thousand domains their patience.
 
 Does not: raise for anything the network does, follow aliases or referrals, cache, check DNSSEC.
 """
@@ -65,6 +65,10 @@ class Trouble(StrEnum):
     WRONG_ID = "wrong-id"  # only answers to other questions came
     WRONG_QUESTION = "wrong-question"  # our id, but another question is echoed
     TRUNCATED = "truncated-udp"  # cut over UDP, and TCP did not work
+
+
+# Each of these is known only when the time is up.
+_WAITED = (Trouble.TIMEOUT, Trouble.MALFORMED, Trouble.WRONG_ID, Trouble.WRONG_QUESTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class Asker:
             tries=self._settings.tries,
             recursive=recursive,
         )
-        self._count(address, answer.trouble is Trouble.TIMEOUT)
+        self._count(address, answer.trouble in _WAITED)
         return answer
 
     def forget(self) -> None:
@@ -132,9 +136,9 @@ class Asker:
         with self._lock:
             self._timeouts.clear()
 
-    def _count(self, address: ServerAddress, is_timeout: bool) -> None:
+    def _count(self, address: ServerAddress, has_waited: bool) -> None:
         with self._lock:
-            if is_timeout:
+            if has_waited:
                 self._timeouts[address] = self._timeouts.get(address, 0) + 1
             else:
                 self._timeouts.pop(address, None)

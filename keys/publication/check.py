@@ -286,14 +286,15 @@ class _Walk:
     def _unmasked(self, name: dns.name.Name, reply: Reply, wild: Content, about: str) -> Reply:
         if reply.server.address is None or not reading.is_same(reply.content, wild):
             return reply
-        below = self.checker.ask_at_random(name, reply.server.address)
-        if below is None or not reading.is_same(below, wild):
-            return reply
         if self.public_key is None:
             return reply  # for strangers it is a record like any other
+        below = self.checker.ask_at_random(name, reply.server.address)
+        if below is not None and not reading.is_same(below, wild):
+            return reply
         self.wildcard_ttl = max(self.wildcard_ttl, reply.content.ttl or 0)
+        state = ServerState.ABSENT if below is not None else ServerState.UNKNOWN
         return dataclasses.replace(
-            reply, state=ServerState.ABSENT, fault="wildcard", about=about, content=Content()
+            reply, state=state, fault="wildcard", about=about, content=Content()
         )
 
     # --- what becomes of the replies

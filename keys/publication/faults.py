@@ -97,11 +97,11 @@ SENTENCES: Final[Mapping[str, str]] = {
     "the zone's servers under dns.servers in the configuration.",
     "no-address": "{place}: no address of this name server is known ({about}); see to its A and "
     "AAAA records, or name its addresses under dns.servers in the configuration.",
-    "no-ipv6": "{place}: this name server has IPv6 addresses only and this host has no way to "
-    "them; give the host IPv6, or the server IPv4.",
+    "no-route": "{place}: this host has no way to any address of this name server ({about}); see "
+    "to its network, or name addresses that can be asked under dns.servers in the configuration.",
     # Notes: nothing is wrong with the key
-    "left-out": "{place}: {about} was not asked, because this host has no IPv6; the server's other "
-    "addresses were.",
+    "left-out": "{place}: {about} was not asked, because this host has no way to it; the server's "
+    "other addresses were.",
     "dangling-server": "{place}: the NS record {about} leads to a name without address; take it "
     "out.",
     "wildcard-near": "{place}: a wildcard answers for other names beside it ({about}); caches may "

@@ -11,9 +11,9 @@ Addresses found otherwise have port 53.
 
 Raises: `NoZone`, a sentence, when zone or servers cannot be found; then nothing is known.
 
-Notes: what was found is kept until `forget`; a failure is not.  An IPv6 address is left out, with a
-note, where this host has no way to it and the same server has an address that can be asked; a
-server of which no address can be asked stays in the list, without one: it is unknown, not absent.
+Notes: what was found is kept until `forget`.  An IPv6 address is left out, with a note, where this
+host has no IPv6 and the same server has an address that can be asked (IPv4 likewise); a server of
+which no address can be asked stays in the list, without one: it is unknown, not absent.
 """
 
 from __future__ import annotations
@@ -186,14 +186,12 @@ class Finder:
     # --- the first zone, from the settings or a resolver
 
     def _configured(self, name: dns.name.Name) -> Zone | None:
-        zones = [
-            (top, addresses)
-            for zone, addresses in self.settings.servers.items()
-            if name.is_subdomain(top := dns.name.from_text(zone))
-        ]
-        if not zones:
-            return None
-        return _configured_zone(*max(zones, key=lambda found: len(found[0])))
+        for length in range(len(name), 0, -1):
+            top = name.split(length)[1]
+            addresses = self.settings.servers.get(text(top))
+            if addresses:
+                return _configured_zone(top, addresses)
+        return None
 
     def _first_zone(self, name: dns.name.Name) -> Zone:
         """A zone above the name that a resolver knows.
@@ -368,11 +366,12 @@ def _servers(
 ) -> tuple[list[Server], tuple[str, ...]]:
     """A name server's addresses that can be asked, and notes about the others."""
     addresses = [ServerAddress(host) for host in dict.fromkeys(resolved.addresses)]
-    usable = [one for one in addresses if ":" not in one.host or ask.has_route(one)]
+    usable = [one for one in addresses if ask.has_route(one)]
     place = f"{text(top)}: {name}"
     if not usable:
-        code = "no-ipv6" if addresses else "no-address"
-        about = faults.sentence(code, place=place, about=resolved.trouble)
+        code = "no-route" if addresses else "no-address"
+        about = ", ".join(one.host for one in addresses) or resolved.trouble
+        about = faults.sentence(code, place=place, about=about)
         return [Server(name, None, code, about)], ()
     servers = [Server(name, address) for address in usable]
     left_out = [

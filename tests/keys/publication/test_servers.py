@@ -206,7 +206,7 @@ def test_without_ipv6_a_server_that_has_nothing_else_is_unknown() -> None:
     with BrokenServer(script) as resolver:
         settings = DnsSettings(resolvers=(resolver.address,), timeout=0.5, tries=1)
         view = Checker(settings, lambda: NOW).look(servers.text(NAME), PUBLIC)
-    assert [one.fault for one in view.servers if not one.address] == ["no-ipv6"]
+    assert [one.fault for one in view.servers if not one.address] == ["no-route"]
     assert view.states == {ServerState.UNKNOWN}
 
 
