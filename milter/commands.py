@@ -12,6 +12,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,9 +20,12 @@ import click
 import yaml
 
 from carbonseal.keys import keyring, tables
+from carbonseal.keys.publication import publisher
 from carbonseal.milter import config, explain, postfix_setup, socket_address, supervisor
 from carbonseal.milter.config import Configuration
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
+
+_OTHER_QUEUES = 5 * 86400  # seconds
 
 
 class Context(Protocol):
@@ -113,12 +117,30 @@ def _surroundings(configuration: Configuration) -> list[str]:
                 f"signing.rules: {rule.sdid} has no active key; make one with "
                 f"carbonseal keys generate {rule.sdid}"
             )
+    complaints += _about_rotation(configuration)
     if configuration.archive.when != "never" and not configuration.archive.all_recipients():
         complaints.append(
             "archive.recipients is empty, so nothing is copied; name a mailbox or set "
             "archive.when to never"
         )
     return complaints
+
+
+def _about_rotation(configuration: Configuration) -> Iterator[str]:
+    # Key files of publishers are closed to the service; whoever may change keys can read them.
+    if os.access(configuration.keys_directory, os.W_OK):
+        yield from publisher.problems(configuration.dns)
+    section = configuration.file.rotation
+    if section.downstream_queue < _OTHER_QUEUES:
+        yield (
+            "rotation.downstream_queue: other people's queues keep mail for 4 or 5 days (RFC 5321"
+            " section 4.5.4.1), and what arrives after a key is revoked fails; write 5d or more"
+        )
+    if section.lead >= section.lifetime:
+        yield (
+            "rotation.lead is not shorter than rotation.lifetime, so keys would follow one another"
+            " without end; write a shorter lead"
+        )
 
 
 @config_group.command()

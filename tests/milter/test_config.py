@@ -94,6 +94,30 @@ def test_the_smallest_configuration_has_safe_defaults(tmp_path: Path) -> None:
             ["failure.no_key", "did you mean"],
             id="unknown-failure-class",
         ),
+        pytest.param(
+            MINIMAL + "dns:\n  servers: {example.com: [ns1.example.com]}\n",
+            4,
+            ["dns.servers", "ns1.example.com", "192.0.2.53@5353"],
+            id="name-server-by-name",
+        ),
+        pytest.param(
+            MINIMAL + "dns:\n  publish:\n    - {delegate: keys.example.net}\n",
+            5,
+            ["delegate", "{selector}"],
+            id="delegation-without-selector",
+        ),
+        pytest.param(
+            MINIMAL + "dns:\n  publish:\n    - {method: nsupdate}\n",
+            5,
+            ["method", "'rfc2136'"],
+            id="unknown-publisher",
+        ),
+        pytest.param(
+            MINIMAL + "rotation:\n  relays: {relay2: ssh relay2}\n",
+            4,
+            ["rotation.relays", "list"],
+            id="relay-command-as-text",
+        ),
         pytest.param("ours: [\n", 2, ["not YAML"], id="broken-yaml"),
         pytest.param("- a\n- b\n", 1, ["sections"], id="list-instead-of-sections"),
         pytest.param("ours: !!python/object:os.system {}\n", None, ["YAML"], id="python-object"),
@@ -140,6 +164,25 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert configuration.keys_directory == tmp_path / "keys"
     assert configuration.spool_directory == tmp_path / "spool"
     assert configuration.database_url == f"sqlite:///{tmp_path}/a.db"
+
+
+def test_who_publishes_is_the_first_rule_that_fits(tmp_path: Path) -> None:
+    """Files are relative to the configuration; who has no publisher is published by hand."""
+    dns = load(
+        tmp_path,
+        MINIMAL
+        + "dns:\n  publish:\n"
+        + "    - {domains: [.example.com], method: rfc2136, server: 192.0.2.53, key_file: t.key}\n"
+        + "    - {domains: [example.com], delegate: '{selector}.{sdid}.dkim.example.net'}\n",
+    ).dns
+    under, itself, other = map(dns.rule_for, ("a.example.com", "example.com", "example.org"))
+    assert (under.method, str(under.server)) == ("rfc2136", "192.0.2.53@53")
+    assert under.key_file == tmp_path / "t.key"
+    assert itself.target("example.com", "s1") == "s1.example.com.dkim.example.net"
+    assert (other.method, other.target("example.org", "s1")) == (
+        "manual",
+        "s1._domainkey.example.org",
+    )
 
 
 def test_the_version_changes_with_the_content_and_not_with_comments(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def plan(
     policy: SigningPolicy | None = None,
     names: Sequence[str] = FIELDS,
     problem: str | None = None,
+    refusal: str | None = None,
 ) -> SigningPlan:
     return signing.plan(
         origin=origin,
@@ -41,6 +42,7 @@ def plan(
         policy=policy or SigningPolicy(),
         active_keys=lambda sdid: KEYS.get(sdid, ()),
         key_problem=lambda sdid: problem,
+        key_refusal=lambda sdid: refusal,
     )
 
 
@@ -149,6 +151,16 @@ def test_a_key_that_cannot_be_read_is_told_apart_from_no_key() -> None:
     outcome = plan(b" a@broken.example", problem="broken.example/s.pem: mode 0644")
     assert codes(outcome) == ["key-unusable"]
     assert outcome.failure is FailureClass.UNREADABLE_KEY
+
+
+def test_a_key_whose_record_is_wrong_is_told_apart_from_one_that_cannot_be_read() -> None:
+    """Its signatures would fail everywhere; an unreadable key beside it is the graver accident."""
+    gone = "s1._domainkey.gone.example: no name server shows it"
+    outcome = plan(b" a@gone.example", refusal=gone)
+    assert [str(reason) for reason in outcome.reasons] == [f"key-refused({gone})"]
+    assert outcome.failure is FailureClass.KEY_NOT_PUBLISHED
+    both = plan(b" a@gone.example", refusal=gone, problem="gone.example/s2.pem: mode 0644")
+    assert both.failure is FailureClass.UNREADABLE_KEY
 
 
 @pytest.mark.parametrize(
