@@ -81,6 +81,12 @@ def is_specification(text: str) -> bool:
     return bool(colon) and (prefix in ("file", "refile", "csl") or prefix in _FOREIGN)
 
 
+def shown(text: str) -> str:
+    """A data set from the command line as its own place: a list may hold keys, a DSN a password."""
+    prefix, _, _ = text.partition(":")
+    return f"{prefix}:..." if is_specification(text) and prefix not in tuple(Kind) else text
+
+
 def _file(path: Path, kind: Kind, base: Path | None) -> Dataset:
     whole = path if path.is_absolute() or base is None else base / path
     entries = tuple(_entry(line.source, line.text) for line in lines.read(whole))

@@ -49,7 +49,7 @@ def read(place: str, signing_table: str | None = None) -> Findings:
 def _of_table(conf: Conf, table: Value, algorithm: str, signing_table: str | None) -> Findings:
     signing = conf.value("SigningTable")
     if signing_table is not None:
-        chosen = dataset.read(signing_table, signing_table)
+        chosen = opendkim.given(signing_table)
     elif signing is not None:
         chosen = dataset.read(signing.text, signing.source, conf.base)
     else:

@@ -59,13 +59,15 @@ def octets(path: Path, limit: int) -> bytes:
         raise unusable(path, "there is no such file; check the name") from None
     except (OSError, ValueError) as error:
         raise unusable(path, f"it cannot be read ({_reason(error)}); check its name") from None
-    with open(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise unusable(path, "it is no regular file; give a file")
-        try:
+        with open(fd, "rb", closefd=False) as file:
             content = file.read(limit + 1)
-        except OSError as error:
-            raise unusable(path, f"it cannot be read ({_reason(error)}); check the disk") from None
+    except OSError as error:
+        raise unusable(path, f"it cannot be read ({_reason(error)}); check the disk") from None
+    finally:
+        os.close(fd)
     if len(content) > limit:
         raise unusable(path, f"it is larger than {limit} octets; check whether it is the right one")
     return content

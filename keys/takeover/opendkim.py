@@ -32,8 +32,8 @@ def read(place: str, signing_table: str | None = None) -> Findings:
     try:
         if not _is_table(place) and signer_conf.is_conf(Path(place)):
             return of_conf(signer_conf.read(Path(place)), signing_table)
-        keys = _given(place)
-        signing = None if signing_table is None else _given(signing_table)
+        keys = given(place)
+        signing = None if signing_table is None else given(signing_table)
         return key_and_signing_table.combine(
             keys,
             signing,
@@ -41,17 +41,17 @@ def read(place: str, signing_table: str | None = None) -> Findings:
             is_sure=signing_table is None or dataset.is_specification(signing_table),
         )
     except errors.DataError as error:
-        return found.refused(place, error.sentence)
+        return found.refused(dataset.shown(place), error.sentence)
 
 
 def _is_table(text: str) -> bool:
     return dataset.is_specification(text) or text.endswith(".db")
 
 
-def _given(text: str) -> dataset.Dataset:
+def given(text: str) -> dataset.Dataset:
     """A data set from the command line, where a path needs no slash in front."""
     if _is_table(text):
-        return dataset.read(text, text)
+        return dataset.read(text, dataset.shown(text))
     return dataset.read(f"file:{text}", text)
 
 
@@ -63,7 +63,7 @@ def of_conf(conf: Conf, signing_table: str | None = None) -> Findings:
     keys = dataset.read(key_table.text, key_table.source, conf.base)
     signing = conf.value("SigningTable")
     if signing_table is not None:
-        table = _given(signing_table)
+        table = given(signing_table)
     elif signing is not None:
         table = dataset.read(signing.text, signing.source, conf.base)
     else:

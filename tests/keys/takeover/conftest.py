@@ -6,11 +6,12 @@ message and are ended by pid.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,7 @@ def sign_with_opendkim(tmp_path: Path) -> Sign:
             f"InternalHosts {folder}/clients\nSocket local:{folder}/socket\nUMask 000\n"
             "Background no\nAutoRestart no\n"
         )
-        # It takes five seconds to end by itself, and has nothing to lose.
-        with _running(["/usr/sbin/opendkim", "-f", "-x", conf], folder, signal.SIGKILL):
+        with _running(["/usr/sbin/opendkim", "-f", "-x", conf], folder):
             return _signed(folder / "socket", author)
 
     return sign
@@ -121,11 +121,15 @@ worker "rspamd_proxy" {{
 
 
 @contextmanager
-def _running(
-    words: Sequence[str | Path], folder: Path, end: signal.Signals = signal.SIGTERM
-) -> Iterator[None]:
+def _running(words: Sequence[str | Path], folder: Path) -> Iterator[None]:
     with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + _PATIENCE
         while not _answers(folder / "socket"):
@@ -134,19 +138,17 @@ def _running(
             time.sleep(0.05)  # nobody else's milter says when it serves
         yield
     finally:
-        process.send_signal(end)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # They take seconds to end by themselves, and have nothing to lose: the whole group at once.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _answers(socket: Path) -> bool:
     try:
-        with Conversation(socket):
+        with Conversation(socket, timeout=1.0):
             return True
-    except (OSError, MilterGone):
+    except (OSError, MilterGone):  # TimeoutError is an OSError
         return False
 
 
