@@ -263,9 +263,9 @@ def _key_refused(answer: exchange.Answer, by: Rfc2136Publisher, name: str, zone:
         )
     if answer.tsig_error == Rcode.BADKEY:
         return (
-            f"{by.server} does not take the key {key} for {name} (BADKEY): BIND says so of a name"
-            " it does not know (see its `key` statements), Knot also of a key whose `acl` does"
-            f" not allow updates of TXT at that name in the zone {zone}; set it up there."
+            f"{by.server} does not take the key {key} with {by.key.algorithm} for {name} (BADKEY):"
+            " it knows none of that name and algorithm, or, if it is Knot, the `acl` of the zone"
+            f" {zone} does not let that key change TXT at that name; set it up there."
         )
     said = dns.rcode.to_text(Rcode.make(answer.tsig_error), True)
     return (
@@ -284,8 +284,9 @@ def _refused(code: Rcode, by: Rfc2136Publisher, name: str, zone: str) -> str:
     if code == Rcode.REFUSED:
         return (
             f"{server} does not let the key {key} change {name} (REFUSED); in BIND, the zone {zone}"
-            f" needs `update-policy {{ grant {key} wildcard *._domainkey.{zone}. TXT; }};`, and"
-            f" must not be frozen (`rndc thaw {zone}`) nor a secondary's."
+            f" needs `update-policy {{ grant {key} wildcard {_pattern(name)}. TXT; }};` on its"
+            f" primary; and a frozen zone has to be thawed (`rndc thaw {zone}`, `knotc zone-thaw"
+            f" {zone}`)."
         )
     if code == Rcode.NOTAUTH:
         return (
@@ -311,6 +312,12 @@ def _refused(code: Rcode, by: Rfc2136Publisher, name: str, zone: str) -> str:
         f"{server} did not take the change of {name} ({dns.rcode.to_text(code)}); its own log may"
         " say why."
     )
+
+
+def _pattern(name: str) -> str:
+    """The names to allow for this one and its successors."""
+    _, key, above = name.partition("._domainkey.")
+    return f"*{key}{above}" if key else f"*.{name.partition('.')[2]}"
 
 
 def _dig(server: ServerAddress, name: str) -> str:

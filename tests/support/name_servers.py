@@ -636,9 +636,15 @@ class Unbound(NameServer):
     package = "unbound"
     program = "unbound"
 
-    def __init__(self, stubs: Mapping[str, Iterable[ServerAddress]]) -> None:
-        """stubs: zone -> the servers to ask for it and what is below."""
+    def __init__(
+        self, stubs: Mapping[str, Iterable[ServerAddress]], *, shows_cache: bool = False
+    ) -> None:
+        """stubs: zone -> the servers to ask for it and what is below.
+
+        shows_cache: whether questions without RD are answered from the cache, not refused.
+        """
         super().__init__()
+        self.shows_cache = shows_cache
         self.stubs = {zone: tuple(addresses) for zone, addresses in stubs.items()}
         self._nowhere = ServerAddress(ports.LOOPBACK, free_port())
 
@@ -656,7 +662,8 @@ class Unbound(NameServer):
             '    username: ""\n    chroot: ""\n    use-syslog: no\n    logfile: ""',
             '    do-daemonize: no\n    num-threads: 1\n    module-config: "iterator"',
             "    do-not-query-localhost: no\n    do-ip6: no\n    qname-minimisation: no",
-            "    infra-host-ttl: 1\n    access-control: 127.0.0.0/8 allow",
+            "    infra-host-ttl: 1\n    access-control: 127.0.0.0/8 "
+            + ("allow_snoop" if self.shows_cache else "allow"),
             '    local-zone: "test." nodefault',
             "remote-control:\n    control-enable: no",
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import re
 import struct
 import time as real_time
 from collections.abc import Iterator
@@ -19,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import name_servers
-from support.name_servers import Bind, Knot, NameServer, Nsd, TsigKey, Zone
-from support.strange_server import strange_server
+from support.name_servers import Bind, Knot, NameServer, Nsd, TsigKey, Unbound, Zone
+from support.strange_server import Answering, strange_server
 
 from carbonseal.keys.publication import exchange, tsig_key, update
 from carbonseal.keys.publication.outcome import Outcome, OutcomeKind
@@ -224,6 +225,16 @@ def test_a_server_without_the_zone_says_so(server: Bind | Knot) -> None:
     assert "has no zone that holds s1._domainkey.example.org" in got.sentence
 
 
+def test_a_resolver_has_no_zones(bind: Bind) -> None:
+    """It knows the SOA from its cache, but not with authority."""
+    with Unbound({ZONE: [bind.address]}, shows_cache=True) as resolver:
+        assert name_servers.ask(resolver.address, ZONE, "SOA", recursive=True).answer
+        assert name_servers.ask(resolver.address, ZONE, "SOA").answer
+        got = publisher(resolver).add(f"s1._domainkey.{ZONE}", VALUE, TTL)
+    assert got.kind is OutcomeKind.REFUSED
+    assert "has no zone" in got.sentence
+
+
 # --- refusals -----------------------------------------------------------------------------------
 
 NAME = f"s1._domainkey.{ZONE}"
@@ -268,10 +279,24 @@ def test_each_refusal_is_explained(
     assert everything(server) == before
 
 
-def test_bind_says_what_its_policy_must_grant(bind: Bind) -> None:
-    """The line to paste."""
-    got = publisher(bind).add(f"www2.{ZONE}", VALUE, TTL)
-    assert f"grant {KEY.name} wildcard *._domainkey.{ZONE}. TXT;" in got.sentence
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(f"s1._domainkey.{ZONE}", id="as-usual"),
+        pytest.param(f"s1._domainkey.mail.{ZONE}", id="signing-domain-below-the-zone"),
+        pytest.param(f"2026.s1._domainkey.{ZONE}", id="selector-with-a-dot"),
+        pytest.param(f"s1.example.com.dkim.{ZONE}", id="delegated-to-us"),
+    ],
+)
+def test_bind_says_what_its_policy_must_grant(name: str) -> None:
+    """Whoever pastes the line into the zone may then publish."""
+    with Bind([Zone(ZONE)], keys=[KEY], grant="name nothing.{zone}. TXT") as server:
+        got = publisher(server).add(name, VALUE, TTL)
+        found = re.search(r"grant dkim-key (.*?);", got.sentence)
+        assert found is not None, got.sentence
+        server.grant = found[1]
+        server.reconfigure()
+        assert publisher(server).add(name, VALUE, TTL).kind is OutcomeKind.SENT
 
 
 @pytest.mark.parametrize("seconds", [-4000, 4000])
@@ -289,13 +314,14 @@ def test_clocks_that_differ_are_named_with_the_seconds(
     assert any(text in got.sentence for text in about), got.sentence
 
 
-def test_a_frozen_zone_is_told_apart_by_its_remedy(bind: Bind) -> None:
-    """BIND's REFUSED; `rndc thaw` is what helps."""
-    bind.freeze(ZONE)
-    got = publisher(bind).add(NAME, VALUE, TTL)
-    bind.thaw(ZONE)
+def test_a_frozen_zone_is_told_apart_by_its_remedy(server: Bind | Knot) -> None:
+    """REFUSED by both."""
+    server.freeze(ZONE)
+    got = publisher(server).add(NAME, VALUE, TTL)
+    server.thaw(ZONE)
     assert got.kind is OutcomeKind.REFUSED
-    assert f"rndc thaw {ZONE}" in got.sentence
+    command = "rndc thaw" if isinstance(server, Bind) else "knotc zone-thaw"
+    assert f"{command} {ZONE}" in got.sentence
 
 
 def test_nsd_takes_no_updates() -> None:
@@ -392,7 +418,7 @@ def unsigned(code: dns.rcode.Rcode, question: bytes) -> bytes:
 
 @pytest.mark.parametrize("answer", [mute, rubbish, half, hang_up, another_question, echo])
 @pytest.mark.parametrize("zone", [None, ZONE])
-def test_what_is_no_answer_leaves_it_open(answer: name_servers.Callable, zone: str | None) -> None:  # type: ignore[type-arg]
+def test_what_is_no_answer_leaves_it_open(answer: Answering, zone: str | None) -> None:
     """Bounded in time, and in words; with the zone known it is the update that was sent."""
     with strange_server(answer) as address:
         got = publisher(address, zone=zone, timeout=0.3).add(NAME, VALUE, TTL)
