@@ -13,6 +13,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ import click
 from carbonseal.keys import durable, keyring, store, tables
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.takeover import dkimpy_milter, hand_over, loose, opendkim, rspamd, take
-from carbonseal.keys.takeover.found import Findings
+from carbonseal.keys.takeover.found import Findings, Found
 from carbonseal.policies import domains, errors, signing_request
 
 _REFUSED = 2  # exit status: something was not taken
@@ -114,6 +115,7 @@ def import_tables(
         why=_who(reason),
         activate=activate,
         dry_run=dry_run,
+        watched=_watched,
     )
     tables.write_rows(map(_row, report.rows), _columns(output_format), output_format)
     _say_rules(findings, output_format)
@@ -129,6 +131,15 @@ def _read(shelf: store.Store, signer: str, path: str, signing_table: str | None)
         known = [lineage.sdid for lineage in shelf.lineages()] if shelf.directory.is_dir() else []
         return loose.read(path, signing_table, known=known)
     return _READERS[signer](path, signing_table)
+
+
+def _watched(found: Sequence[Found]) -> Iterator[Found]:
+    """Each RSA key is checked down to its primes, which takes a while with hundreds."""
+    if not sys.stderr.isatty():
+        yield from found
+        return
+    with click.progressbar(found, label="reading keys", file=sys.stderr) as bar:
+        yield from bar
 
 
 def _columns(output_format: str) -> Sequence[str]:

@@ -76,16 +76,11 @@ class Findings:
 
     @property
     def proposal(self) -> tuple[Rule, ...]:
-        """The rules to write down; none where the author's domain says it all."""
-        return () if all(rule.is_default for rule in self.rules) else self.rules
-
-    def __add__(self, other: Findings) -> Findings:
-        return Findings(
-            self.found + other.found,
-            self.refusals + other.refusals,
-            self.rules + other.rules,
-            self.is_closed or other.is_closed,
-        )
+        """The rules to write down, each author once; none if the authors' domains say it all."""
+        first: dict[str, Rule] = {}
+        for rule in self.rules:
+            first.setdefault(rule.author, rule)
+        return () if all(rule.is_default for rule in first.values()) else tuple(first.values())
 
 
 def refused(source: object, sentence: str) -> Findings:

@@ -113,13 +113,17 @@ def read(place: str, signing_table: str | None = None) -> Findings:
 
 
 def _in_directory(folder: Path) -> Path:
-    for name in ("override.d", "local.d", "."):
-        path = folder / name / f"{_SECTION}.conf"
-        if path.is_file():
-            return path
-    raise lines.unusable(
-        folder, f"there is no local.d/{_SECTION}.conf in it; give the file that configures signing"
-    )
+    places = [folder / name / f"{_SECTION}.conf" for name in ("local.d", "override.d", ".")]
+    there = [path for path in places if path.is_file()]
+    if not there:
+        raise lines.unusable(
+            folder, f"there is no local.d/{_SECTION}.conf in it; give the file that says who signs"
+        )
+    if len(there) > 1:
+        raise lines.unusable(
+            folder, f"{there[0]} and {there[1]} are both in use; put them together and give that"
+        )
+    return there[0]
 
 
 def _of_section(conf: _Conf) -> Findings:

@@ -20,7 +20,7 @@ from carbonseal.keys.takeover.found import Refusal
 from carbonseal.policies import domains, errors
 
 ANYBODY = "*"
-_LOCAL = re.compile(r"[^?\[\]\s\x00-\x1f\x7f-\x9f@\"\\]{1,64}\Z")
+_LOCAL = re.compile(r"[^?\[\]\s\x00-\x1f\x7f-\x9f\ud800-\udfff@\"\\]{1,64}\Z")
 
 
 class Dialect(StrEnum):

@@ -13,7 +13,8 @@ Raises: `errors.ConfigurationError` if the keys directory itself cannot be used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -69,10 +70,14 @@ def take(
     why: str,
     activate: bool = False,
     dry_run: bool = False,
+    watched: Callable[[Sequence[Found]], Iterable[Found]] = iter,
 ) -> Report:
-    """Take every found key over; the report has a row for each, and for each refusal."""
+    """Take every found key over; the report has a row for each, and for each refusal.
+
+    `watched` hands the keys out one by one, for a progress bar.
+    """
     taking = _Taking(shelf, at, why, activate=activate, dry_run=dry_run)
-    rows = [taking.row(found) for found in _signing_first(findings.found)]
+    rows = [taking.row(found) for found in watched(_signing_first(findings.found))]
     rows += [
         Row(Outcome.REFUSED, refusal.source, sentences=(refusal.sentence,))
         for refusal in findings.refusals
@@ -146,7 +151,7 @@ class _Taking:
             record.bits,
             record.fingerprint,
             may_sign,
-            (*found.notes, *remarks, *([warning.rstrip(".")] if warning else ())),
+            (*found.notes, *remarks, *_open_to_all(found), *((warning,) if warning else ())),
         )
 
     def _here(self, record: KeyRecord) -> KeyRecord | None:
@@ -191,6 +196,17 @@ class _Taking:
         if signing and found.signs is not Signs.YES:
             return False, [f"kept, not activated: {signing[0]} signs for {record.sdid}"]
         return True, [f"it takes the place of {signing[0]}"] if signing else []
+
+
+def _open_to_all(found: Found) -> list[str]:
+    """A key that strangers could copy signs for them as well."""
+    try:
+        mode = 0 if found.path is None else found.path.stat().st_mode
+    except OSError:  # it was there a moment ago
+        return []
+    if not mode & stat.S_IROTH:
+        return []
+    return [f"everybody on this machine could read {found.path}; plan to replace the key"]
 
 
 def _write(
