@@ -157,9 +157,6 @@ class Finder:
     def _child(
         self, top: dns.name.Name, records: ask.RecordSet, answer: ask.Answer, parent: Zone
     ) -> Zone:
-        configured = self.settings.servers.get(text(top))
-        if configured:
-            return _configured_zone(top, configured)
         found = self._kept(self._tops, top)
         if found is None:
             # Addresses of names elsewhere are none of the parent's business.

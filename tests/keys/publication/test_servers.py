@@ -77,8 +77,8 @@ def test_the_longest_configured_zone_is_taken_and_nothing_looked_up() -> None:
         assert resolver.asked == []
 
 
-def test_a_referral_to_a_configured_child_is_followed() -> None:
-    """Its own servers are in the settings; the glue is not used."""
+def test_a_configured_child_is_not_reached_by_its_parents_glue() -> None:
+    """Its own servers are in the settings."""
     delegation = ("deep NS ns1.deep", "ns1.deep A 127.0.0.1")
     child = Zone(f"deep.{ZONE}")
     with Bind([Zone(ZONE, delegation)]) as parent, Knot([child]) as server:
@@ -235,10 +235,18 @@ def test_a_server_whose_address_cannot_be_looked_up_is_unknown() -> None:
     ]
 
 
-def test_no_question_names_the_selector_or_what_is_above_it() -> None:
-    """Whatever is asked of the resolver, for a key and for its alias into another zone."""
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(f"s1._domainkey.{ZONE}", id="key"),
+        pytest.param(f"s1._domainkey.not.yet.{ZONE}", id="key-of-a-domain-that-may-not-exist-yet"),
+        pytest.param(f"s1.example.com.dkim.{ZONE}", id="target-of-an-alias"),
+    ],
+)
+def test_no_question_to_the_resolver_names_what_may_be_new(name: str) -> None:
+    """RFC 8020: that a name is not there may be remembered for all that is below it."""
     with BrokenServer(resolver_with({f"ns1.{ZONE}": ["127.0.0.8"]})) as resolver:
-        finder(resolvers=[resolver.address]).zone_of(NAME)
+        finder(resolvers=[resolver.address]).zone_of(dns.name.from_text(name))
         asked = {str(question.question[0].name) for question, _ in resolver.asked}
         flags = {bool(question.flags & dns.flags.RD) for question, _ in resolver.asked}
     assert asked == {f"{ZONE}.", f"ns1.{ZONE}.", f"ns2.{ZONE}."}
