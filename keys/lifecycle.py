@@ -23,7 +23,7 @@ from carbonseal.keys import dns_record, generate, keyring, observed, store
 from carbonseal.keys.key_record import KeyRecord, Origin, Publication
 from carbonseal.keys.observed import Observed, RelayView
 from carbonseal.keys.publication.publisher import Outcome, OutcomeKind, Publisher
-from carbonseal.policies import errors, key_life, rotation
+from carbonseal.policies import errors, key_life, rotation, rotation_waits, succession
 from carbonseal.policies.key_life import (
     DnsView,
     Goal,
@@ -33,7 +33,8 @@ from carbonseal.policies.key_life import (
     Stage,
     WorkerReport,
 )
-from carbonseal.policies.rotation import Action, Due, Seen, Standing, Successor
+from carbonseal.policies.rotation import Action, Due, Seen, Standing
+from carbonseal.policies.succession import Successor
 
 _MOST_STEPS: Final = 12  # of one key in one walk; its whole life has fewer
 _PATIENCE: Final = 600  # seconds in which a hidden primary's secondaries surely follow
@@ -111,6 +112,13 @@ def gather(world: World) -> tuple[RelayReport, ...]:
     return tuple(dataclasses.replace(report, at=asked_at) for report in world.ask_relays())
 
 
+def look(world: World, record: KeyRecord, expected: str) -> DnsView:
+    """What every server shows now, dated by our own clock, as in `gather`."""
+    asked_at = world.clock()
+    seen = world.look(record.dns_name, record.public_key, expected)
+    return dataclasses.replace(seen, at=asked_at)
+
+
 def tend(
     world: World,
     sdid: str,
@@ -122,8 +130,8 @@ def tend(
 ) -> Report:
     """Take every step that is due for an SDID.
 
-    `begin`: also begin keys that are due (`rotation.successors`); `forced` begins now what would be
-    begun later, and a first key where there is none.
+    `begin`: also begin keys that are due (`succession.successors`); `forced` begins now what would
+    be begun later, and a first key where there is none.
     """
     with world.shelf.writing(sdid) as writer:
         walk = _Walk(world, writer, relays, why)
@@ -203,6 +211,7 @@ class _Walk:
     def follow(self, record: KeyRecord) -> KeyReport:
         """Take the steps of one key, one after the other, until none is due."""
         seen = self.observe(record)
+        record = self.remember(record, seen)
         done: set[tuple[Stage, Action]] = set()
         for _ in range(_MOST_STEPS):
             due = self.due(record, seen)
@@ -215,6 +224,7 @@ class _Walk:
                 return KeyReport(record, trouble, seen)
             if due.action in (Action.PUBLISH, Action.REVOKE, Action.REMOVE):
                 seen = self.observe(record)
+                record = self.remember(record, seen)
         due = self.due(record, seen)
         if due.action is not Action.WAIT:  # sent just now, and not shown yet
             due = Due(Action.WAIT, Standing.NOT_YET, (*due.why, "sent; asked again next time"))
@@ -240,7 +250,7 @@ class _Walk:
         dns = before.dns
         if record.stage is not Stage.GENERATED or record.goal is not Goal.KEPT:
             expected = record.publication.text or dns_record.value(record.public_key)
-            dns = self.world.look(record.dns_name, record.public_key, expected)
+            dns = look(self.world, record, expected)
         relays = tuple(
             observed.follow(before, one.relay, one.state_of(record.sdid, record.selector), one.at)
             for one in self.relays
@@ -249,6 +259,18 @@ class _Walk:
         if self.writer is not None:
             self.writer.put_observed(record, seen)
         return seen
+
+    def remember(self, record: KeyRecord, seen: Observed) -> KeyRecord:
+        """Keep the longest time for which caches may hold what stood there before the record.
+
+        If the zone's TTLs are lowered meanwhile, older answers still live as long.
+        """
+        longest = rotation_waits.cache_ttl(seen.dns)
+        if self.writer is None or record.stage not in key_life.BEFORE_ACTIVE:
+            return record
+        if longest <= record.cache_ttl:
+            return record
+        return self.put(dataclasses.replace(record, cache_ttl=longest))
 
     def note(self, record: KeyRecord, action: Action, why: tuple[str, ...]) -> None:
         self.steps.append(Step(record.selector, action, "; ".join(why)))
@@ -286,6 +308,9 @@ class _Walk:
                 stopped = max((one.at for one in self.relays), default=now)
                 fresh = record.noted("stopped", at=now, why=because)
                 fresh = dataclasses.replace(fresh, stopped_at=max(stopped, record.since))
+            case Action.DENY_STOPPED:
+                fresh = record.noted("not stopped", at=now, why=because)
+                fresh = dataclasses.replace(fresh, stopped_at=None)
             case Action.CONFIRM_REVOKED:
                 text = dns_record.revocation(record.public_key)
                 fresh = record.moved(Stage.REVOKED, at=now, why=because)
@@ -336,9 +361,9 @@ class _Walk:
             return record, self.by_hand(record, "make its p= empty")
         publisher = self.world.publisher_for(record.sdid)
         place, text = record.publication, dns_record.revocation(record.public_key)
-        return record, self.trouble(
-            record, publisher.change(place.name, place.text, text, self.world.ttl)
-        )
+        # The key came back after it was revoked, as with a zone that was restored from a backup.
+        old = dns_record.value(record.public_key) if place.text == text else place.text
+        return record, self.trouble(record, publisher.change(place.name, old, text, self.world.ttl))
 
     def remove(
         self, record: KeyRecord, seen: Observed, because: str
@@ -399,7 +424,7 @@ class _Walk:
     # --- successors -------------------------------------------------------------------------------
 
     def successors(self, sdid: str, *, forced: bool) -> tuple[Successor, ...]:
-        return rotation.successors(
+        return succession.successors(
             self.keys(sdid), self.world.rules, self.world.clock(), forced=forced
         )
 
@@ -410,7 +435,7 @@ class _Walk:
         fresh: dict[str, KeyReport] = {}
         due = self.successors(sdid, forced=forced)
         if forced and not due and not any(_is_alive(key) for key in self.keys(sdid)):
-            due = (rotation.first(self.world.clock()),)
+            due = (succession.first(self.world.clock()),)
         for one in due:
             if one.at <= self.world.clock():
                 record = self.make(sdid, one) if one.selector is None else self.promote(sdid, one)

@@ -21,7 +21,7 @@ from typing import Any
 from carbonseal.keys import keyring, lifecycle, store
 from carbonseal.keys.key_record import KeyRecord, Publication
 from carbonseal.keys.lifecycle import Forbidden, Report, World
-from carbonseal.policies import errors, key_life, rotation
+from carbonseal.policies import errors, key_life, rotation, rotation_waits
 from carbonseal.policies.key_life import DnsView, Goal, RelayReport, ServerState, Stage
 from carbonseal.policies.rotation import Action, Standing
 
@@ -78,7 +78,7 @@ class Order:
 
     def look(self, key: KeyRecord) -> DnsView:
         """What every server shows now."""
-        return self.world.look(key.dns_name, key.public_key, key.publication.text)
+        return lifecycle.look(self.world, key, key.publication.text)
 
     def carry_on(self) -> Report:
         """Take the steps that are due now."""
@@ -302,7 +302,7 @@ class Emergency:
 
     compromised: KeyRecord
     successor: KeyRecord | None  # None: mail leaves unsigned until there is one
-    exposure: rotation.Wait  # until forgeries verify no more, at worst
+    exposure: rotation_waits.Wait  # until forgeries verify no more, at worst
     report: Report
 
 
@@ -320,7 +320,7 @@ def emergency(order: Order, *, leave_unsigned: bool, dry_run: bool) -> Emergency
                 f" ready: first `carbonseal keys rotate {key.sdid} --wait 1h`, or give"
                 " --leave-unsigned to stop signing at once."
             )
-    exposure = rotation.exposure(order.look(key), order.now)
+    exposure = rotation_waits.exposure(order.look(key), order.now)
     if dry_run:
         return Emergency(key, successor, exposure, Report(order.sdid))
     with shelf.writing(order.sdid) as writer:

@@ -58,6 +58,7 @@ class KeyLife:
     stopped_at: datetime | None = None  # the last relay stopped signing with it
     revoked_at: datetime | None = None  # the last server showed an empty p=
     sent_at: datetime | None = None  # the last change was sent to DNS
+    cache_ttl: int = 0  # seconds: the longest life in caches of an answer without the record
     assumed_published: bool = False  # a person answered for it; DNS was not asked
     held: str = ""  # why a person must look before it goes on
     refused: str = ""  # why it may not sign though it is active: its record is wrong everywhere
