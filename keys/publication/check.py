@@ -64,7 +64,7 @@ class Checker:
         self.finder = servers.Finder(settings, self.asker)
         self.pool = ThreadPoolExecutor(_AT_ONCE, "dns")
         self._wild: dict[dns.name.Name, Content] = {}  # by name above the random label
-        self._signed: dict[dns.name.Name, bool] = {}  # by zone
+        self._unsigned: dict[dns.name.Name, bool] = {}  # by zone
         self._lock = threading.Lock()
 
     def forget(self) -> None:
@@ -73,7 +73,7 @@ class Checker:
         self.finder.forget()
         with self._lock:
             self._wild.clear()
-            self._signed.clear()
+            self._unsigned.clear()
 
     def look(self, name: str, public_key: bytes | None, expected_text: str = "") -> DnsView:
         """What is at `name`, compared with the key (DER SPKI) that should be there.
@@ -86,7 +86,7 @@ class Checker:
     def examine(self, name: str, public_key: bytes | None, expected_text: str = "") -> Examination:
         """As `look`, with notes."""
         walk = self._walk(name, public_key, expected_text)
-        if walk.zone is not None and not self._is_signed(walk.zone):
+        if walk.zone is not None and self._is_unsigned(walk.zone):
             place = servers.text(walk.zone.top)
             walk.notes.append(faults.sentence("unsigned-zone", place=place))
         return Examination(walk.view(), tuple(dict.fromkeys(walk.notes)), walk.bits)
@@ -129,19 +129,20 @@ class Checker:
         # A DNAME leads each name somewhere else; it is no wildcard.
         return content if reading.dname_above(answer, name) is None else Content()
 
-    def _is_signed(self, zone: Zone) -> bool:
+    def _is_unsigned(self, zone: Zone) -> bool:
+        """Whether a server said that the zone has no DNSKEY; who is silent says nothing."""
         with self._lock:
-            kept = self._signed.get(zone.top)
-        if kept is None:
-            kept = False
-            for address in zone.addresses:
-                answer = self.asker.ask(zone.top, dns.rdatatype.DNSKEY, address)
-                if answer.is_authoritative:
-                    kept = answer.at(zone.top, dns.rdatatype.DNSKEY) is not None
-                    break
-            with self._lock:
-                self._signed[zone.top] = kept
-        return kept
+            kept = self._unsigned.get(zone.top)
+        if kept is not None:
+            return kept
+        for address in zone.addresses:
+            answer = self.asker.ask(zone.top, dns.rdatatype.DNSKEY, address)
+            if not reading.refusal(answer)[0]:
+                kept = answer.at(zone.top, dns.rdatatype.DNSKEY) is None
+                with self._lock:
+                    self._unsigned[zone.top] = kept
+                return kept
+        return False
 
 
 @dataclass(slots=True)

@@ -177,6 +177,14 @@ def test_notes_tell_what_is_no_fault(world: dict[str, Iterable[ServerAddress]]) 
     assert "DNSSEC" in unsigned
 
 
+def test_a_silent_server_says_nothing_about_dnssec() -> None:
+    """Unknown is not absent, here either."""
+    nobody = ServerAddress("127.0.0.1", name_servers.free_port())
+    examination = checker({ZONE: [nobody]}).examine(NAME, PUBLIC)
+    assert examination.view.states == {UNKNOWN}
+    assert examination.notes == ()
+
+
 def test_many_threads_may_look_at_once(world: dict[str, Iterable[ServerAddress]]) -> None:
     """One checker for all."""
     look = checker(world)
