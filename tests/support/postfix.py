@@ -307,6 +307,14 @@ class PrivatePostfix:
         """postsuper -r ALL: every queued message goes through cleanup again."""
         self._command("postsuper", "-r", "ALL")
 
+    def hold(self, queue_id: str) -> None:
+        """postsuper -h: keep a message back until somebody releases it."""
+        self._command("postsuper", "-h", queue_id)
+
+    def release(self, queue_id: str) -> None:
+        """postsuper -H: deliver a held message."""
+        self._command("postsuper", "-H", queue_id)
+
     def wait_until_empty(self, timeout: float = 30.0) -> None:
         """Wait until nothing is queued, deferred mail included."""
         self._wait(lambda: not self.queue(), "empty its queue", timeout)

@@ -76,6 +76,8 @@ class Sink:
         self.extensions = tuple(extensions)
         self.data_reply = ""  # instead of 250 after the data: '451 4.3.0 later', DROP
         self._replies: dict[str, str] = {}
+        self._first_replies: dict[str, str] = {}
+        self._seen: set[str] = set()
         self._deliveries: list[Delivery] = []
         self._changed = threading.Condition()
         self._connections: set[socket.socket] = set()
@@ -114,6 +116,16 @@ class Sink:
         """Answer RCPT for an address or '@domain' with `text` ('550 5.1.1 no', DROP); '' undoes."""
         with self._changed:
             self._replies[recipient.lower()] = text
+
+    def reply_first(self, domain: str, text: str) -> None:
+        """Answer the first RCPT for each address of '@domain' with `text`, as greylisting does."""
+        with self._changed:
+            self._first_replies[domain.lower()] = text
+
+    @property
+    def count(self) -> int:
+        """How many deliveries there are so far."""
+        return len(self._deliveries)
 
     @property
     def deliveries(self) -> list[Delivery]:
@@ -183,6 +195,9 @@ class Sink:
         with self._changed:
             folded = address.lower()
             domain = "@" + folded.rpartition("@")[2]
+            if domain in self._first_replies and folded not in self._seen:
+                self._seen.add(folded)
+                return self._first_replies[domain]
             return self._replies.get(folded) or self._replies.get(domain) or ""
 
 
