@@ -132,6 +132,7 @@ def world_of(settings: Settings) -> World:
         ask_relays=lambda: report.gather(settings),
         clock=now,
         ttl=settings.dns.ttl,
+        forget=checker.forget,
     )
 
 
@@ -182,6 +183,7 @@ def watch(
         if standing not in (Standing.NOT_YET, Standing.UNREACHABLE):
             break
         time.sleep(min(left, _pause(done, world.clock())))
+        world.forget()
         done = lifecycle.tend(
             world, done.sdid, why=why, relays=lifecycle.gather(world), begin=False
         )

@@ -54,6 +54,7 @@ class World:
     ask_relays: Callable[[], tuple[RelayReport, ...]]
     clock: Callable[[], datetime]  # aware, UTC
     ttl: int = 3600  # seconds, of the records that are published
+    forget: Callable[[], None] = lambda: None  # ask anew who is to be asked, before a new look
 
 
 @dataclass(frozen=True, slots=True)
