@@ -13,6 +13,7 @@ Does not: decide (`policies.rotation`), or speak to DNS itself (`publication`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -104,13 +105,25 @@ def gravest(standings: object) -> Standing:
 
 
 def gather(world: World) -> tuple[RelayReport, ...]:
-    """What the relays say, dated with the moment at which they were asked.
+    """What the relays say, in times of our own clock: dated with the moment they were asked at.
 
     A report proves that a key is stopped only if it is younger than the order to stop; the clock of
     another relay must not decide that.
     """
     asked_at = world.clock()
-    return tuple(dataclasses.replace(report, at=asked_at) for report in world.ask_relays())
+    return tuple(_by_our_clock(report, asked_at) for report in world.ask_relays())
+
+
+def _by_our_clock(report: RelayReport, asked_at: datetime) -> RelayReport:
+    """The same report, by a clock that said `asked_at` no later than when it was made.
+
+    What waits in its queue comes out older by the time that the asking took, never younger.
+    """
+    queue = report.queue
+    if queue is not None and queue.oldest is not None:
+        with contextlib.suppress(OverflowError):  # it is of no time that mail comes from
+            queue = dataclasses.replace(queue, oldest=queue.oldest + (asked_at - report.at))
+    return dataclasses.replace(report, at=asked_at, queue=queue)
 
 
 def look(world: World, record: KeyRecord, expected: str) -> DnsView:

@@ -13,7 +13,7 @@ from typing import Final
 from carbonseal.policies import rotation_step, rotation_waits
 from carbonseal.policies.key_life import KeyLife, RelayReport, RelayState, ServerState
 from carbonseal.policies.rotation_step import Action, Due, Seen, Standing
-from carbonseal.policies.rotation_waits import CLOCKS, FRESH, span, stamp
+from carbonseal.policies.rotation_waits import FRESH, span, stamp
 
 # Faults that mean another party's data, not our own record badly copied.
 FOREIGN: Final = frozenset(("mismatch", "two-records", "cname-beside-others"))
@@ -161,8 +161,8 @@ def _is_old(report: RelayReport, seen: Seen) -> bool:
 
 def undrained(stopped_at: datetime, seen: Seen) -> Due | None:
     """Queues that hold mail from before the key stopped, or that nobody can see into."""
-    # The queue's times are of the relay's own clock, `stopped_at` is of ours.
-    before = stopped_at + timedelta(seconds=CLOCKS)
+    # Both are times of our clock (`lifecycle.gather`); those of a queue are in whole seconds.
+    before = stopped_at + timedelta(seconds=1)
     blind: list[str] = []
     older: list[str] = []
     for report in seen.relays:

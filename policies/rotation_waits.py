@@ -22,7 +22,6 @@ from typing import Final, Literal
 from carbonseal.policies.key_life import DnsView, KeyLife, RelayReport, ServerState
 
 FRESH: Final = 7200  # seconds; an older observation is shown with its age and decides nothing
-CLOCKS: Final = 300  # seconds by which the clocks of two relays may differ
 _LONGEST_TTL: Final = 7 * 86400  # BIND's max-cache-ttl; other resolvers keep answers a day
 Term = tuple[str, int]  # what for, seconds
 
