@@ -66,8 +66,16 @@ def _dated(found: Due, seen: Seen) -> Due:
 def _generated(key: KeyLife, seen: Seen, rules: Rules) -> Due:
     if key.goal not in (Goal.READY, Goal.ACTIVE):
         return wait(Standing.DONE, "kept; `keys publish` or `keys activate --when-ready` go on")
-    return rotation_obstacles.foreign(seen) or step(
-        Action.PUBLISH, f"it is to become {key.goal.value}"
+    if rotation_obstacles.is_foreign(seen) or (not seen.by_hand and _is_taken(seen)):
+        return _held(seen)
+    return step(Action.PUBLISH, f"it is to become {key.goal.value}")
+
+
+def _is_taken(seen: Seen) -> bool:
+    """Whether a text stands at the name that is none of ours: no program has written there yet."""
+    wrong = (ServerState.OTHER, ServerState.REVOKED)
+    return seen.dns is not None and any(
+        view.text and view.state in wrong for view in seen.dns.servers
     )
 
 
