@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -98,8 +99,8 @@ def publish(order: Order, *, adopt: bool, dry_run: bool) -> Report | None:
     if dry_run:
         return None
     if key.goal is Goal.KEPT:
-        with order.world.shelf.writing(order.sdid) as writer:
-            fresh = order.key.noted("publish", at=order.now, why=order.why)
+        with _changing(order, key) as writer:
+            fresh = key.noted("publish", at=order.now, why=order.why)
             writer.put(dataclasses.replace(fresh, goal=Goal.READY))
     return order.carry_on()
 
@@ -114,8 +115,10 @@ def _adopt(order: Order, key: KeyRecord, *, dry_run: bool) -> Report | None:
         raise Mismatch(f"{key.dns_name}: its servers show different texts; wait and repeat.")
     if dry_run:
         return None
-    with order.world.shelf.writing(order.sdid) as writer:
-        fresh = order.key.noted("adopt", at=order.now, why=order.why)
+    with _changing(order, key) as writer:
+        fresh = key.noted("adopt", at=order.now, why=order.why)
+        if key.stage is Stage.GENERATED:  # its record stands, and is not to be forgotten there
+            fresh = fresh.moved(Stage.PUBLISHING, at=order.now, why="its record was taken over")
         place = Publication(seen.target or key.dns_name, texts.pop(), is_ours=True)
         writer.put(dataclasses.replace(fresh, publication=place))
     return order.carry_on()
@@ -134,13 +137,12 @@ def activate(
             f"{key.dns_name} is {_condition(key)} and never signs again; make a new key with"
             f" `carbonseal keys generate {key.sdid}`."
         )
-    place = str(order.world.shelf.private_path(key.sdid, key.selector))
-    keyring.parse(key, order.world.shelf.private_key(key), place)
+    lifecycle.demand_usable(order.world.shelf, key)
     if assume_published:
         if dry_run:
             return None
-        with order.world.shelf.writing(order.sdid) as writer:
-            writer.activate(order.key, at=order.now, why=order.why, assumed=True)
+        with _changing(order, key) as writer:
+            writer.activate(key, at=order.now, why=order.why, assumed=True)
         return None
     if key.stage is Stage.RETIRING:
         raise Forbidden(
@@ -150,8 +152,8 @@ def activate(
         _demand_ready(order, key)
     if dry_run:
         return None
-    with order.world.shelf.writing(order.sdid) as writer:
-        fresh = order.key.noted("wanted", at=order.now, why=order.why)
+    with _changing(order, key) as writer:
+        fresh = key.noted("wanted", at=order.now, why=order.why)
         writer.put(dataclasses.replace(fresh, goal=Goal.ACTIVE, activate_from=None))
     return order.carry_on()
 
@@ -214,8 +216,8 @@ def remove(order: Order, *, force: bool, dry_run: bool) -> Report | None:
     if key.stage in key_life.BEFORE_ACTIVE:
         if dry_run:
             return None
-        with order.world.shelf.writing(order.sdid) as writer:
-            fresh = order.key.noted("cancelled", at=order.now, why=order.why)
+        with _changing(order, key) as writer:
+            fresh = key.noted("cancelled", at=order.now, why=order.why)
             writer.put(dataclasses.replace(fresh, cancelled_at=order.now, goal=Goal.REMOVED))
         return order.carry_on()
     if key.stage is Stage.ACTIVE:
@@ -244,8 +246,8 @@ def _leave(
         return None
     if forward and due.action is (Action.REVOKE if stage is Stage.REVOKING else Action.REMOVE):
         return order.carry_on()
-    with order.world.shelf.writing(order.sdid) as writer:
-        writer.put(order.key.moved(stage, at=order.now, why=f"forced: {order.why}"))
+    with _changing(order, key) as writer:
+        writer.put(key.moved(stage, at=order.now, why=f"forced: {order.why}"))
     return order.carry_on()
 
 
@@ -263,18 +265,17 @@ def rollback(order: Order, *, dry_run: bool) -> None:
     seen = order.look(key)
     if not seen.is_everywhere(ServerState.SHOWN):
         raise _mismatch(key, seen, "it can sign again only when every server shows its record")
-    place = str(order.world.shelf.private_path(key.sdid, key.selector))
-    keyring.parse(key, order.world.shelf.private_key(key), place)
+    shelf = order.world.shelf
+    lifecycle.demand_usable(shelf, key)
     if dry_run:
         return None
-    shelf = order.world.shelf
-    with shelf.writing(order.sdid) as writer:
+    with _changing(order, key) as writer:
         before = [
             one
             for one in store.active(shelf.lineage(order.sdid).records)
             if one.algorithm == key.algorithm
         ]
-        writer.activate(order.key, at=order.now, why=f"rollback: {order.why}", assumed=False)
+        writer.activate(key, at=order.now, why=f"rollback: {order.why}", assumed=False)
         for one in before:
             # It is published and well known: it stands by.  A crash before this line leaves it
             # retiring, which is safe as well.
@@ -307,50 +308,39 @@ class Emergency:
 
 
 def emergency(order: Order, *, leave_unsigned: bool, dry_run: bool) -> Emergency:
-    """Sign with the standby from now on, and revoke the compromised record without waiting."""
-    key, shelf = order.key, order.world.shelf
-    if key.stage in (Stage.REMOVED, Stage.REMOVING):
-        raise Forbidden(f"{key.dns_name} is {key.stage.value} already; nothing is left to revoke.")
-    successor = None
-    if key.stage is Stage.ACTIVE:
-        successor = _standby(order, key)
-        if successor is None and not leave_unsigned:
+    """Sign with the standby from now on, and revoke the compromised record without waiting.
+
+    That the key is compromised is on disk before anything else: whoever comes after a crash goes on
+    from there (`lifecycle.tend`).
+    """
+    with _locked_unless(order, dry_run=dry_run) as writer:
+        key = order.key
+        if key.stage in (Stage.REMOVED, Stage.REMOVING):
             raise Forbidden(
-                f"{key.dns_name} is the only key of {key.sdid} that can sign, and no other is"
-                f" ready: first `carbonseal keys rotate {key.sdid} --wait 1h`, or give"
-                " --leave-unsigned to stop signing at once."
+                f"{key.dns_name} is {key.stage.value} already; nothing is left to revoke."
             )
-    exposure = rotation_waits.exposure(order.look(key), order.now)
-    if dry_run:
-        return Emergency(key, successor, exposure, Report(order.sdid))
-    with shelf.writing(order.sdid) as writer:
-        if successor is not None:
-            writer.activate(
-                shelf.find(successor.sdid, successor.selector),
-                at=order.now,
-                why=f"emergency: {order.why}",
-                assumed=False,
-            )
-        fresh = shelf.find(key.sdid, key.selector)
-        if fresh.stage in (Stage.ACTIVE, *key_life.BEFORE_ACTIVE):
+        successor = None
+        if key.stage is Stage.ACTIVE:
+            successor = lifecycle.standby_for(order.world, key)
+            if successor is None and not leave_unsigned:
+                raise Forbidden(
+                    f"{key.dns_name} is the only key of {key.sdid} that can sign, and no other is"
+                    f" ready: first `carbonseal keys rotate {key.sdid} --wait 1h`, or give"
+                    " --leave-unsigned to stop signing at once."
+                )
+        exposure = rotation_waits.exposure(order.look(key), order.now)
+        if writer is None:
+            return Emergency(key, successor, exposure, Report(order.sdid))
+        fresh = key.noted("compromised", at=order.now, why=order.why)
+        fresh = dataclasses.replace(fresh, compromised_at=order.now, held="")
+        if successor is None and key.stage in (Stage.ACTIVE, *key_life.BEFORE_ACTIVE):
             fresh = fresh.moved(Stage.RETIRING, at=order.now, why="compromised")
-        fresh = fresh.noted("compromised", at=order.now, why=order.why)
-        writer.put(dataclasses.replace(fresh, compromised_at=order.now, held=""))
+        writer.put(fresh)
+        if successor is not None:
+            why = f"emergency: {order.why}"
+            writer.activate(successor, at=order.now, why=why, assumed=False)
     report = lifecycle.tend(order.world, order.sdid, why=order.why, relays=order.relays, begin=True)
     return Emergency(order.key, successor, exposure, report)
-
-
-def _standby(order: Order, key: KeyRecord) -> KeyRecord | None:
-    """A key that may sign at once: ready, and shown by every server just now."""
-    for one in order.world.shelf.lineage(order.sdid).records:
-        if (
-            one.algorithm == key.algorithm
-            and one.stage is Stage.READY
-            and not (one.held or one.is_compromised or one.is_cancelled)
-            and order.look(one).is_everywhere(ServerState.SHOWN)
-        ):
-            return one
-    return None
 
 
 def release(order: Order, *, dry_run: bool) -> Report | None:
@@ -363,8 +353,8 @@ def release(order: Order, *, dry_run: bool) -> Report | None:
         raise _mismatch(key, seen, "it stays held")
     if dry_run:
         return None
-    with order.world.shelf.writing(order.sdid) as writer:
-        fresh = order.key.noted("released", at=order.now, why=order.why)
+    with _changing(order, key) as writer:
+        fresh = key.noted("released", at=order.now, why=order.why)
         writer.put(dataclasses.replace(fresh, held=""))
     return order.carry_on()
 
@@ -375,21 +365,16 @@ def release(order: Order, *, dry_run: bool) -> Report | None:
 def refuse_gap(shelf: store.Store, key: KeyRecord, *, leave_unsigned: bool) -> None:
     """Raise if nobody else could sign for the domain of `key`."""
     signing = store.active(shelf.lineage(key.sdid).records)
-    others = [one for one in signing if one != key and _can_sign(shelf, one)]
+    others = [
+        one
+        for one in signing
+        if one != key and not one.refused and lifecycle.is_usable(shelf, one)
+    ]
     if key in signing and not others and not leave_unsigned:
         raise Forbidden(
             f"{key.dns_name} is the last key that signs for {key.sdid}; activate another"
             " first, or give --leave-unsigned."
         )
-
-
-def _can_sign(shelf: store.Store, key: KeyRecord) -> bool:
-    try:
-        place = str(shelf.private_path(key.sdid, key.selector))
-        keyring.parse(key, shelf.private_key(key), place)
-    except errors.CarbonsealError:
-        return False
-    return not key.refused
 
 
 def _refuse_held(key: KeyRecord) -> None:
@@ -410,6 +395,18 @@ def _mismatch(key: KeyRecord, seen: DnsView, what: str) -> errors.CarbonsealErro
     said = "; ".join(seen.complaints) or "its record is not shown everywhere"
     kind = Unreachable if seen.states == {ServerState.UNKNOWN} else Mismatch
     return kind(f"{key.dns_name}: {said}; {what}.")
+
+
+@contextlib.contextmanager
+def _changing(order: Order, key: KeyRecord) -> Iterator[store.Writer]:
+    """The right to change a key that is still as it was judged."""
+    with order.world.shelf.writing(order.sdid) as writer:
+        if order.key != key:
+            raise errors.TryLater(
+                f"{key.dns_name}: another command has changed it meanwhile; look at"
+                f" `carbonseal keys status {key.sdid}`, then give the order again."
+            )
+        yield writer
 
 
 def _locked_unless(order: Order, *, dry_run: bool) -> contextlib.AbstractContextManager[Any]:
