@@ -182,7 +182,10 @@ class _Walk:
     def report(self, *, forced: bool, begin: bool) -> Report:
         assert self.writer is not None
         sdid = self.writer.sdid
-        reports = [self.follow(key) for key in self.keys(sdid)]
+        self.finish_emergency(sdid)
+        # What strangers have comes first: trouble with another key must not stand in its way.
+        keys = sorted(self.keys(sdid), key=lambda key: not key.is_compromised)
+        reports = [self.follow(key) for key in keys]
         coming: tuple[Successor, ...] = ()
         if begin:
             coming, fresh = self.begin(sdid, forced=forced)
@@ -193,6 +196,19 @@ class _Walk:
         # An activation retires its predecessor: what the first pass said of that one is old.
         reports = [self.renewed(one) for one in reports]
         return Report(sdid, tuple(self.steps), tuple(reports), coming, self.problems(sdid))
+
+    def finish_emergency(self, sdid: str) -> None:
+        """Do what an emergency ordered and did not live to do: let the standby sign."""
+        assert self.writer is not None
+        for key in self.keys(sdid):
+            if key.stage is Stage.ACTIVE and key.is_compromised:
+                successor = standby_for(self.world, key)
+                if successor is not None:
+                    because = f"{key.selector} is compromised ({self.why})"
+                    self.note(successor, Action.ACTIVATE, (because,))
+                    self.writer.activate(
+                        successor, at=self.world.clock(), why=because, assumed=False
+                    )
 
     def foresee(self, sdid: str, *, forced: bool) -> Report:
         reports = []
@@ -205,9 +221,7 @@ class _Walk:
         coming = self.successors(sdid, forced=forced)
         for one in coming:
             if one.at <= self.world.clock():
-                self.steps.append(
-                    Step(one.selector or "(new)", Action.PUBLISH, f"a successor: {one.why}")
-                )
+                self.steps.append(Step(one.selector or "(new)", Action.PUBLISH, one.why))
         return Report(sdid, tuple(self.steps), tuple(reports), coming, self.problems(sdid))
 
     def keys(self, sdid: str) -> tuple[KeyRecord, ...]:
@@ -296,7 +310,7 @@ class _Walk:
         now, because = self.world.clock(), self.because(due)
         match due.action:
             case Action.PUBLISH:
-                return self.publish(record, because)
+                return self.publish(record, seen, because)
             case Action.REVOKE:
                 return self.revoke(record, because)
             case Action.REMOVE:
@@ -310,7 +324,7 @@ class _Walk:
                 fresh = record.moved(Stage.PUBLISHING, at=now, why=because)
                 fresh = dataclasses.replace(fresh, published_at=None)
             case Action.MAKE_READY:
-                self.demand_usable(record)
+                demand_usable(self.world.shelf, record)
                 fresh = record.moved(Stage.READY, at=now, why=because)
             case Action.REFUSE:
                 fresh = record.noted("refused", at=now, why=because)
@@ -352,7 +366,15 @@ class _Walk:
         self.writer.put(record)
         return record
 
-    def publish(self, record: KeyRecord, because: str) -> tuple[KeyRecord, Due | None]:
+    def publish(
+        self, record: KeyRecord, seen: Observed, because: str
+    ) -> tuple[KeyRecord, Due | None]:
+        if record.stage is Stage.GENERATED and seen.dns is not None:
+            found = [one.text for one in seen.dns.servers if one.state is ServerState.SHOWN]
+            if found:  # before we ever sent it: somebody else made it, and it is not ours
+                record = record.moved(Stage.PUBLISHING, at=self.world.clock(), why=because)
+                place = Publication(seen.dns.target or record.dns_name, found[0], is_ours=False)
+                return self.put(dataclasses.replace(record, publication=place)), None
         publisher, now = self.world.publisher_for(record.sdid), self.world.clock()
         text = dns_record.value(record.public_key)
         target = self.world.target_for(record.sdid, record.selector)
@@ -386,10 +408,11 @@ class _Walk:
         if record.stage is not Stage.REMOVING:
             record = record.moved(Stage.REMOVING, at=now, why=because)
         record = self.put(dataclasses.replace(record, sent_at=now))
-        if seen.dns is not None and seen.dns.is_everywhere(ServerState.ABSENT):
-            return record, None  # nothing to take away
         if not record.publication.is_ours:
+            if seen.dns is not None and seen.dns.is_everywhere(ServerState.ABSENT):
+                return record, None  # nothing to take away
             return record, self.by_hand(record, "take it away")
+        # Sent even if no server shows it: a hidden primary may have it, and give it to them later.
         text = record.publication.text
         if seen.dns is not None and ServerState.REVOKED in seen.dns.states:
             text = dns_record.revocation(record.public_key)
@@ -409,6 +432,7 @@ class _Walk:
             patience = timedelta(seconds=max(_PATIENCE, seen.refresh if seen else 0))
             late = self.world.clock() > record.since + patience
             standing = Standing.HELD if late else Standing.NOT_YET
+            return Due(Action.WAIT, standing, _conflict(record, outcome.sentence, seen))
         return None if standing is None else Due(Action.WAIT, standing, (outcome.sentence,))
 
     def by_hand(self, record: KeyRecord, what: str) -> Due | None:
@@ -424,23 +448,19 @@ class _Walk:
 
     def activate(self, record: KeyRecord, because: str) -> KeyRecord:
         assert self.writer is not None
-        self.demand_usable(record)
+        demand_usable(self.world.shelf, record)
         return self.writer.activate(
             record, at=self.world.clock(), why=because, assumed=record.assumed_published
         )
 
-    def demand_usable(self, record: KeyRecord) -> None:
-        """A key that cannot sign must not take the place of one that can."""
-        shelf = self.world.shelf
-        place = str(shelf.private_path(record.sdid, record.selector))
-        keyring.parse(record, shelf.private_key(record), place)
-
     # --- successors -------------------------------------------------------------------------------
 
     def successors(self, sdid: str, *, forced: bool) -> tuple[Successor, ...]:
-        return succession.successors(
-            self.keys(sdid), self.world.rules, self.world.clock(), forced=forced
-        )
+        keys, now = self.keys(sdid), self.world.clock()
+        due = succession.successors(keys, self.world.rules, now, forced=forced)
+        if forced and not due and not any(map(_is_alive, keys)):
+            return (succession.first(now),)
+        return due
 
     def begin(
         self, sdid: str, *, forced: bool
@@ -448,8 +468,6 @@ class _Walk:
         """Begin the keys that are due; the rest, and the reports of those begun."""
         fresh: dict[str, KeyReport] = {}
         due = self.successors(sdid, forced=forced)
-        if forced and not due and not any(_is_alive(key) for key in self.keys(sdid)):
-            due = (succession.first(self.world.clock()),)
         for one in due:
             if one.at <= self.world.clock():
                 record = self.make(sdid, one) if one.selector is None else self.promote(sdid, one)
@@ -485,6 +503,38 @@ class _Walk:
         )
 
 
+def standby_for(world: World, key: KeyRecord) -> KeyRecord | None:
+    """A key that may take the place of another at once, in an emergency.
+
+    It is ready, usable, and shown just now by every server that answers: it was shown by all of
+    them before, and a leaked key must not go on signing because one server is silent.
+    """
+    for one in world.shelf.lineage(key.sdid).records:
+        is_ready = one.algorithm == key.algorithm and one.stage is Stage.READY
+        if is_ready and not (one.held or one.is_compromised or one.is_cancelled):
+            states = look(world, one, one.publication.text).states
+            is_shown = ServerState.SHOWN in states
+            if is_shown and states <= {ServerState.SHOWN, ServerState.UNKNOWN}:
+                if is_usable(world.shelf, one):
+                    return one
+    return None
+
+
+def is_usable(shelf: store.Store, key: KeyRecord) -> bool:
+    """Whether the private half is there and is the one its record is about."""
+    try:
+        demand_usable(shelf, key)
+    except errors.CarbonsealError:
+        return False
+    return True
+
+
+def demand_usable(shelf: store.Store, key: KeyRecord) -> None:
+    """A key that cannot sign must not take the place of one that can."""
+    place = str(shelf.private_path(key.sdid, key.selector))
+    keyring.parse(key, shelf.private_key(key), place)
+
+
 def _is_alive(record: KeyRecord) -> bool:
     """Whether a key signs or is on its way to."""
     if record.stage is Stage.ACTIVE:
@@ -512,6 +562,20 @@ def _remembered(record: KeyRecord, views: tuple[RelayView, ...]) -> tuple[RelayR
         else RelayReport(view.relay, view.at, problem="it gave no report when it was last asked")
         for view in views
     )
+
+
+def _conflict(record: KeyRecord, sentence: str, seen: DnsView | None) -> tuple[str, ...]:
+    """Why the update server holds something else than we expect, and what may be done."""
+    place = record.publication.name
+    if seen is not None and place not in (record.dns_name, seen.target):
+        # The record may stand there rightly; nobody must be told to take it away.
+        why = f"{record.dns_name} must be a CNAME for {place}: have that made in its zone"
+        return (why, *seen.complaints)
+    if seen is not None and ServerState.SHOWN in seen.states:
+        name = f"{record.sdid} {record.selector}"
+        adopt = f"if it is right as it is, `carbonseal keys publish {name} --adopt` takes it over"
+        return (f"{sentence.rstrip('.')}; {adopt}",)
+    return (sentence,)
 
 
 _SHOWN_AFTER = {
