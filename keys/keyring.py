@@ -19,7 +19,9 @@ Raises: `load` raises `errors.CarbonsealError` only if the directory as a whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +39,7 @@ from carbonseal.policies.signing_request import KeyFacts
 
 LOOK_EVERY: Final = 0.2  # seconds between looks at the generation
 RETRY_EVERY: Final = 10.0  # seconds between attempts while something is wrong
+_SETTLED: Final = 2 * 10**9  # nanoseconds after which a file's times tell a change
 
 PrivateKey = rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -80,6 +83,23 @@ class SigningKey:
         raise TypeError("a signing key does not leave its process")
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one SDID has to do with a ring; kept for the next `load`."""
+
+    state: object  # of its files, before they were read; None: they changed too lately to tell
+    keys: tuple[SigningKey, ...]
+    standby: tuple[SigningKey, ...]
+    problems: tuple[str, ...]
+    refused: tuple[str, ...]
+    standby_problems: tuple[str, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether reading it again could not show more."""
+        return not self.problems and not self.standby_problems
+
+
 # Weak references tell when the last message that uses an old ring is done.
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Keyring:
@@ -91,6 +111,7 @@ class Keyring:
     standby: Mapping[str, tuple[SigningKey, ...]] = field(default_factory=dict)  # sign nothing yet
     standby_problems: Mapping[str, str] = field(default_factory=dict)  # SDID -> sentence(s)
     generation: bytes = b""  # of the keys directory, before anything else was read
+    pages: Mapping[str, Page] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def signing_names(self) -> frozenset[str]:
@@ -132,62 +153,101 @@ def _names(keys: Iterable[tuple[SigningKey, ...]]) -> frozenset[str]:
 
 
 def load(directory: Path, previous: Keyring = EMPTY, *, generation: bytes = b"") -> Keyring:
-    """Read the keys directory; keys that did not change are taken over from `previous`.
+    """Read the keys directory; what did not change is taken over from `previous`.
 
-    A key is only ever taken over after its file was read and checked again, so that a key whose
-    file became unreadable or too open leaves the ring.  `generation` is what the ring will state
-    as its own.
+    An SDID whose files have the same inodes, times, modes and owners is not read again: with a
+    thousand SDIDs that is a second of the processor for each change of one.  Of any other, a key is
+    only taken over after its file was read and checked again, so that a key whose file became
+    unreadable or too open leaves the ring.  `generation` is what the ring will state as its own.
     """
-    keys, standby, refused = _Gathered(), _Gathered(), _Gathered()
     shelf = store.Store(directory)
-    for lineage in shelf.lineages():
-        keys.say(lineage.sdid, *lineage.problems)
-        for record in store.active(lineage.records):
-            if record.refused:
-                refused.say(lineage.sdid, f"{record.dns_name}: {record.refused}")
-            else:
-                keys.take(shelf, record, previous)
-        for record in lineage.records:
-            if record.stage in key_life.LOADED_IN_ADVANCE:
-                standby.take(shelf, record, previous)
+    above = _standing_above(directory)
+    pages = {}
+    for sdid in shelf.sdids():
+        state = _state(directory / sdid, above)
+        page = previous.pages.get(sdid)
+        if page is None or state is None or page.state != state or not page.is_well:
+            page = _read(shelf, shelf.lineage(sdid), previous, state)
+        pages[sdid] = page
     return Keyring(
-        keys=keys.usable(),
-        problems=keys.sentences(),
-        refused=refused.sentences(),
-        standby=standby.usable(),
-        standby_problems=standby.sentences(),
+        keys=MappingProxyType({sdid: one.keys for sdid, one in pages.items() if one.keys}),
+        problems=_spoken((sdid, one.problems) for sdid, one in pages.items()),
+        refused=_spoken((sdid, one.refused) for sdid, one in pages.items()),
+        standby=MappingProxyType({sdid: one.standby for sdid, one in pages.items() if one.standby}),
+        standby_problems=_spoken((sdid, one.standby_problems) for sdid, one in pages.items()),
         generation=generation,
+        pages=MappingProxyType(pages),
     )
 
 
-class _Gathered:
-    """Keys of one kind while they are gathered, and what is wrong with some."""
+def _spoken(said: Iterable[tuple[str, Sequence[str]]]) -> Mapping[str, str]:
+    return MappingProxyType({sdid: " ".join(sentences) for sdid, sentences in said if sentences})
 
-    def __init__(self) -> None:
-        self._usable: dict[str, list[SigningKey]] = {}
-        self._sentences: dict[str, list[str]] = {}
 
-    def take(self, shelf: store.Store, record: KeyRecord, previous: Keyring) -> None:
-        """Hold one key, or say why not."""
-        try:
-            key = _signing_key(shelf, record, previous)
-        except errors.CarbonsealError as error:
-            self.say(record.sdid, error.sentence)
+def _read(shelf: store.Store, lineage: store.Lineage, previous: Keyring, state: object) -> Page:
+    keys: list[SigningKey] = []
+    problems = list(lineage.problems)
+    refused: list[str] = []
+    for record in store.active(lineage.records):
+        if record.refused:
+            refused.append(f"{record.dns_name}: {record.refused}")
         else:
-            self._usable.setdefault(record.sdid, []).append(key)
+            _take(shelf, record, previous, keys, problems)
+    standby: list[SigningKey] = []
+    standby_problems: list[str] = []
+    for record in lineage.records:
+        if record.stage in key_life.LOADED_IN_ADVANCE:
+            _take(shelf, record, previous, standby, standby_problems)
+    return Page(
+        state, tuple(keys), tuple(standby), tuple(problems), tuple(refused), tuple(standby_problems)
+    )
 
-    def say(self, sdid: str, *sentences: str) -> None:
-        """Add what is wrong."""
-        if sentences:
-            self._sentences.setdefault(sdid, []).extend(sentences)
 
-    def usable(self) -> Mapping[str, tuple[SigningKey, ...]]:
-        """SDID -> keys."""
-        return MappingProxyType({sdid: tuple(keys) for sdid, keys in self._usable.items()})
+def _take(
+    shelf: store.Store,
+    record: KeyRecord,
+    previous: Keyring,
+    usable: list[SigningKey],
+    problems: list[str],
+) -> None:
+    """Hold one key, or say why not."""
+    try:
+        usable.append(_signing_key(shelf, record, previous))
+    except errors.CarbonsealError as error:
+        problems.append(error.sentence)
 
-    def sentences(self) -> Mapping[str, str]:
-        """SDID -> what is wrong, if there are any."""
-        return MappingProxyType({sdid: " ".join(said) for sdid, said in self._sentences.items()})
+
+def _standing_above(directory: Path) -> object:
+    """What decides who may change the directory, from itself up to the root; and who we are."""
+    whole = Path(os.path.realpath(directory))
+    try:
+        places = tuple(_access(os.stat(place)) for place in (whole, *whole.parents))
+    except OSError:
+        return object()  # equal to nothing: everything is read, and says what is wrong
+    return (os.geteuid(), os.getegid(), places)
+
+
+def _state(folder: Path, above: object) -> object:
+    """What stat(2) says of a folder and the files of its keys; None if that proves nothing."""
+    try:
+        about = [
+            (entry.name, _access(found), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            for entry in os.scandir(folder)
+            if entry.name.endswith((".json", ".pem"))
+            for found in (entry.stat(follow_symlinks=False),)
+        ]
+        state = (above, _access(os.stat(folder)), tuple(sorted(about)))
+    except OSError:
+        return None
+    # The clock of file times ticks every few milliseconds only, and a new file may get the inode of
+    # an old one: what changed just now may change again and look the same.
+    if max((one[4] for one in about), default=0) > time.time_ns() - _SETTLED:
+        return None
+    return state
+
+
+def _access(about: os.stat_result) -> tuple[int, ...]:
+    return (about.st_dev, about.st_ino, about.st_mode, about.st_uid, about.st_gid)
 
 
 def parse(record: KeyRecord, pem: bytes, place: str) -> SigningKey:

@@ -85,7 +85,7 @@ class Store:
 
     def lineages(self) -> Iterator[Lineage]:
         """Each SDID with what is known of its keys; a bad file becomes a sentence, not an error."""
-        for name in self._sdids():
+        for name in self.sdids():
             yield self.lineage(name)
 
     def lineage(self, sdid: str) -> Lineage:
@@ -228,7 +228,8 @@ class Store:
         except OSError as error:
             raise _unwritable(self.directory, error) from None
 
-    def _sdids(self) -> list[str]:
+    def sdids(self) -> list[str]:
+        """Every SDID that has or had a key."""
         try:
             return sorted(
                 entry.name

@@ -394,3 +394,43 @@ def test_the_last_user_of_an_old_ring_can_be_waited_for(
     assert held() is message
     del message
     assert held() is None
+
+
+# --- what is not read again -----------------------------------------------------------------------
+
+CHANGES = [
+    pytest.param(lambda path: path.chmod(0o644), id="mode"),
+    pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-40]), id="cut-in-place"),
+    pytest.param(lambda path: path.rename(path.with_suffix(".x")), id="moved-away"),
+    pytest.param(lambda path: path.parent.chmod(0o777), id="mode-of-its-folder"),
+    pytest.param(lambda path: path.parent.parent.chmod(0o777), id="mode-of-the-directory"),
+    pytest.param(lambda path: path.parent.rename(path.parent.with_name(".x")), id="folder-gone"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_did_not_change_is_not_read_again_and_what_did_is(
+    change: Any, shelf: store.Store, keep: Keep, rsa_private: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand domains cost a second of the processor, in every worker."""
+    monkeypatch.setattr(keyring, "_SETTLED", 0)
+    keep(rsa_private, "r1")
+    keep(rsa_private, "r1", sdid="example.net")
+    ring = keyring.load(shelf.directory)
+    again = keyring.load(shelf.directory, ring)
+    assert again == ring
+    assert all(again.pages[sdid] is ring.pages[sdid] for sdid in again.sdids)
+    change(shelf.private_path("example.com", "r1"))
+    after = keyring.load(shelf.directory, again)
+    assert "example.com" not in after.sdids
+    if "example.net" in after.sdids:
+        assert after.pages["example.net"] is ring.pages["example.net"]
+
+
+def test_what_changed_just_now_is_read_again(
+    shelf: store.Store, keep: Keep, rsa_private: Any
+) -> None:
+    """Times of files tick slowly: the next change may leave them as they are."""
+    keep(rsa_private, "r1")
+    ring = keyring.load(shelf.directory)
+    assert keyring.load(shelf.directory, ring).pages["example.com"] is not ring.pages["example.com"]
