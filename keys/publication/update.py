@@ -117,8 +117,13 @@ class Rfc2136Publisher:
         while asked != dns.name.root:
             answer = self._query(asked, dns.rdatatype.SOA)
             found = _zone_in(answer.message, asked)
-            if found is not None:
+            if found is not None and answer.message.flags & dns.flags.AA:
                 return found
+            if found is not None:
+                return outcome.refused(
+                    f"{self.server} knows {_plain(found)} without authority, as a resolver does;"
+                    " set `server` of the rule to the zone's primary."
+                )
             cut = _delegation_in(answer.message, owner)
             if cut is not None:
                 return outcome.refused(
@@ -144,11 +149,11 @@ class Rfc2136Publisher:
         return txt(text)
 
     def _query(self, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> exchange.Answer:
-        """Ask with our key, which may select a view; without it where the key is not taken."""
+        """Ask with our key, which may select a view; without where the server does not sign."""
         question = dns.message.make_query(name, kind, flags=0)
         question.use_tsig(self.key.for_signing())
         answer = exchange.ask(question, self.server, self.timeout)
-        if not answer.tsig_error:
+        if answer.is_credible:
             return answer
         # The update will tell what is wrong with the key, or that there are no updates at all.
         bare = dns.message.make_query(name, kind, flags=0)
@@ -185,9 +190,7 @@ def _plain(name: dns.name.Name) -> str:
 
 
 def _zone_in(message: dns.message.Message, asked: dns.name.Name) -> dns.name.Name | None:
-    """The owner of the SOA in an authoritative answer about a name."""
-    if not message.flags & dns.flags.AA:
-        return None
+    """The owner of the SOA in an answer about a name."""
     for rrset in (*message.answer, *message.authority):
         if rrset.rdtype == dns.rdatatype.SOA and asked.is_subdomain(rrset.name):
             return rrset.name
