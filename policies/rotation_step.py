@@ -51,6 +51,10 @@ class Due:
     why: tuple[str, ...]
     at: datetime | None = None  # WAIT: when time alone will have brought it; None: not time alone
 
+    def __post_init__(self) -> None:
+        # They are joined by semicolons, and stand in the midst of other sentences.
+        object.__setattr__(self, "why", tuple(one.removesuffix(".") for one in self.why))
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
