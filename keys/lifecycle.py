@@ -513,10 +513,9 @@ def standby_for(world: World, key: KeyRecord) -> KeyRecord | None:
         is_ready = one.algorithm == key.algorithm and one.stage is Stage.READY
         if is_ready and not (one.held or one.is_compromised or one.is_cancelled):
             states = look(world, one, one.publication.text).states
-            is_shown = ServerState.SHOWN in states
-            if is_shown and states <= {ServerState.SHOWN, ServerState.UNKNOWN}:
-                if is_usable(world.shelf, one):
-                    return one
+            is_shown = ServerState.SHOWN in states and states <= _AS_FAR_AS_KNOWN
+            if is_shown and is_usable(world.shelf, one):
+                return one
     return None
 
 
@@ -578,6 +577,7 @@ def _conflict(record: KeyRecord, sentence: str, seen: DnsView | None) -> tuple[s
     return (sentence,)
 
 
+_AS_FAR_AS_KNOWN = frozenset((ServerState.SHOWN, ServerState.UNKNOWN))
 _SHOWN_AFTER = {
     Stage.PUBLISHING: ServerState.SHOWN,
     Stage.REVOKING: ServerState.REVOKED,

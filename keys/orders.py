@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from carbonseal.keys import keyring, lifecycle, store
+from carbonseal.keys import lifecycle, store
 from carbonseal.keys.key_record import KeyRecord, Publication
 from carbonseal.keys.lifecycle import Forbidden, Report, World
 from carbonseal.policies import errors, key_life, rotation, rotation_waits
@@ -256,7 +256,7 @@ def rollback(order: Order, *, dry_run: bool) -> None:
     key = order.key
     _refuse_held(key)
     if key.stage is Stage.ACTIVE:
-        return None
+        return
     if key.stage is not Stage.RETIRING or key.is_compromised:
         raise Forbidden(
             f"{key.dns_name} is {_condition(key)}: there is no way back to it; make a new key with"
@@ -268,7 +268,7 @@ def rollback(order: Order, *, dry_run: bool) -> None:
     shelf = order.world.shelf
     lifecycle.demand_usable(shelf, key)
     if dry_run:
-        return None
+        return
     with _changing(order, key) as writer:
         before = [
             one
@@ -282,7 +282,7 @@ def rollback(order: Order, *, dry_run: bool) -> None:
             fresh = shelf.find(one.sdid, one.selector)
             fresh = fresh.moved(Stage.READY, at=order.now, why=f"rolled back: {order.why}")
             writer.put(dataclasses.replace(fresh, goal=Goal.READY, activate_from=None))
-    return None
+    return
 
 
 def predecessor(shelf: store.Store, sdid: str) -> str:
@@ -366,9 +366,7 @@ def refuse_gap(shelf: store.Store, key: KeyRecord, *, leave_unsigned: bool) -> N
     """Raise if nobody else could sign for the domain of `key`."""
     signing = store.active(shelf.lineage(key.sdid).records)
     others = [
-        one
-        for one in signing
-        if one != key and not one.refused and lifecycle.is_usable(shelf, one)
+        one for one in signing if one != key and not one.refused and lifecycle.is_usable(shelf, one)
     ]
     if key in signing and not others and not leave_unsigned:
         raise Forbidden(

@@ -2,7 +2,8 @@
 
 Layout: `<keys dir>/<sdid>/<selector>.pem` (PKCS#8, unencrypted), `<selector>.json` (`key_record`)
 and `<selector>.observed` (`observed`); `<keys dir>/generation`, replaced after every change, is
-what running workers watch; `<keys dir>/<sdid>/.lock` is held by whoever changes keys of that SDID.
+what running workers watch; `<keys dir>/<sdid>/.lock` is held by whoever changes keys of that SDID,
+and `.untold` beside it says that something changed of which the workers have not been told.
 
 Promises: a private key is never overwritten, and deleted only when its key is removed; a selector
 never comes back for the same SDID.  Writing is crash-safe: the private key is on disk before its
@@ -34,6 +35,7 @@ from carbonseal.keys.observed import Observed
 from carbonseal.policies import errors
 from carbonseal.policies.key_life import Stage
 
+_UNTOLD = ".untold"
 MAX_FILE = 64 * 1024  # octets; no key comes near it
 MAX_RECORD = (
     1024 * 1024
@@ -214,6 +216,7 @@ class Store:
             finally:
                 if writer.changed:
                     writer.tell_workers()
+                    _forget(folder / _UNTOLD)
 
     def _make(self) -> None:
         if not (_exists(self.directory.parent) and self.directory.parent.is_dir()):
@@ -278,6 +281,16 @@ class Writer:
     sdid: str
     changed: bool = False
 
+    def begin_change(self) -> None:
+        """Note that workers will have to be told, should we die before we can do it.
+
+        Not synced: no worker outlives a power cut.
+        """
+        if not self.changed:
+            path = self.store.directory / self.sdid / _UNTOLD
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            self.changed = True
+
     def add(self, record: KeyRecord, private_pem: bytes) -> None:
         """Keep a new key; `errors.DataError` if the selector was ever used for this SDID.
 
@@ -289,6 +302,7 @@ class Writer:
         record_path = self.store.record_path(record.sdid, record.selector)
         access = permission.access_for(self.store.directory)
         try:
+            self.begin_change()
             if not private_path.exists():
                 durable.write_new(private_path, private_pem, access)
             elif _read_plain(private_path) != private_pem:
@@ -299,7 +313,6 @@ class Writer:
             durable.write_new(record_path, key_record.to_json(record), access)
         except OSError as error:
             raise _unwritable(private_path.parent, error) from None
-        self.changed = True
 
     def activate(self, record: KeyRecord, *, at: datetime, why: str, assumed: bool) -> KeyRecord:
         """Let a key sign and retire its predecessor of the same algorithm.
@@ -324,10 +337,10 @@ class Writer:
         if len(content) > MAX_RECORD:  # it could not be read any more, and the key not be used
             raise errors.DataError(f"{path}: its history is full; make a new key.")
         try:
+            self.begin_change()
             durable.replace(path, content, permission.access_for(self.store.directory))
         except OSError as error:
             raise _unwritable(path, error) from None
-        self.changed = True
 
     def put_observed(self, record: KeyRecord, seen: Observed) -> None:
         """Replace what was observed of a key; workers need not know."""
@@ -354,6 +367,7 @@ class Writer:
 
     def finish_interrupted(self) -> None:
         """Retire what a crash left active; remove half-written files and keys of the removed."""
+        self.changed = _exists(self.store.directory / self.sdid / _UNTOLD)
         try:
             durable.sweep(self.store.directory / self.sdid)
         except OSError as error:
@@ -361,8 +375,11 @@ class Writer:
         lineage = self.store.lineage(self.sdid)
         self._retire_superseded(lineage, at=None)
         for record in lineage.records:
-            path = self.store.private_path(record.sdid, record.selector)
-            if record.stage is Stage.REMOVED and _exists(path):
+            paths = (
+                self.store.private_path(record.sdid, record.selector),
+                self.store.observed_path(record.sdid, record.selector),
+            )
+            if record.stage is Stage.REMOVED and any(map(_exists, paths)):
                 self.destroy(record)
 
     def tell_workers(self) -> None:
@@ -387,6 +404,12 @@ class Writer:
                 moment = at or successor.activated_at or successor.created_at
                 why = f"superseded by {successor.selector}"
                 self.put(record.moved(Stage.RETIRING, at=moment, why=why))
+
+
+def _forget(path: Path) -> None:
+    """What is left only makes the next writer tell the workers once more."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _make_folder(directory: Path, folder: Path) -> None:
