@@ -65,7 +65,14 @@ class Rfc2136Publisher:
             update.absent(owner)
             update.add(owner, ttl, txt(text))
 
-        return self._send(name, fill)
+        done = self._send(name, fill)
+        if done.kind is outcome.OutcomeKind.CONFLICT and self._has(absolute(name), text):
+            # Nobody must be told to take our own record away.
+            return outcome.conflict(
+                f"{self.server} has this very record at {name} already; if the servers that are"
+                " asked do not show it, see that they get zone transfers and NOTIFY from it."
+            )
+        return done
 
     def change(self, name: str, old_text: str, new_text: str, ttl: int) -> Outcome:
         """Put another text in the place of the expected one."""
@@ -147,6 +154,18 @@ class Rfc2136Publisher:
                 if isinstance(record, _Txt) and b"".join(record.strings) == wanted:
                     return record
         return txt(text)
+
+    def _has(self, owner: dns.name.Name, text: str) -> bool:
+        """Whether exactly this text stands there at the server of updates."""
+        try:
+            answer = self._query(owner, dns.rdatatype.TXT).message.answer
+        except exchange.NoAnswer:
+            return False
+        found = [record for rdataset in answer for record in rdataset]
+        return len(found) == 1 and all(
+            isinstance(record, _Txt) and b"".join(record.strings) == _octets(text)
+            for record in found
+        )
 
     def _query(self, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> exchange.Answer:
         """Ask with our key, which may select a view; without where the server does not sign."""
