@@ -40,7 +40,7 @@ from carbonseal.keys.lifecycle import Report, World
 from carbonseal.keys.record_text import print_record
 from carbonseal.keys.relays import postfix_queue
 from carbonseal.policies import errors, key_life
-from carbonseal.policies.rotation import Standing
+from carbonseal.policies.rotation import Action, Standing
 
 _AT_ONCE = 16  # SDIDs looked after at the same time; most of the time is waiting for answers
 _SHOWN_IDS = 20
@@ -97,11 +97,21 @@ def rotate(
         return done.standing
     done = lifecycle.tend(world, name, why=why, relays=lifecycle.gather(world), forced=True)
     say_steps(done)
+    if _waits_for_relays(done):
+        # They were asked before there was this key.
+        done = lifecycle.tend(world, name, why=why, relays=lifecycle.gather(world), begin=False)
+        say_steps(done)
     done = watch(world, done, why=why, seconds=wait)
     write(done.keys, output_format)
     if done.problem:
         say(done.problem)
     return progress_of(done)
+
+
+def _waits_for_relays(done: Report) -> bool:
+    """Whether a key was begun and seen everywhere, so that only relays are left to hear of it."""
+    fresh = {step.selector for step in done.steps if step.action is Action.CONFIRM_PUBLISHED}
+    return any(key.record.selector in fresh and key.due.at is None for key in done.keys)
 
 
 @click.command(name="reconcile")
