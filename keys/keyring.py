@@ -310,6 +310,7 @@ class Watch:
 
     `look` is for one thread, which is not one that carries mail.  `clock` is a monotonic clock in
     seconds.  `before_use` is called with each new ring while `current` still gives the old one.
+    `known` is a ring that was read before; of what did not change since, nothing is read again.
 
     A directory that cannot be read at the start gives an empty keyring with a complaint: whether
     that stops the mail is the failure policy's question.
@@ -320,6 +321,8 @@ class Watch:
         directory: Path,
         clock: Callable[[], float],
         before_use: Callable[[Keyring], None] = _nothing,
+        *,
+        known: Keyring = EMPTY,
     ) -> None:
         self._store = store.Store(directory)
         self._clock = clock
@@ -328,7 +331,9 @@ class Watch:
         self._complaint: str | None = None
         self._retry_at = 0.0
         self._is_read = False
+        self._known = known
         self.look()
+        self._known = EMPTY
         if not self._is_read:
             before_use(EMPTY)
 
@@ -349,7 +354,8 @@ class Watch:
             if self._is_fresh(generation, now):
                 return
             self._retry_at = now + RETRY_EVERY
-            fresh = load(self._store.directory, self._keyring, generation=generation)
+            known = self._keyring if self._is_read else self._known
+            fresh = load(self._store.directory, known, generation=generation)
         except (errors.CarbonsealError, OSError) as error:
             self._complaint = f"the keys in use are those read before: {error}"
             return

@@ -65,11 +65,13 @@ class Supervisor:
     _children: list[_Child] = field(default_factory=list)
     _leaving: list[_Child] = field(default_factory=list)
     _is_stopping: bool = False
+    # Read once for all workers; they look themselves for what changed since.
+    _keyring: keyring.Keyring = keyring.EMPTY
 
     def run(self) -> int:
         """Serve until TERM or INT; returns the exit status."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        prepare_directories(self.configuration)
+        self._keyring = prepare_directories(self.configuration)
         self._listener = self._listen(self.configuration)
         self._recover()
         self._children = self._crew(self.configuration)
@@ -118,7 +120,7 @@ class Supervisor:
             # Loads libmilter, which takes the signals: in the child only.
             from carbonseal.milter import worker  # noqa: PLC0415
 
-            return worker.run(configuration, listener, control)
+            return worker.run(configuration, listener, control, known=self._keyring)
 
         def write(control: socket.socket) -> int:
             # Loads SQLAlchemy: in the child only.
@@ -282,7 +284,7 @@ class Supervisor:
         service_manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             configuration = config.load(self.configuration.path)
-            prepare_directories(configuration)
+            self._keyring = prepare_directories(configuration)
             fresh = self._replace(configuration)
         except CarbonsealError as fault:
             log.error("reload-refused", problem=fault.sentence, kept=self.configuration.version)
@@ -386,8 +388,8 @@ def _flush() -> None:
             pass
 
 
-def prepare_directories(configuration: Configuration) -> None:
-    """Make the spool directory if its parent allows it, and see that the keys can be read.
+def prepare_directories(configuration: Configuration) -> keyring.Keyring:
+    """Make the spool directory if its parent allows it, and read the keys.
 
     Raises: a CarbonsealError with the remedy.  Mail that would have to wait because of a mistake in
     the set-up is better not taken on in the first place.
@@ -400,5 +402,7 @@ def prepare_directories(configuration: Configuration) -> None:
             f"record.spool {spool}: cannot create the directory ({fault.strerror}); create it and "
             f"give it to the service's user"
         ) from None
-    for sdid, problem in keyring.load(configuration.keys_directory).problems.items():
+    ring = keyring.load(configuration.keys_directory)
+    for sdid, problem in ring.problems.items():
         log.error("key-unusable", sdid=sdid, problem=problem)
+    return ring

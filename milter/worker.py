@@ -25,7 +25,7 @@ from typing import Any
 
 import milter as libmilter
 
-from carbonseal.keys.keyring import LOOK_EVERY, Watch
+from carbonseal.keys.keyring import EMPTY, LOOK_EVERY, Keyring, Watch
 from carbonseal.keys.relays.acknowledgement import Acknowledgement
 from carbonseal.milter import log
 from carbonseal.milter.archive.spool import Spool
@@ -40,14 +40,25 @@ _TEND_EVERY = 1.0  # seconds between the spool's housekeeping
 _M_ARENA_MAX = -8  # glibc's number, malloc.h
 
 
-def run(configuration: Configuration, listener: socket.socket, control: socket.socket) -> int:
-    """Serve until told to drain; returns the exit status of the process."""
+def run(
+    configuration: Configuration,
+    listener: socket.socket,
+    control: socket.socket,
+    *,
+    known: Keyring = EMPTY,
+) -> int:
+    """Serve until told to drain; returns the exit status of the process.
+
+    `known` are keys that were read before the fork; a thousand of them take seconds to read.
+    """
     _keep_one_heap()
     record = configuration.file.record
     spool = Spool(record.spool, limit_bytes=record.spool_limit)
     # Before any key is read: from here on nobody can take this worker's silence for a proof.
     acknowledgement = Acknowledgement(record.spool, record.relay or socket.gethostname())
-    watch = Watch(configuration.keys_directory, time.monotonic, acknowledgement.before_use)
+    watch = Watch(
+        configuration.keys_directory, time.monotonic, acknowledgement.before_use, known=known
+    )
     chores = _Chores(watch, acknowledgement)
     services = Services(
         configuration=configuration,
