@@ -14,22 +14,29 @@ it, after it and torn in the middle.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import random
 import shutil
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 from support import key_life, killed, name_servers
+from support.carbonseal import COMMAND
 from support.key_life import RULES, ZONE, House, Memory, Servers
 from support.killed import Moment
 
 from carbonseal.keys import dns_record, orders
 from carbonseal.keys.key_record import KeyRecord
+from carbonseal.policies import errors
 from carbonseal.policies.key_life import Stage
 
 EVERY = os.environ.get("CRASH") == "all"
@@ -474,3 +481,134 @@ def live_on(many: Many) -> list[tuple[object, ...]]:
 def token_of(house: House) -> bytes:
     """The generation of its keys."""
     return house.shelf.generation()
+
+
+# --- several at once ----------------------------------------------------------------------------
+
+
+def at_once(house: House, order_: str) -> None:
+    """One order of somebody who is not alone: done, or told to come back; nothing in between."""
+    selectors = list(house.records)
+    acts: dict[str, Act] = {
+        "rotate": rotate,
+        "timer": tend,
+        "reconcile": lambda house: house.tend(begin=False),
+        "rollback": lambda house: orders.rollback(
+            house.order(orders.predecessor(house.shelf, house.sdid)), dry_run=False
+        ),
+        "activate": lambda house: orders.activate(
+            house.order(selectors[-1]), assume_published=False, when_ready=True, dry_run=False
+        ),
+        "cancel": lambda house: orders.remove(
+            house.order(selectors[-1]), force=False, dry_run=False
+        ),
+        "revoke": lambda house: orders.revoke(house.order(selectors[0]), force=True, dry_run=False),
+    }
+    with contextlib.suppress(
+        errors.TryLater, orders.Forbidden, orders.NotYet, orders.Mismatch, orders.Unreachable
+    ):
+        acts[order_](house)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    "together",
+    [
+        pytest.param(("rotate", "rotate", "timer"), id="two-rotate-and-the-timer"),
+        pytest.param(("rollback", "timer", "revoke"), id="back-and-away"),
+        pytest.param(("activate", "cancel", "timer"), id="forward-and-away"),
+        pytest.param(("rollback", "rotate", "reconcile", "timer"), id="everybody"),
+    ],
+)
+def test_several_people_and_the_timer_at_once_do_no_harm(
+    past: Past, together: tuple[str, ...]
+) -> None:
+    """Each is done or told to try later, and every invariant holds all the time."""
+    start = past.house("stopped")
+    name = "-".join(together)
+    house = past.again(start, name, f"at-once-{len(together)}{together[1]}.{ZONE}")
+    memory = Memory.of(house, past.servers.texts())
+    for _ in range(ROUNDS // 2):
+        house.days += 2
+        works = [functools.partial(_with_stock, at_once, house, one) for one in together]
+        assert set(killed.run_all(works, house.folder / "fault")) == {0}, faults_told(house)
+        past.servers.sync()
+        primary = past.servers.texts()
+        secondary = past.servers.texts(past.servers.secondary)
+        assert not [*key_life.faults_of(house, memory, primary, secondary, recovered=True)], (
+            house.records
+        )
+        memory = Memory.of(house, primary, memory)
+    past.servers.clear([house.sdid])
+
+
+def _with_stock(act: Callable[..., None], *args: object) -> None:
+    key_life.use_made(STOCK)
+    act(*args)
+
+
+def faults_told(house: House) -> str:
+    """What went wrong in the processes."""
+    return "\n".join(path.read_text() for path in house.folder.glob("fault-*"))
+
+
+# --- the command itself -------------------------------------------------------------------------
+
+
+@pytest.mark.chaos
+def test_the_command_killed_at_any_time_is_brought_to_its_end_by_reconcile(
+    past: Past, tmp_path: Path
+) -> None:
+    """`carbonseal keys rotate SDID`, killed after a random time, then `keys reconcile`."""
+    sdid = f"command.{ZONE}"
+    servers, chance = past.servers, random.Random()
+    (tmp_path / "carbonseal.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "milter": {"socket": f"unix:{tmp_path}/m.sock"},
+                "ours": {"domains": [sdid]},
+                "signing": {"keys": str(tmp_path / "keys")},
+                "record": {
+                    "spool": str(tmp_path / "spool"),
+                    "database": f"sqlite:///{tmp_path}/archive.db",
+                },
+                "dns": {
+                    "servers": {ZONE: [str(one) for one in servers.addresses]},
+                    "publish": [
+                        {
+                            "method": "rfc2136",
+                            "server": str(servers.primary.address),
+                            "key_file": str(servers.key_file),
+                        }
+                    ],
+                },
+                "rotation": {"safety": "0s", "keep_revoked": "0s"},
+            }
+        )
+    )
+    program = [str(COMMAND), "--config", str(tmp_path / "carbonseal.yaml"), "keys"]
+    house = House(tmp_path, sdid, servers)
+    began = time.monotonic()
+    subprocess.run([*program, "rotate", sdid], capture_output=True, check=False)
+    whole = time.monotonic() - began
+    servers.sync()
+    memory = Memory.of(house, servers.texts())
+    for _ in range(4 if not EVERY else 40):
+        process = subprocess.Popen(
+            [*program, "rotate", sdid], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(0.3 * whole, 1.2 * whole))
+        process.kill()
+        process.wait()
+        done = subprocess.run(
+            [*program, "reconcile", sdid], capture_output=True, text=True, check=False
+        )
+        assert "Traceback" not in done.stderr
+        servers.sync()
+        primary, secondary = servers.texts(), servers.texts(servers.secondary)
+        found = key_life.faults_of(house, memory, primary, secondary, recovered=True)
+        assert not [*found], done.stderr
+        memory = Memory.of(house, primary, memory)
+    assert memory.records
+    servers.clear([sdid])
