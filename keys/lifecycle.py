@@ -24,7 +24,14 @@ from carbonseal.keys import dns_record, generate, keyring, observed, store
 from carbonseal.keys.key_record import KeyRecord, Origin, Publication
 from carbonseal.keys.observed import Observed, RelayView
 from carbonseal.keys.publication.publisher import Outcome, OutcomeKind, Publisher
-from carbonseal.policies import errors, key_life, rotation, rotation_waits, succession
+from carbonseal.policies import (
+    errors,
+    key_life,
+    rotation,
+    rotation_obstacles,
+    rotation_waits,
+    succession,
+)
 from carbonseal.policies.key_life import (
     DnsView,
     Goal,
@@ -55,6 +62,8 @@ class World:
     ask_relays: Callable[[], tuple[RelayReport, ...]]
     clock: Callable[[], datetime]  # aware, UTC
     ttl: int = 3600  # seconds, of the records that are published
+    selectors: str = generate.SELECTOR_TEMPLATE  # how new ones are named
+    bits: int = generate.DEFAULT_BITS  # of new RSA keys
     forget: Callable[[], None] = lambda: None  # ask anew who is to be asked, before a new look
 
 
@@ -267,7 +276,7 @@ class _Walk:
         relays = _remembered(record, seen.relays) if self.from_memory else self.relays
         if record.stage is Stage.RETIRING:
             relays = tuple(one if one.at >= record.since else _outdated(one) for one in relays)
-        about = Seen(self.world.clock(), seen.dns, relays, by_hand)
+        about = Seen(self.world.clock(), seen.dns, relays, by_hand, seen.queued_at)
         return rotation.due(record, about, self.world.rules)
 
     def observe(self, record: KeyRecord) -> Observed:
@@ -279,8 +288,16 @@ class _Walk:
         if record.stage is not Stage.GENERATED or record.goal is not Goal.KEPT:
             expected = record.publication.text or dns_record.value(record.public_key)
             dns = look(self.world, record, expected)
+        now = self.world.clock()  # after the queues were read
         relays = tuple(
-            observed.follow(before, one.relay, one.state_of(record.sdid, record.selector), one.at)
+            observed.follow(
+                before,
+                one.relay,
+                one.state_of(record.sdid, record.selector),
+                one.at,
+                is_queued=_is_queued(one, record),
+                now=now,
+            )
             for one in self.relays
         )
         seen = Observed(dns, relays)
@@ -479,12 +496,12 @@ class _Walk:
         assert self.writer is not None
         shelf, now = self.world.shelf, self.world.clock()
         selector = generate.choose_selector(
-            generate.SELECTOR_TEMPLATE,
+            self.world.selectors,
             wanted.algorithm,
             now,
             lambda name: shelf.is_taken(sdid, name),
         )
-        private = generate.generate(wanted.algorithm)
+        private = generate.generate(wanted.algorithm, self.world.bits)
         why = f"{wanted.why} ({self.why})"
         record = generate.new_record(
             private, sdid, selector, origin=Origin.GENERATED, at=now, why=why
@@ -532,6 +549,15 @@ def demand_usable(shelf: store.Store, key: KeyRecord) -> None:
     """A key that cannot sign must not take the place of one that can."""
     place = str(shelf.private_path(key.sdid, key.selector))
     keyring.parse(key, shelf.private_key(key), place)
+
+
+def _is_queued(report: RelayReport, record: KeyRecord) -> bool | None:
+    """Whether a relay holds mail from before a key stopped; None if its queue is unknown."""
+    if record.stopped_at is None:
+        return False
+    if report.queue is None:
+        return None
+    return rotation_obstacles.holds_mail(report, record.stopped_at)
 
 
 def _is_alive(record: KeyRecord) -> bool:

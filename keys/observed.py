@@ -27,6 +27,8 @@ class RelayView:
     state: RelayState
     since: datetime  # the first time it was seen so
     at: datetime  # the last time
+    is_queued: bool = False  # it held mail from before the key stopped
+    queued_at: datetime | None = None  # the first look after that, or the last so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Observed:
 
     dns: DnsView | None = None
     relays: tuple[RelayView, ...] = ()
+
+    @property
+    def queued_at(self) -> datetime | None:
+        """Until when some relay may have held mail from before the key stopped; None: not seen."""
+        return max((one.queued_at for one in self.relays if one.queued_at), default=None)
 
 
 NOTHING: Final = Observed()
@@ -58,12 +65,32 @@ def from_json(content: bytes) -> Observed:
         return NOTHING
 
 
-def follow(before: Observed, relay: str, state: RelayState, at: datetime) -> RelayView:
-    """The view of a relay, its `since` kept as long as the state stays the same."""
-    for known in before.relays:
-        if known.relay == relay and known.state is state:
-            return dataclasses.replace(known, at=at)
-    return RelayView(relay, state, at, at)
+def follow(
+    before: Observed,
+    relay: str,
+    state: RelayState,
+    at: datetime,
+    *,
+    is_queued: bool | None = False,
+    now: datetime | None = None,
+) -> RelayView:
+    """The view of a relay, its `since` kept as long as the state stays the same.
+
+    `at`: when it was asked.  `is_queued`: whether it holds mail from before the key stopped; None
+    if nobody knows.  `now`: after that was looked at.
+    """
+    known = next((one for one in before.relays if one.relay == relay), None)
+    was_queued = known is not None and known.is_queued
+    view = RelayView(
+        relay,
+        state,
+        known.since if known is not None and known.state is state else at,
+        at,
+        is_queued=was_queued if is_queued is None else is_queued,
+        queued_at=known.queued_at if known is not None else None,
+    )
+    # When it left is not known: between the last look that saw it and this one.
+    return dataclasses.replace(view, queued_at=now or at) if was_queued or view.is_queued else view
 
 
 def _dns_view(about: dict[str, Any]) -> DnsView:
@@ -76,7 +103,15 @@ def _dns_view(about: dict[str, Any]) -> DnsView:
 
 def _relay_view(about: dict[str, Any]) -> RelayView:
     state = RelayState(about["state"])
-    return RelayView(str(about["relay"]), state, _time(about["since"]), _time(about["at"]))
+    queued_at = about.get("queued_at")
+    return RelayView(
+        str(about["relay"]),
+        state,
+        _time(about["since"]),
+        _time(about["at"]),
+        is_queued=about.get("is_queued") is True,
+        queued_at=None if queued_at is None else _time(queued_at),
+    )
 
 
 def _text(value: object) -> str:

@@ -231,7 +231,8 @@ def _leave(
     order: Order, key: KeyRecord, stage: Stage, *, force: bool, dry_run: bool
 ) -> Report | None:
     """Go on towards the end; before its time only by force."""
-    seen = rotation.Seen(order.now, order.look(key), order.relays)
+    queued_at = order.world.shelf.observed(key).queued_at
+    seen = rotation.Seen(order.now, order.look(key), order.relays, queued_at=queued_at)
     due = rotation.due(key, seen, order.world.rules)
     forward = due.action in (Action.REVOKE, Action.REMOVE)
     if not forward and not force:

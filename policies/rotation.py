@@ -205,6 +205,12 @@ def _retiring(key: KeyLife, seen: Seen, rules: Rules) -> Due:
     obstacle = obstacle or rotation_obstacles.still_signing(key, seen)
     if obstacle is not None:
         return obstacle
+    if seen.queued_at is not None:
+        late = rotation_waits.late_wait(seen.queued_at, rules)
+        if seen.now < late.until:
+            why = f"mail that it signed left our queues late: {late.sentence}"
+            why += rotation_obstacles.ages(late, seen)
+            return wait(Standing.NOT_YET, why, at=late.until)
     action = Action.REVOKE if rules.revoke == "empty" else Action.REMOVE
     return _away(key, seen, action, "drained: no relay holds mail it signed")
 

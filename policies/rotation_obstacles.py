@@ -159,17 +159,22 @@ def _is_old(report: RelayReport, seen: Seen) -> bool:
     return abs((seen.now - report.at).total_seconds()) > FRESH
 
 
+def holds_mail(report: RelayReport, stopped_at: datetime) -> bool:
+    """Whether a relay is known to hold mail from before a key stopped."""
+    oldest = None if report.queue is None else report.queue.oldest
+    # Both are times of our clock (`lifecycle.gather`); those of a queue are in whole seconds.
+    return oldest is not None and oldest <= stopped_at + timedelta(seconds=1)
+
+
 def undrained(stopped_at: datetime, seen: Seen) -> Due | None:
     """Queues that hold mail from before the key stopped, or that nobody can see into."""
-    # Both are times of our clock (`lifecycle.gather`); those of a queue are in whole seconds.
-    before = stopped_at + timedelta(seconds=1)
     blind: list[str] = []
     older: list[str] = []
     for report in seen.relays:
         if report.queue is None or _is_old(report, seen):
             why = report.problem or report.queue_problem or "what is in its queue is unknown"
             blind.append(f"relay {report.relay}: {why}")
-        elif report.queue.oldest is not None and report.queue.oldest <= before:
+        elif report.queue.oldest is not None and holds_mail(report, stopped_at):
             older.append(
                 f"relay {report.relay} still holds mail of {stamp(report.queue.oldest)}, perhaps"
                 f" signed with it before it stopped at {stamp(stopped_at)}; look at `postqueue -p`,"

@@ -64,6 +64,7 @@ class Seen:
     dns: DnsView | None = None  # None: nobody asked
     relays: tuple[RelayReport, ...] = ()
     by_hand: bool = True  # a person publishes
+    queued_at: datetime | None = None  # the last mail that it may have signed left our queues
 
 
 def wait(standing: Standing, *why: str, at: datetime | None = None) -> Due:

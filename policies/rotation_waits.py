@@ -116,6 +116,17 @@ def drain_wait(stopped_at: datetime, relays: Iterable[RelayReport], rules: Rules
     )
 
 
+def late_wait(queued_at: datetime, rules: Rules) -> Wait:
+    """For mail that left our queues only now, as held mail does: what `drain_wait` adds to them."""
+    return Wait(
+        queued_at,
+        (
+            ("in other people's queues", rules.downstream_queue),
+            ("until it is verified", rules.verifier_slack),
+        ),
+    )
+
+
 def revocation_wait(since: datetime, dns: DnsView | None, rules: Rules) -> Wait:
     """How long an empty `p=` stands."""
     return Wait(
