@@ -50,6 +50,14 @@ class Settings(Protocol):
         """The section `rotation`."""
 
     @property
+    def selectors(self) -> str:
+        """`rotation.selector`."""
+
+    @property
+    def bits(self) -> int:
+        """`rotation.bits`."""
+
+    @property
     def spool_directory(self) -> Path:
         """`record.spool`, where workers say what they sign with."""
 
@@ -132,6 +140,8 @@ def world_of(settings: Settings) -> World:
         ask_relays=lambda: report.gather(settings),
         clock=now,
         ttl=settings.dns.ttl,
+        selectors=settings.selectors,
+        bits=settings.bits,
         forget=checker.forget,
     )
 

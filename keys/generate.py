@@ -111,6 +111,13 @@ def choose_selector(
     )
 
 
+def check_template(template: str) -> str:
+    """The template itself if selectors can be made of it, else `errors.CarbonsealError`."""
+    example = _fill(template, {"date": "20261121", "letter": "r"}).lower()
+    signing_request.check_selector(example, "example.com")
+    return template
+
+
 def _fill(template: str, parts: dict[str, str]) -> str:
     def one(match: re.Match[str]) -> str:
         if match[1] == "random":

@@ -76,6 +76,16 @@ class Context:
         return self.configuration.rotation
 
     @property
+    def selectors(self) -> str:
+        """For the keys commands: how new selectors are named."""
+        return self.configuration.file.rotation.selector
+
+    @property
+    def bits(self) -> int:
+        """For the keys commands: the size of new RSA keys."""
+        return self.configuration.file.rotation.bits
+
+    @property
     def relay(self) -> str:
         """The name of this relay, for the keys commands."""
         return self.configuration.file.record.relay or socket.gethostname()

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, cast
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from carbonseal.keys import generate
 from carbonseal.keys.publication.settings import DnsSettings, PublishRule, ServerAddress
 from carbonseal.milter import config_file, socket_address
 from carbonseal.policies import address, archiving, disposition, domains, origin, rotation, signing
@@ -254,6 +255,10 @@ class RotationSection(_Section):
 
     lifetime: Duration = 180 * 86400
     lead: Duration = 14 * 86400
+    selector: Annotated[str, BeforeValidator(_checked(generate.check_template))] = (
+        generate.SELECTOR_TEMPLATE
+    )
+    bits: Literal[2048, 3072, 4096] = generate.DEFAULT_BITS
     standby: bool = False
     safety: Duration = 600
     downstream_queue: Duration = 5 * 86400

@@ -28,6 +28,8 @@ class Settings:
     rotation: rotation.Rules = field(default_factory=rotation.Rules)
     relay: str = "relay.example.com"
     postfix_directory: Path | None = None
+    selectors: str = generate.SELECTOR_TEMPLATE
+    bits: int = generate.DEFAULT_BITS
     relay_commands: dict[str, list[str]] = field(default_factory=dict)
 
     @property

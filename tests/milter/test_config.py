@@ -118,6 +118,18 @@ def test_the_smallest_configuration_has_safe_defaults(tmp_path: Path) -> None:
             ["rotation.relays", "list"],
             id="relay-command-as-text",
         ),
+        pytest.param(
+            MINIMAL + "rotation:\n  selector: 's{day}'\n",
+            4,
+            ["rotation.selector", "{day}", "{date}"],
+            id="selector-of-something-unknown",
+        ),
+        pytest.param(
+            MINIMAL + "rotation:\n  selector: 's_{date}'\n",
+            4,
+            ["rotation.selector", "hyphens"],
+            id="selector-that-is-no-name",
+        ),
         pytest.param("ours: [\n", 2, ["not YAML"], id="broken-yaml"),
         pytest.param("- a\n- b\n", 1, ["sections"], id="list-instead-of-sections"),
         pytest.param("ours: !!python/object:os.system {}\n", None, ["YAML"], id="python-object"),
