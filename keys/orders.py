@@ -283,7 +283,6 @@ def rollback(order: Order, *, dry_run: bool) -> None:
             fresh = shelf.find(one.sdid, one.selector)
             fresh = fresh.moved(Stage.READY, at=order.now, why=f"rolled back: {order.why}")
             writer.put(dataclasses.replace(fresh, goal=Goal.READY, activate_from=None))
-    return
 
 
 def predecessor(shelf: store.Store, sdid: str) -> str:

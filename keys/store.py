@@ -418,7 +418,21 @@ def _make_folder(directory: Path, folder: Path) -> None:
         durable.make_directory(folder, access)
     except FileExistsError:  # another command made it just now
         pass
+    _give_as_left(folder, access)
     permission.check_directories(folder)
+
+
+def _give_as_left(folder: Path, access: durable.Access) -> None:
+    """Finish what a crash left between making a directory and giving it its owner and mode."""
+    about = os.stat(folder)
+    if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) != 0o700:
+        return
+    uid = -1 if access.uid is None else access.uid
+    gid = -1 if access.gid is None else access.gid
+    if uid not in (-1, about.st_uid) or gid not in (-1, about.st_gid):
+        os.chown(folder, uid, gid)
+    if access.mode != 0o700:
+        os.chmod(folder, access.mode)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -348,3 +349,33 @@ def test_a_long_history_does_not_cost_the_key(
     ):
         writer.put(record)
     assert keyring.load(shelf.directory).sdids == {"example.com"}
+
+
+def test_a_folder_left_closed_by_a_crash_is_opened_to_the_service(shelf: store.Store) -> None:
+    """Killed between mkdir and chmod: the service's group must be able to read the keys again."""
+    shelf.directory.mkdir(mode=0o750)
+    folder = shelf.directory / "example.com"
+    folder.mkdir(mode=0o700)
+    with shelf.writing("example.com"):
+        pass
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+
+
+def test_what_a_killed_command_changed_is_told_by_the_next(
+    monkeypatch: pytest.MonkeyPatch, shelf: store.Store, keep: Keep, rsa_private: Any
+) -> None:
+    """A worker looks at the generation alone; without this, it would sign with the old key."""
+    record = keep(rsa_private, "s1")
+    before = shelf.generation()
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(store.Writer, "tell_workers", _die)
+        with shelf.writing("example.com") as writer:
+            writer.put(record.noted("test", at=NOW, why="test"))
+    assert shelf.generation() == before
+    with shelf.writing("example.com"):
+        pass
+    assert shelf.generation() != before
+
+
+def _die(_writer: store.Writer) -> None:
+    raise Killed
