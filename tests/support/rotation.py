@@ -44,6 +44,7 @@ SAFETY = 1  # seconds: resolvers count in whole ones, and keep an answer for up 
 QUEUE_LIFETIME = 4  # seconds, ours and Postfix's
 SLACK = 2  # seconds in which those who verify late do so
 TTL = 2  # seconds, of key records
+DENIAL = 5  # seconds for which the resolver remembers that the second domain has no such key
 WORKERS = 2
 _BACKLOG = 12  # deliveries not judged yet, after which nobody sends more
 _PACE = 0.05  # seconds between two messages of one client
@@ -97,7 +98,7 @@ def running() -> Iterator[World]:
     """The whole world, without keys."""
     secret = TsigKey()
     primary = Bind([Zone(FIRST)], keys=[secret], notify=False)
-    knot = Knot([Zone(SECOND)], keys=[secret])
+    knot = Knot([Zone(SECOND, soa_ttl=DENIAL, minimum=DENIAL)], keys=[secret])
     servers = {FIRST: (primary, Bind(primary=primary)), SECOND: (knot, Bind(primary=knot))}
     resolver = Unbound({sdid: [one.address for one in some] for sdid, some in servers.items()})
     with ExitStack() as stack:
@@ -265,6 +266,7 @@ class Message:
     author: str  # the domain of the author
     content: bytes
     delivered_at: float  # monotonic; the sink's thread may have had it a little before
+    came_at: datetime  # the same moment
     selector: str = ""
     texts: dict[str, str | None] = field(default_factory=dict)  # place -> key text at that moment
 
@@ -359,7 +361,7 @@ class Judge:
         found = _MARK.search(delivery.header_section)
         mark = found[1].decode() if found else repr(delivery.header_section[:200])
         author = delivery.reverse_path.partition("@")[2]
-        message = Message(mark, author, delivery.content, arrived)
+        message = Message(mark, author, delivery.content, arrived, datetime.now(UTC))
         signatures = libopendkim.judge(delivery.content, lambda name: None)
         if [one.sdid for one in signatures] != [author]:
             self.faults.append(f"{mark} of {author}: signed by {[one.sdid for one in signatures]}")
