@@ -173,7 +173,8 @@ def _demand_ready(order: Order, key: KeyRecord) -> None:
     seen = rotation.Seen(order.now, order.look(key), order.relays)
     due = rotation.due(wanted, seen, order.world.rules)
     if due.action is Action.WAIT or due.action is Action.FALL_BACK or due.action is Action.HOLD:
-        kind = _ERRORS.get(due.standing, NotYet)
+        wrong = seen.dns is not None and ServerState.OTHER in seen.dns.states
+        kind = Mismatch if wrong else _ERRORS.get(due.standing, NotYet)
         raise kind(f"{key.dns_name} cannot sign yet: {'; '.join(due.why)}.")
 
 
