@@ -244,10 +244,18 @@ class House:
             keys_directory=self.directory,
             dns=self.servers.settings(*self.publish),
             rotation=self.rules,
+            selectors=generate.SELECTOR_TEMPLATE,
+            bits=generate.DEFAULT_BITS,
         )
         world = command_line.world_of(settings)
         checker = check.Checker(settings.dns, self.now)
-        return dataclasses.replace(world, look=checker.look, ask_relays=self.relays, clock=self.now)
+        return dataclasses.replace(
+            world,
+            look=checker.look,
+            forget=checker.forget,
+            ask_relays=self.relays,
+            clock=self.now,
+        )
 
     def relays(self) -> tuple[RelayReport, ...]:
         """One relay without a worker and with an empty queue."""
