@@ -593,7 +593,7 @@ def test_the_command_killed_at_any_time_is_brought_to_its_end_by_reconcile(
     whole = time.monotonic() - began
     servers.sync()
     memory = Memory.of(house, servers.texts())
-    for _ in range(4 if not EVERY else 40):
+    for _ in range(3 if not EVERY else 40):
         process = subprocess.Popen(
             [*program, "rotate", sdid], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
