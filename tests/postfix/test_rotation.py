@@ -73,6 +73,8 @@ class Scene:
     def order(self, *arguments: str) -> int:
         """A command about keys; its exit status."""
         assert not self.judge.faults, "\n".join([*self.judge.faults[:20], *self.said])
+        if arguments[0] == "rotate" and arguments != ("rotate", "--all"):
+            self.poison.prime()
         began = time.monotonic()
         status, text = self.world.keys_command(*arguments)
         self.said.append(f"{text}-> {status} in {time.monotonic() - began:.1f} s\n")
@@ -211,6 +213,13 @@ def test_no_message_is_unsigned_and_no_signature_fails_while_keys_rotate(scene: 
     service.wait_for_log(READY, since=mark)
     third = scene.settle()
 
+    # Back, and forth again; the held message keeps the way open, however slow the machine is.
+    assert scene.order("rollback", FIRST, "--reason", "a receiver complains") == 0, scene.said[-1]
+    assert scene.settle()[FIRST] == second[FIRST]
+    assert scene.order("rotate", FIRST) in (0, 1), scene.said[-1]
+    scene.turn_timer_until(lambda: scene.signing(FIRST).selector == third[FIRST], "the way forward")
+    scene.settle()
+
     # Whoever holds mail keeps the records of all keys that may have signed it, however long ago
     # they stopped; when it is released, those who get it have their time to verify it.
     scene.turn_timer_until(lambda: scene.is_kept_by_the_queue(first), "the queue to be waited for")
@@ -218,13 +227,6 @@ def test_no_message_is_unsigned_and_no_signature_fails_while_keys_rotate(scene: 
     mta.release(held)
     scene.judge.wait_until(lambda messages: any(one.mark == "held" for one in messages))
     assert scene.order("rotate", "--all") == 0, scene.said[-1]
-
-    # Back, and forth again.
-    assert scene.order("rollback", FIRST, "--reason", "a receiver complains") == 0, scene.said[-1]
-    assert scene.settle()[FIRST] == second[FIRST]
-    assert scene.order("rotate", FIRST) in (0, 1), scene.said[-1]
-    scene.turn_timer_until(lambda: scene.signing(FIRST).selector == third[FIRST], "the way forward")
-    scene.settle()
 
     # The fourth, with a standby behind it, until nothing is left of the first three.
     changes = scene.world.changes
@@ -321,8 +323,7 @@ def check_poison(scene: Scene) -> None:
     published = {
         f"{key.dns_name}"
         for sdid in SDIDS
-        for key in scene.world.keys(sdid)[1:]
-        if key.activated_at is not None
+        for key in scene.world.keys(sdid)[1:4]  # later ones stood by first
     }
     assert published <= set(scene.poison.denials)
     assert +scene.poison.stale, "no cache was behind: the wait for it was not tried"

@@ -44,7 +44,7 @@ SAFETY = 1  # seconds: resolvers count in whole ones, and keep an answer for up 
 QUEUE_LIFETIME = 4  # seconds, ours and Postfix's
 SLACK = 2  # seconds in which those who verify late do so
 TTL = 2  # seconds, of key records
-DENIAL = 5  # seconds for which the resolver remembers that the second domain has no such key
+DENIAL = 8  # seconds for which the resolver remembers that the second domain has no such key
 WORKERS = 2
 _BACKLOG = 12  # deliveries not judged yet, after which nobody sends more
 _PACE = 0.05  # seconds between two messages of one client
@@ -483,25 +483,26 @@ class Poison(_Watching):
         self._world = world
         self.denials: Counter[str] = Counter()  # name -> times the resolver said there is none
         self.stale: Counter[str] = Counter()  # of these, while every authority had it already
+        self._names: dict[str, str] = {}  # name -> SDID
+
+    def prime(self) -> None:
+        """Ask for the next key of each SDID, so that a fresh denial of it is in the cache."""
+        for sdid in SDIDS:
+            # Not the one after it: a denial that is renewed all the time may be about to end.
+            number = len(self._world.keys(sdid)) + 1
+            self._names[f"s{datetime.now(UTC):%Y%m%d}r{number}._domainkey.{sdid}"] = sdid
+        self.look()
 
     def look(self) -> None:
-        """Ask for the next two names of each SDID."""
-        for sdid, places in self._world.places.items():
-            *authorities, resolver = places
-            for selector in _next_selectors(self._world.keys(sdid)):
-                name = f"{selector}._domainkey.{sdid}"
-                shown = all(one.key_text(name) for one in authorities)
-                if resolver.key_text(name) is None:
-                    self.denials[name] += 1
-                    self.stale[name] += shown
-
-
-def _next_selectors(records: tuple[KeyRecord, ...]) -> list[str]:
-    """Those not published long ago, and the one to come."""
-    first = f"s{datetime.now(UTC):%Y%m%d}r"
-    count = len(records)
-    numbers = [number for number in (count - 1, count, count + 1) if number >= 1]
-    return [first + (str(number) if number > 1 else "") for number in numbers]
+        """Ask again for the names that are known."""
+        for name, sdid in list(self._names.items()):
+            *authorities, resolver = self._world.places[sdid]
+            shown = all(one.key_text(name) for one in authorities)
+            if resolver.key_text(name) is not None:
+                self._names.pop(name, None)  # the cache has it; it is not denied any more
+            else:
+                self.denials[name] += 1
+                self.stale[name] += shown
 
 
 class Acknowledgements(_Watching):
