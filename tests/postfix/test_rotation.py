@@ -248,6 +248,19 @@ def test_no_message_is_unsigned_and_no_signature_fails_while_keys_rotate(scene: 
     report(scene, time.monotonic() - started)
 
 
+@pytest.mark.skipif(TURNS < 3, reason="for a long run: ROTATIONS=100, or `make soak-rotation`")
+def test_many_generations_leave_no_gap_either(scene: Scene) -> None:
+    """The same promise for as many generations as ROTATIONS says, three at least."""
+    started = time.monotonic()
+    for _ in range(TURNS):
+        before = scene.settle()
+        assert scene.order("rotate", "--all", "--now") == 0, scene.said[-1]
+        scene.turn_timer_until(lambda before=before: scene.all_sign_anew(before), "the next")  # type: ignore[misc]
+    scene.settle()
+    finish(scene)
+    report(scene, time.monotonic() - started)
+
+
 def hold_a_message(scene: Scene, sdid: str) -> str:
     """A message that is signed now and delivered when somebody releases it; its queue id."""
     relay = scene.world.relay
