@@ -23,7 +23,15 @@ import click
 
 from carbonseal.keys import durable, keyring, store, tables
 from carbonseal.keys.key_record import KeyRecord
-from carbonseal.keys.takeover import dkimpy_milter, hand_over, loose, opendkim, rspamd, take
+from carbonseal.keys.takeover import (
+    dataset,
+    dkimpy_milter,
+    hand_over,
+    loose,
+    opendkim,
+    rspamd,
+    take,
+)
 from carbonseal.keys.takeover.found import Findings, Found
 from carbonseal.policies import domains, errors, signing_request
 
@@ -104,15 +112,15 @@ def import_tables(
             "--activate and --assume-published go together here: what another signer signs with is"
             " published already; leave out both to keep the keys without signing."
         )
+    why = _who(reason)
     shelf = store.Store(settings.keys_directory)
     findings = _read(shelf, signer, path, signing_table)
-    if not findings.found and not findings.refusals:
-        raise errors.NotFound(f"{path}: there is no key in it; check the name.")
+    _refuse_place(findings, path)
     report = take.take(
         shelf,
         findings,
         at=datetime.now(UTC),
-        why=_who(reason),
+        why=why,
         activate=activate,
         dry_run=dry_run,
         watched=_watched,
@@ -131,6 +139,19 @@ def _read(shelf: store.Store, signer: str, path: str, signing_table: str | None)
         known = [lineage.sdid for lineage in shelf.lineages()] if shelf.directory.is_dir() else []
         return loose.read(path, signing_table, known=known)
     return _READERS[signer](path, signing_table)
+
+
+def _refuse_place(findings: Findings, path: str) -> None:
+    """A place that is no table or has no key at all is a wrong argument, not a poor table."""
+    if findings.found:
+        return
+    if not findings.refusals:
+        raise errors.NotFound(f"{path}: there is no key in it; check the name.")
+    (first, *others) = findings.refusals
+    if not others and first.source == dataset.shown(path):
+        sentence = first.sentence
+        known = sentence if first.source in sentence else f"{first.source}: {sentence}"
+        raise errors.DataError(known)
 
 
 def _watched(found: Sequence[Found]) -> Iterator[Found]:

@@ -7,7 +7,7 @@ dkimpy-milter.conf.  pem: PKCS#8 alone.  The TXT record of each key is beside it
 Promises: private keys are in `Part`s that say so and have no `repr`; tables name files by `place`,
 where they will be, and `place` has only characters that no table reads otherwise.
 
-Raises: `errors.UsageError` for such a place.
+Raises: `errors.DataError` for another place.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Part:
 def parts(keys: Sequence[Key], form: str, place: Path) -> tuple[list[Part], list[str]]:
     """The files, and sentences about what could not be written down."""
     if not _PLACE.match(str(place)):
-        raise errors.UsageError(
+        raise errors.DataError(
             f"{str(place)!r}: use a directory whose path has letters, digits and . _ + = @ -"
             " only, or give such a path with --installed-in; the tables of other signers read"
             " other characters as their own."

@@ -64,6 +64,8 @@ def read(place: str, signing_table: str | None = None, *, known: Collection[str]
     if signing_table is not None:
         return found.refused(place, "loose keys go with no signing table; leave it out.")
     try:
+        if not os.path.lexists(path):
+            raise lines.unusable(path, "there is no such file or directory; check the name")
         if not path.is_dir():
             return _one(path, known, is_named=True)
         return found.joined(_one(file, known) for file in _files(path))

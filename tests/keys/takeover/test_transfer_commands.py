@@ -220,7 +220,7 @@ def test_a_path_that_tables_would_misread_is_refused(
     filled: Settings, tmp_path: Path, place: str
 ) -> None:
     """Before anything is written; --installed-in says where the files will be."""
-    with pytest.raises(errors.UsageError, match="--installed-in"):
+    with pytest.raises(errors.DataError, match="--installed-in"):
         export(filled, "--to", tmp_path / place, "--form", "opendkim")
     assert not (tmp_path / place).exists()
     export(filled, "--to", tmp_path / place, "--form", "opendkim", "--installed-in", "/etc/dkim")
@@ -307,6 +307,15 @@ def test_a_place_without_keys_is_an_error(settings: Settings, tmp_path: Path) ->
     """Not an empty success."""
     with pytest.raises(errors.NotFound, match="no key in it"):
         take_over(settings, "directory", tmp_path)
+
+
+@pytest.mark.parametrize("signer", ["opendkim", "rspamd", "dkimpy-milter", "directory"])
+def test_a_place_that_is_not_there_is_an_error(
+    settings: Settings, tmp_path: Path, signer: str
+) -> None:
+    """One sentence that names it, no table with one row."""
+    with pytest.raises(errors.DataError, match=r"none\.conf: there is no such file"):
+        take_over(settings, signer, tmp_path / "none.conf")
 
 
 def test_keys_of_dknewkey_sign_after_the_import(settings: Settings, tmp_path: Path) -> None:
