@@ -26,6 +26,7 @@ from carbonseal.keys.command_line import (
     standing_of,
     wait_option,
     watch,
+    who,
     write,
 )
 from carbonseal.keys.lifecycle import Report
@@ -258,6 +259,7 @@ def rollback(
     Without SELECTOR, the key that was retired last.
     """
     name = sdid_of(sdid)
+    who(reason)  # refused before anything else is looked at
     chosen = selector or orders.predecessor(store.Store(settings.keys_directory), name)
     order = order_for(settings, name, chosen, reason)
     orders.rollback(order, dry_run=dry_run)

@@ -213,10 +213,13 @@ class Store:
             try:
                 writer.finish_interrupted()
                 yield writer
-            finally:
-                if writer.changed:
-                    writer.tell_workers()
-                    _forget(folder / _UNTOLD)
+            except BaseException:
+                # This is what the caller is to hear; if the workers cannot be told either, the
+                # mark stays, and the next writer tells them.
+                with contextlib.suppress(errors.CarbonsealError):
+                    writer.close()
+                raise
+            writer.close()
 
     def _make(self) -> None:
         if not (_exists(self.directory.parent) and self.directory.parent.is_dir()):
@@ -381,6 +384,12 @@ class Writer:
             )
             if record.stage is Stage.REMOVED and any(map(_exists, paths)):
                 self.destroy(record)
+
+    def close(self) -> None:
+        """Tell the workers, if there is anything to tell."""
+        if self.changed:
+            self.tell_workers()
+            _forget(self.store.directory / self.sdid / _UNTOLD)
 
     def tell_workers(self) -> None:
         """Replace `generation`; running workers look at it several times a second."""

@@ -32,6 +32,7 @@ from support.carbonseal import COMMAND, Carbonseal
 from carbonseal.milter import cli
 
 USAGE, DATA, DEFECT, LATER, CONFIGURATION = 64, 65, 70, 75, 78
+NOT_YET, REFUSED = 1, 4  # of the life of a key
 NOBODY = 65534
 NOWHERE = click.Context(cli.carbonseal)
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other users, mounts")
@@ -297,7 +298,7 @@ def database_url(url: str) -> Prepare:
 def key_lock_held(world: World) -> None:
     import fcntl  # noqa: PLC0415
 
-    stream = world.ended.enter_context((world.keys / ".lock").open("w"))
+    stream = world.ended.enter_context((world.keys / "example.com/.lock").open("w"))
     fcntl.flock(stream, fcntl.LOCK_EX)
 
 
@@ -407,6 +408,17 @@ CONFIGURATIONS = [
          "header field"]),
 ]  # fmt: skip
 
+LIVES = (
+    "publish example.com s2",
+    "activate example.com s2",
+    "retire example.com s1",
+    "revoke example.com s1",
+    "remove example.com s2",
+    "rollback example.com",
+    "rotate example.com",
+    "reconcile",
+    "emergency example.com",
+)
 DOORS = [
     *(
         door(f"configuration-{name}", "config show", CONFIGURATION, *words, given=given)
@@ -483,7 +495,8 @@ DOORS = [
     door("show-broken-record", "keys show example.com s1", DATA, "s1.json",
          given=written("keys/example.com/s1.json", b"{")),
     door("activate-unknown", f"keys activate example.com s9 {PUBLISHED}", DATA, "no key s9"),
-    door("activate-unpublished", "keys activate example.com s2", USAGE, PUBLISHED),
+    door("activate-unpublished", "keys activate example.com s2", NOT_YET,
+         "keys publish example.com s2"),
     door("activate-reason", ["keys", "activate", "example.com", "s2", PUBLISHED, "--reason",
          "\udcff"],
          DATA, "--reason"),
@@ -493,8 +506,42 @@ DOORS = [
          "restore",
          given=written("keys/example.com/s2.pem", b"x")),
     door("retire-unknown", "keys retire example.com s9", DATA, "no key s9"),
-    door("retire-last", "keys retire example.com s1", USAGE, "--leave-unsigned"),
+    door("retire-last", "keys retire example.com s1", REFUSED, "--leave-unsigned"),
     door("retire-reason", ["keys", "retire", "example.com", "s2", "--reason", HUGE], DATA, "500"),
+    *(
+        door(f"format-keys-{call.split()[0]}", f"keys {call} --format xml", USAGE, "'xml'")
+        for call in (*LIVES, "check", "history example.com", "hosts", "plan", "status",
+                     "export example.com --to there --form pem", "import-from directory .")
+    ),
+    *(
+        door(f"reason-{call.split()[0]}", ["keys", *call.split(), "--reason", HUGE], DATA, "500")
+        for call in (*LIVES, "import-from directory .")
+    ),
+    *(
+        door(f"wait-{call.split()[0]}", f"keys {call} --wait soon", USAGE, "'soon'", "90s")
+        for call in LIVES
+        if call.split()[0] not in ("emergency", "reconcile", "retire", "rollback")
+    ),
+    door("publish-form", "keys publish example.com s2 --form txt", USAGE, "'txt'", "octodns"),
+    door("publish-unknown", "keys publish example.com s9", DATA, "no key s9"),
+    door("publish-active", "keys publish example.com s1", REFUSED, "not signed yet"),
+    door("revoke-active", "keys revoke example.com s1", REFUSED, "keys rotate example.com"),
+    door("remove-active", "keys remove example.com s1", REFUSED, "activate another"),
+    door("remove-forced", "keys remove example.com s1 --force", USAGE, "--reason"),
+    door("rollback-nothing", "keys rollback example.com", REFUSED, "no key is retiring"),
+    door("emergency-alone", "keys emergency example.com", REFUSED, "--leave-unsigned"),
+    door("rotate-what", "keys rotate", USAGE, "--all"),
+    door("rotate-both", "keys rotate example.com --all", USAGE, "--all"),
+    door("release-what", "keys reconcile --release", USAGE, "SELECTOR"),
+    door("history-unknown", "keys history other.example", DATA, "keys list"),
+    door("export-form", "keys export example.com --to there --form pgp", USAGE, "'pgp'"),
+    door("export-into-full", "keys export example.com --to . --form pem", DATA, "empty"),
+    door("export-installed", ["keys", "export", "example.com", "--to", "there", "--form",
+                              "opendkim", "--installed-in", "a\nb"], USAGE, "--installed-in"),
+    door("import-from-what", "keys import-from sendmail .", USAGE, "'sendmail'", "opendkim"),
+    door("import-from-nowhere", "keys import-from opendkim none.conf", DATA, "none.conf"),
+    door("import-from-table", "keys import-from opendkim message.eml --signing-table none", DATA,
+         "none"),
     door("import-without-file", "keys import example.com new", USAGE, "--private-key"),
     door("import-missing", IMPORT, DATA, "key.pem", "no such file"),
     door("import-long-name", ["keys", "import", "example.com", "new", "--private-key", HUGE], DATA,
@@ -916,7 +963,7 @@ carbonseal=$1; shift
 set +e
 "$carbonseal" "$@"
 status=$?
-find keys -type f ! -name .lock >../after
+find keys -type f ! -name .lock ! -name .untold >../after
 cmp ../before ../after || exit 99
 exit $status
 """
