@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 ROOMS := policies keys milter
 
-.PHONY: help setup test demo run check ns bench bench-quick clean soak
+.PHONY: help setup test demo run check ns bench bench-quick clean soak soak-rotation test-crash
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ build/bench/load: tests/benchmarks/load.c
 
 soak: setup ## 500,000 messages: memory stays flat, and every one is on record (some ten minutes)
 	@PYTHONPATH=tests $(PY) -m benchmarks.soak $(MESSAGES)
+
+test-crash: setup ## kill every keys command at every system call (half an hour; `make test` takes a sample)
+	CRASH=all $(PY) -m pytest tests/keys/test_life_crash.py -n 2 --dist load --timeout 3600
+
+soak-rotation: setup ## rotate under mail, TURNS times for each domain (default 30, half an hour)
+	ROTATIONS=$(or $(TURNS),30) $(PY) -m pytest tests/postfix/test_rotation.py -k many -s --timeout 7200
 
 clean: ## remove what the targets made
 	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis keys/*.so

@@ -28,7 +28,7 @@ from carbonseal.policies.key_life import Stage
 from carbonseal.policies.rotation import Standing
 
 _MAX_REASON = 500
-_POLL = 5.0  # seconds between looks while somebody waits
+_FIRST_POLL, _LAST_POLL = 0.5, 5.0  # seconds between looks while somebody waits, growing
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LEAVING = (Stage.RETIRING, Stage.REVOKING, Stage.REVOKED, Stage.REMOVING, Stage.REMOVED)
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -187,12 +187,13 @@ def watch(
     selector: str | None = None,
 ) -> Report:
     """Go on until nothing but a long wait is left, or the time is over."""
-    deadline = time.monotonic() + (seconds or 0)
+    deadline, poll = time.monotonic() + (seconds or 0), _FIRST_POLL
     while (left := deadline - time.monotonic()) > 0:
         standing = standing_of(done, selector) if selector else progress_of(done)
         if standing not in (Standing.NOT_YET, Standing.UNREACHABLE):
             break
-        time.sleep(min(left, _pause(done, world.clock())))
+        time.sleep(min(left, _pause(done, world.clock(), poll)))
+        poll = _FIRST_POLL if done.steps else min(_LAST_POLL, 2 * poll)
         world.forget()
         done = lifecycle.tend(
             world, done.sdid, why=why, relays=lifecycle.gather(world), begin=False
@@ -201,11 +202,11 @@ def watch(
     return done
 
 
-def _pause(done: Report, now: datetime) -> float:
+def _pause(done: Report, now: datetime, poll: float) -> float:
     """Seconds until it makes sense to look again: the servers are not to be asked all the time."""
     ends = [key.due.at for key in done.keys if key.due.at is not None and key.due.at > now]
-    soonest = min([(end - now).total_seconds() for end in ends], default=_POLL)
-    return max(0.2, min(_POLL, soonest))
+    soonest = min([(end - now).total_seconds() for end in ends], default=poll)
+    return max(0.2, min(poll, soonest))
 
 
 def say_steps(done: Report, *, dry_run: bool = False) -> None:

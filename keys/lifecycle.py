@@ -149,23 +149,29 @@ def tend(
     why: str,
     relays: tuple[RelayReport, ...],
     forced: bool = False,
+    first: bool = False,
     begin: bool = True,
 ) -> Report:
     """Take every step that is due for an SDID.
 
     `begin`: also begin keys that are due (`succession.successors`); `forced` begins now what would
-    be begun later, and a first key where there is none.
+    be begun later; `first` begins a key where none signs and none is on its way.
     """
     with world.shelf.writing(sdid) as writer:
-        walk = _Walk(world, writer, relays, why)
+        walk = _Walk(world, writer, relays, why, first=first)
         return walk.report(forced=forced, begin=begin)
 
 
 def preview(
-    world: World, sdid: str, *, relays: tuple[RelayReport, ...], forced: bool = False
+    world: World,
+    sdid: str,
+    *,
+    relays: tuple[RelayReport, ...],
+    forced: bool = False,
+    first: bool = False,
 ) -> Report:
     """What `tend` would do first; asks DNS, changes nothing and needs no right to write."""
-    walk = _Walk(world, None, relays, "dry run")
+    walk = _Walk(world, None, relays, "dry run", first=first)
     return walk.foresee(sdid, forced=forced)
 
 
@@ -184,6 +190,7 @@ class _Walk:
     relays: tuple[RelayReport, ...]
     why: str
     from_memory: bool = False
+    first: bool = False
     steps: list[Step] = field(default_factory=list)
 
     # --- the pass ---------------------------------------------------------------------------------
@@ -194,7 +201,7 @@ class _Walk:
         self.finish_emergency(sdid)
         # What strangers have comes first: trouble with another key must not stand in its way.
         keys = sorted(self.keys(sdid), key=lambda key: not key.is_compromised)
-        reports = [self.follow(key) for key in keys]
+        reports = [self.guarded(key) for key in keys]
         coming: tuple[Successor, ...] = ()
         if begin:
             coming, fresh = self.begin(sdid, forced=forced)
@@ -224,6 +231,8 @@ class _Walk:
         for key in self.keys(sdid):
             seen = self.world.shelf.observed(key) if self.from_memory else self.observe(key)
             due = self.due(key, seen)
+            if self.from_memory and seen.trouble:
+                due = Due(Action.WAIT, seen.trouble_standing, (seen.trouble,))
             if due.action is not Action.WAIT:
                 self.note(key, due.action, due.why)
             reports.append(KeyReport(key, due, seen))
@@ -245,6 +254,26 @@ class _Walk:
             return one
         return KeyReport(fresh, self.due(fresh, one.seen), one.seen)
 
+    def guarded(self, record: KeyRecord) -> KeyReport:
+        """As `follow`; what is wrong with one key, or with who publishes it, stops no other."""
+        try:
+            return self.follow(record)
+        except errors.TryLater:
+            raise  # a full disk, a lock: no key can go on
+        except errors.CarbonsealError as error:
+            shelf = self.world.shelf
+            record, seen = shelf.find(record.sdid, record.selector), shelf.observed(record)
+            return self.troubled(record, seen, Due(Action.WAIT, Standing.HELD, (error.sentence,)))
+
+    def troubled(self, record: KeyRecord, seen: Observed, trouble: Due) -> KeyReport:
+        """What hinders a key, written down for those who ask later."""
+        said = dataclasses.replace(
+            seen, trouble="; ".join(trouble.why), trouble_standing=trouble.standing
+        )
+        if self.writer is not None:
+            self.writer.put_observed(record, said)
+        return KeyReport(record, trouble, said)
+
     def follow(self, record: KeyRecord) -> KeyReport:
         """Take the steps of one key, one after the other, until none is due."""
         seen = self.observe(record)
@@ -258,7 +287,7 @@ class _Walk:
             self.note(record, due.action, due.why)
             record, trouble = self.take(record, due, seen)
             if trouble is not None:
-                return KeyReport(record, trouble, seen)
+                return self.troubled(record, seen, trouble)
             if due.action in (Action.PUBLISH, Action.REVOKE, Action.REMOVE):
                 seen = self.observe(record)
                 record = self.remember(record, seen)
@@ -475,7 +504,7 @@ class _Walk:
     def successors(self, sdid: str, *, forced: bool) -> tuple[Successor, ...]:
         keys, now = self.keys(sdid), self.world.clock()
         due = succession.successors(keys, self.world.rules, now, forced=forced)
-        if forced and not due and not any(map(_is_alive, keys)):
+        if self.first and not due and not any(map(_is_alive, keys)):
             return (succession.first(now),)
         return due
 
@@ -488,7 +517,7 @@ class _Walk:
         for one in due:
             if one.at <= self.world.clock():
                 record = self.make(sdid, one) if one.selector is None else self.promote(sdid, one)
-                fresh[record.selector] = self.follow(record)
+                fresh[record.selector] = self.guarded(record)
         return tuple(one for one in due if one.at > self.world.clock()), fresh
 
     def make(self, sdid: str, wanted: Successor) -> KeyRecord:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from carbonseal.policies.key_life import DnsView, RelayState, ServerState, ServerView
+from carbonseal.policies.rotation import Standing
 
 VERSION: Final = 1
 MAX_FILE: Final = 1024 * 1024  # octets
@@ -37,6 +38,8 @@ class Observed:
 
     dns: DnsView | None = None
     relays: tuple[RelayView, ...] = ()
+    trouble: str = ""  # why the last change of DNS was not taken
+    trouble_standing: Standing = Standing.DONE
 
     @property
     def queued_at(self) -> datetime | None:
@@ -60,7 +63,9 @@ def from_json(content: bytes) -> Observed:
         if about["v"] != VERSION:
             return NOTHING
         dns = None if about["dns"] is None else _dns_view(about["dns"])
-        return Observed(dns, tuple(_relay_view(one) for one in about["relays"]))
+        relays = tuple(_relay_view(one) for one in about["relays"])
+        trouble, standing = str(about.get("trouble", "")), int(about.get("trouble_standing", 0))
+        return Observed(dns, relays, trouble, Standing(standing))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return NOTHING
 

@@ -340,7 +340,7 @@ def emergency(order: Order, *, leave_unsigned: bool, dry_run: bool) -> Emergency
         if successor is not None:
             why = f"emergency: {order.why}"
             writer.activate(successor, at=order.now, why=why, assumed=False)
-    report = lifecycle.tend(order.world, order.sdid, why=order.why, relays=order.relays, begin=True)
+    report = lifecycle.tend(order.world, order.sdid, why=order.why, relays=order.relays, first=True)
     return Emergency(order.key, successor, exposure, report)
 
 

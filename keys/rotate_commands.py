@@ -40,6 +40,7 @@ from carbonseal.keys.lifecycle import Report, World
 from carbonseal.keys.record_text import print_record
 from carbonseal.keys.relays import postfix_queue
 from carbonseal.policies import errors, key_life
+from carbonseal.policies.key_life import Stage
 from carbonseal.policies.rotation import Action, Standing
 
 _AT_ONCE = 16  # SDIDs looked after at the same time; most of the time is waiting for answers
@@ -91,11 +92,15 @@ def rotate(
         return sum_up(found, output_format, dry_run=dry_run)
     name = sdid_of(sdid)
     if dry_run:
-        done = lifecycle.preview(world, name, relays=lifecycle.gather(world), forced=True)
+        done = lifecycle.preview(
+            world, name, relays=lifecycle.gather(world), forced=True, first=True
+        )
         say_steps(done, dry_run=True)
         write(done.keys, output_format)
         return done.standing
-    done = lifecycle.tend(world, name, why=why, relays=lifecycle.gather(world), forced=True)
+    done = lifecycle.tend(
+        world, name, why=why, relays=lifecycle.gather(world), forced=True, first=True
+    )
     say_steps(done)
     if _waits_for_relays(done):
         # They were asked before there was this key.
@@ -303,7 +308,14 @@ def emergency(
 
 
 def _signing_selector(shelf: store.Store, sdid: str) -> str:
-    signing = store.active(shelf.lineage(sdid).records)
+    records = shelf.lineage(sdid).records
+    signing = store.active(records)
+    leaving = [key for key in records if key.is_compromised and key.stage is not Stage.REMOVED]
+    if leaving:
+        raise errors.UsageError(
+            f"{sdid}: {leaving[-1].selector} was declared compromised before; name the key that"
+            f" has leaked now, or finish with `carbonseal keys rotate {sdid}`."
+        )
     if len(signing) != 1:
         names = " ".join(key.selector for key in signing) or "none"
         raise errors.UsageError(f"{sdid}: name the key that has leaked; those that sign: {names}.")

@@ -10,7 +10,6 @@ Raises: `errors.CarbonsealError`.
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ from typing import Protocol
 import click
 
 from carbonseal.keys import durable, keyring, store, tables
+from carbonseal.keys.command_line import who
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.takeover import (
     dataset,
@@ -36,7 +36,6 @@ from carbonseal.keys.takeover.found import Findings, Found
 from carbonseal.policies import domains, errors, signing_request
 
 _REFUSED = 2  # exit status: something was not taken
-_MAX_REASON = 500
 _COLUMNS = (
     "outcome",
     "sdid",
@@ -112,7 +111,7 @@ def import_tables(
             "--activate and --assume-published go together here: what another signer signs with is"
             " published already; leave out both to keep the keys without signing."
         )
-    why = _who(reason)
+    why = who(reason)
     shelf = store.Store(settings.keys_directory)
     findings = _read(shelf, signer, path, signing_table)
     _refuse_place(findings, path)
@@ -306,19 +305,6 @@ def _write(directory: Path, parts: Sequence[hand_over.Part]) -> None:
             f"{directory}: the keys cannot be written there ({reason}); choose a directory whose"
             " parent exists and is yours."
         ) from None
-
-
-def _who(reason: str) -> str:
-    # The history is part of the key's record, whose size is bounded.
-    if len(reason) > _MAX_REASON or not reason.isprintable():
-        raise errors.DataError(
-            f"--reason {reason[:40]!r}: write one line of at most {_MAX_REASON} characters."
-        )
-    try:
-        login = getpass.getuser()
-    except (KeyError, OSError):
-        login = "an unknown user"
-    return f"{reason} (by {login})" if reason else f"by {login}"
 
 
 def _say(text: str) -> None:

@@ -98,10 +98,10 @@ def standing(house: House, report: lifecycle.Report, at: int = 0) -> Standing:
 
 def test_a_dry_run_for_a_domain_without_keys_foresees_the_first(house: House) -> None:
     world = house.world()
-    seen = lifecycle.preview(world, house.sdid, relays=lifecycle.gather(world), forced=True)
+    seen = lifecycle.preview(world, house.sdid, relays=lifecycle.gather(world), first=True)
     assert [step.action for step in seen.steps] == [Action.PUBLISH]
     assert not house.records
-    unforced = lifecycle.preview(world, house.sdid, relays=(), forced=False)
+    unforced = lifecycle.preview(world, house.sdid, relays=(), forced=True)
     assert not unforced.steps
 
 

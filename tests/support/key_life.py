@@ -273,7 +273,7 @@ class House:
         world = self.world()
         relays = lifecycle.gather(world)
         return lifecycle.tend(
-            world, self.sdid, why="test", relays=relays, forced=forced, begin=begin
+            world, self.sdid, why="test", relays=relays, forced=forced, first=forced, begin=begin
         )
 
     def order(self, selector: str | int) -> orders.Order:
