@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -28,6 +30,13 @@ from support.signing_relay import PROVIDER, Relay, Rig, relay_at, with_key
 from carbonseal.keys import dns_record
 from carbonseal.policies.key_life import Stage
 
+pytestmark = [
+    pytest.mark.postfix,
+    pytest.mark.root,
+    pytest.mark.skipif(
+        os.geteuid() != 0, reason="a private Postfix needs root, because master(8) changes users"
+    ),
+]
 DONE, NOT_YET, HELD, UNREACHABLE, REFUSED = range(5)
 ANOTHER = "v=DKIM1; k=ed25519; p=" + "A" * 43 + "="  # a key, but nobody's here
 SPF = "v=spf1 -all"
@@ -37,9 +46,9 @@ SPF = "v=spf1 -all"
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def rig() -> Iterator[Rig]:
     """Name servers that all cases share; each case has a zone of its own."""
-    with signing_relay.running(tmp_path_factory.mktemp("postfix")) as rig:
+    with signing_relay.running() as rig:
         yield rig
 
 
@@ -761,7 +770,8 @@ def test_a_wildcard_above_is_no_record_and_its_answers_are_waited_for(signing: R
     assert relay.key("s1").stage is Stage.PUBLISHED
     relay.go_on("s1", Stage.PUBLISHED)
     planned = relay("plan", relay.sdid, "--look")
-    assert "1m for the wildcard" in planned.text
+    # A secondary that still answered with the wildcard counts besides, if it was seen.
+    assert re.search("1m for the wildcard|2m for the longest-lived answer", planned.text)
     relay.assert_mail_is_signed(old)
 
 

@@ -5,7 +5,7 @@ A `Relay` has a configuration file of its own; calling it runs `carbonseal keys 
 process; `signing` is what a worker would sign with that reads the keys now.  All waits for mail are
 zero, and negative answers are not kept.
 
-Does not: run a worker or a Postfix; the queue is empty.
+Does not: run a worker, or put anything into Postfix's queue.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.publication.settings import ServerAddress
 from carbonseal.milter import cli
 from carbonseal.policies.key_life import Stage
-from support import name_servers
+from support import name_servers, ports, postfix
 from support.name_servers import Bind, Knot, TsigKey, Zone
 
 PROVIDER = "example.net"  # whose zone holds records of others, by CNAME
@@ -59,26 +59,25 @@ class Rig:
 
 
 @contextlib.contextmanager
-def running(directory: Path) -> Iterator[Rig]:
-    """Start the name servers; `directory` is an empty one for Postfix's configuration."""
+def running() -> Iterator[Rig]:
+    """Start the name servers and Postfix."""
     tsig = TsigKey()
     zones = [Zone(f"d{number}.test", minimum=0, refresh=60) for number in range(_ZONES)]
     primary = Bind(zones, keys=[tsig])
     secondary = Bind(primary=primary)
     provider = Knot([Zone(PROVIDER, minimum=0)], keys=[tsig], owner=None)
-    with primary, secondary, provider:
-        yield Rig(primary, secondary, provider, tsig, _postfix(directory))
+    with primary, secondary, provider, _postfix() as configuration:
+        yield Rig(primary, secondary, provider, tsig, configuration)
 
 
-def _postfix(directory: Path) -> Path:
-    """An empty queue; postqueue(1) would wait a second before it says that there is none."""
-    for name in ("active", "deferred", "defer", "hold", "incoming", "maildrop", "public"):
-        (directory / name).mkdir()
-    (directory / "main.cf").write_text(
-        f"compatibility_level = 3.6\nqueue_directory = {directory}\n"
-    )
-    (directory / "master.cf").touch()
-    return directory
+@contextlib.contextmanager
+def _postfix() -> Iterator[Path]:
+    """A Postfix without mail: postqueue(1) waits a second where none runs."""
+    with (
+        postfix.private_directory() as directory,
+        postfix.PrivatePostfix(directory, remote=ports.free_port()) as mta,
+    ):
+        yield mta.configuration
 
 
 @dataclass(frozen=True)
