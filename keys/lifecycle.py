@@ -504,7 +504,8 @@ class _Walk:
     def successors(self, sdid: str, *, forced: bool) -> tuple[Successor, ...]:
         keys, now = self.keys(sdid), self.world.clock()
         due = succession.successors(keys, self.world.rules, now, forced=forced)
-        if self.first and not due and not any(map(_is_alive, keys)):
+        is_wanted = self.first or _was_left_by_an_emergency(keys)
+        if is_wanted and not due and not any(map(_is_alive, keys)):
             return (succession.first(now),)
         return due
 
@@ -594,6 +595,12 @@ def _is_alive(record: KeyRecord) -> bool:
     if record.stage is Stage.ACTIVE:
         return True
     return record.stage in key_life.BEFORE_ACTIVE and record.goal in (Goal.READY, Goal.ACTIVE)
+
+
+def _was_left_by_an_emergency(keys: tuple[KeyRecord, ...]) -> bool:
+    """Whether the key that signed last leaked, so that nobody chose to sign no more."""
+    signed = [(key.activated_at, key.is_compromised) for key in keys if key.activated_at]
+    return bool(signed) and max(signed)[1]
 
 
 def _outdated(report: RelayReport) -> RelayReport:

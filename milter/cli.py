@@ -200,7 +200,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             status = outcome if isinstance(outcome, int) else 0
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else 0
-        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # private in click 9
+        if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):  # private in click 9
             return 0  # whoever read our output has enough; click has seen it first
         sys.stdout.flush()
     except CarbonsealError as fault:

@@ -537,7 +537,7 @@ DOORS = [
     door("export-form", "keys export example.com --to there --form pgp", USAGE, "'pgp'"),
     door("export-into-full", "keys export example.com --to . --form pem", DATA, "empty"),
     door("export-installed", ["keys", "export", "example.com", "--to", "there", "--form",
-                              "opendkim", "--installed-in", "a\nb"], USAGE, "--installed-in"),
+                              "opendkim", "--installed-in", "a\nb"], DATA, "--installed-in"),
     door("import-from-what", "keys import-from sendmail .", USAGE, "'sendmail'", "opendkim"),
     door("import-from-nowhere", "keys import-from opendkim none.conf", DATA, "none.conf"),
     door("import-from-table", "keys import-from opendkim message.eml --signing-table none", DATA,

@@ -13,8 +13,9 @@ cache was filled with "there is no such key" for every selector before that was 
   is signed without a gap even then.
 
 One run has four generations of keys for each of two signing domains, three of which go the whole
-way from generated to removed; a message that is held in the queue meanwhile; a rollback and the way
-forward again; a HUP; a worker killed with SIGKILL; and an emergency with a standby.
+way from generated to removed; a message that is held in the queue meanwhile; a secondary that is
+refused its transfers for a while; a rollback and the way forward again; a HUP; a worker killed with
+SIGKILL; and an emergency with a standby.
 
 ROTATIONS=100 makes the last test turn so many times more (`make soak-rotation`); ROTATION_LOG=FILE
 keeps what the commands said.
@@ -37,7 +38,7 @@ from pathlib import Path
 import pytest
 from support import rotation
 from support.carbonseal import READY
-from support.name_servers import wait_until
+from support.name_servers import txt_at, wait_until
 from support.postfix import PrivatePostfix
 from support.rotation import FIRST, SDIDS, SECOND, Acknowledgements, Judge, Poison, Senders, World
 
@@ -206,7 +207,7 @@ def test_no_message_is_unsigned_and_no_signature_fails_while_keys_rotate(scene: 
     second = scene.settle()
 
     # The third by the timer, while the service reads its configuration again.
-    assert scene.order("rotate", "--all", "--now") == 0, scene.said[-1]
+    refuse_transfers(scene, FIRST)
     mark = service.mark()
     service.reload()
     scene.turn_timer_until(lambda: scene.all_sign_anew(second), "the third")
@@ -259,6 +260,25 @@ def test_many_generations_leave_no_gap_either(scene: Scene) -> None:
     scene.settle()
     finish(scene)
     report(scene, time.monotonic() - started)
+
+
+def refuse_transfers(scene: Scene, sdid: str, turns: int = 3) -> None:
+    """The next generation begins, and a secondary cannot get what its primary shows already.
+
+    However often the timer comes, the key does not sign.
+    """
+    primary = scene.world.primary
+    primary.allow_transfer = False
+    primary.reconfigure()
+    assert scene.order("rotate", "--all", "--now") == 0, scene.said[-1]
+    (fresh,) = (key for key in scene.world.keys(sdid) if key.stage is Stage.PUBLISHING)
+    wait_until(lambda: bool(txt_at(primary.address, fresh.dns_name)), "the record", LONGEST)
+    for _ in range(turns):
+        assert scene.order("rotate", "--all") == 0, scene.said[-1]
+        assert scene.key(sdid, fresh.selector).stage is Stage.PUBLISHING
+        scene.wait_for_mail_of(sdid, scene.signing(sdid).selector, 1)
+    primary.allow_transfer = True
+    primary.reconfigure()
 
 
 def hold_a_message(scene: Scene, sdid: str) -> str:

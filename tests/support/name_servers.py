@@ -445,11 +445,18 @@ class Bind(NameServer):
         """Serve another text of a zone, with a higher serial; changes by update are lost."""
         serial = self.serial(zone.name) + 1
         text = dataclasses.replace(zone, serial=serial).text()
-        if self.keys:
-            self.freeze(zone.name)
-        self._zone_file(zone.name).write_text(text)
-        self.control(*(("thaw",) if self.keys else ("reload",)), zone.name)
-        self._wait(lambda: self.serial(zone.name) >= serial, "read the zone", 30.0)
+
+        def is_read() -> bool:
+            # What BIND has in memory may be written to the file after it said that it is frozen.
+            if self.keys:
+                self.freeze(zone.name)
+            self._zone_file(zone.name).write_text(text)
+            self.control(*(("thaw",) if self.keys else ("reload",)), zone.name)
+            with contextlib.suppress(NameServerFailed):
+                self._wait(lambda: self.serial(zone.name) >= serial, "read the zone", 1.0)
+            return self.serial(zone.name) >= serial
+
+        self._wait(is_read, "read the zone", 30.0)
 
     def _is_ready(self) -> bool:
         if self.primary is None:

@@ -77,6 +77,7 @@ class World:
     relay: Relay
     changes: dict[str, dict[str, Any]]  # to the configuration
     places: Mapping[str, tuple[Place, ...]]  # SDID -> who is asked, the resolver last
+    primary: Bind  # of the first domain
 
     @property
     def shelf(self) -> store.Store:
@@ -122,7 +123,7 @@ def running() -> Iterator[World]:
             )
             for sdid, some in servers.items()
         }
-        yield World(Relay(service, mta, sink, sink), changes, places)
+        yield World(Relay(service, mta, sink, sink), changes, places, primary)
 
 
 def _postfix(home: Path, sink: Sink) -> PrivatePostfix:
