@@ -145,18 +145,22 @@ class Scene:
 
     def wait_for_workers(self, sdid: str) -> None:
         """Until every worker has acknowledged that it signs with the active key and no other."""
-        service = self.world.relay.service
-        wanted = f"{sdid}/{self.signing(sdid).selector}"
+        wait_for_workers(self.world, self.signing(sdid))
 
-        def follow() -> bool:
-            workers = acknowledgement.read(service.spool)
-            return len(workers) == rotation.WORKERS and all(
-                not one.is_starting
-                and {name for name in one.signing if name.startswith(f"{sdid}/")} == {wanted}
-                for one in workers
-            )
 
-        wait_until(follow, f"{wanted} at every worker", LONGEST)
+def wait_for_workers(world: World, key: KeyRecord) -> None:
+    """Until every worker has acknowledged that it signs with a key and no other of its SDID."""
+    wanted = f"{key.sdid}/{key.selector}"
+
+    def follow() -> bool:
+        workers = acknowledgement.read(world.relay.service.spool)
+        return len(workers) == rotation.WORKERS and all(
+            not one.is_starting
+            and {name for name in one.signing if name.startswith(f"{key.sdid}/")} == {wanted}
+            for one in workers
+        )
+
+    wait_until(follow, f"{wanted} at every worker", LONGEST)
 
 
 @pytest.fixture
@@ -192,6 +196,8 @@ def first_keys(world: World) -> None:
         return all(key.stage is Stage.ACTIVE for sdid in SDIDS for key in world.keys(sdid))
 
     wait_until(sign, "the first keys", LONGEST)
+    for sdid in SDIDS:
+        wait_for_workers(world, world.keys(sdid)[0])
 
 
 def test_no_message_is_unsigned_and_no_signature_fails_while_keys_rotate(scene: Scene) -> None:
