@@ -58,7 +58,7 @@ build/bench/load: tests/benchmarks/load.c
 soak: setup ## 500,000 messages: memory stays flat, and every one is on record (some ten minutes)
 	@PYTHONPATH=tests $(PY) -m benchmarks.soak $(MESSAGES)
 
-test-crash: setup ## kill every keys command at every system call (half an hour; `make test` takes a sample)
+test-crash: setup ## kill every keys command at every system call (some 16 minutes; `make test` takes a sample)
 	CRASH=all $(PY) -m pytest tests/keys/test_life_crash.py -n 2 --dist load --timeout 3600
 
 soak-rotation: setup ## rotate under mail, TURNS times for each domain (default 30, half an hour)

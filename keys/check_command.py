@@ -12,8 +12,7 @@ Raises: `errors.UsageError` for a name that is none, `errors.NotFound` from the 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,10 +20,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
-from carbonseal.keys import store, tables
+from carbonseal.keys import progress, store, tables
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.publication.check import Checker, Examination
 from carbonseal.keys.publication.settings import DnsSettings
@@ -114,8 +111,7 @@ def check_key(
     problems: list[str] = []
     subjects = _subjects(settings, sdid, selector, by_itself=by_itself, problems=problems)
     checker = Checker(settings.dns, lambda: datetime.now(UTC))
-    with _progress(len(subjects)) as step:
-        results = list(_examine(checker, subjects, step))
+    results = list(_examine(checker, subjects))
     tables.write_rows(
         (row for result in results for row in _rows(result)),
         _TABLE_COLUMNS if output_format == "table" else _COLUMNS,
@@ -202,28 +198,14 @@ def _stored(record: KeyRecord) -> _Subject:
 # --- looking
 
 
-def _examine(
-    checker: Checker, subjects: list[_Subject], step: Callable[[], None]
-) -> Iterator[_Result]:
+def _examine(checker: Checker, subjects: list[_Subject]) -> Iterator[_Result]:
     def look(subject: _Subject) -> _Result:
         found = checker.examine(subject.name, subject.public_key, subject.expected_text)
         return _Result(subject, found)
 
     with ThreadPoolExecutor(_AT_ONCE, "check") as pool:
-        for result in pool.map(look, subjects):
-            step()
-            yield result
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    console = Console(stderr=True)
-    if not console.is_terminal or total < 2:
-        yield lambda: None
-        return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("asking name servers", total=total)
-        yield lambda: bar.advance(task)
+        found = pool.map(look, subjects)
+        yield from progress.watched(found, len(subjects), "asking name servers")
 
 
 # --- what is said

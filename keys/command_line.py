@@ -11,9 +11,8 @@ from __future__ import annotations
 import getpass
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
@@ -34,12 +33,8 @@ LEAVING = (Stage.RETIRING, Stage.REVOKING, Stage.REVOKED, Stage.REMOVING, Stage.
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Settings(Protocol):
-    """What these commands need to know of the configuration."""
-
-    @property
-    def keys_directory(self) -> Path:
-        """`signing.keys`."""
+class Settings(report.Settings, Protocol):
+    """What these commands need to know of the configuration, besides what relays are asked for."""
 
     @property
     def dns(self) -> DnsSettings:
@@ -56,22 +51,6 @@ class Settings(Protocol):
     @property
     def bits(self) -> int:
         """`rotation.bits`."""
-
-    @property
-    def spool_directory(self) -> Path:
-        """`record.spool`, where workers say what they sign with."""
-
-    @property
-    def relay(self) -> str:
-        """The name of this relay."""
-
-    @property
-    def postfix_directory(self) -> Path | None:
-        """`rotation.postfix`; None: the machine's own Postfix."""
-
-    @property
-    def relay_commands(self) -> Mapping[str, list[str]]:
-        """`rotation.relays`: how other relays are asked."""
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -150,7 +129,7 @@ def order_for(settings: Settings, sdid: str, selector: str, reason: str) -> orde
     """An order about a key that exists."""
     world = world_of(settings)
     name = sdid_of(sdid)
-    chosen = signing_request.check_selector(selector.lower(), name)
+    chosen = selector_of(selector, name)
     world.shelf.find(name, chosen)
     return orders.Order(world, name, chosen, who(reason))
 
@@ -158,6 +137,16 @@ def order_for(settings: Settings, sdid: str, selector: str, reason: str) -> orde
 def sdid_of(text: str) -> str:
     """A signing domain in our spelling."""
     return signing_request.check_sdid(domains.normalize(text))
+
+
+def selector_of(text: str, sdid: str) -> str:
+    """A selector in our spelling."""
+    return signing_request.check_selector(text.lower(), sdid)
+
+
+def sdids_of(world: World, sdid: str | None) -> list[str]:
+    """The signing domain that was named, or all that have or had a key."""
+    return world.shelf.sdids() if sdid is None else [sdid_of(sdid)]
 
 
 def standing_of(done: Report, selector: str) -> Standing:
@@ -230,7 +219,7 @@ def _row(key: KeyReport) -> dict[str, Any]:
         "stage": record.stage.value,
         "since": record.since,
         "goal": record.goal.value,
-        "standing": key.due.standing.name.lower().replace("_", "-"),
+        "standing": key.due.standing.word,
         "next": key.due.action.value,
         "next_at": key.due.at,
         "why": "; ".join(key.due.why),

@@ -32,9 +32,16 @@ from carbonseal.keys import (
     tables,
     transfer_commands,
 )
-from carbonseal.keys.command_line import dry_run_option, reason_option, who
+from carbonseal.keys.command_line import (
+    dry_run_option,
+    reason_option,
+    say,
+    sdid_of,
+    selector_of,
+    who,
+)
 from carbonseal.keys.key_record import KeyRecord, Origin
-from carbonseal.policies import domains, errors, signing_request
+from carbonseal.policies import errors, signing_request
 
 _LIST_COLUMNS = (
     "sdid",
@@ -119,17 +126,17 @@ def generate_key(
     """
     _demand_published(activate=activate, assume_published=assume_published)
     shelf = store.Store(settings.keys_directory)
-    name = _sdid(sdid)
+    name = sdid_of(sdid)
     now = datetime.now(UTC)
     why = who(reason)
 
     def is_taken(free: str) -> bool:
-        return shelf.is_taken(name, _selector(free, name))
+        return shelf.is_taken(name, selector_of(free, name))
 
     chosen = (
         generate.choose_selector(selector_template, _ALGORITHMS[algorithm], now, is_taken)
         if selector is None
-        else _selector(selector, name)
+        else selector_of(selector, name)
     )
     shelf.refuse_taken(name, chosen)
     private = generate.generate(_ALGORITHMS[algorithm], bits)
@@ -171,8 +178,8 @@ def import_key(
     """
     _demand_published(activate=activate, assume_published=assume_published)
     shelf = store.Store(settings.keys_directory)
-    name = _sdid(sdid)
-    chosen = _selector(selector, name)
+    name = sdid_of(sdid)
+    chosen = selector_of(selector, name)
     why = who(reason)
     shelf.refuse_taken(name, chosen)
     private = key_file.read(private_key)
@@ -190,7 +197,7 @@ def import_key(
 def list_keys(settings: Settings, sdid: str | None, output_format: str) -> None:
     """List all keys, or those of one SDID, oldest first, with what is wrong with them."""
     shelf = store.Store(settings.keys_directory)
-    lineages = shelf.lineages() if sdid is None else iter((shelf.lineage(_sdid(sdid)),))
+    lineages = shelf.lineages() if sdid is None else iter((shelf.lineage(sdid_of(sdid)),))
     if not _list(shelf, lineages, output_format):
         click.echo("no keys; `carbonseal keys generate SDID` makes one", err=True)
 
@@ -206,9 +213,9 @@ def show_key(settings: Settings, sdid: str, selector: str | None, output_format:
     Without SELECTOR, the keys that sign for SDID now.
     """
     shelf = store.Store(settings.keys_directory)
-    name = _sdid(sdid)
+    name = sdid_of(sdid)
     if selector is not None:
-        return _show((shelf.find(name, _selector(selector, name)),), output_format)
+        return _show((shelf.find(name, selector_of(selector, name)),), output_format)
     records = store.active(shelf.lineage(name).records)
     if not records:
         raise errors.NotFound(
@@ -229,10 +236,10 @@ def _keep(
 ) -> None:
     warning = generate.size_warning(record.algorithm, record.bits)
     if warning:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     if dry_run:
         done = "kept and activated" if activate else "kept"
-        _say(f"dry run: {record.dns_name} would be {done}; nothing changed")
+        say(f"dry run: {record.dns_name} would be {done}; nothing changed")
         return
     with shelf.writing(record.sdid) as writer:
         writer.add(record, generate.private_pem(private))
@@ -332,7 +339,7 @@ def _page(record: KeyRecord) -> str:
         "stage": record.stage.value,
         "created": f"{tables.cell(record.created_at)} ({record.origin.value})",
         "activated": tables.cell(record.activated_at) or "never",
-        "published": "assumed, DNS was not asked" if record.assumed_published else "not known",
+        "published": _published(record),
         "fingerprint": record.fingerprint,
     }
     lines = [f"{name + ':':16}{value}" for name, value in facts.items()]
@@ -345,22 +352,12 @@ def _page(record: KeyRecord) -> str:
     return "\n".join(lines)
 
 
-def _sdid(text: str) -> str:
-    return signing_request.check_sdid(domains.normalize(text))
-
-
-def _selector(text: str, sdid: str) -> str:
-    return signing_request.check_selector(text.lower(), sdid)
-
-
-def _find(shelf: store.Store, sdid: str, selector: str) -> KeyRecord:
-    name = _sdid(sdid)
-    return shelf.find(name, _selector(selector, name))
-
-
-def _say(text: str) -> None:
-    """What is not data goes to standard error, so that output can be piped."""
-    click.echo(text, err=True)
+def _published(record: KeyRecord) -> str:
+    if record.assumed_published:
+        return "assumed, DNS was not asked"
+    if record.published_at is None:
+        return "not known"
+    return f"every name server showed it at {tables.cell(record.published_at)}"
 
 
 for _command in (

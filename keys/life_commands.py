@@ -276,7 +276,6 @@ def finish(
 ) -> int:
     """Say what was done and how it stands with the key; the exit status."""
     if dry_run:
-        say("dry run; nothing changed")
         return finish_unasked(order, dry_run=True, output_format=output_format)
     if done is None:
         return finish_unasked(order, dry_run=False, output_format=output_format)
@@ -290,7 +289,7 @@ def finish_unasked(order: orders.Order, *, dry_run: bool, output_format: str) ->
     """Say how it stands by what is on disk."""
     found = lifecycle.from_memory(order.world, order.sdid)
     if dry_run:
-        say(f"dry run: {order.key.dns_name} would be changed so; nothing changed")
+        say(f"dry run: nothing stands in its way; {order.key.dns_name} is unchanged")
     write(found.keys, output_format)
     return Standing.DONE
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -79,9 +79,9 @@ class Report:
         return gravest(key.due.standing for key in self.keys)
 
 
-def gravest(standings: object) -> Standing:
+def gravest(standings: Iterable[Standing]) -> Standing:
     """A held key before an unreachable server before something that only takes time."""
-    present = set(standings)  # type: ignore[call-overload]
+    present = set(standings)
     for standing in (Standing.REFUSED, Standing.HELD, Standing.UNREACHABLE, Standing.NOT_YET):
         if standing in present:
             return standing

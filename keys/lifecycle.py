@@ -101,16 +101,17 @@ def preview(
     relays: tuple[RelayReport, ...],
     forced: bool = False,
     first: bool = False,
+    begin: bool = True,
 ) -> Report:
     """What `tend` would do first; asks DNS, changes nothing and needs no right to write."""
     walk = _Walk(world, None, relays, "dry run", first=first)
-    return walk.foresee(sdid, forced=forced)
+    return walk.foresee(sdid, forced=forced, begin=begin)
 
 
 def from_memory(world: World, sdid: str) -> Report:
     """How it stands, by what was last seen; asks nobody."""
     walk = _Walk(world, None, (), "", from_memory=True)
-    return walk.foresee(sdid, forced=False)
+    return walk.foresee(sdid, forced=False, begin=True)
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ class _Walk:
                         successor, at=self.world.clock(), why=because, assumed=False
                     )
 
-    def foresee(self, sdid: str, *, forced: bool) -> Report:
+    def foresee(self, sdid: str, *, forced: bool, begin: bool) -> Report:
         reports = []
         for key in self.keys(sdid):
             seen = self.world.shelf.observed(key) if self.from_memory else self.observe(key)
@@ -168,7 +169,7 @@ class _Walk:
             if due.action is not Action.WAIT:
                 self.note(key, due.action, due.why)
             reports.append(KeyReport(key, due, seen))
-        coming = self.successors(sdid, forced=forced)
+        coming = self.successors(sdid, forced=forced) if begin else ()
         for one in coming:
             if one.at <= self.world.clock():
                 self.steps.append(Step(one.selector or "(new)", Action.PUBLISH, one.why))

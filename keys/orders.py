@@ -303,7 +303,8 @@ class Emergency:
     """What an emergency did, and how long the damage lasts."""
 
     compromised: KeyRecord
-    successor: KeyRecord | None  # None: mail leaves unsigned until there is one
+    successor: KeyRecord | None  # that signs instead from now on
+    is_last: bool  # it signed, and no other key can take its place at once
     exposure: rotation_waits.Wait  # until forgeries verify no more, at worst
     report: Report
 
@@ -329,9 +330,10 @@ def emergency(order: Order, *, leave_unsigned: bool, dry_run: bool) -> Emergency
                     f" ready: first `carbonseal keys rotate {key.sdid} --wait 1h`, or give"
                     " --leave-unsigned to stop signing at once."
                 )
+        is_last = key.stage is Stage.ACTIVE and successor is None
         exposure = rotation_waits.exposure(order.look(key), order.now)
         if writer is None:
-            return Emergency(key, successor, exposure, Report(order.sdid))
+            return Emergency(key, successor, is_last, exposure, Report(order.sdid))
         fresh = key.noted("compromised", at=order.now, why=order.why)
         fresh = dataclasses.replace(fresh, compromised_at=order.now, held="")
         if successor is None and key.stage in (Stage.ACTIVE, *key_life.BEFORE_ACTIVE):
@@ -341,7 +343,7 @@ def emergency(order: Order, *, leave_unsigned: bool, dry_run: bool) -> Emergency
             why = f"emergency: {order.why}"
             writer.activate(successor, at=order.now, why=why, assumed=False)
     report = lifecycle.tend(order.world, order.sdid, why=order.why, relays=order.relays, first=True)
-    return Emergency(order.key, successor, exposure, report)
+    return Emergency(order.key, successor, is_last, exposure, report)
 
 
 def release(order: Order, *, dry_run: bool) -> Report | None:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from carbonseal.keys import lifecycle, store, tables
-from carbonseal.keys.command_line import LEAVING, Settings, say, sdid_of, world_of, write
+from carbonseal.keys.command_line import LEAVING, Settings, say, sdid_of, sdids_of, world_of, write
 from carbonseal.keys.lifecycle import Report, World
 from carbonseal.keys.rotate_commands import each, what_is_open
 from carbonseal.policies import errors, key_life
@@ -98,7 +98,7 @@ def _overview(one: Report) -> dict[str, Any]:
         "signing": named((Stage.ACTIVE,)),
         "coming": named(key_life.BEFORE_ACTIVE),
         "leaving": named(LEAVING[:-1]),
-        "standing": one.standing.name.lower().replace("_", "-"),
+        "standing": one.standing.word,
         "why": one.problem or what_is_open(one),
     }
 
@@ -131,9 +131,7 @@ def history(settings: Settings, sdid: str, selector: str | None, output_format: 
 
 
 def _look_at(world: World, sdid: str | None, *, look: bool) -> list[Report]:
-    names = (
-        [lineage.sdid for lineage in world.shelf.lineages()] if sdid is None else [sdid_of(sdid)]
-    )
+    names = sdids_of(world, sdid)
     if not look:
         return [lifecycle.from_memory(world, name) for name in names]
     return each(names, lambda name, relays: lifecycle.preview(world, name, relays=relays), world)

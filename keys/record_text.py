@@ -13,7 +13,9 @@ from carbonseal.policies.key_life import Stage
 
 def print_record(settings: Settings, record: KeyRecord, form: forms.Form) -> None:
     """Print what is to be published next: the key, its empty p=, or its removal."""
-    target = settings.dns.rule_for(record.sdid).target(record.sdid, record.selector)
+    rule = settings.dns.rule_for(record.sdid)
+    # Where it stands already, even if the configuration names another place by now.
+    target = record.publication.name or rule.target(record.sdid, record.selector)
     change: forms.Change = "add"
     text = old_text = dns_record.value(record.public_key)
     if record.stage in (Stage.RETIRING, Stage.REVOKING):
@@ -22,7 +24,7 @@ def print_record(settings: Settings, record: KeyRecord, form: forms.Form) -> Non
     elif record.stage in (Stage.REVOKED, Stage.REMOVING):
         change = "remove"
         text = old_text = record.publication.text or old_text
-    zone = settings.dns.rule_for(record.sdid).zone or record.sdid
+    zone = rule.zone or record.sdid
     click.echo(
         forms.render(
             form, target, text, settings.dns.ttl, zone=zone, change=change, old_text=old_text

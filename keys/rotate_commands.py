@@ -10,14 +10,11 @@ Raises: `errors.CarbonsealError`; `milter.cli` turns it into a sentence and an e
 from __future__ import annotations
 
 import concurrent.futures
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from carbonseal.keys import lifecycle, orders, store, tables
+from carbonseal.keys import lifecycle, orders, progress, store, tables
 from carbonseal.keys.command_line import (
     Settings,
     dry_run_option,
@@ -27,6 +24,7 @@ from carbonseal.keys.command_line import (
     say,
     say_steps,
     sdid_of,
+    sdids_of,
     standing_of,
     wait_option,
     watch,
@@ -80,12 +78,13 @@ def rotate(
     """
     if every == (sdid is not None):
         raise errors.UsageError("give one SDID, or --all.")
+    if every and wait is not None:
+        raise errors.UsageError("--wait is for one SDID; with --all, the timer comes again.")
     world = world_of(settings)
     why = who(reason)
     if sdid is None:
-        names = [lineage.sdid for lineage in world.shelf.lineages()]
         found = each(
-            names,
+            world.shelf.sdids(),
             lambda name, relays: _tend(world, name, why, relays, forced=forced, dry_run=dry_run),
             world,
         )
@@ -147,11 +146,11 @@ def reconcile(
         order = order_for(settings, sdid, selector, reason)
         done = orders.release(order, dry_run=dry_run)
         return finish(order, done, wait=None, dry_run=dry_run, output_format=output_format)
+    if selector is not None:
+        raise errors.UsageError("SELECTOR is for --release; without it, give SDID alone.")
     world = world_of(settings)
     why = who(reason)
-    names = (
-        [lineage.sdid for lineage in world.shelf.lineages()] if sdid is None else [sdid_of(sdid)]
-    )
+    names = sdids_of(world, sdid)
     found = each(
         names,
         lambda name, relays: _tend(
@@ -176,7 +175,7 @@ def _tend(
     begin: bool = True,
 ) -> Report:
     if dry_run:
-        return lifecycle.preview(world, name, relays=relays, forced=forced)
+        return lifecycle.preview(world, name, relays=relays, forced=forced, begin=begin)
     return lifecycle.tend(world, name, why=why, relays=relays, forced=forced, begin=begin)
 
 
@@ -197,23 +196,7 @@ def each(
             return Report(name, problem=error.sentence)
 
     with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(progress(pool.map(one, names), len(names)))
-
-
-def progress(source: Iterable[Report], total: int) -> Iterator[Report]:
-    """The same, with a bar on a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("signing domains", total=total)
-        for one in source:
-            yield one
-            bar.advance(task)
+        return list(progress.watched(pool.map(one, names), len(names), "signing domains"))
 
 
 def sum_up(found: Sequence[Report], output_format: str, *, dry_run: bool) -> int:
@@ -222,7 +205,7 @@ def sum_up(found: Sequence[Report], output_format: str, *, dry_run: bool) -> int
     rows = [
         {
             "sdid": one.sdid,
-            "standing": one.standing.name.lower().replace("_", "-"),
+            "standing": one.standing.word,
             "steps": [f"{step.selector}: {step.action.value}" for step in one.steps],
             "why": one.problem or what_is_open(one),
         }
@@ -291,9 +274,10 @@ def emergency(
     order = order_for(settings, name, chosen, reason)
     done = orders.emergency(order, leave_unsigned=leave_unsigned, dry_run=dry_run)
     if done.successor is not None:
-        say(f"{done.successor.dns_name} signs {'would sign ' * dry_run}from now on")
-    else:
-        say(f"mail of {name} is not signed until another key is ready")
+        say(f"{done.successor.dns_name} {'would sign' if dry_run else 'signs'} from now on")
+    elif done.is_last:
+        unsigned = "would not be signed" if dry_run else "is not signed"
+        say(f"mail of {name} {unsigned} until another key is ready")
     say(f"forgeries can verify until {done.exposure.sentence} at worst, once p= is empty")
     _say_queued(settings, done.compromised)
     is_manual = order.world.is_by_hand(name)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +19,8 @@ from typing import Protocol
 
 import click
 
-from carbonseal.keys import durable, keyring, store, tables
-from carbonseal.keys.command_line import who
+from carbonseal.keys import durable, keyring, progress, store, tables
+from carbonseal.keys.command_line import dry_run_option, reason_option, say, who
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.takeover import (
     dataset,
@@ -81,12 +80,8 @@ class Settings(Protocol):
     is_flag=True,
     help="You answer for it that the DNS records are visible everywhere; DNS is not asked.",
 )
-@click.option("--reason", default="", help="Why, for the history; your login name is added.")
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Check everything and say what would be done; change nothing.",
-)
+@reason_option
+@dry_run_option
 @tables.output_options
 @click.pass_obj
 def import_tables(
@@ -127,7 +122,7 @@ def import_tables(
     tables.write_rows(map(_row, report.rows), _columns(output_format), output_format)
     _say_rules(findings, output_format)
     if dry_run:
-        _say("dry run: nothing changed")
+        say("dry run: nothing changed")
     return 0 if report.is_complete else _REFUSED
 
 
@@ -155,11 +150,7 @@ def _refuse_place(findings: Findings, path: str) -> None:
 
 def _watched(found: Sequence[Found]) -> Iterator[Found]:
     """Each RSA key is checked down to its primes, which takes a while with hundreds."""
-    if not sys.stderr.isatty():
-        yield from found
-        return
-    with click.progressbar(found, label="reading keys", file=sys.stderr) as bar:
-        yield from bar
+    return progress.watched(found, len(found), "reading keys")
 
 
 def _columns(output_format: str) -> Sequence[str]:
@@ -259,9 +250,9 @@ def export_keys(
     parts, notes = hand_over.parts(keys, form, installed_in or directory.absolute())
     _write(directory, parts)
     for note in notes:
-        _say(note)
+        say(note)
     if not with_private_keys:
-        _say("no private keys were written; --with-private-keys does it")
+        say("no private keys were written; --with-private-keys does it")
     rows = (
         {"file": str(directory / part.name), "what": part.what, "private": part.is_private}
         for part in parts
@@ -305,8 +296,3 @@ def _write(directory: Path, parts: Sequence[hand_over.Part]) -> None:
             f"{directory}: the keys cannot be written there ({reason}); choose a directory whose"
             " parent exists and is yours."
         ) from None
-
-
-def _say(text: str) -> None:
-    """What is not data goes to standard error, so that output can be piped."""
-    click.echo(text, err=True)

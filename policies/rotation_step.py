@@ -41,6 +41,11 @@ class Standing(IntEnum):
     UNREACHABLE = 3  # somebody who must be asked does not answer
     REFUSED = 4  # a rule forbids what was asked for
 
+    @property
+    def word(self) -> str:
+        """For tables and data: done, not-yet, held, unreachable, refused."""
+        return self.name.lower().replace("_", "-")
+
 
 @dataclass(frozen=True, slots=True)
 class Due:

@@ -38,6 +38,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
+from carbonseal.keys.publication import exchange
 from carbonseal.keys.publication.settings import DnsSettings, ServerAddress
 
 PAYLOAD: Final = 1232  # octets of UDP; DNS flag day 2020
@@ -228,25 +229,11 @@ def _over_tcp(question: dns.message.QueryMessage, address: ServerAddress, timeou
             link.connect(_place(address))
             wire = question.to_wire()
             link.sendall(struct.pack("!H", len(wire)) + wire)
-            (length,) = struct.unpack("!H", _receive(link, 2, deadline))
-            answer = _read(_receive(link, length, deadline), question, over_tcp=True)
-    except (OSError, EOFError):
+            (length,) = struct.unpack("!H", exchange.receive(link, 2, deadline))
+            answer = _read(exchange.receive(link, length, deadline), question, over_tcp=True)
+    except OSError:
         return Answer(Trouble.TRUNCATED)
     return Answer(Trouble.TRUNCATED) if answer.trouble else answer
-
-
-def _receive(link: socket.socket, length: int, deadline: float) -> bytes:
-    parts = bytearray()
-    while len(parts) < length:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        link.settimeout(left)
-        part = link.recv(length - len(parts))
-        if not part:
-            raise EOFError
-        parts += part
-    return bytes(parts)
 
 
 def _socket(address: ServerAddress, kind: socket.SocketKind) -> socket.socket:

@@ -107,24 +107,28 @@ def _exchange(wire: bytes, server: ServerAddress, timeout: float) -> bytes:
     with contextlib.closing(stream):
         try:
             stream.sendall(struct.pack("!H", len(wire)) + wire)
-            (length,) = struct.unpack("!H", _receive(stream, 2, deadline))
-            return _receive(stream, length, deadline)
+            (length,) = struct.unpack("!H", receive(stream, 2, deadline))
+            return receive(stream, length, deadline)
         except OSError as error:
             raise NoAnswer(_reason(error, timeout), may_have_arrived=True) from None
 
 
-def _receive(stream: socket.socket, length: int, deadline: float) -> bytes:
-    received = b""
-    while len(received) < length:
+def receive(stream: socket.socket, length: int, deadline: float) -> bytes:
+    """Exactly so many octets of a stream until a moment of the monotonic clock.
+
+    Raises: OSError; TimeoutError when the time is over, ConnectionResetError at an early end.
+    """
+    parts = bytearray()
+    while len(parts) < length:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         stream.settimeout(left)
-        part = stream.recv(length - len(received))
+        part = stream.recv(length - len(parts))
         if not part:
             raise ConnectionResetError
-        received += part
-    return received
+        parts += part
+    return bytes(parts)
 
 
 def _reason(error: OSError, timeout: float) -> str:

@@ -18,6 +18,7 @@ and unbound; directories below /tmp are then refused, and the log says so.
 
 from __future__ import annotations
 
+import abc
 import base64
 import contextlib
 import dataclasses
@@ -211,7 +212,7 @@ def free_port() -> int:
 # --- servers ------------------------------------------------------------------------------------
 
 
-class NameServer:
+class NameServer(abc.ABC):
     """What all four have in common; a subclass writes the configuration and names the program."""
 
     package: ClassVar[str]
@@ -329,11 +330,13 @@ class NameServer:
 
     # --- inside
 
+    @abc.abstractmethod
     def _write(self) -> None:
-        raise NotImplementedError
+        """Write the configuration and the zones."""
 
+    @abc.abstractmethod
     def _command(self) -> list[str]:
-        raise NotImplementedError
+        """The program with its arguments, in the foreground."""
 
     def _is_ready(self) -> bool:
         """Whether it answers with authority for every zone it has."""

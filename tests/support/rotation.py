@@ -13,6 +13,7 @@ Does not: know how a rotation goes; what it learns, it asks from outside.
 
 from __future__ import annotations
 
+import abc
 import itertools
 import re
 import threading
@@ -447,7 +448,7 @@ def second_opinion(messages: list[Message], per_key: int = 10) -> Counter[str]:
 # --- those who watch ------------------------------------------------------------------------------
 
 
-class _Watching:
+class _Watching(abc.ABC):
     """A thread that looks again and again; a context manager."""
 
     def __init__(self, every: float) -> None:
@@ -472,8 +473,9 @@ class _Watching:
         while not self._stop.wait(self._every):
             self.look()
 
+    @abc.abstractmethod
     def look(self) -> None:
-        raise NotImplementedError
+        """One look."""
 
 
 class Poison(_Watching):

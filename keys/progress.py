@@ -1,0 +1,34 @@
+"""A bar on a terminal for what takes long; nothing where nobody looks.
+
+Promises: hands on every item in its order; the bar goes to standard error, so that output can be
+piped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+
+def watched(source: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """The items of `source`, of which there are `total`, with a bar that counts `what`."""
+    if not sys.stderr.isatty():
+        yield from source
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        for item in source:
+            yield item
+            bar.advance(task)
