@@ -100,6 +100,9 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     content |= {
         "v": record.VERSION,
         "record_id": record_id,
+        "salt": record.new_salt(),
+        "retention": None,
+        "bcc_maps": None,
         "recorded_at": record.timestamp(now),
         "relay": services.relay or transaction.relay,
         "config_version": configuration.version,

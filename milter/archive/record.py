@@ -14,6 +14,7 @@ them later (decoded Subject, addresses, date) is derived by the writer, away fro
 from __future__ import annotations
 
 import json
+import os
 import random
 import zlib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from typing import Any
 
 import orjson
 
-VERSION = 1
+VERSION = 2
 TORN_MARK = b"~"  # ends a line whose write was cut short; no record ends so
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -53,6 +54,14 @@ def new_record_id(milliseconds: int) -> str:
     # Unique is enough: `random` is seeded by the kernel, in each forked process anew.
     value = (milliseconds << 80) | random.getrandbits(80)
     return "".join([_PAIRS[(value >> shift) & 0x3FF] for shift in _SHIFTS])
+
+
+def new_salt() -> str:
+    """128 random bits in hexadecimal: what hides the record's parts behind their evidence.
+
+    From the kernel's generator: who could guess it could try out names after a person was erased.
+    """
+    return os.urandom(16).hex()
 
 
 def timestamp(seconds: float) -> str:

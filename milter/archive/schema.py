@@ -1,9 +1,12 @@
 """The tables of the archive, in SQLAlchemy Core, the same on SQLite, PostgreSQL and MariaDB.
 
-Facts: `message`, `recipient`, `signature`, `header_section`.  Indexes that are tables, so that they
-are the same everywhere: `participant`, `participant_domain`, `subject_word`.  Dictionaries of what
-many messages share: `address`, `domain`, `circumstance`, `route`, `signing_form`.  Book-keeping:
-`segment`, `set_aside`.
+Facts: `message`, `header_section`.  Dictionaries of what many messages share: `address`, `domain`,
+`circumstance`, `route`, `signing_form`, `verdict`, `retention`.  Indexes that are tables on SQLite
+and MariaDB: `participant`, `participant_domain`, `header_term`; PostgreSQL, where a row of such a
+table costs a hundred octets, has arrays of terms with GIN instead (`message_terms`,
+`header_section_terms`; `postings` says what goes in).  The spool as loaded: `segment`, `set_aside`,
+`repeated`.  Evidence: `seal`, `stamp`.  What was taken out, and what must not be: `tombstone`,
+`redaction`, `hold`, `hold_member`.
 
 Promises: the record id is the only key of a fact.  Its first 48 bits are the time, so each index
 (what, record_id) is in order of time, pages are cut by comparing one value (MariaDB finds no index
@@ -35,6 +38,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    column,
+    table,
 )
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -87,12 +92,19 @@ class RecordId(TypeDecorator[str]):
 _LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 _OCTETS = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 _HASH = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
+_LARGE = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+_DIGEST = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
 # Indexed text is compared octet by octet on every engine.
 _INDEXED = (
     String(255)
     .with_variant(mysql.VARCHAR(255, collation="utf8mb4_bin"), "mysql", "mariadb")
     .with_variant(String(255, collation="C"), "postgresql")
 )
+
+
+def _has_no_arrays(_ddl: Any, _target: Any, bind: Any, *, dialect: Any = None, **_: Any) -> bool:
+    name: str = (dialect or bind.dialect).name
+    return name != "postgresql"
 
 
 def _key(name: str, kind: Any, comment: str) -> Column[Any]:
@@ -179,22 +191,58 @@ signing_form = Table(
     comment="what many signatures have in common",
 )
 
+verdict = Table(
+    "verdict",
+    metadata,
+    _key("verdict_id", BigInteger, "first 8 octets of SHA-256 of the text"),
+    _must("reasons", _LONG_TEXT, "reasons as JSON; {name} where the message row says about what"),
+    comment="reasons of all decisions, as many messages have them in common",
+)
+
+retention = Table(
+    "retention",
+    metadata,
+    _key("retention_id", BigInteger, "first 8 octets of SHA-256 of the other columns"),
+    _must("name", Text, "retention class"),
+    _may("keep", BigInteger, "seconds for which the record is kept; null: for ever"),
+    _may("headers", BigInteger, "seconds for its header section; null: as long as the record"),
+    _may("subject", BigInteger, "seconds for its subject; null: as long as the header section"),
+    comment="retention classes as stamped when records were made; a later setting makes new rows",
+)
+
 message = Table(
     "message",
     metadata,
     _record_id(),
+    # The wide ones first: PostgreSQL would fill the gaps between them.
     _must("recorded_at", BigInteger, "when it was sealed; microseconds UTC since 1970"),
     _must("circumstance_id", BigInteger, "relay, listener, configuration, TLS, origin"),
+    _must("verdict_id", BigInteger, "reasons of all decisions"),
+    _may("retention_id", BigInteger, "retention class it was stamped with; null: none"),
     _must("segment_id", BigInteger, "spool segment the record came from"),
-    _must("segment_offset", BigInteger, "octets before it in that segment"),
+    _may("reverse_path_id", BigInteger, "address; null for the null reverse-path"),
+    _may("author_id", BigInteger, "address of the first author"),
+    _may("message_id_hash", BigInteger, "by which Message-ID is found"),
+    _may("login_hash", BigInteger, "by which the login is found, without regard to case"),
+    _may("date", BigInteger, "Date field; seconds UTC since 1970"),
+    _must("size", BigInteger, "octets of the message"),
+    _must("body_size", BigInteger, "octets of the body"),
+    _must("position", Integer, "its place among the records of that segment, from 0"),
+    _must("header_size", Integer, "octets of the header section"),
+    _must("client_port", Integer, "client's port"),
+    _must("header_count", Integer, "header fields"),
+    _must("author_count", Integer, "mailboxes in From"),
+    _must("recipient_count", Integer, "envelope recipients"),
+    _must("copy_count", SmallInteger, "archive recipients added"),
+    _must("crossing", SmallInteger, "0 internal, 1 outbound, 2 inbound, 3 transit"),
+    _must("disposition", SmallInteger, "0 accept, 1 tempfail, 2 reject"),
+    _must("is_signed", Boolean, "at least one signature was made"),
+    _must("archive_addressed", Boolean, "the sender had addressed the archive already"),
     _must("queue_id", _INDEXED, "Postfix queue id"),
     _may("client_address", _HASH, "client's IP address, IPv4 as ::ffff:a.b.c.d"),
-    _must("client_port", Integer, "client's port"),
     _must("client_name", Text, "client's host name"),
     _must("helo", _LONG_TEXT, "argument of HELO or EHLO"),
     _may("login", Text, "SASL login"),
-    _may("login_hash", BigInteger, "by which the login is found, without regard to case"),
-    _may("reverse_path_id", BigInteger, "address; null for the null reverse-path"),
     _may("reverse_path_spelling", _OCTETS, "where it differs from the dictionary"),
     _may("reverse_path_raw", _OCTETS, "argument of MAIL FROM unless <address>"),
     _may("reverse_path_resolved", _OCTETS, "{mail_addr}; empty: the dictionary's; null: not given"),
@@ -204,63 +252,24 @@ message = Table(
         _LONG_TEXT,
         "what the reason for its place is about, unless the address",
     ),
-    _must("crossing", SmallInteger, "0 internal, 1 outbound, 2 inbound, 3 transit"),
-    _must("disposition", SmallInteger, "0 accept, 1 tempfail, 2 reject"),
-    _must("is_signed", Boolean, "at least one signature was made"),
-    _must("archive_addressed", Boolean, "the sender had addressed the archive already"),
-    _must("author_count", Integer, "mailboxes in From"),
-    _may("author_id", BigInteger, "address of the first author"),
     _may("author_spelling", _OCTETS, "where it differs from the dictionary"),
-    _may("message_id_hash", BigInteger, "by which Message-ID is found"),
-    _may("date", BigInteger, "Date field; seconds UTC since 1970"),
-    _must("size", BigInteger, "octets of the message"),
-    _must("header_size", BigInteger, "octets of the header section"),
-    _must("header_count", Integer, "header fields"),
-    _must("body_size", BigInteger, "octets of the body"),
     _may(
         "body_hash",
         LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb"),
         "SHA-256 of the canonical body (RFC 6376 bh=)",
     ),
-    _must("reasons", _LONG_TEXT, "reasons of all decisions as JSON"),
+    _must("recipients", _OCTETS, "envelope recipients, then archive recipients; see packed"),
+    _may("signatures", _OCTETS, "DKIM signatures made, in order; see packed; null: none"),
+    _may("salt", _HASH, "of the evidence for all but the header section; null: unsalted, redacted"),
     _may("verbatim", _OCTETS, "the record itself where these columns cannot tell it exactly"),
     Index("message_by_queue_id", "queue_id", "record_id"),
     Index("message_by_message_id", "message_id_hash", "record_id"),
     Index("message_by_client", "client_address", "record_id"),
-    Index("message_by_login", "login_hash", "record_id"),
-    Index("message_by_crossing", "crossing", "record_id"),
-    Index("message_by_signed", "is_signed", "record_id"),
+    # PostgreSQL has these three as terms.
+    Index("message_by_login", "login_hash", "record_id").ddl_if(callable_=_has_no_arrays),
+    Index("message_by_crossing", "crossing", "record_id").ddl_if(callable_=_has_no_arrays),
+    Index("message_by_signed", "is_signed", "record_id").ddl_if(callable_=_has_no_arrays),
     comment="one row per sealed message",
-)
-
-recipient = Table(
-    "recipient",
-    metadata,
-    _record_id(),
-    _key("position", Integer, "order: envelope recipients, then archive recipients"),
-    _must("kind", SmallInteger, "0 envelope, 1 archive copy"),
-    _may("address_id", BigInteger, "address as resolved; null: none"),
-    _may("spelling", _OCTETS, "where it differs from the dictionary"),
-    _may("raw", _OCTETS, "argument of RCPT TO unless <address>"),
-    _may("resolved", _OCTETS, "{rcpt_addr}; empty: the dictionary's; null: not given"),
-    _may("esmtp", _LONG_TEXT, "ESMTP parameters (NOTIFY, ORCPT) as JSON; null: none"),
-    _may("route_id", BigInteger, "place, reason, transport, next hop"),
-    _may("about", _LONG_TEXT, "what the reason for its place is about, unless the address"),
-    comment="envelope and archive recipients",
-    sqlite_with_rowid=False,
-)
-
-signature = Table(
-    "signature",
-    metadata,
-    _record_id(),
-    _key("position", SmallInteger, "order of signing"),
-    _must("form_id", BigInteger, "SDID, selector, algorithm, fields"),
-    _may("auid", Text, "i= unless @ and the SDID"),
-    _must("signed_at", BigInteger, "t=; seconds UTC since 1970"),
-    _may("expires_at", BigInteger, "x=; seconds UTC since 1970"),
-    comment="DKIM signatures made",
-    sqlite_with_rowid=False,
 )
 
 header_section = Table(
@@ -269,8 +278,19 @@ header_section = Table(
     _record_id(),
     _may("message_id", _LONG_TEXT, "Message-ID without angle brackets"),
     _may("subject", _LONG_TEXT, "Subject decoded for people"),
+    _may("salt", _HASH, "of its evidence, from which message.salt was derived; null: unsalted"),
     _must("fields", _OCTETS, "header fields in order, exact; see header_store"),
     comment="a table of its own, since it may have to go earlier than the envelope",
+)
+
+# PostgreSQL only; the other engines have the three tables below instead.
+message_terms = table(
+    "message", column("record_id", RecordId()), column("terms", postgresql.ARRAY(BigInteger()))
+)
+header_section_terms = table(
+    "header_section",
+    column("record_id", RecordId()),
+    column("terms", postgresql.ARRAY(BigInteger())),
 )
 
 participant = Table(
@@ -297,12 +317,12 @@ participant_domain = Table(
     sqlite_with_rowid=False,
 )
 
-subject_word = Table(
-    "subject_word",
+header_term = Table(
+    "header_term",
     metadata,
-    _key("word_id", BigInteger, "first 8 octets of SHA-256 of the word without case and accents"),
+    _key("term_id", BigInteger, "word of the subject, or a field's value; see terms"),
     _record_id(),
-    comment="index of subject words",
+    comment="index of subject words and of indexed header fields",
     sqlite_with_rowid=False,
 )
 
@@ -311,16 +331,13 @@ segment = Table(
     metadata,
     _key("segment_id", BigInteger, "first 8 octets of SHA-256 of the name"),
     _must("name", Text, "file name in the spool without suffix"),
+    _must("relay", Text, "relay whose spool it was"),
     _must("progress", BigInteger, "octets loaded: the next record begins here"),
+    _must("lines", Integer, "lines of records in them, those set aside included"),
     _must("records", BigInteger, "records loaded"),
     _must("refused", BigInteger, "lines set aside"),
     _must("is_complete", Boolean, "its footer was seen"),
-    _may(
-        "merkle_root",
-        LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb"),
-        "root over its records, from the footer",
-    ),
-    comment="spool segments and how far they are loaded",
+    comment="spool segments and how far they are loaded; book-keeping, not evidence",
 )
 
 set_aside = Table(
@@ -328,6 +345,104 @@ set_aside = Table(
     metadata,
     _key("segment_id", BigInteger, "segment of the line"),
     _key("segment_offset", BigInteger, "octets before it"),
+    _must("position", Integer, "its place among the lines of that segment, from 0"),
     _must("why", _LONG_TEXT, "what was wrong with it"),
     comment="spool lines that could not be loaded; the lines are in the spool's set-aside/",
+)
+
+repeated = Table(
+    "repeated",
+    metadata,
+    _key("segment_id", BigInteger, "segment of the line"),
+    _key("position", Integer, "its place among the lines of that segment, from 0"),
+    _must("record_id", RecordId(), "the record that another line had brought before"),
+    comment="lines whose record was there already, from another line",
+)
+
+seal = Table(
+    "seal",
+    metadata,
+    _key("relay", _INDEXED, "relay that sealed the segment"),
+    _key("number", BigInteger, "of the relay's sealed segments, from 1 without a gap"),
+    _must("segment_id", BigInteger, "the segment"),
+    _must("first_record_id", RecordId(), "no record of the segment is older"),
+    _must("last_record_id", RecordId(), "none is newer"),
+    _must("entry", _LONG_TEXT, "what was signed: canonical JSON; see evidence.seal"),
+    _must("signature", _OCTETS, "Ed25519 of the relay's evidence key over the entry"),
+    _must("leaves", _LARGE, "evidence of each line in order, 64 octets each; see evidence.leaf"),
+    Index("seal_by_segment", "segment_id"),
+    Index("seal_by_time", "last_record_id"),
+    comment="sealed segments, chained per relay; rows are only ever added",
+)
+
+stamp = Table(
+    "stamp",
+    metadata,
+    _key("relay", _INDEXED, "relay"),
+    _key("number", BigInteger, "seal whose entry was stamped"),
+    _must("token", _OCTETS, "RFC 3161 time-stamp token"),
+    comment="time stamps of others; rows are only ever added",
+)
+
+tombstone = Table(
+    "tombstone",
+    metadata,
+    _key("event", BigInteger, "number of the audit event that took the records out"),
+    _key("segment_id", BigInteger, "segment they came from"),
+    _key("part", SmallInteger, "0 record, 1 header section, 2 subject"),
+    _must("positions", _LARGE, "their places in the segment, as compressed bits"),
+    comment="what retention took out, so that evidence can tell it from loss",
+)
+
+redaction = Table(
+    "redaction",
+    metadata,
+    _record_id(),
+    _must("event", BigInteger, "number of the audit event"),
+    _must("evidence", _LONG_TEXT, "salts of the parts left, commitments of those gone, as JSON"),
+    comment="records from which a person was erased",
+)
+
+hold = Table(
+    "hold",
+    metadata,
+    _key("hold_id", BigInteger, "random"),
+    _must("name", _INDEXED, "as people call it"),
+    _must("reason", _LONG_TEXT, "case, or why"),
+    _must("query", _LONG_TEXT, "what it holds, as JSON of a Search"),
+    _must("is_live", Boolean, "records that come later are held as well"),
+    _must("set_at", BigInteger, "microseconds UTC since 1970"),
+    _must("set_by", Text, "who"),
+    _may("released_at", BigInteger, "null: in force"),
+    _may("released_by", Text, "who"),
+    UniqueConstraint("name", name="hold_by_name"),
+    comment="legal holds",
+)
+
+hold_member = Table(
+    "hold_member",
+    metadata,
+    _key("hold_id", BigInteger, "hold"),
+    _record_id(),
+    Index("hold_member_by_record", "record_id"),
+    comment="records that a hold was found to cover",
+    sqlite_with_rowid=False,
+)
+
+# The audit has a place of its own where the archive is an SQLite file (see `audit`): officers may
+# add to it and may not write to the archive.
+audit_metadata = MetaData()
+
+audit = Table(
+    "audit",
+    audit_metadata,
+    _key("number", BigInteger, "from 1 without a gap"),
+    _must("at", BigInteger, "microseconds UTC since 1970"),
+    _must("actor", Text, "who"),
+    _must("action", Text, "search, show, trace, stats, export, hold, release, retain, erase, ..."),
+    _must("reason", _LONG_TEXT, "case, or why; empty where none is demanded"),
+    _must("detail", _LONG_TEXT, "query, counts and what else belongs to it, as JSON"),
+    _must("previous", _DIGEST, "digest of the event before"),
+    _must("digest", _DIGEST, "SHA-256 over all of the above; see audit"),
+    comment="who asked for, saw, exported, held and deleted what; rows are only ever added",
 )

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from carbonseal.milter.archive import database, query, record, spool, writer
+from carbonseal.milter.archive import database, record, spool, writer
+from carbonseal.milter.archive.search import query
 
 START = 1_795_237_200.0  # 2026-11-21T05:00:00Z
 
@@ -19,7 +20,10 @@ def build_record(number: int = 0, *, seconds: float | None = None, **changes: An
     """A record like those of `seal`, `number` seconds after START; changes replace whole keys."""
     now = START + (number if seconds is None else seconds)
     content: Record = {
-        "v": 1,
+        "v": 2,
+        "salt": "5a" * 16,
+        "retention": None,
+        "bcc_maps": None,
         "record_id": record.new_record_id(int(now * 1000)),
         "recorded_at": record.timestamp(now),
         "relay": "mx1.example.com",

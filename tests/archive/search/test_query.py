@@ -21,7 +21,8 @@ from support.archive import (
     headers,
 )
 
-from carbonseal.milter.archive import query, record
+from carbonseal.milter.archive import record
+from carbonseal.milter.archive.search import query
 from carbonseal.policies.errors import NotFound
 
 T0 = datetime.fromtimestamp(START, UTC)

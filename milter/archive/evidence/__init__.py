@@ -1,0 +1,1 @@
+"""Proof that what the archive says is what was recorded."""

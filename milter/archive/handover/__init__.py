@@ -1,0 +1,1 @@
+"""Records that leave the archive, with their proof, and come back."""
