@@ -114,13 +114,13 @@ def headers(**fields: str) -> list[list[str]]:
 
 
 class Archive:
-    """A spool and an SQLite archive behind it."""
+    """A spool and an archive behind it: in an SQLite file unless a URL says where."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, database_url: str | None = None) -> None:
         self.spool_directory = directory / "spool"
         self.spool_directory.mkdir()
-        self.file = directory / "archive.db"
-        self.database_url = f"sqlite:///{self.file}"
+        self.file = directory / "archive.db"  # of an SQLite archive
+        self.database_url = database_url or f"sqlite:///{self.file}"
         self.events: list[tuple[str, dict[str, Any]]] = []
         self._engine: Engine | None = None
         self._number = itertools.count()

@@ -1,0 +1,194 @@
+"""A database server of our own: a process, its directory, and the certainty that both go.
+
+Promises: the server runs as an unprivileged user (tests may run as root, database servers must
+not), in a directory below /tmp that only that user may enter.  It ends with `close`, at the latest
+when Python ends, and also when the test process is killed: a watcher then ends it by its pid and
+removes the directory.
+
+Raises: `ServerMissing` without the Debian package; `ServerFailed` with the tail of the log when a
+server does not do what was asked.
+
+Does not: know any database; `postgresql` and `mariadb` do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_POLL = 0.02  # seconds between two looks
+_TAIL = 4_000  # characters of a log in an error
+PATIENCE = 60.0
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+
+
+class ServerMissing(Exception):
+    """A Debian package is not installed."""
+
+
+class ServerFailed(Exception):
+    """A private server did not do what was asked; the text carries the tail of its log."""
+
+
+class PrivateServer:
+    """One server process in a directory of its own."""
+
+    program = "the server"
+
+    def __init__(self, *, user: str, end_at_once: signal.Signals) -> None:
+        self._user = _unprivileged(user)
+        self._end_at_once = end_at_once
+        self.password = secrets.token_hex(8)  # loopback is open to everybody on the machine
+        self.directory = Path(tempfile.mkdtemp(prefix="cs-db-", dir="/tmp"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        if self._user is not None:
+            os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
+        atexit.register(self.close)
+
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None, f"{self.program} is not running"
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def run(self, command: Sequence[str | Path], *, patience: float = PATIENCE) -> str:
+        """A program to its end, as the server's user; what it printed."""
+        done = subprocess.run(
+            self._as_user(command),
+            cwd=self.directory,
+            env=_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=patience,
+            check=False,
+        )
+        said = done.stdout.decode(errors="replace")
+        if done.returncode:
+            raise ServerFailed(f"{command[0]} ended with {done.returncode}:\n{said[-_TAIL:]}")
+        return said
+
+    def launch(self, command: Sequence[str | Path], is_ready: Callable[[], bool]) -> None:
+        """Start the server; returns once it is ready."""
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._as_user(command),
+                cwd=self.directory,
+                env=_ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._watch()
+        self.wait_for(is_ready, "did not start")
+
+    def wait_for(self, is_done: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+        """Ask until it is so; ServerFailed when the server ends or patience does."""
+        deadline = time.monotonic() + patience
+        while not is_done():
+            if not self.is_running:
+                raise ServerFailed(f"{self.program} has ended:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"{self.program} {what}:\n{self.tail()}")
+            time.sleep(_POLL)
+
+    def end(self, how: signal.Signals) -> None:
+        """Send a signal and wait for the end, by pid."""
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(how)
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._dismiss()
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is written any more, nobody is told."""
+        self.end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stop answering without closing any connection."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on after `freeze`."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the server at once and remove its directory."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        if self.is_running:
+            self.thaw()
+        self.end(self._end_at_once)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def tail(self) -> str:
+        """The end of the server's log."""
+        try:
+            return (self.directory / "log").read_text(errors="replace")[-_TAIL:]
+        except OSError:
+            return "(no log)"
+
+    def _as_user(self, command: Sequence[str | Path]) -> list[str]:
+        words = [str(word) for word in command]
+        if self._user is None:
+            return words
+        ids = [f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}", "--clear-groups"]
+        return ["setpriv", *ids, *words]
+
+    def _watch(self) -> None:
+        """A process that cleans up when this one is gone: its input then ends without a line."""
+        ending = f'kill -CONT "$0"; kill -{self._end_at_once.name.removeprefix("SIG")} "$0"'
+        script = f'read -r line || {{ {ending}; sleep 1; kill -KILL "$0"; rm -rf -- "$1"; }}'
+        self._watcher = subprocess.Popen(
+            ["/bin/sh", "-c", script, str(self.pid), str(self.directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _dismiss(self) -> None:
+        """The server has been waited for: its pid may be another's soon."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.communicate(b"\n")
+
+
+def program(name: str, places: Sequence[str], package: str) -> Path:
+    """Where a program is.  Raises: ServerMissing."""
+    found = shutil.which(name, path=":".join(places))
+    if found is None:
+        raise ServerMissing(f"{name} is missing; apt-get install {package}")
+    return Path(found)
+
+
+def _unprivileged(name: str) -> pwd.struct_passwd | None:
+    """Whom to become; None when the tests are no root's anyway."""
+    if os.getuid():
+        return None
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return pwd.getpwnam("nobody")
