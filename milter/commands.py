@@ -21,8 +21,9 @@ import yaml
 
 from carbonseal.keys import keyring, tables
 from carbonseal.keys.publication import publisher
-from carbonseal.milter import config, explain, postfix_setup, socket_address, supervisor
+from carbonseal.milter import config, explain, postfix_setup, seal, socket_address, supervisor
 from carbonseal.milter.config import Configuration
+from carbonseal.policies import retention
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
 _OTHER_QUEUES = 5 * 86400  # seconds
@@ -181,6 +182,7 @@ def explain_command(context: Context, /, as_json: bool, **question: Any) -> None
                     "crossing": answer.crossing,
                     "would_sign": answer.would_sign,
                     "would_copy": answer.would_copy,
+                    "would_keep": seal.retention_facts(answer.would_keep),
                     "disposition": answer.disposition,
                     "reasons": [str(reason) for reason in answer.reasons],
                 }
@@ -190,10 +192,21 @@ def explain_command(context: Context, /, as_json: bool, **question: Any) -> None
     click.echo(f"crossing     {answer.crossing}")
     click.echo(f"signatures   {', '.join(answer.would_sign) or 'none'}")
     click.echo(f"archive copy {', '.join(answer.would_copy) or 'none'}")
+    click.echo(f"kept         {_kept(answer.would_keep)}")
     click.echo(f"disposition  {answer.disposition}")
     click.echo()
     for reason in answer.reasons:
         click.echo(f"  {reason.code:26} {tables.escape(reason.sentence)}")
+
+
+def _kept(stamp: retention.Stamp | None) -> str:
+    if stamp is None:
+        return "for ever"
+    terms = stamp.terms
+    whole = "for ever" if terms.keep is None else retention.days(terms.keep)
+    parts = (("header section", terms.headers), ("subject", terms.subject))
+    shorter = [f"{what} {retention.days(time)}" for what, time in parts if time is not None]
+    return ", ".join([f"{whole} (class {stamp.name})", *shorter])
 
 
 @click.group()

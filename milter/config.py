@@ -26,12 +26,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from carbonseal.keys import generate
 from carbonseal.keys.publication.settings import DnsSettings, PublishRule, ServerAddress
 from carbonseal.milter import config_file, socket_address
-from carbonseal.policies import address, archiving, disposition, domains, origin, rotation, signing
+from carbonseal.policies import (
+    address,
+    archiving,
+    disposition,
+    domains,
+    origin,
+    retention,
+    rotation,
+    signing,
+)
 from carbonseal.policies.boundary import CrossingKind
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
 DEFAULT_PATH = Path("/etc/carbonseal/carbonseal.yaml")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_PERIODS = {"d": 86400, "w": 604800, "y": retention.YEAR}
 _Form = Literal["relaxed", "simple"]
 _LONGEST = 100 * 365 * 86400  # seconds
 _SIZES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
@@ -67,6 +77,16 @@ def _seconds(value: Any) -> Any:
         if not found:
             raise ValueError("write a duration such as 30s, 15m, 12h, 7d or 2w")
         return int(found[1]) * _UNITS[found[2]]
+    return value
+
+
+def _period(value: Any) -> Any:
+    # Months are left out: m is minutes everywhere else, and months are of several lengths.
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d{1,5})\s*([dwy])", value)
+        if not found:
+            raise ValueError("write a time to keep such as 90d, 26w or 7y, where 1y is 366 days")
+        return int(found[1]) * _PERIODS[found[2]]
     return value
 
 
@@ -121,6 +141,10 @@ def _database(value: Any) -> Any:
 
 
 Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0, le=_LONGEST)]
+# Less than a day would let a slip of the pen empty the archive.
+Period = Annotated[
+    int, BeforeValidator(_period), Field(ge=retention.DAY, le=1000 * retention.YEAR)
+]
 Size = Annotated[int, BeforeValidator(_octets), Field(ge=0)]
 Line = Annotated[str, BeforeValidator(_checked(_line))]
 Directory = Annotated[Path, BeforeValidator(_checked(_line)), Field(strict=False)]
@@ -212,6 +236,12 @@ class RecordSection(_Section):
     relay: Line | None = None
 
 
+class AuditSection(_Section):
+    """What whoever asks the archive must say."""
+
+    require_reason: bool = False
+
+
 class FailureSection(_Section):
     """Overrides of the failure policy."""
 
@@ -270,6 +300,67 @@ class RotationSection(_Section):
     relays: dict[Line, Annotated[list[Line], Field(min_length=1)]] = {}
 
 
+class TermsSection(_Section):
+    """Times to keep: of the record, its header section, its subject."""
+
+    keep: Period | None = None
+    headers: Period | None = None
+    subject: Period | None = None
+
+
+class RetentionRuleSection(_Section):
+    """Messages that belong to a retention class."""
+
+    use: Line
+    crossing: Literal["internal", "outbound", "inbound", "transit"] | None = None
+    domains: list[DomainEntry] | None = None
+    author: Pattern | None = None
+    logins: list[Line] | None = None
+
+
+class RetentionSection(_Section):
+    """How long records are kept."""
+
+    classes: dict[Line, TermsSection] = {}
+    rules: list[RetentionRuleSection] = []
+    default: Line | None = None
+    floor: TermsSection = TermsSection()
+    ceiling: TermsSection = TermsSection()
+
+    @pydantic.model_validator(mode="after")
+    def _agrees(self) -> RetentionSection:
+        try:
+            _retention(self)
+        except ConfigurationError as fault:
+            raise ValueError(fault.sentence) from None
+        return self
+
+
+# Here already, because the default of the section below is checked with it.
+def _retention(section: RetentionSection) -> retention.RetentionPolicy:
+    return retention.RetentionPolicy(
+        classes={name: _terms(terms) for name, terms in section.classes.items()},
+        rules=tuple(map(_retention_rule, section.rules)),
+        default=section.default,
+        floor=_terms(section.floor),
+        ceiling=_terms(section.ceiling),
+    )
+
+
+def _terms(section: TermsSection) -> retention.Terms:
+    return retention.Terms(section.keep, section.headers, section.subject)
+
+
+def _retention_rule(section: RetentionRuleSection) -> retention.RetentionRule:
+    return retention.RetentionRule(
+        name=section.use,
+        crossing=None if section.crossing is None else CrossingKind(section.crossing),
+        domains=None if section.domains is None else domains.DomainSet(section.domains),
+        author=None if section.author is None else signing.AuthorPattern.parse(section.author),
+        logins=None if section.logins is None else frozenset(map(str.casefold, section.logins)),
+    )
+
+
 class LogSection(_Section):
     """What is logged, and how."""
 
@@ -285,8 +376,10 @@ class FileModel(_Section):
     signing: SigningSection = SigningSection()
     archive: ArchiveSection = ArchiveSection()
     record: RecordSection = RecordSection()
+    audit: AuditSection = AuditSection()
     dns: DnsSection = DnsSection()
     rotation: RotationSection = RotationSection()
+    retention: RetentionSection = RetentionSection()
     failure: FailureSection = FailureSection()
     log: LogSection = LogSection()
 
@@ -304,6 +397,7 @@ class Configuration:
     failure: disposition.FailurePolicy
     dns: DnsSettings
     rotation: rotation.Rules
+    retention: retention.RetentionPolicy
 
     @property
     def keys_directory(self) -> Path:
@@ -352,6 +446,7 @@ def assemble(document: config_file.Document) -> Configuration:
         archive=_archive(model.archive),
         dns=_dns(model.dns),
         rotation=_rotation(model.rotation),
+        retention=_retention(model.retention),
         failure=disposition.FailurePolicy(
             {
                 disposition.FailureClass(name): disposition.Answer(answer)
@@ -529,7 +624,8 @@ def _sentence(document: config_file.Document, key_path: tuple[Any, ...], about: 
         return f"{place}: {'.'.join(map(str, error['loc']))} is missing; it has no default"
     words = " or ".join(dict.fromkeys(_in_words(one, key_path) for one in about))
     words = words.replace(" or write ", " or ")
-    found = "" if dotted == "record.database" else f" (found {_found(error['input'])})"
+    is_shown = dotted not in ("record.database", "retention")
+    found = f" (found {_found(error['input'])})" if is_shown else ""
     return f"{place}: {dotted}: {words}{found}"
 
 

@@ -25,6 +25,7 @@ from carbonseal.policies import disposition
 from carbonseal.policies.envelope import Client
 from carbonseal.policies.errors import DataError
 from carbonseal.policies.reason import Reason
+from carbonseal.policies.retention import Stamp
 
 _MAX_MESSAGE = 256 * 1024 * 1024
 _MAX_ADDRESS = 2048  # Postfix's line_length_limit: no longer one arrives
@@ -50,6 +51,7 @@ class Explanation:
     crossing: str
     would_sign: tuple[str, ...]  # sdid/selector
     would_copy: tuple[str, ...]
+    would_keep: Stamp | None  # None: for ever
     disposition: str
     reasons: tuple[Reason, ...]
 
@@ -67,12 +69,14 @@ def explain(question: Question, configuration: Configuration) -> Explanation:
         crossing=decisions.crossing.crossing,
         would_sign=tuple(f"{one.sdid}/{one.selector}" for one in requests),
         would_copy=decisions.copy.add,
+        would_keep=decisions.retention,
         disposition=configuration.failure.dispose(failure).answer,
         reasons=(
             decisions.origin.reason,
             *decisions.crossing.reasons,
             *((breaker,) if breaker else decisions.signing.reasons),
             *decisions.copy.reasons,
+            *decisions.retention_reasons,
         ),
     )
 

@@ -25,13 +25,22 @@ from carbonseal.milter.archive.spool import SpoolUnwritable
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.edits import AddRecipient, Edit, InsertField, Verdict
 from carbonseal.milter.transaction import Transaction, text
-from carbonseal.policies import archiving, boundary, header_fields, origin, signing, survival
+from carbonseal.policies import (
+    archiving,
+    boundary,
+    header_fields,
+    origin,
+    retention,
+    signing,
+    survival,
+)
 from carbonseal.policies.address import Address
 from carbonseal.policies.archiving import ArchivePlan
 from carbonseal.policies.boundary import Classification
 from carbonseal.policies.disposition import Answer, FailureClass
 from carbonseal.policies.origin import Origin
 from carbonseal.policies.reason import Reason
+from carbonseal.policies.retention import Stamp
 from carbonseal.policies.signing import SigningPlan
 
 
@@ -71,6 +80,8 @@ class Decisions:
     crossing: Classification
     signing: SigningPlan
     copy: ArchivePlan
+    retention: Stamp | None  # None: kept for ever
+    retention_reasons: tuple[Reason, ...]
 
 
 def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
@@ -90,6 +101,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         *decisions.crossing.reasons,
         *signing.reasons,
         *decisions.copy.reasons,
+        *decisions.retention_reasons,
     )
     is_accepted = disposition.answer is Answer.ACCEPT
     signatures = signing.signatures if is_accepted else ()
@@ -101,7 +113,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         "v": record.VERSION,
         "record_id": record_id,
         "salt": record.new_salt(),
-        "retention": None,
+        "retention": retention_facts(decisions.retention),
         "bcc_maps": None,
         "recorded_at": record.timestamp(now),
         "relay": services.relay or transaction.relay,
@@ -161,7 +173,13 @@ def decide(
         key_refusal=keyring.refused.get,
     )
     copy = archiving.recipients(crossing, proof, configuration.archive)
-    return Decisions(proof, crossing, plan, copy)
+    stamp, why = retention.stamp(
+        crossing,
+        author=plan.author,
+        login=transaction.login or "",
+        policy=configuration.retention,
+    )
+    return Decisions(proof, crossing, plan, copy, stamp, () if why is None else (why,))
 
 
 def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:
@@ -275,6 +293,19 @@ def _signature_facts(signature: Signature) -> dict[str, Any]:
         "fields": ":".join(request.fields),
         "signed_at": signature.signed_at,
         "expires_at": signature.expires_at,
+    }
+
+
+def retention_facts(stamp: Stamp | None) -> dict[str, Any] | None:
+    """The stamp as it stands in the record, times in seconds."""
+    if stamp is None:
+        return None
+    terms = stamp.terms
+    return {
+        "class": stamp.name,
+        "keep": terms.keep,
+        "headers": terms.headers,
+        "subject": terms.subject,
     }
 
 

@@ -97,6 +97,9 @@ SENTENCES: Mapping[str, str] = {
     "copied-by-peer": "No archive copy: the peer {about} added it.",
     "copies-switched-off": "No archive copy: archive.when says never.",
     "no-archive-recipient": "No archive copy: no archive recipient is configured.",
+    # How long the record is kept (retention)
+    "retention-rule": "Kept as class {about}: a rule is about it.",
+    "retention-default": "Kept as class {about}: no rule is about it.",
     # The record
     "record-not-writable": "The record could not be made durable: {about}",
 }
