@@ -115,6 +115,11 @@ class Context:
         """For the archive commands."""
         return self.configuration.database_url
 
+    @property
+    def require_reason(self) -> bool:
+        """For the archive commands."""
+        return self.configuration.file.audit.require_reason
+
 
 class _Rooms(click.Group):
     """The commands by name, each loaded from its room when it is asked for."""

@@ -10,18 +10,20 @@ Does not: know any command.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+import click
 from sqlalchemy import Engine
 
 from carbonseal.milter.archive import database
 from carbonseal.policies.errors import DataError
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Context(Protocol):
@@ -38,6 +40,17 @@ class Context(Protocol):
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the archive."""
+
+    @property
+    def require_reason(self) -> bool:
+        """Whether whoever asks must say why."""
+
+
+def reason_option(command: Command) -> Command:
+    """--reason, for the audit; `audit.asking` checks it."""
+    return click.option(
+        "--reason", default="", metavar="TEXT", help="The case, or why; it stands in the audit."
+    )(command)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ class _Commands(click.Group):
         "search": "search.commands:search",
         "show": "search.commands:show",
         "stats": "search.commands:stats",
+        "audit": "audit_commands:audit_command",
         "write": "writer_commands:write",
     }
 
