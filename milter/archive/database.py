@@ -31,6 +31,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_NEVER_RELEASED = ("0001",)
 _BUSY_SECONDS = 5.0
 # The writer shares its machine with the milter, and the kernel caches the file as well.
 _CACHE_KIB = 16 * 1024
@@ -248,6 +249,12 @@ def _version(connection: Connection) -> str | None:
 def _refuse_unknown(connection: Connection, engine: Engine) -> None:
     """Keep away from schemas of a later program and from databases of others."""
     version = _version(connection)
+    if version in _NEVER_RELEASED:
+        raise WrongDatabase(
+            f"{place(engine.url)}: the archive was made before the first release, with tables that "
+            "this program cannot upgrade; move it away, and put the segments in loaded/ back into "
+            "the spool, from which the writer makes a new one"
+        )
     if version is not None:
         try:
             ScriptDirectory.from_config(_alembic()).get_revision(version)

@@ -17,6 +17,8 @@ from carbonseal.milter.archive import terms
 from carbonseal.policies import header_fields
 
 _NAMES = frozenset(("from", "to", "cc", "subject", "message-id", "date"))
+INDEXED = frozenset(("list-id",))  # unless configured otherwise
+_MOST_VALUES = 20  # of one indexed field; more is no mail of people
 _SHORT = 200  # octets of values worth remembering; a stranger's long ones take no memory
 
 
@@ -30,14 +32,17 @@ class Derived:
     message_id: str | None  # lossless
     subject: str | None
     date: int | None  # seconds UTC since 1970
-    words: tuple[str, ...]  # of the subject
+    terms: tuple[int, ...]  # words of the subject, values of indexed fields
 
 
-def derive(fields: Sequence[Sequence[str]]) -> Derived:
-    """Read recorded header fields (names and lossless values, in order)."""
+def derive(fields: Sequence[Sequence[str]], indexed: frozenset[str] = INDEXED) -> Derived:
+    """Read recorded header fields (names and lossless values, in order).
+
+    `indexed`: names in lower case of the fields whose values are to be found, besides the subject.
+    """
     values: dict[str, list[bytes]] = {}
     for name, value in fields:
-        wanted = _wanted(name)
+        wanted = _wanted(name, indexed)
         if wanted:
             values.setdefault(wanted, []).append(terms.octets(value))
     # A second Subject must not hide its words; people are shown the first.
@@ -53,15 +58,25 @@ def derive(fields: Sequence[Sequence[str]]) -> Derived:
         message_id=None if message_id is None else header_fields.message_id(message_id),
         subject=subjects[0] if subjects else None,
         date=None if date is None else _seconds(date),
-        words=tuple(terms.words(" ".join(subjects))),
+        terms=_terms(subjects, values, indexed),
     )
 
 
 @functools.lru_cache(maxsize=1024)
-def _wanted(name: str) -> str:
+def _wanted(name: str, indexed: frozenset[str]) -> str:
     """The field's name in lower case if anything is derived from it."""
     name = name.strip().lower()
-    return name if name in _NAMES else ""
+    return name if name in _NAMES or name in indexed else ""
+
+
+def _terms(
+    subjects: list[str], values: dict[str, list[bytes]], indexed: frozenset[str]
+) -> tuple[int, ...]:
+    found = list(map(terms.word_term, terms.words(" ".join(subjects))))
+    for name in values.keys() & indexed:
+        for value in values[name][:_MOST_VALUES]:
+            found += terms.field_terms(name, terms.storable(header_fields.decode_text(value)))
+    return tuple(dict.fromkeys(found))
 
 
 def _first(values: dict[str, list[bytes]], name: str) -> bytes | None:

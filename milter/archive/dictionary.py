@@ -1,4 +1,4 @@
-"""Ids of what many messages share: addresses, domains, circumstances, routes, signing forms.
+"""Ids of what many messages share: addresses, domains, circumstances, routes, verdicts and such.
 
 Promises: `ids` answers for any number of values with one query and one insert per table and batch;
 what it has answered before costs nothing.  Ids learned in a transaction that fails are forgotten
@@ -22,7 +22,8 @@ from sqlalchemy import Connection, Insert, Table, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from carbonseal.milter.archive import schema, terms
-from carbonseal.milter.archive.parts import Circumstance, Route, SigningForm
+from carbonseal.milter.archive.parts import Circumstance, Retention, Route, SigningForm
+from carbonseal.milter.archive.verdicts import Verdict
 
 Item = TypeVar("Item")
 
@@ -180,6 +181,8 @@ _LEARN: Mapping[str, Callable[[list[Any], Connection, Dictionary], dict[Any, int
     Circumstance.__name__: _learner(schema.circumstance, "circumstance_id"),
     Route.__name__: _learner(schema.route, "route_id"),
     SigningForm.__name__: _learner(schema.signing_form, "form_id"),
+    Verdict.__name__: _learner(schema.verdict, "verdict_id"),
+    Retention.__name__: _learner(schema.retention, "retention_id"),
 }
 
 

@@ -1,8 +1,9 @@
 """One batch of records into SQL, in the transaction of the caller.
 
-Promises: each record arrives whole or not at all, and once however often it is loaded: a record id
-that is there already, or twice in the batch, is passed over.  A batch is a handful of statements,
-however many records it has.
+Promises: each record arrives whole or not at all, and once however often it is loaded: a record
+whose id is there already, or twice in the batch, is passed over, and where another line had brought
+it that is written down in `repeated`.  A batch is a handful of statements, however many records it
+has.
 
 Raises: what the database raises; the caller rolls back and calls `Dictionary.forget`.
 
@@ -17,20 +18,20 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, insert, select
 
-from carbonseal.milter.archive import schema, terms
-from carbonseal.milter.archive.dictionary import Dictionary, chunks
-from carbonseal.milter.archive.parts import Circumstance, Route, SigningForm
+from carbonseal.milter.archive import packed, schema
+from carbonseal.milter.archive.dictionary import Dictionary, chunks, insert_missing
+from carbonseal.milter.archive.packed import Recipient, Signature
+from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Route, SigningForm
 from carbonseal.milter.archive.rows import Rows
+from carbonseal.milter.archive.verdicts import Verdict
 
 _CHUNK = 500
 _TABLES = (
     schema.message,
     schema.header_section,
-    schema.recipient,
-    schema.signature,
     schema.participant,
     schema.participant_domain,
-    schema.subject_word,
+    schema.header_term,
 )
 
 
@@ -38,15 +39,17 @@ class Arrival(NamedTuple):
     """A record and where in the spool it came from."""
 
     segment_id: int
-    offset: int
+    position: int  # among the lines of that segment
     rows: Rows
 
 
 class _Ids(NamedTuple):
-    address: dict[str, int]
+    address: dict[str | None, int]
     domain: dict[str, int]
     circumstance: dict[Circumstance, int]
-    route: dict[Route, int]
+    verdict: dict[Verdict, int]
+    retention: dict[Retention | None, int]
+    route: dict[Route | None, int]
     form: dict[SigningForm, int]
 
 
@@ -66,29 +69,51 @@ def load(arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictio
 
 
 def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[Arrival]:
-    by_id = {one.rows.record_id: one for one in reversed(arrivals)}
-    column = schema.message.c.record_id
-    for chunk in chunks(list(by_id), _CHUNK):
-        for (record_id,) in connection.execute(select(column).where(column.in_(chunk))):
-            del by_id[record_id]
-    return list(reversed(by_id.values()))
+    """Those whose record is not there; of the others, write down the lines."""
+    columns = schema.message.c
+    known: dict[str, tuple[int, int]] = {}
+    query = select(columns.record_id, columns.segment_id, columns.position)
+    for chunk in chunks([one.rows.record_id for one in arrivals], _CHUNK):
+        for record_id, *line in connection.execute(query.where(columns.record_id.in_(chunk))):
+            known[record_id] = (line[0], line[1])
+    fresh, repeated = [], []
+    for one in arrivals:
+        line = (one.segment_id, one.position)
+        first = known.setdefault(one.rows.record_id, line)
+        if first is line:
+            fresh.append(one)
+        elif first != line:
+            repeated.append(
+                {
+                    "segment_id": one.segment_id,
+                    "position": one.position,
+                    "record_id": one.rows.record_id,
+                }
+            )
+    if repeated:
+        connection.execute(insert_missing(schema.repeated, connection), repeated)
+    return fresh
 
 
 def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _Ids:
     addresses: set[str | None] = set()
     for rows in batch:
         addresses.update(rows.participants)
-        addresses.update(one["address"] for one in rows.recipients)
+        addresses.update([one["address"] for one in rows.recipients])
         addresses.update((rows.message["reverse_path"], rows.message["author"]))
     addresses.discard(None)
-    circumstances = {rows.message["circumstance"] for rows in batch}
-    routes = {one["route"] for rows in batch for one in rows.recipients if one["route"]}
-    forms = {one["form"] for rows in batch for one in rows.signatures}
     domains = {name for rows in batch for name in rows.domains}
+    circumstances = {rows.message["circumstance"] for rows in batch}
+    verdicts = {rows.message["verdict"] for rows in batch}
+    retentions = {rows.message["retention"] for rows in batch} - {None}
+    routes = {one["route"] for rows in batch for one in rows.recipients} - {None}
+    forms = {one["form"] for rows in batch for one in rows.signatures}
     return _Ids(
         dictionary.ids("address", addresses, connection),
         dictionary.ids("domain", domains, connection),
         dictionary.ids(Circumstance.__name__, circumstances, connection),
+        dictionary.ids(Verdict.__name__, verdicts, connection),
+        dictionary.ids(Retention.__name__, retentions, connection),
         dictionary.ids(Route.__name__, routes, connection),
         dictionary.ids(SigningForm.__name__, forms, connection),
     )
@@ -96,7 +121,6 @@ def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _
 
 # Values of a row in the order of the table's columns, without those that come first.
 _MESSAGE = itemgetter(*list(schema.message.c.keys())[1:])
-_RECIPIENT = itemgetter("spelling", "raw", "resolved", "esmtp")
 
 
 def _add(
@@ -105,40 +129,47 @@ def _add(
     """Add the rows of one record to those of each table, in the order of its columns."""
     rows = arrival.rows
     columns = rows.message
-    columns["segment_id"], columns["segment_offset"] = arrival.segment_id, arrival.offset
+    columns["segment_id"], columns["position"] = arrival.segment_id, arrival.position
     columns["circumstance_id"] = ids.circumstance[columns["circumstance"]]
+    columns["verdict_id"] = ids.verdict[columns["verdict"]]
+    columns["retention_id"] = ids.retention.get(columns["retention"])
     columns["reverse_path_id"] = ids.address.get(columns["reverse_path"])
     columns["author_id"] = ids.address.get(columns["author"])
+    columns["recipients"] = packed.pack_recipients(
+        [_recipient(one, ids) for one in rows.recipients]
+    )
+    columns["signatures"] = packed.pack_signatures(
+        [
+            Signature(ids.form[one["form"]], one["auid"], one["signed_at"], one["expires_at"])
+            for one in rows.signatures
+        ],
+        columns["recorded_at"] // 1_000_000,
+    )
     tables[schema.message].append((key, *_MESSAGE(columns)))
     section = rows.header_section
     tables[schema.header_section].append(
-        (key, section["message_id"], section["subject"], section["fields"])
+        (key, section["message_id"], section["subject"], section["salt"], section["fields"])
     )
-    tables[schema.recipient] += [
-        (
-            key,
-            position,
-            one["kind"],
-            ids.address.get(one["address"]),
-            *_RECIPIENT(one),
-            ids.route.get(one["route"]),
-            one["about"],
-        )
-        for position, one in enumerate(rows.recipients)
-    ]
-    tables[schema.signature] += [
-        (key, position, ids.form[one["form"]], one["auid"], one["signed_at"], one["expires_at"])
-        for position, one in enumerate(rows.signatures)
-    ]
     tables[schema.participant] += _roles(rows.participants, ids.address, key)
     tables[schema.participant_domain] += _roles(rows.domains, ids.domain, key)
-    tables[schema.subject_word] += [
-        (word_id, key) for word_id in dict.fromkeys(map(terms.word_term, rows.words))
-    ]
+    tables[schema.header_term] += [(term_id, key) for term_id in rows.header_terms]
+
+
+def _recipient(one: Columns, ids: _Ids) -> Recipient:
+    return Recipient(
+        one["kind"],
+        ids.address.get(one["address"]),
+        one["spelling"],
+        one["raw"],
+        one["resolved"],
+        one["esmtp"],
+        ids.route.get(one["route"]),
+        one["about"],
+    )
 
 
 def _roles(
-    held: dict[str, int], ids: dict[str, int], key: object
+    held: dict[str, int], ids: dict[Any, int], key: object
 ) -> Iterator[tuple[int, object, int]]:
     roles: dict[int, int] = {}
     for value, some in held.items():  # two texts can be the same octets, and so the same id

@@ -66,6 +66,15 @@ class SigningForm(NamedTuple):
     fields: str
 
 
+class Retention(NamedTuple):
+    """Columns of table `retention`."""
+
+    name: str
+    keep: int | None
+    headers: int | None
+    subject: int | None
+
+
 class End(NamedTuple):
     """The reverse-path or a recipient, without its ESMTP parameters."""
 
@@ -159,6 +168,27 @@ def copy_of(text: str) -> tuple[Columns, bool]:
     empty = dict.fromkeys(("route", *_PATH))
     columns = {**empty, "kind": schema.COPY, "address": mailbox, "spelling": spelling}
     return columns, address_of(columns) == text
+
+
+def retention_of(stamp: Mapping[str, Any] | None) -> tuple[Retention | None, bool]:
+    """The retention class a record was stamped with, and whether that is exact."""
+    if stamp is None:
+        return None, True
+    name = stamp["class"]
+    periods = (stamp["keep"], stamp["headers"], stamp["subject"])
+    for period in periods:
+        if period is not None:
+            number(period)
+    made = Retention(terms.storable(name), *periods)
+    return made, made.name == name and len(stamp) == 4 and bool not in map(type, periods)
+
+
+def stamp_of(retention: Retention | None) -> dict[str, Any] | None:
+    """The retention class as in the record."""
+    if retention is None:
+        return None
+    name, keep, headers, subject = retention
+    return {"class": name, "keep": keep, "headers": headers, "subject": subject}
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -9,15 +9,17 @@ Does not: search (`query` does).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, select
+from sqlalchemy import Connection, Table, select
 
-from carbonseal.milter.archive import schema, terms
+from carbonseal.milter.archive import packed, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.parts import Circumstance, Columns, Route, SigningForm
+from carbonseal.milter.archive.packed import Recipient, Signature
+from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Route, SigningForm
 from carbonseal.milter.archive.rows import Rows
+from carbonseal.milter.archive.verdicts import Verdict
 
 _CHUNK = 500
 ERASED = "erased"  # stands for the mailbox of a person who was erased
@@ -29,78 +31,95 @@ def retrieve(record_ids: Sequence[str], connection: Connection, *, with_fields: 
     Without fields, `header_section` lacks the header section itself.
     """
     messages = {row["record_id"]: row for row in _by_record(schema.message, record_ids, connection)}
-    recipients = _grouped(schema.recipient, record_ids, connection)
-    signatures = _grouped(schema.signature, record_ids, connection)
     sections = {
         row["record_id"]: row
         for row in _by_record(
             schema.header_section, record_ids, connection, with_fields=with_fields
         )
     }
-    values = _Values(messages.values(), recipients, signatures, connection)
-    found = []
-    for record_id in record_ids:
-        columns = messages.get(record_id)
-        if columns is None:
-            continue
-        values.into_message(columns)
-        found.append(
-            Rows(
-                record_id=record_id,
-                message=columns,
-                recipients=[values.into_recipient(one) for one in recipients.get(record_id, [])],
-                signatures=[values.into_signature(one) for one in signatures.get(record_id, [])],
-                # It may have gone earlier than the rest of the record.
-                header_section=sections.get(record_id, {"message_id": None, "subject": None}),
-            )
+    found = [
+        _Packed(record_id, columns)
+        for record_id in record_ids
+        if (columns := messages.get(record_id)) is not None
+    ]
+    values = _Values(found, connection)
+    return [
+        Rows(
+            record_id=one.record_id,
+            message=values.into_message(one.columns),
+            recipients=[values.into_recipient(recipient) for recipient in one.recipients],
+            signatures=[values.into_signature(signature) for signature in one.signatures],
+            # It may have gone earlier than the rest of the record.
+            header_section=sections.get(one.record_id, {"message_id": None, "subject": None}),
         )
-    return found
+        for one in found
+    ]
+
+
+class _Packed:
+    """A message row with its recipients and signatures taken out."""
+
+    def __init__(self, record_id: str, columns: Columns) -> None:
+        self.record_id = record_id
+        self.columns = columns
+        second = columns["recorded_at"] // 1_000_000
+        self.recipients = packed.unpack_recipients(columns.pop("recipients"))
+        self.signatures = packed.unpack_signatures(columns.pop("signatures"), second)
 
 
 class _Values:
     """The dictionary rows that a set of records needs."""
 
-    def __init__(
-        self,
-        messages: Iterable[Columns],
-        recipients: Mapping[str, list[Columns]],
-        signatures: Mapping[str, list[Columns]],
-        connection: Connection,
-    ) -> None:
-        messages = list(messages)
-        each_recipient = [one for group in recipients.values() for one in group]
+    def __init__(self, found: Iterable[_Packed], connection: Connection) -> None:
+        messages = [one.columns for one in found]
+        recipients = [recipient for one in found for recipient in one.recipients]
         address_ids = {row[key] for row in messages for key in ("reverse_path_id", "author_id")}
-        address_ids |= {row["address_id"] for row in each_recipient}
+        address_ids |= {one.address_id for one in recipients}
         self._mailboxes = mailboxes(address_ids - {None}, connection)
-        self._circumstances = _dictionary(
-            schema.circumstance,
-            Circumstance,
-            {row["circumstance_id"] for row in messages},
-            connection,
-        )
-        self._routes = _dictionary(
-            schema.route, Route, {row["route_id"] for row in each_recipient} - {None}, connection
-        )
-        forms = {one["form_id"] for group in signatures.values() for one in group}
-        self._forms = _dictionary(schema.signing_form, SigningForm, forms, connection)
 
-    def into_message(self, columns: Columns) -> None:
+        def known(table: Table, kind: Any, identifiers: set[Any]) -> dict[int, Any]:
+            return _dictionary(table, kind, identifiers - {None}, connection)
+
+        def named(key: str) -> set[Any]:
+            return {row[key] for row in messages}
+
+        self._circumstances = known(schema.circumstance, Circumstance, named("circumstance_id"))
+        self._verdicts = known(schema.verdict, Verdict, named("verdict_id"))
+        self._retentions = known(schema.retention, Retention, named("retention_id"))
+        self._routes = known(schema.route, Route, {one.route_id for one in recipients})
+        forms = {signature.form_id for one in found for signature in one.signatures}
+        self._forms = known(schema.signing_form, SigningForm, forms)
+
+    def into_message(self, columns: Columns) -> Columns:
         """Replace ids by values."""
         columns["circumstance"] = self._circumstances[columns.pop("circumstance_id")]
+        columns["verdict"] = self._verdicts[columns.pop("verdict_id")]
+        columns["retention"] = self._retentions.get(columns.pop("retention_id"))
         columns["reverse_path"] = self._mailbox(columns.pop("reverse_path_id"))
         columns["author"] = self._mailbox(columns.pop("author_id"))
-
-    def into_recipient(self, columns: Columns) -> Columns:
-        """Replace ids by values."""
-        columns["address"] = self._mailbox(columns.pop("address_id"))
-        route_id = columns.pop("route_id")
-        columns["route"] = None if route_id is None else self._routes[route_id]
         return columns
 
-    def into_signature(self, columns: Columns) -> Columns:
+    def into_recipient(self, one: Recipient) -> Columns:
         """Replace ids by values."""
-        columns["form"] = self._forms[columns.pop("form_id")]
-        return columns
+        return {
+            "kind": one.kind,
+            "address": self._mailbox(one.address_id),
+            "spelling": one.spelling,
+            "raw": one.raw,
+            "resolved": one.resolved,
+            "esmtp": one.esmtp,
+            "route": None if one.route_id is None else self._routes[one.route_id],
+            "about": one.about,
+        }
+
+    def into_signature(self, one: Signature) -> Columns:
+        """Replace ids by values."""
+        return {
+            "form": self._forms[one.form_id],
+            "auid": one.auid,
+            "signed_at": one.signed_at,
+            "expires_at": one.expires_at,
+        }
 
     def _mailbox(self, address_id: int | None) -> str | None:
         return None if address_id is None else self._mailboxes.get(address_id, ERASED)
@@ -140,25 +159,12 @@ def _by_record(
     table: Table, record_ids: Sequence[str], connection: Connection, *, with_fields: bool = True
 ) -> list[Columns]:
     columns = [column for column in table.c if with_fields or column.name != "fields"]
+    query = select(*columns)
     return [
         dict(row)
         for chunk in chunks(list(record_ids), _CHUNK)
-        for row in connection.execute(_of_records(select(*columns), table, chunk)).mappings()
+        for row in connection.execute(query.where(table.c.record_id.in_(chunk))).mappings()
     ]
-
-
-def _of_records(query: Select[Any], table: Table, record_ids: list[str]) -> Select[Any]:
-    order = [table.c.record_id] + ([table.c.position] if "position" in table.c else [])
-    return query.where(table.c.record_id.in_(record_ids)).order_by(*order)
-
-
-def _grouped(
-    table: Table, record_ids: Sequence[str], connection: Connection
-) -> dict[str, list[Columns]]:
-    groups: dict[str, list[Columns]] = {}
-    for row in _by_record(table, record_ids, connection):
-        groups.setdefault(row["record_id"], []).append(row)
-    return groups
 
 
 def address_id(address: str, connection: Connection) -> int | None:

@@ -3,7 +3,8 @@
 Promises: `join(split(record))` is `record`.  `split` sees to that itself: where its parts cannot
 say that their columns are exact, it joins the rows and compares; where the columns cannot tell a
 record exactly (a NUL in a HELO name, a key of a later version) the record's own text is kept
-compressed beside them, so that nothing is lost and all of it can still be searched.
+compressed beside them (its header section apart, which is always exact), so that nothing is lost
+and all of it can still be searched.
 
 Raises: `Unloadable` for a record that no table can take, with what is wrong.
 
@@ -22,18 +23,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
-from carbonseal.milter.archive import derive, header_store, parts, schema, terms
+from carbonseal.milter.archive import derive, header_store, parts, schema, terms, verdicts
 from carbonseal.milter.archive.derive import Derived
 from carbonseal.milter.archive.parts import Circumstance, Columns, End, Route
+from carbonseal.milter.archive.verdicts import Abouts, Verdict
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_KEYS = frozenset(
+_KEYS = frozenset(  # of version 1
     "v record_id recorded_at relay config_version queue_id listener client login login_method tls "
     "origin reverse_path recipients crossing header_fields header_count header_size body_size size "
     "body_hash signatures archive_recipients archive_addressed disposition reasons".split()
 )
+_LATER_KEYS = ("salt", "retention", "bcc_maps")  # since version 2
+_KEYS_2 = _KEYS.union(_LATER_KEYS)
 _QUEUE_ID = 255  # characters
 
 
@@ -46,45 +51,63 @@ class Rows:
     """One record as rows; `circumstance`, `route`, `form` and addresses stand as values."""
 
     record_id: str
-    message: Columns  # with 'circumstance', 'reverse_path' and 'author'
+    message: Columns  # with 'circumstance', 'verdict', 'retention', 'reverse_path' and 'author'
     recipients: list[Columns]  # with 'address' and 'route'
     signatures: list[Columns]  # with 'form'
     header_section: Columns
     participants: dict[str, int] = field(default_factory=dict)  # mailbox: roles
     domains: dict[str, int] = field(default_factory=dict)  # domain: roles
-    words: tuple[str, ...] = ()
+    header_terms: tuple[int, ...] = ()
 
 
-def split(record: Mapping[str, Any]) -> Rows:
-    """The rows of one record.  Raises: Unloadable."""
+def split(record: Mapping[str, Any], indexed: frozenset[str] = derive.INDEXED) -> Rows:
+    """The rows of one record; `indexed`: header fields to be found.  Raises: Unloadable."""
     try:
-        rows, is_exact = _split(record)
+        rows, is_exact = _split(record, indexed)
         # Joining again costs as much as splitting, so it is left to what is not known to be exact.
         if not is_exact and join(rows, record["header_fields"]) != record:
-            text = json.dumps(record, separators=(",", ":"))
-            rows.message["verbatim"] = zlib.compress(text.encode("ascii"))
+            rows.message["verbatim"] = _verbatim(record, rows)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as fault:
         kind = "lacks" if isinstance(fault, KeyError) else "has a wrong value:"
         raise Unloadable(f"the record {kind} {fault}") from None
     return rows
 
 
+def evidence_salt(salt: bytes) -> bytes:
+    """What hides all but the header section, from the salt of the line, which hides that.
+
+    The way back does not exist: with the header section goes what was hidden by its salt.
+    """
+    return sha256(b"rest" + salt).digest()[:16]
+
+
+def _verbatim(record: Mapping[str, Any], rows: Rows) -> bytes:
+    """The record without its header section, which is exact and may have to go earlier."""
+    left_out = {"header_fields"}
+    if rows.header_section["salt"] is not None:
+        left_out.add("salt")
+    content = {key: value for key, value in record.items() if key not in left_out}
+    return zlib.compress(json.dumps(content, separators=(",", ":")).encode("ascii"))
+
+
 def verbatim(stored: bytes) -> dict[str, Any]:
-    """The record as it was kept beside its rows."""
+    """The record, without its header section, as it was kept beside its rows."""
     content: dict[str, Any] = json.loads(zlib.decompress(stored))
     return content
 
 
-def _split(record: Mapping[str, Any]) -> tuple[Rows, bool]:
+def _split(record: Mapping[str, Any], indexed: frozenset[str]) -> tuple[Rows, bool]:
     """The rows, and whether it is certain that `join` makes the record of them."""
     fields = record["header_fields"]
-    derived = derive.derive(fields)
+    derived = derive.derive(fields, indexed)
     terms.pack_record_id(record["record_id"])
     reverse_path = parts.end_of(record["reverse_path"])
     envelope = [_recipient(path) for path in record["recipients"]]
     copies = [parts.copy_of(text) for text in record["archive_recipients"]]
     signatures = [parts.signature_columns(one) for one in record["signatures"]]
-    message, is_exact = _message(record, derived, reverse_path)
+    salt, is_usual_salt = _salt(record.get("salt"))
+    message, is_exact = _message(record, derived, reverse_path, envelope)
+    message["salt"] = None if salt is None else evidence_salt(salt)
     rows = Rows(
         record_id=record["record_id"],
         message=message,
@@ -93,20 +116,37 @@ def _split(record: Mapping[str, Any]) -> tuple[Rows, bool]:
         header_section={
             "message_id": parts.stored(derived.message_id),
             "subject": derived.subject,
+            "salt": salt,
             "fields": header_store.compress(fields),
         },
-        words=derived.words,
+        header_terms=derived.terms,
     )
     _index(rows, reverse_path, [end for _, end, _ in envelope], derived)
     return rows, (
         is_exact
+        and is_usual_salt
         and all(one[-1] for one in (*envelope, *copies, *signatures))
-        and record.keys() == _KEYS
+        and record.keys() == (_KEYS if record["v"] == 1 else _KEYS_2)
     )
 
 
+def _salt(text: Any) -> tuple[bytes | None, bool]:
+    if text is None:
+        return None, True
+    if not isinstance(text, str) or len(text) != 32:
+        return None, False
+    try:
+        salt = bytes.fromhex(text)
+    except ValueError:
+        return None, False
+    return (salt, True) if salt.hex() == text else (None, False)
+
+
 def _message(
-    record: Mapping[str, Any], derived: Derived, reverse_path: End
+    record: Mapping[str, Any],
+    derived: Derived,
+    reverse_path: End,
+    envelope: list[tuple[Columns, End, bool]],
 ) -> tuple[Columns, bool]:
     client, login, path = record["client"], record["login"], record["reverse_path"]
     recorded_at, is_usual_time = _microseconds(record["recorded_at"])
@@ -116,11 +156,28 @@ def _message(
     )
     digest, is_usual_digest = _digest(record["body_hash"])
     esmtp, is_usual_esmtp = parts.esmtp_of(path)
-    author, author_spelling = parts.dictionary_form(derived.authors[0] if derived.authors else "")
+    first_author = derived.authors[0] if derived.authors else ""
+    author, author_spelling = parts.dictionary_form(first_author)
+    retention, is_usual_retention = parts.retention_of(record.get("retention"))
+    bcc_maps = record.get("bcc_maps")
     end = reverse_path.columns
+    verdict, is_usual_verdict = _verdict(
+        record["reasons"],
+        Abouts(
+            login,
+            client["address"],
+            path["address"],
+            first_author,
+            end["about"],
+            [one["address"] for one in record["recipients"]],
+            [columns["about"] for columns, _, _ in envelope],
+        ),
+    )
     columns = {
         "recorded_at": recorded_at,
         "circumstance": circumstance,
+        "verdict": verdict,
+        "retention": retention,
         "queue_id": terms.storable(record["queue_id"])[:_QUEUE_ID],
         **client_columns,
         "client_port": parts.number(client["port"]),
@@ -146,7 +203,9 @@ def _message(
         "header_count": parts.number(record["header_count"]),
         "body_size": parts.number(record["body_size"]),
         "body_hash": digest,
-        "reasons": _reasons(record["reasons"]),
+        "recipient_count": len(envelope),
+        "copy_count": len(record["archive_recipients"]),
+        "bcc_maps": None if bcc_maps is None else parts.to_json(bcc_maps),
         "verbatim": None,
     }
     return columns, (
@@ -155,6 +214,8 @@ def _message(
         and is_usual_client
         and is_usual_digest
         and is_usual_esmtp
+        and is_usual_verdict
+        and is_usual_retention
         and reverse_path.is_exact
         and (len(client), len(path)) == (4, 6)
         and columns["queue_id"] == record["queue_id"]
@@ -189,10 +250,10 @@ def _base64(octets: bytes) -> str:
     return binascii.b2a_base64(octets, newline=False).decode("ascii")
 
 
-def _reasons(given: Any) -> str:
+def _verdict(given: Any, abouts: Abouts) -> tuple[Verdict, bool]:
     if not parts.are_texts(given):  # who reads them back relies on that
         raise ValueError(f"{str(given)[:80]!r} is no list of texts")
-    return parts.to_json(given)
+    return verdicts.in_common(given, abouts)
 
 
 def _index(rows: Rows, reverse_path: End, recipients: Iterable[End], derived: Derived) -> None:
@@ -264,13 +325,27 @@ def _since_epoch(text: str) -> int:
 
 
 def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:
-    """The record that was split into `rows`."""
-    columns = rows.message
+    """The record that was split into `rows`; without its header section where that is gone."""
+    columns, section = rows.message, rows.header_section
+    if header_fields is None and "fields" in section:
+        header_fields = [list(one) for one in header_store.expand(section["fields"])]
+    salt = section.get("salt")
     if columns["verbatim"] is not None:
-        return verbatim(columns["verbatim"])
+        content = {**verbatim(columns["verbatim"]), "header_fields": header_fields}
+        return content if salt is None else {**content, "salt": salt.hex()}
     common: Circumstance = columns["circumstance"]
-    if header_fields is None:
-        header_fields = [list(one) for one in header_store.expand(rows.header_section["fields"])]
+    content = _joined(rows, common)
+    content["header_fields"] = header_fields
+    if common.version > 1:
+        content["salt"] = None if salt is None else salt.hex()
+        content["retention"] = parts.stamp_of(columns["retention"])
+        bcc_maps = columns["bcc_maps"]
+        content["bcc_maps"] = None if bcc_maps is None else json.loads(bcc_maps)
+    return content
+
+
+def _joined(rows: Rows, common: Circumstance) -> dict[str, Any]:
+    columns = rows.message
     client_address = parts.client_address_of(columns)
     return {
         "v": common.version,
@@ -298,7 +373,6 @@ def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:
             _joined_recipient(one) for one in rows.recipients if one["kind"] == schema.ENVELOPE
         ],
         "crossing": schema.CROSSINGS[columns["crossing"]],
-        "header_fields": header_fields,
         "header_count": columns["header_count"],
         "header_size": columns["header_size"],
         "body_size": columns["body_size"],
@@ -310,7 +384,7 @@ def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:
         ],
         "archive_addressed": bool(columns["archive_addressed"]),
         "disposition": schema.DISPOSITIONS[columns["disposition"]],
-        "reasons": reasons_of(columns),
+        "reasons": reasons_of(rows),
     }
 
 
@@ -339,7 +413,22 @@ def _joined_body_hash(digest: bytes | None, common: Circumstance) -> dict[str, A
     return {"canonicalization": common.body_canonicalization, "sha256": _base64(digest)}
 
 
-def reasons_of(columns: Columns) -> list[str]:
+def reasons_of(rows: Rows) -> list[str]:
     """The reasons in their text form."""
-    reasons: list[str] = json.loads(columns["reasons"])
-    return reasons
+    columns = rows.message
+    if columns["verbatim"] is not None:
+        reasons: list[str] = verbatim(columns["verbatim"])["reasons"]
+        return reasons
+    author = {"address": columns["author"], "spelling": columns["author_spelling"]}
+    path = {"address": columns["reverse_path"], "spelling": columns["reverse_path_spelling"]}
+    envelope = [one for one in rows.recipients if one["kind"] == schema.ENVELOPE]
+    abouts = Abouts(
+        columns["login"],
+        parts.client_address_of(columns),
+        parts.address_of(path),
+        parts.address_of(author),
+        columns["reverse_path_about"],
+        [parts.address_of(one) for one in envelope],
+        [one["about"] for one in envelope],
+    )
+    return verdicts.spelled_out(columns["verdict"].reasons, abouts)

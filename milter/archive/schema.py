@@ -260,6 +260,11 @@ message = Table(
     ),
     _must("recipients", _OCTETS, "envelope recipients, then archive recipients; see packed"),
     _may("signatures", _OCTETS, "DKIM signatures made, in order; see packed; null: none"),
+    _may(
+        "bcc_maps",
+        _LONG_TEXT,
+        "what the classic BCC maps would have done, as JSON; null: not asked",
+    ),
     _may("salt", _HASH, "of the evidence for all but the header section; null: unsalted, redacted"),
     _may("verbatim", _OCTETS, "the record itself where these columns cannot tell it exactly"),
     Index("message_by_queue_id", "queue_id", "record_id"),
@@ -278,7 +283,8 @@ header_section = Table(
     _record_id(),
     _may("message_id", _LONG_TEXT, "Message-ID without angle brackets"),
     _may("subject", _LONG_TEXT, "Subject decoded for people"),
-    _may("salt", _HASH, "of its evidence, from which message.salt was derived; null: unsalted"),
+    # 16 octets; 48 once the subject has gone: salt of the other fields, commitment of the subject.
+    _may("salt", _OCTETS, "of its evidence, from which message.salt was derived; null: unsalted"),
     _must("fields", _OCTETS, "header fields in order, exact; see header_store"),
     comment="a table of its own, since it may have to go earlier than the envelope",
 )
@@ -387,8 +393,8 @@ stamp = Table(
 tombstone = Table(
     "tombstone",
     metadata,
-    _key("event", BigInteger, "number of the audit event that took the records out"),
     _key("segment_id", BigInteger, "segment they came from"),
+    _key("event", BigInteger, "number of the audit event that took the records out"),
     _key("part", SmallInteger, "0 record, 1 header section, 2 subject"),
     _must("positions", _LARGE, "their places in the segment, as compressed bits"),
     comment="what retention took out, so that evidence can tell it from loss",

@@ -43,6 +43,7 @@ class Entry:
     offset: int  # where it begins
     end: int  # where the next one begins
     line: bytes  # newline included
+    position: int | None  # place among the lines of records; null for the footer and torn lines
     fault: str | None  # why the line is no intact record
     is_torn: bool  # the fault is a write that was cut short and never acknowledged
     is_footer: bool
@@ -67,8 +68,8 @@ def _segment(path: Path) -> Segment:
     return Segment(name=path.name[: -len(suffix)], path=path, is_closed=not is_open)
 
 
-def read(segment: Segment, offset: int) -> Iterator[Entry]:
-    """The whole lines from `offset` on.
+def read(segment: Segment, offset: int, position: int = 0) -> Iterator[Entry]:
+    """The whole lines from `offset` on; `position`: lines of records before it.
 
     A segment that was renamed (closed) since it was listed is found under its new name; one that
     was moved away yields nothing.
@@ -83,11 +84,14 @@ def read(segment: Segment, offset: int) -> Iterator[Entry]:
             if not line.endswith(b"\n"):
                 if segment.is_closed:
                     # It does not count as read: the whole segment may come back from a copy.
-                    yield Entry(offset, offset, line, _CUT, False, False, {})
+                    yield Entry(offset, offset, line, position, _CUT, False, False, {})
                 return  # still being written, or torn: recovery decides
             end = offset + len(line)
-            yield _entry(line, offset, end)
+            entry = _entry(line, offset, end, position)
+            yield entry
             offset = end
+            if entry.position is not None:
+                position += 1
 
 
 def _open(segment: Segment) -> BinaryIO:
@@ -97,15 +101,17 @@ def _open(segment: Segment) -> BinaryIO:
         return open(segment.path.with_name(segment.name + spool.CLOSED_SUFFIX), "rb")
 
 
-def _entry(line: bytes, offset: int, end: int) -> Entry:
+def _entry(line: bytes, offset: int, end: int, position: int) -> Entry:
     try:
         content = record.parse(line)
     except record.BadLine as fault:
-        return Entry(offset, end, line, str(fault), fault.torn, False, {})
+        place = None if fault.torn else position
+        return Entry(offset, end, line, place, str(fault), fault.torn, False, {})
     except ValueError as fault:
-        return Entry(offset, end, line, str(fault), False, False, {})
-    is_footer = line.startswith(b'{"footer":')
-    return Entry(offset, end, line, None, False, is_footer, content)
+        return Entry(offset, end, line, position, str(fault), False, False, {})
+    if line.startswith(b'{"footer":'):
+        return Entry(offset, end, line, None, None, False, True, content)
+    return Entry(offset, end, line, position, None, False, False, content)
 
 
 def finish(segment: Segment) -> None:

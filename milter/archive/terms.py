@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ _MAX_WORD = 64
 _TO_BASE32 = str.maketrans(CROCKFORD + CROCKFORD.lower(), "0123456789ABCDEFGHIJKLMNOPQRSTUV" * 2)
 _RECORD_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII | re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
+_BRACKETED = re.compile(r"<([^<>]+)>")
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
 _DOTLESS_I = str.maketrans("\u0131", "i")
 _QUOTING = re.compile(r'\\(.)|"', re.DOTALL)
@@ -132,11 +134,33 @@ def word_term(word: str) -> int:
     return term(word)
 
 
+def field_terms(name: str, value: str) -> list[int]:
+    """By which a header field is found: its value, and what stands in angle brackets in it."""
+    found = [field_term(name, value)]
+    bracketed = _BRACKETED.search(value)
+    if bracketed and bracketed[1].strip() != value.strip():
+        found.append(field_term(name, bracketed[1]))
+    return found
+
+
+def field_term(name: str, value: str) -> int:
+    """`term` of a header field with this value, without regard to case and white space.
+
+    No word has a colon in it, so this is never the term of a word.
+    """
+    return term(f"{name.lower()}:{' '.join(value.casefold().split())}")
+
+
 def words(text: str) -> list[str]:
     """The distinct words of `text` without regard to case and accents, in order."""
     if text.isascii() and len(text) <= _MAX_WORD:  # no word can be too long, or be too many
         return list(dict.fromkeys(_WORD.findall(text.lower())))
     return list(dict.fromkeys(_words(text)))[:MAX_WORDS]
+
+
+def sequence(text: str) -> list[str]:
+    """The words of `text` like `words`, in order and with those that come again."""
+    return list(itertools.islice(_words(text), 4 * MAX_WORDS))
 
 
 def _words(text: str) -> Iterator[str]:

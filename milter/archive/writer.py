@@ -217,10 +217,11 @@ class _Progress:
     """How far one segment is loaded, as the database says."""
 
     offset: int = 0
+    lines: int = 0
     records: int = 0
     refused: int = 0
     is_complete: bool = False
-    merkle_root: bytes | None = None
+    relay: str = ""
 
 
 class _Writer:
@@ -328,7 +329,7 @@ class _Writer:
         progress = self._progress.get(segment.name) or self._recall(segment)
         size = _size(segment)
         if not progress.is_complete and size != self._sizes.get(segment.name):
-            entries = segments.read(segment, progress.offset)
+            entries = segments.read(segment, progress.offset, progress.lines)
             while (read := _read(segment, islice(entries, BATCH)))[0]:
                 self._load(segment, *read)
                 if stop.is_set():
@@ -354,7 +355,9 @@ class _Writer:
         progress = self._progress[segment.name] = (
             _Progress()
             if row is None
-            else _Progress(row.progress, row.records, row.refused, row.is_complete, row.merkle_root)
+            else _Progress(
+                row.progress, row.lines, row.records, row.refused, row.is_complete, row.relay
+            )
         )
         return progress
 
@@ -391,7 +394,9 @@ class _Writer:
         try:
             with self._transaction() as connection:
                 count = loader.load(arrivals, connection, self._dictionary)
-                progress = _advanced(self._progress[segment.name], batch, count, len(refused))
+                progress = _advanced(
+                    self._progress[segment.name], batch, arrivals, count, len(refused)
+                )
                 _note_refused(segment, refused, connection)
                 _keep_progress(segment, progress, connection)
         except Exception as fault:
@@ -418,12 +423,12 @@ class _Writer:
             return
         middle = len(batch) // 2
         for part in (batch[:middle], batch[middle:]):
-            offsets = {entry.offset for entry in part}
+            positions = {entry.position for entry in part}
             self._commit(
                 segment,
                 part,
-                [one for one in arrivals if one.offset in offsets],
-                [one for one in refused if one[0].offset in offsets],
+                [one for one in arrivals if one.position in positions],
+                [one for one in refused if one[0].position in positions],
             )
 
 
@@ -437,13 +442,13 @@ def _read(
     segment_id = terms.term(segment.name)
     for entry in entries:
         batch.append(entry)
-        if entry.is_footer or entry.is_torn:
-            continue  # a torn line was never acknowledged to anybody
+        if entry.position is None:
+            continue  # the footer; or a torn line, which was never acknowledged to anybody
         if entry.fault is not None:
             refused.append((entry, entry.fault))
             continue
         try:
-            arrivals.append(Arrival(segment_id, entry.offset, rows.split(entry.content)))
+            arrivals.append(Arrival(segment_id, entry.position, rows.split(entry.content)))
         except ValueError as fault:
             refused.append((entry, str(fault)))
         except Exception as fault:
@@ -470,22 +475,21 @@ def _plain(fault: Exception) -> str:
     return f"the database refuses it: {cause}"
 
 
-def _advanced(progress: _Progress, batch: list[Entry], count: int, refused: int) -> _Progress:
-    footers = [entry for entry in batch if entry.is_footer]
+def _advanced(
+    progress: _Progress, batch: list[Entry], arrivals: list[Arrival], count: int, refused: int
+) -> _Progress:
+    read = [entry for entry in batch if entry.position is not None and entry.end > entry.offset]
+    relay = progress.relay
+    if not relay and arrivals:
+        relay = arrivals[0].rows.message["circumstance"].relay
     return _Progress(
         offset=batch[-1].end,
+        lines=progress.lines + len(read),
         records=progress.records + count,
         refused=progress.refused + refused,
-        is_complete=progress.is_complete or bool(footers),
-        merkle_root=_merkle_root(footers[-1]) if footers else progress.merkle_root,
+        is_complete=progress.is_complete or any(entry.is_footer for entry in batch),
+        relay=relay,
     )
-
-
-def _merkle_root(entry: Entry) -> bytes | None:
-    try:
-        return bytes.fromhex(entry.content["footer"]["merkle_root"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _note_refused(
@@ -501,18 +505,20 @@ def _note_refused(
             )
         )
         connection.execute(
-            sqlalchemy.insert(schema.set_aside), {**identity, "why": terms.storable(why)}
+            sqlalchemy.insert(schema.set_aside),
+            {**identity, "position": entry.position, "why": terms.storable(why)},
         )
 
 
 def _keep_progress(segment: Segment, progress: _Progress, connection: Connection) -> None:
     identifier = terms.term(segment.name)
     content: dict[str, Any] = {
+        "relay": progress.relay,
         "progress": progress.offset,
+        "lines": progress.lines,
         "records": progress.records,
         "refused": progress.refused,
         "is_complete": progress.is_complete,
-        "merkle_root": progress.merkle_root,
     }
     table = schema.segment
     updated = connection.execute(

@@ -22,12 +22,10 @@ from carbonseal.policies.errors import CarbonsealError
 TABLES = [pytest.param(table, id=name) for name, table in schema.metadata.tables.items()]
 FACTS = [
     schema.message,
-    schema.recipient,
-    schema.signature,
     schema.header_section,
     schema.participant,
     schema.participant_domain,
-    schema.subject_word,
+    schema.header_term,
 ]
 DIALECTS = [
     pytest.param(sqlite.dialect(), id="sqlite"),
@@ -154,6 +152,9 @@ def forget_version(file: Path) -> None:
 UNUSABLE: list[object] = [
     pytest.param(Path.unlink, "no archive database there", 75, id="missing"),
     pytest.param(lambda file: change_version(file, "9999"), "upgrade carbonseal", 78, id="newer"),
+    pytest.param(
+        lambda file: change_version(file, "0001"), "before the first release", 78, id="unreleased"
+    ),
     pytest.param(forget_version, "archive write", 75, id="no-version"),
     pytest.param(lambda file: file.write_bytes(b""), "archive write", 75, id="empty"),
     pytest.param(lambda file: file.write_bytes(b"x" * 9999), "not a database", 75, id="garbage"),

@@ -190,7 +190,7 @@ def _conditions(wanted: Search, connection: Connection) -> list[_Condition]:
     for word_id in dict.fromkeys(
         terms.term(word) for text in wanted.words for word in terms.words(text)
     ):
-        found.append(_Condition(schema.subject_word, (schema.subject_word.c.word_id == word_id,)))
+        found.append(_Condition(schema.header_term, (schema.header_term.c.term_id == word_id,)))
     return [*found, *_message_conditions(wanted)]
 
 
@@ -312,7 +312,7 @@ def _found(one: Rows, authors: str | None) -> Found:
         client_address=parts.client_address_of(columns),
         login=columns["login"],
         size=columns["size"],
-        reasons=tuple(rows.reasons_of(columns)),
+        reasons=tuple(rows.reasons_of(one)),
     )
 
 
@@ -361,20 +361,12 @@ def count(
 
 def _counts(what: ColumnElement[Any]) -> Select[Any]:
     columns = schema.message.c
-    copies = (
-        select(1)
-        .where(
-            schema.recipient.c.record_id == columns.record_id,
-            schema.recipient.c.kind == schema.COPY,
-        )
-        .exists()
-    )
     return select(
         what,
         func.count(),
         func.coalesce(func.sum(columns.size), 0),
         func.count().filter(columns.is_signed.is_(True)),
-        func.count().filter(columns.archive_addressed.is_(True) | copies),
+        func.count().filter(columns.archive_addressed.is_(True) | (columns.copy_count > 0)),
     ).select_from(schema.message)
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql, postgresql
 
-revision = "0001"
+revision = "rooms_1"
 down_revision = None
 
 # Written out and never changed: `schema` describes the newest version, this the first.
@@ -20,13 +20,15 @@ RECORD_ID = (
 )
 LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), *MYSQL)
 OCTETS = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *MYSQL)
+LARGE = sa.LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
 HASH = sa.LargeBinary(16).with_variant(mysql.BINARY(16), *MYSQL)
-SHA256 = sa.LargeBinary(32).with_variant(mysql.BINARY(32), *MYSQL)
+DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), *MYSQL)
 INDEXED = (
     sa.String(255)
     .with_variant(mysql.VARCHAR(255, collation="utf8mb4_bin"), *MYSQL)
     .with_variant(sa.String(255, collation="C"), "postgresql")
 )
+PARTITIONED: dict[str, Any] = {"postgresql_partition_by": "RANGE (record_id)"}
 
 
 def key(name: str, kind: Any, comment: str) -> sa.Column[Any]:
@@ -42,6 +44,14 @@ def may(name: str, kind: Any, comment: str) -> sa.Column[Any]:
 
 
 def upgrade() -> None:
+    tables()
+    if op.get_bind().dialect.name == "postgresql":
+        terms()
+    else:
+        index_tables()
+
+
+def tables() -> None:
     op.create_table(
         "domain",
         key("domain_id", sa.BigInteger(), "first 8 octets of SHA-256 of the name"),
@@ -107,20 +117,59 @@ def upgrade() -> None:
         comment="what many signatures have in common",
     )
     op.create_table(
+        "verdict",
+        key("verdict_id", sa.BigInteger(), "first 8 octets of SHA-256 of the text"),
+        must("reasons", LONG_TEXT, "reasons as JSON; {name} where the message row says about what"),
+        comment="reasons of all decisions, as many messages have them in common",
+    )
+    op.create_table(
+        "retention",
+        key("retention_id", sa.BigInteger(), "first 8 octets of SHA-256 of the other columns"),
+        must("name", sa.Text(), "retention class"),
+        may("keep", sa.BigInteger(), "seconds for which the record is kept; null: for ever"),
+        may(
+            "headers",
+            sa.BigInteger(),
+            "seconds for its header section; null: as long as the record",
+        ),
+        may(
+            "subject",
+            sa.BigInteger(),
+            "seconds for its subject; null: as long as the header section",
+        ),
+        comment="retention classes as stamped when records were made; a later setting makes new rows",
+    )
+    op.create_table(
         "message",
         key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
         must("recorded_at", sa.BigInteger(), "when it was sealed; microseconds UTC since 1970"),
         must("circumstance_id", sa.BigInteger(), "relay, listener, configuration, TLS, origin"),
+        must("verdict_id", sa.BigInteger(), "reasons of all decisions"),
+        may("retention_id", sa.BigInteger(), "retention class it was stamped with; null: none"),
         must("segment_id", sa.BigInteger(), "spool segment the record came from"),
-        must("segment_offset", sa.BigInteger(), "octets before it in that segment"),
+        may("reverse_path_id", sa.BigInteger(), "address; null for the null reverse-path"),
+        may("author_id", sa.BigInteger(), "address of the first author"),
+        may("message_id_hash", sa.BigInteger(), "by which Message-ID is found"),
+        may("login_hash", sa.BigInteger(), "by which the login is found, without regard to case"),
+        may("date", sa.BigInteger(), "Date field; seconds UTC since 1970"),
+        must("size", sa.BigInteger(), "octets of the message"),
+        must("body_size", sa.BigInteger(), "octets of the body"),
+        must("position", sa.Integer(), "its place among the records of that segment, from 0"),
+        must("header_size", sa.Integer(), "octets of the header section"),
+        must("client_port", sa.Integer(), "client's port"),
+        must("header_count", sa.Integer(), "header fields"),
+        must("author_count", sa.Integer(), "mailboxes in From"),
+        must("recipient_count", sa.Integer(), "envelope recipients"),
+        must("copy_count", sa.SmallInteger(), "archive recipients added"),
+        must("crossing", sa.SmallInteger(), "0 internal, 1 outbound, 2 inbound, 3 transit"),
+        must("disposition", sa.SmallInteger(), "0 accept, 1 tempfail, 2 reject"),
+        must("is_signed", sa.Boolean(), "at least one signature was made"),
+        must("archive_addressed", sa.Boolean(), "the sender had addressed the archive already"),
         must("queue_id", INDEXED, "Postfix queue id"),
         may("client_address", HASH, "client's IP address, IPv4 as ::ffff:a.b.c.d"),
-        must("client_port", sa.Integer(), "client's port"),
         must("client_name", sa.Text(), "client's host name"),
         must("helo", LONG_TEXT, "argument of HELO or EHLO"),
         may("login", sa.Text(), "SASL login"),
-        may("login_hash", sa.BigInteger(), "by which the login is found, without regard to case"),
-        may("reverse_path_id", sa.BigInteger(), "address; null for the null reverse-path"),
         may("reverse_path_spelling", OCTETS, "where it differs from the dictionary"),
         may("reverse_path_raw", OCTETS, "argument of MAIL FROM unless <address>"),
         may(
@@ -132,58 +181,124 @@ def upgrade() -> None:
             LONG_TEXT,
             "what the reason for its place is about, unless the address",
         ),
-        must("crossing", sa.SmallInteger(), "0 internal, 1 outbound, 2 inbound, 3 transit"),
-        must("disposition", sa.SmallInteger(), "0 accept, 1 tempfail, 2 reject"),
-        must("is_signed", sa.Boolean(), "at least one signature was made"),
-        must("archive_addressed", sa.Boolean(), "the sender had addressed the archive already"),
-        must("author_count", sa.Integer(), "mailboxes in From"),
-        may("author_id", sa.BigInteger(), "address of the first author"),
         may("author_spelling", OCTETS, "where it differs from the dictionary"),
-        may("message_id_hash", sa.BigInteger(), "by which Message-ID is found"),
-        may("date", sa.BigInteger(), "Date field; seconds UTC since 1970"),
-        must("size", sa.BigInteger(), "octets of the message"),
-        must("header_size", sa.BigInteger(), "octets of the header section"),
-        must("header_count", sa.Integer(), "header fields"),
-        must("body_size", sa.BigInteger(), "octets of the body"),
-        may("body_hash", SHA256, "SHA-256 of the canonical body (RFC 6376 bh=)"),
-        must("reasons", LONG_TEXT, "reasons of all decisions as JSON"),
+        may("body_hash", DIGEST, "SHA-256 of the canonical body (RFC 6376 bh=)"),
+        must("recipients", OCTETS, "envelope recipients, then archive recipients; see packed"),
+        may("signatures", OCTETS, "DKIM signatures made, in order; see packed; null: none"),
+        may(
+            "bcc_maps",
+            LONG_TEXT,
+            "what the classic BCC maps would have done, as JSON; null: not asked",
+        ),
+        may(
+            "salt", HASH, "of the evidence for all but the header section; null: unsalted, redacted"
+        ),
         may("verbatim", OCTETS, "the record itself where these columns cannot tell it exactly"),
         comment="one row per sealed message",
-    )
-    op.create_table(
-        "recipient",
-        key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
-        key("position", sa.Integer(), "order: envelope recipients, then archive recipients"),
-        must("kind", sa.SmallInteger(), "0 envelope, 1 archive copy"),
-        may("address_id", sa.BigInteger(), "address as resolved; null: none"),
-        may("spelling", OCTETS, "where it differs from the dictionary"),
-        may("raw", OCTETS, "argument of RCPT TO unless <address>"),
-        may("resolved", OCTETS, "{rcpt_addr}; empty: the dictionary's; null: not given"),
-        may("esmtp", LONG_TEXT, "ESMTP parameters (NOTIFY, ORCPT) as JSON; null: none"),
-        may("route_id", sa.BigInteger(), "place, reason, transport, next hop"),
-        may("about", LONG_TEXT, "what the reason for its place is about, unless the address"),
-        comment="envelope and archive recipients",
-        sqlite_with_rowid=False,
-    )
-    op.create_table(
-        "signature",
-        key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
-        key("position", sa.SmallInteger(), "order of signing"),
-        must("form_id", sa.BigInteger(), "SDID, selector, algorithm, fields"),
-        may("auid", sa.Text(), "i= unless @ and the SDID"),
-        must("signed_at", sa.BigInteger(), "t=; seconds UTC since 1970"),
-        may("expires_at", sa.BigInteger(), "x=; seconds UTC since 1970"),
-        comment="DKIM signatures made",
-        sqlite_with_rowid=False,
+        **PARTITIONED,
     )
     op.create_table(
         "header_section",
         key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
         may("message_id", LONG_TEXT, "Message-ID without angle brackets"),
         may("subject", LONG_TEXT, "Subject decoded for people"),
+        may("salt", OCTETS, "of its evidence, from which message.salt was derived; null: unsalted"),
         must("fields", OCTETS, "header fields in order, exact; see header_store"),
         comment="a table of its own, since it may have to go earlier than the envelope",
+        **PARTITIONED,
     )
+    op.create_table(
+        "segment",
+        key("segment_id", sa.BigInteger(), "first 8 octets of SHA-256 of the name"),
+        must("name", sa.Text(), "file name in the spool without suffix"),
+        must("relay", sa.Text(), "relay whose spool it was"),
+        must("progress", sa.BigInteger(), "octets loaded: the next record begins here"),
+        must("lines", sa.Integer(), "lines of records in them, those set aside included"),
+        must("records", sa.BigInteger(), "records loaded"),
+        must("refused", sa.BigInteger(), "lines set aside"),
+        must("is_complete", sa.Boolean(), "its footer was seen"),
+        comment="spool segments and how far they are loaded; book-keeping, not evidence",
+    )
+    op.create_table(
+        "set_aside",
+        key("segment_id", sa.BigInteger(), "segment of the line"),
+        key("segment_offset", sa.BigInteger(), "octets before it"),
+        must("position", sa.Integer(), "its place among the lines of that segment, from 0"),
+        must("why", LONG_TEXT, "what was wrong with it"),
+        comment="spool lines that could not be loaded; the lines are in the spool's set-aside/",
+    )
+    op.create_table(
+        "repeated",
+        key("segment_id", sa.BigInteger(), "segment of the line"),
+        key("position", sa.Integer(), "its place among the lines of that segment, from 0"),
+        must("record_id", RECORD_ID, "the record that another line had brought before"),
+        comment="lines whose record was there already, from another line",
+    )
+    op.create_table(
+        "seal",
+        key("relay", INDEXED, "relay that sealed the segment"),
+        key("number", sa.BigInteger(), "of the relay's sealed segments, from 1 without a gap"),
+        must("segment_id", sa.BigInteger(), "the segment"),
+        must("first_record_id", RECORD_ID, "no record of the segment is older"),
+        must("last_record_id", RECORD_ID, "none is newer"),
+        must("entry", LONG_TEXT, "what was signed: canonical JSON; see evidence.seal"),
+        must("signature", OCTETS, "Ed25519 of the relay's evidence key over the entry"),
+        must("leaves", LARGE, "evidence of each line in order, 64 octets each; see evidence.leaf"),
+        comment="sealed segments, chained per relay; rows are only ever added",
+    )
+    op.create_table(
+        "stamp",
+        key("relay", INDEXED, "relay"),
+        key("number", sa.BigInteger(), "seal whose entry was stamped"),
+        must("token", OCTETS, "RFC 3161 time-stamp token"),
+        comment="time stamps of others; rows are only ever added",
+    )
+    op.create_table(
+        "tombstone",
+        key("segment_id", sa.BigInteger(), "segment they came from"),
+        key("event", sa.BigInteger(), "number of the audit event that took the records out"),
+        key("part", sa.SmallInteger(), "0 record, 1 header section, 2 subject"),
+        must("positions", LARGE, "their places in the segment, as compressed bits"),
+        comment="what retention took out, so that evidence can tell it from loss",
+    )
+    op.create_table(
+        "redaction",
+        key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
+        must("event", sa.BigInteger(), "number of the audit event"),
+        must("evidence", LONG_TEXT, "salts of the parts left, commitments of those gone, as JSON"),
+        comment="records from which a person was erased",
+    )
+    op.create_table(
+        "hold",
+        key("hold_id", sa.BigInteger(), "random"),
+        must("name", INDEXED, "as people call it"),
+        must("reason", LONG_TEXT, "case, or why"),
+        must("query", LONG_TEXT, "what it holds, as JSON of a Search"),
+        must("is_live", sa.Boolean(), "records that come later are held as well"),
+        must("set_at", sa.BigInteger(), "microseconds UTC since 1970"),
+        must("set_by", sa.Text(), "who"),
+        may("released_at", sa.BigInteger(), "null: in force"),
+        may("released_by", sa.Text(), "who"),
+        sa.UniqueConstraint("name", name="hold_by_name"),
+        comment="legal holds",
+    )
+    op.create_table(
+        "hold_member",
+        key("hold_id", sa.BigInteger(), "hold"),
+        key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
+        comment="records that a hold was found to cover",
+        sqlite_with_rowid=False,
+    )
+    op.create_index("message_by_client", "message", ["client_address", "record_id"])
+    op.create_index("message_by_message_id", "message", ["message_id_hash", "record_id"])
+    op.create_index("message_by_queue_id", "message", ["queue_id", "record_id"])
+    op.create_index("seal_by_segment", "seal", ["segment_id"])
+    op.create_index("seal_by_time", "seal", ["last_record_id"])
+    op.create_index("hold_member_by_record", "hold_member", ["record_id"])
+
+
+def index_tables() -> None:
+    """Indexes that are tables, where there are no arrays with GIN."""
     op.create_table(
         "participant",
         key("address_id", sa.BigInteger(), "who"),
@@ -205,37 +320,16 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
-        "subject_word",
-        key(
-            "word_id",
-            sa.BigInteger(),
-            "first 8 octets of SHA-256 of the word without case and accents",
-        ),
+        "header_term",
+        key("term_id", sa.BigInteger(), "word of the subject, or a field's value; see terms"),
         key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
-        comment="index of subject words",
+        comment="index of subject words and of indexed header fields",
         sqlite_with_rowid=False,
     )
-    op.create_table(
-        "segment",
-        key("segment_id", sa.BigInteger(), "first 8 octets of SHA-256 of the name"),
-        must("name", sa.Text(), "file name in the spool without suffix"),
-        must("progress", sa.BigInteger(), "octets loaded: the next record begins here"),
-        must("records", sa.BigInteger(), "records loaded"),
-        must("refused", sa.BigInteger(), "lines set aside"),
-        must("is_complete", sa.Boolean(), "its footer was seen"),
-        may("merkle_root", SHA256, "root over its records, from the footer"),
-        comment="spool segments and how far they are loaded",
-    )
-    op.create_table(
-        "set_aside",
-        key("segment_id", sa.BigInteger(), "segment of the line"),
-        key("segment_offset", sa.BigInteger(), "octets before it"),
-        must("why", LONG_TEXT, "what was wrong with it"),
-        comment="spool lines that could not be loaded; the lines are in the spool's set-aside/",
-    )
-    op.create_index("message_by_client", "message", ["client_address", "record_id"])
     op.create_index("message_by_crossing", "message", ["crossing", "record_id"])
     op.create_index("message_by_login", "message", ["login_hash", "record_id"])
-    op.create_index("message_by_message_id", "message", ["message_id_hash", "record_id"])
-    op.create_index("message_by_queue_id", "message", ["queue_id", "record_id"])
     op.create_index("message_by_signed", "message", ["is_signed", "record_id"])
+
+
+def terms() -> None:
+    """PostgreSQL: arrays of terms, and partitions by month."""
