@@ -50,6 +50,8 @@ _NAMING = frozenset(
     "from to cc bcc sender reply-to return-path delivered-to x-original-to resent-from resent-to "
     "resent-cc resent-bcc resent-sender resent-reply-to disposition-notification-to".split()
 )
+# What a message is about: the informational fields (RFC 5322 section 3.6.5) and what repeats them.
+_ABOUT = frozenset(("subject", "comments", "keywords", "thread-topic"))
 _dump = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
 
 
@@ -168,6 +170,7 @@ def parts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_odd(content: Mapping[str, Any]) -> bool:
+    """Whether the salt is none, and so has to be kept as the fact that it is."""
     return content["salt"] is not None and line_salt(content) is None
 
 
@@ -185,10 +188,14 @@ def _group(one: Any) -> str:
     name = one[0] if isinstance(one, list | tuple) and one else None
     if not isinstance(name, str):
         return FIELDS
-    name = name.strip().lower()
-    if name == "subject":
+    if is_subject(name):
         return SUBJECT
-    return ADDRESSES if name in _NAMING else FIELDS
+    return ADDRESSES if name.strip().lower() in _NAMING else FIELDS
+
+
+def is_subject(name: str) -> bool:
+    """Whether a field of that name goes with the subject."""
+    return name.strip().lower() in _ABOUT
 
 
 def commitments(content: Mapping[str, Any]) -> Commitments:
