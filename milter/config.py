@@ -25,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from carbonseal.keys import generate
 from carbonseal.keys.publication.settings import DnsSettings, PublishRule, ServerAddress
-from carbonseal.milter import config_file, socket_address
+from carbonseal.milter import bcc_map_files, config_file, socket_address
 from carbonseal.policies import (
     address,
     archiving,
@@ -36,6 +36,7 @@ from carbonseal.policies import (
     rotation,
     signing,
 )
+from carbonseal.policies.bcc_maps import BccMaps
 from carbonseal.policies.boundary import CrossingKind
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
@@ -217,12 +218,27 @@ class ArchiveRuleSection(_Section):
     when: Literal["crossing", "always", "never"] | None = None
 
 
+class BccMapsSection(_Section):
+    """Postfix's own BCC maps, to compare our decision with theirs; see `bcc_map_files`."""
+
+    sender: str = ""
+    recipient: str = ""
+    always: Mailbox | None = None
+    origin: Line | None = None
+    append_domain: Line | None = None
+    delimiter: str = ""
+    local: list[Line] = []
+    replaced: list[Mailbox] = []
+
+
 class ArchiveSection(_Section):
     """The archive copy."""
 
     recipients: list[Mailbox] = []
     when: Literal["crossing", "always", "never"] = "crossing"
     rules: list[ArchiveRuleSection] = []
+    compare: Literal["bcc_maps"] | None = None
+    bcc_maps: BccMapsSection = BccMapsSection()
 
 
 class RecordSection(_Section):
@@ -394,6 +410,7 @@ class Configuration:
     ours: origin.Ours
     signing: signing.SigningPolicy
     archive: archiving.ArchivePolicy
+    compare: BccMaps | None  # what the archive copy is compared with; None: nothing
     failure: disposition.FailurePolicy
     dns: DnsSettings
     rotation: rotation.Rules
@@ -444,6 +461,7 @@ def assemble(document: config_file.Document) -> Configuration:
         ours=_ours(model.ours),
         signing=_signing(model.signing),
         archive=_archive(model.archive),
+        compare=_compare(document, model),
         dns=_dns(model.dns),
         rotation=_rotation(model.rotation),
         retention=_retention(model.retention),
@@ -522,6 +540,36 @@ def _archive(section: ArchiveSection) -> archiving.ArchivePolicy:
         when=archiving.When(section.when),
         rules=tuple(map(_archive_rule, section.rules)),
     )
+
+
+def bcc_maps_of(model: FileModel, base: Path) -> BccMaps:
+    """The maps of archive.bcc_maps; `base` is the directory of the file.  Raises: UnusableMap."""
+    section = model.archive.bcc_maps
+    exact = [name for name in model.ours.domains if not name.startswith(".")]
+    return bcc_map_files.read(
+        bcc_map_files.Sources(
+            sender=section.sender,
+            recipient=section.recipient,
+            always=section.always or "",
+            origin=section.origin or (exact[0] if exact else ""),
+            dot_domain=section.append_domain or "",
+            delimiter=section.delimiter,
+            local=section.local,
+            replaced=section.replaced,
+            base=base,
+        )
+    )
+
+
+def _compare(document: config_file.Document, model: FileModel) -> BccMaps | None:
+    if model.archive.compare is None:
+        return None
+    try:
+        return bcc_maps_of(model, document.path.resolve().parent)
+    except bcc_map_files.UnusableMap as fault:
+        key_path = ("archive", "bcc_maps", fault.key)
+        place = f"{document.place(key_path)}: {'.'.join(key_path)}"
+        raise InvalidConfiguration([f"{place}: {fault.sentence}"]) from None
 
 
 def _archive_rule(section: ArchiveRuleSection) -> archiving.ArchiveRule:

@@ -76,6 +76,7 @@ def explain(question: Question, configuration: Configuration) -> Explanation:
             *decisions.crossing.reasons,
             *((breaker,) if breaker else decisions.signing.reasons),
             *decisions.copy.reasons,
+            *decisions.shadow,
             *decisions.retention_reasons,
         ),
     )

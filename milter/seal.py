@@ -27,6 +27,7 @@ from carbonseal.milter.edits import AddRecipient, Edit, InsertField, Verdict
 from carbonseal.milter.transaction import Transaction, text
 from carbonseal.policies import (
     archiving,
+    bcc_maps,
     boundary,
     header_fields,
     origin,
@@ -82,6 +83,7 @@ class Decisions:
     copy: ArchivePlan
     retention: Stamp | None  # None: kept for ever
     retention_reasons: tuple[Reason, ...]
+    shadow: tuple[Reason, ...]  # how Postfix's BCC maps would differ; decides nothing
 
 
 def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
@@ -102,6 +104,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         *signing.reasons,
         *decisions.copy.reasons,
         *decisions.retention_reasons,
+        *decisions.shadow,
     )
     is_accepted = disposition.answer is Answer.ACCEPT
     signatures = signing.signatures if is_accepted else ()
@@ -114,7 +117,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         "record_id": record_id,
         "salt": record.new_salt(),
         "retention": retention_facts(decisions.retention),
-        "bcc_maps": None,
+        "bcc_maps": bcc_maps.said(said) if decisions.shadow else None,
         "recorded_at": record.timestamp(now),
         "relay": services.relay or transaction.relay,
         "config_version": configuration.version,
@@ -179,7 +182,9 @@ def decide(
         login=transaction.login or "",
         policy=configuration.retention,
     )
-    return Decisions(proof, crossing, plan, copy, stamp, () if why is None else (why,))
+    maps = configuration.compare
+    shadow = () if maps is None else bcc_maps.compare(maps, envelope, copy)
+    return Decisions(proof, crossing, plan, copy, stamp, () if why is None else (why,), shadow)
 
 
 def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:

@@ -93,6 +93,21 @@ def parse_address(text: str) -> Address:
     return path.address
 
 
+def as_typed(raw: str) -> tuple[str, str | None] | None:
+    """Local part and domain of `raw` as typed, a source route dropped; None for what is no address.
+
+    The domain is None without an @, and '' is never one.  For those who need to see what Postfix's
+    tables see, which know nothing of A-labels.
+    """
+    if len(raw) > MAX_LENGTH:
+        return None
+    text = raw.strip(" \t\r\n")
+    if text.startswith("<") and text.endswith(">"):
+        text = text[1:-1]
+    route = _ROUTE.match(text)
+    return _split(text if route is None else text[route.end() :]) if text else None
+
+
 _FAULTS = {
     "unqualified": "has no domain; write it like user@example.com",
     "bad-domain": "has a domain that is no domain name; write it like user@example.com",

@@ -100,6 +100,14 @@ SENTENCES: Mapping[str, str] = {
     # How long the record is kept (retention)
     "retention-rule": "Kept as class {about}: a rule is about it.",
     "retention-default": "Kept as class {about}: no rule is about it.",
+    # Postfix's own BCC maps beside it (bcc_maps)
+    "bcc-maps-agree": "The BCC maps of Postfix would do the same: {about}.",
+    "bcc-maps-would-miss": "The BCC maps of Postfix would not send the copy to {about}.",
+    "bcc-maps-would-add": "The BCC maps of Postfix would send a copy to {about}; we do not.",
+    "bcc-maps-would-double": (
+        "The BCC maps of Postfix would send a second copy to {about}, which the sender addressed."
+    ),
+    "bcc-maps-unknown": "What the BCC maps of Postfix would do is unknown: {about}.",
     # The record
     "record-not-writable": "The record could not be made durable: {about}",
 }
