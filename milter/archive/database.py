@@ -28,6 +28,7 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from carbonseal.milter.archive import servers
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -45,11 +46,15 @@ class WrongDatabase(ConfigurationError):
     """The URL names something that is no archive of ours."""
 
 
-def writing_engine(url: str) -> Engine:
-    """An engine for the writer; creates the SQLite file.  Raises: DatabaseUnusable."""
+def writing_engine(url: str, *, patience: float | None = servers.ANSWER_SECONDS) -> Engine:
+    """An engine for the writer; creates the SQLite file.
+
+    `patience`: seconds for each answer of a server; None for work that may take hours.
+    Raises: DatabaseUnusable, WrongDatabase.
+    """
     parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
-        return _engine(parsed)
+        return _engine(parsed, is_writer=True, patience=patience)
     path = _sqlite_path(parsed)
     _create_file(path)
     # mode=rw: a file that vanished later is an error, not an empty archive.
@@ -71,7 +76,7 @@ def reading_engine(url: str) -> Engine:
             )
         engine = _sqlite_engine(path, "ro", ("query_only=ON",), "BEGIN")
     else:
-        engine = _engine(parsed)
+        engine = _engine(parsed, is_writer=False)
     check_version(engine)
     return engine
 
@@ -125,21 +130,21 @@ def file_of(engine: Engine | None) -> tuple[int, int] | None:
 
 def unusable(url: URL, fault: SQLAlchemyError) -> DatabaseUnusable:
     """The sentence for a database error."""
+    if url.get_backend_name() != "sqlite":
+        return DatabaseUnusable(servers.sentence(url, fault))
     cause = str(fault.orig) if isinstance(fault, DBAPIError) and fault.orig else str(fault)
     cause = " ".join(cause.split())
-    return DatabaseUnusable(f"{place(url)}: {cause}; {_remedy(url, cause)}")
+    return DatabaseUnusable(f"{place(url)}: {cause}; {_remedy(cause)}")
 
 
 def place(url: URL) -> str:
     """Which database, for people; never its password."""
     if url.get_backend_name() == "sqlite":
         return str(_sqlite_path(url))
-    return url.render_as_string(hide_password=True)
+    return servers.place(url)
 
 
-def _remedy(url: URL, cause: str) -> str:
-    if url.get_backend_name() != "sqlite":
-        return "check that the server runs and that record.database is right"
+def _remedy(cause: str) -> str:
     for part, remedy in (
         ("locked", "another program holds it; it should be done soon"),
         ("unable to open", "check its directory and permissions"),
@@ -218,9 +223,9 @@ def _escaped(path: Path) -> str:
     return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, *, is_writer: bool, patience: float | None = None) -> Engine:
     try:
-        return sqlalchemy.create_engine(url, pool_pre_ping=True)
+        return servers.engine(url, is_writer=is_writer, patience=patience)
     except (SQLAlchemyError, ImportError) as fault:
         raise WrongDatabase(
             f"record.database: no driver for {url.drivername} ({fault}); install "
