@@ -238,7 +238,7 @@ class ArchiveSection(_Section):
     when: Literal["crossing", "always", "never"] = "crossing"
     rules: list[ArchiveRuleSection] = []
     compare: Literal["bcc_maps"] | None = None
-    bcc_maps: BccMapsSection = BccMapsSection()
+    bcc_maps: BccMapsSection | None = None
 
 
 class RecordSection(_Section):
@@ -544,7 +544,7 @@ def _archive(section: ArchiveSection) -> archiving.ArchivePolicy:
 
 def bcc_maps_of(model: FileModel, base: Path) -> BccMaps:
     """The maps of archive.bcc_maps; `base` is the directory of the file.  Raises: UnusableMap."""
-    section = model.archive.bcc_maps
+    section = model.archive.bcc_maps or BccMapsSection()
     exact = [name for name in model.ours.domains if not name.startswith(".")]
     return bcc_map_files.read(
         bcc_map_files.Sources(
