@@ -85,9 +85,10 @@ def _state(fault: DBAPIError) -> str:
 
 
 def _number(fault: Exception) -> int:
-    arguments = getattr(getattr(fault, "orig", None), "args", ())
-    is_pair = len(arguments) == 2 and isinstance(arguments[0], int)
-    return arguments[0] if is_pair else 0
+    match getattr(getattr(fault, "orig", None), "args", ()):
+        case (int(number), _):
+            return number
+    return 0
 
 
 # PostgreSQL's states, MariaDB's numbers, and words of messages that come without either, since

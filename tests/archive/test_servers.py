@@ -366,11 +366,12 @@ def test_a_server_that_hangs_is_given_up(kind: str) -> None:
         engine = database.writing_engine(made.url(made.create_database()))
         frozen = engine.connect()
         number = server_process(made, frozen)
-        with pytest.raises(servers.NoAnswer, match="no answer for 0.5 s"):
-            with servers.bounded(frozen, 0.5):
-                frozen.exec_driver_sql("SELECT 1")
-                os.kill(number, signal.SIGSTOP)
-                frozen.exec_driver_sql("SELECT 2")
+        os.kill(number, signal.SIGSTOP)
+        with (
+            pytest.raises(servers.NoAnswer, match="no answer for"),
+            servers.bounded(frozen, 0.5),
+        ):
+            frozen.exec_driver_sql("SELECT 1")
         os.kill(number, signal.SIGCONT)
         frozen.close()
         engine.dispose()
