@@ -23,7 +23,7 @@ CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 RECORD_ID_LENGTH = 26
 MAX_WORDS = 200  # of one subject; more is no subject
 _MAX_WORD = 64
-_TO_BASE32 = str.maketrans(CROCKFORD + CROCKFORD.lower(), "0123456789ABCDEFGHIJKLMNOPQRSTUV" * 2)
+TO_BASE32 = str.maketrans(CROCKFORD + CROCKFORD.lower(), "0123456789ABCDEFGHIJKLMNOPQRSTUV" * 2)
 _RECORD_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII | re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
 _BRACKETED = re.compile(r"<([^<>]+)>")
@@ -44,7 +44,7 @@ def pack_record_id(text: str) -> bytes:
     """
     if not _RECORD_ID.fullmatch(text):
         raise ValueError(f"{text!r} is no record id (26 characters)")
-    return int(text.translate(_TO_BASE32), 32).to_bytes(16, "big")
+    return int(text.translate(TO_BASE32), 32).to_bytes(16, "big")
 
 
 def unpack_record_id(octets: bytes) -> str:
@@ -135,20 +135,30 @@ def word_term(word: str) -> int:
 
 
 def field_terms(name: str, value: str) -> list[int]:
-    """By which a header field is found: its value, and what stands in angle brackets in it."""
-    found = [field_term(name, value)]
+    """By which a header field is found: each of its `field_texts`."""
+    return [field_term(name, text) for text in field_texts(value)]
+
+
+def field_texts(value: str) -> list[str]:
+    """The value of a header field, and what stands in angle brackets in it."""
+    found = [field_text(value)]
     bracketed = _BRACKETED.search(value)
     if bracketed and bracketed[1].strip() != value.strip():
-        found.append(field_term(name, bracketed[1]))
+        found.append(field_text(bracketed[1]))
     return found
 
 
+def field_text(value: str) -> str:
+    """A value without regard to case and white space."""
+    return " ".join(value.casefold().split())
+
+
 def field_term(name: str, value: str) -> int:
-    """`term` of a header field with this value, without regard to case and white space.
+    """`term` of a header field with this value.
 
     No word has a colon in it, so this is never the term of a word.
     """
-    return term(f"{name.lower()}:{' '.join(value.casefold().split())}")
+    return term(f"{name.lower()}:{field_text(value)}")
 
 
 def words(text: str) -> list[str]:
