@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Insert, Table, select
+from sqlalchemy import Connection, Insert, Table, func, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from carbonseal.milter.archive import schema, terms
@@ -159,6 +159,15 @@ def _learn_domains(
     return ids
 
 
+def _learn_months(
+    months: list[Any], connection: Connection, _dictionary: Dictionary
+) -> dict[Any, int]:
+    """Partitions, of which we remember the same way that they are there; see `partitions`."""
+    for month in sorted(months):
+        connection.execute(select(func.carbonseal_partition(month)))
+    return dict.fromkeys(months, 0)
+
+
 def _learner(
     table: Table, key: str
 ) -> Callable[[list[Any], Connection, Dictionary], dict[Any, int]]:
@@ -178,6 +187,7 @@ def _learner(
 _LEARN: Mapping[str, Callable[[list[Any], Connection, Dictionary], dict[Any, int]]] = {
     "address": _learn_addresses,
     "domain": _learn_domains,
+    "month": _learn_months,
     Circumstance.__name__: _learner(schema.circumstance, "circumstance_id"),
     Route.__name__: _learner(schema.route, "route_id"),
     SigningForm.__name__: _learner(schema.signing_form, "form_id"),

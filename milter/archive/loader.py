@@ -12,13 +12,14 @@ Does not: read the spool, keep progress, or end transactions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy import Connection, select
 
-from carbonseal.milter.archive import packed, schema
+from carbonseal.milter.archive import inserting, packed, partitions, postings, schema
 from carbonseal.milter.archive.dictionary import Dictionary, chunks, insert_missing
 from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Route, SigningForm
@@ -26,13 +27,6 @@ from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.verdicts import Verdict
 
 _CHUNK = 500
-_TABLES = (
-    schema.message,
-    schema.header_section,
-    schema.participant,
-    schema.participant_domain,
-    schema.header_term,
-)
 
 
 class Arrival(NamedTuple):
@@ -55,17 +49,37 @@ class _Ids(NamedTuple):
 
 def load(arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictionary) -> int:
     """Insert what is not there yet; returns how many records that were."""
+    # Before anything else is locked: making a partition waits for those who read.
+    partitions.make({one.rows.record_id for one in arrivals}, connection, dictionary)
     fresh = _unknown(arrivals, connection)
     if not fresh:
         return 0
     ids = _ids([one.rows for one in fresh], connection, dictionary)
     kind, dialect = schema.RecordId(), connection.dialect
-    tables: dict[Table, list[tuple[Any, ...]]] = {table: [] for table in _TABLES}
+    has_arrays = dialect.name == "postgresql"
+    batch = _Batch()
     for one in fresh:
-        _add(tables, one, kind.process_bind_param(one.rows.record_id, dialect), ids)
-    for table, rows in tables.items():
-        _insert(table, rows, connection)
+        key = kind.process_bind_param(one.rows.record_id, dialect)
+        _add_facts(batch, one, key, ids)
+        (_add_terms if has_arrays else _add_index)(batch, one.rows, key, ids)
+    inserting.insert(schema.message, batch.messages, connection, with_terms=has_arrays)
+    inserting.insert(schema.header_section, batch.sections, connection, with_terms=has_arrays)
+    if not has_arrays:
+        inserting.insert(schema.participant, batch.participants, connection)
+        inserting.insert(schema.participant_domain, batch.domains, connection)
+        inserting.insert(schema.header_term, batch.header_terms, connection)
     return len(fresh)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows by table, each in the order of its columns."""
+
+    messages: list[tuple[Any, ...]] = field(default_factory=list)
+    sections: list[tuple[Any, ...]] = field(default_factory=list)
+    participants: list[tuple[Any, ...]] = field(default_factory=list)
+    domains: list[tuple[Any, ...]] = field(default_factory=list)
+    header_terms: list[tuple[Any, ...]] = field(default_factory=list)
 
 
 def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[Arrival]:
@@ -121,12 +135,10 @@ def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _
 
 # Values of a row in the order of the table's columns, without those that come first.
 _MESSAGE = itemgetter(*list(schema.message.c.keys())[1:])
+_SECTION = itemgetter(*list(schema.header_section.c.keys())[1:])
 
 
-def _add(
-    tables: dict[Table, list[tuple[Any, ...]]], arrival: Arrival, key: object, ids: _Ids
-) -> None:
-    """Add the rows of one record to those of each table, in the order of its columns."""
+def _add_facts(batch: _Batch, arrival: Arrival, key: object, ids: _Ids) -> None:
     rows = arrival.rows
     columns = rows.message
     columns["segment_id"], columns["position"] = arrival.segment_id, arrival.position
@@ -145,14 +157,32 @@ def _add(
         ],
         columns["recorded_at"] // 1_000_000,
     )
-    tables[schema.message].append((key, *_MESSAGE(columns)))
+    batch.messages.append((key, *_MESSAGE(columns)))
     section = rows.header_section
-    tables[schema.header_section].append(
-        (key, section["message_id"], section["subject"], section["salt"], section["fields"])
+    batch.sections.append((key, *_SECTION(section)))
+
+
+def _add_index(batch: _Batch, rows: Rows, key: object, ids: _Ids) -> None:
+    """What the record is found by, as rows of their own."""
+    batch.participants += [
+        (one, key, roles) for one, roles in _by_id(rows.participants, ids.address).items()
+    ]
+    batch.domains += [(one, key, roles) for one, roles in _by_id(rows.domains, ids.domain).items()]
+    batch.header_terms += [(term_id, key) for term_id in rows.header_terms]
+
+
+def _add_terms(batch: _Batch, rows: Rows, _key: object, ids: _Ids) -> None:
+    """What the record is found by, at the end of the rows that were added last."""
+    columns = rows.message
+    found = postings.of_message(
+        participants=_by_id(rows.participants, ids.address),
+        domains=_by_id(rows.domains, ids.domain),
+        login=columns["login_hash"],
+        crossing=columns["crossing"],
+        is_signed=columns["is_signed"],
     )
-    tables[schema.participant] += _roles(rows.participants, ids.address, key)
-    tables[schema.participant_domain] += _roles(rows.domains, ids.domain, key)
-    tables[schema.header_term] += [(term_id, key) for term_id in rows.header_terms]
+    batch.messages[-1] += (found,)
+    batch.sections[-1] += (postings.of_header_section(rows.header_terms),)
 
 
 def _recipient(one: Columns, ids: _Ids) -> Recipient:
@@ -168,30 +198,9 @@ def _recipient(one: Columns, ids: _Ids) -> Recipient:
     )
 
 
-def _roles(
-    held: dict[str, int], ids: dict[Any, int], key: object
-) -> Iterator[tuple[int, object, int]]:
+def _by_id(held: dict[str, int], ids: dict[Any, int]) -> dict[int, int]:
     roles: dict[int, int] = {}
     for value, some in held.items():  # two texts can be the same octets, and so the same id
         identifier = ids[value]
         roles[identifier] = roles.get(identifier, 0) | some
-    return ((identifier, key, some) for identifier, some in roles.items())
-
-
-def _insert(table: Table, rows: list[tuple[Any, ...]], connection: Connection) -> None:
-    """All rows in one statement.
-
-    The statement is SQLAlchemy's, the values go to the driver as they are: they are numbers, texts
-    and octets already, and looking at each of them again would cost as much as the insert itself.
-    """
-    if not rows:
-        return
-    statement = insert(table).compile(dialect=connection.dialect)
-    names = list(table.c.keys())
-    if statement.positional:
-        assert statement.positiontup == names
-        connection.exec_driver_sql(str(statement), rows)
-    else:
-        connection.exec_driver_sql(
-            str(statement), [dict(zip(names, row, strict=True)) for row in rows]
-        )
+    return roles

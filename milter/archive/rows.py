@@ -39,6 +39,7 @@ _KEYS = frozenset(  # of version 1
 )
 _LATER_KEYS = ("salt", "retention", "bcc_maps")  # since version 2
 _KEYS_2 = _KEYS.union(_LATER_KEYS)
+_SALT = 16  # octets
 _QUEUE_ID = 255  # characters
 
 
@@ -330,6 +331,8 @@ def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:
     if header_fields is None and "fields" in section:
         header_fields = [list(one) for one in header_store.expand(section["fields"])]
     salt = section.get("salt")
+    if salt is not None and len(salt) != _SALT:  # the subject has gone, and with it the line's salt
+        salt = None
     if columns["verbatim"] is not None:
         content = {**verbatim(columns["verbatim"]), "header_fields": header_fields}
         return content if salt is None else {**content, "salt": salt.hex()}

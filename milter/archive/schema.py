@@ -94,6 +94,7 @@ _OCTETS = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 _HASH = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
 _LARGE = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 _DIGEST = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+_SALTS = LargeBinary(48).with_variant(mysql.VARBINARY(48), "mysql", "mariadb")
 # Indexed text is compared octet by octet on every engine.
 _INDEXED = (
     String(255)
@@ -123,6 +124,10 @@ def _may(name: str, kind: Any, comment: str) -> Column[Any]:
 
 def _record_id() -> Column[Any]:
     return _key("record_id", RecordId(), "ULID made by the milter; in order of time")
+
+
+# PostgreSQL only: a table for each month, made by the function carbonseal_partition.
+_BY_MONTH = {"postgresql_partition_by": "RANGE (record_id)"}
 
 
 domain = Table(
@@ -275,6 +280,7 @@ message = Table(
     Index("message_by_crossing", "crossing", "record_id").ddl_if(callable_=_has_no_arrays),
     Index("message_by_signed", "is_signed", "record_id").ddl_if(callable_=_has_no_arrays),
     comment="one row per sealed message",
+    **_BY_MONTH,
 )
 
 header_section = Table(
@@ -287,6 +293,7 @@ header_section = Table(
     _may("salt", _OCTETS, "of its evidence, from which message.salt was derived; null: unsalted"),
     _must("fields", _OCTETS, "header fields in order, exact; see header_store"),
     comment="a table of its own, since it may have to go earlier than the envelope",
+    **_BY_MONTH,
 )
 
 # PostgreSQL only; the other engines have the three tables below instead.

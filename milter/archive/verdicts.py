@@ -124,10 +124,7 @@ class _Places:
             number = self._recipients.get(about)
             if number is not None:
                 return number
-        if code.startswith("origin"):
-            found = self._origin.get(about)
-        else:
-            found = self._sender.get(about)
+        found = (self._origin if code.startswith("origin") else self._sender).get(about)
         if found is None:
             found = self._origin.get(about) or self._sender.get(about) or self._whys.get(about)
         return self._recipients.get(about) if found is None else found

@@ -23,6 +23,7 @@ OCTETS = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *MYSQL)
 LARGE = sa.LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
 HASH = sa.LargeBinary(16).with_variant(mysql.BINARY(16), *MYSQL)
 DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), *MYSQL)
+SALTS = sa.LargeBinary(48).with_variant(mysql.VARBINARY(48), *MYSQL)
 INDEXED = (
     sa.String(255)
     .with_variant(mysql.VARCHAR(255, collation="utf8mb4_bin"), *MYSQL)
@@ -49,6 +50,8 @@ def upgrade() -> None:
         terms()
     else:
         index_tables()
+    if op.get_bind().dialect.name != "sqlite":  # which has it in a file of its own
+        audit()
 
 
 def tables() -> None:
@@ -331,5 +334,107 @@ def index_tables() -> None:
     op.create_index("message_by_signed", "message", ["is_signed", "record_id"])
 
 
+def audit() -> None:
+    op.create_table(
+        "audit",
+        key("number", sa.BigInteger(), "from 1 without a gap"),
+        must("at", sa.BigInteger(), "microseconds UTC since 1970"),
+        must("actor", sa.Text(), "who"),
+        must(
+            "action",
+            sa.Text(),
+            "search, show, trace, stats, export, hold, release, retain, erase, ...",
+        ),
+        must("reason", LONG_TEXT, "case, or why; empty where none is demanded"),
+        must("detail", LONG_TEXT, "query, counts and what else belongs to it, as JSON"),
+        must("previous", DIGEST, "digest of the event before"),
+        must("digest", DIGEST, "SHA-256 over all of the above; see audit"),
+        comment="who asked for, saw, exported, held and deleted what; rows are only ever added",
+    )
+
+
 def terms() -> None:
-    """PostgreSQL: arrays of terms, and partitions by month."""
+    """PostgreSQL: arrays of terms, and partitions by month, which the writer may have made."""
+    for table in ("message", "header_section"):
+        op.execute(f"ALTER TABLE {table} ADD COLUMN terms bigint[] NOT NULL")
+        op.execute(f"COMMENT ON COLUMN {table}.terms IS 'what it is found by; see postings'")
+        op.execute(
+            f"CREATE INDEX {table}_by_term ON {table} USING gin (terms) WITH (fastupdate = off)"
+        )
+        op.execute(f"CREATE TABLE {table}_other PARTITION OF {table} DEFAULT")
+    for table, column in (("message", "recipients"), ("header_section", "fields")):
+        # Compressed already: not to be tried again.
+        op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL")
+    for name, statement in FUNCTIONS.items():
+        op.execute(statement)
+        op.execute(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
+    op.execute("SELECT carbonseal_partitions(3)")
+
+
+# Only the owner of a table can divide it, and the writer is not: these run with the owner's rights
+# and do nothing else.
+FUNCTIONS = {
+    "carbonseal_record_id(timestamptz)": """
+CREATE FUNCTION carbonseal_record_id(moment timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0')
+            || repeat('0', 20))::uuid
+$$
+""",
+    "carbonseal_partition(timestamptz)": """
+CREATE FUNCTION carbonseal_partition(moment timestamptz) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '10s'
+SET timezone = 'UTC' AS $$
+DECLARE
+    month timestamptz := date_trunc('month', moment);
+    first uuid := carbonseal_record_id(month);
+    next uuid := carbonseal_record_id(month + interval '1 month');
+    whole text;
+    part text;
+BEGIN
+    -- A clock that is wrong must not make tables without end: such records go to the default.
+    IF moment NOT BETWEEN '1995-01-01' AND now() + interval '1 year' THEN
+        RETURN false;
+    END IF;
+    IF to_regclass('header_section_' || to_char(month, 'YYYY_MM')) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('carbonseal partitions'));
+    FOREACH whole IN ARRAY ARRAY['message', 'header_section'] LOOP
+        part := whole || '_' || to_char(month, 'YYYY_MM');
+        IF to_regclass(part) IS NULL THEN
+            EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', part, whole);
+            -- Records that were there before their month.
+            EXECUTE format(
+                'WITH early AS (DELETE FROM %I WHERE record_id >= %L AND record_id < %L '
+                'RETURNING *) INSERT INTO %I SELECT * FROM early',
+                whole || '_other', first, next, part);
+            EXECUTE format(
+                'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                whole, part, first, next);
+        END IF;
+    END LOOP;
+    RETURN true;
+END
+$$
+""",
+    "carbonseal_partitions(integer)": """
+CREATE FUNCTION carbonseal_partitions(ahead integer) RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+    SELECT count(*) FILTER (WHERE carbonseal_partition(
+        date_trunc('month', now()) + month * interval '1 month'))::integer
+    FROM generate_series(0, least(ahead, 11)) AS month
+$$
+""",
+    "carbonseal_drop_partition(text)": """
+CREATE FUNCTION carbonseal_drop_partition(month text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '10s' AS $$
+BEGIN
+    IF month !~ '^[0-9]{4}_[0-9]{2}$' THEN
+        RAISE EXCEPTION 'months are written like 2026_11';
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS %I, %I', 'message_' || month, 'header_section_' || month);
+END
+$$
+""",
+}

@@ -1,0 +1,96 @@
+"""Many rows into one table, by the quickest way that the driver has.
+
+Promises: all rows or an exception of SQLAlchemy, whichever way is taken.
+
+The values go to the driver as they are: they are numbers, texts and octets already, and looking at
+each of them again would cost as much as the insert itself.
+
+Does not: leave out what is there already (`dictionary.insert_missing` does).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy.exc import DBAPIError
+
+from carbonseal.milter.archive import schema
+
+Row = tuple[Any, ...]
+
+
+def insert(
+    table: Table, rows: Sequence[Row], connection: Connection, *, with_terms: bool = False
+) -> None:
+    """Insert rows, their values in the order of the table's columns; the terms come last."""
+    if not rows:
+        return
+    if connection.dialect.driver == "psycopg":
+        _copy(table, rows, connection, with_terms=with_terms)
+        return
+    statement = sqlalchemy.insert(table).compile(dialect=connection.dialect)
+    names = list(table.c.keys())
+    if statement.positional:
+        assert statement.positiontup == names
+        connection.exec_driver_sql(str(statement), list(rows))
+    else:
+        connection.exec_driver_sql(
+            str(statement), [dict(zip(names, row, strict=True)) for row in rows]
+        )
+
+
+def _copy(table: Table, rows: Sequence[Row], connection: Connection, *, with_terms: bool) -> None:
+    """By COPY, in binary form: three times as quick as INSERT of a batch."""
+    statement, types = _copying(table, with_terms)
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    try:
+        with raw.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.set_types(types)
+            for row in rows:
+                copy.write_row(row)
+    except raw_errors(connection.dialect) as fault:
+        raise DBAPIError.instance(
+            statement,
+            None,
+            fault,
+            connection.dialect.loaded_dbapi.Error,
+            dialect=connection.dialect,
+            connection_invalidated=connection.dialect.is_disconnect(fault, raw, None),
+        ) from fault
+
+
+def raw_errors(dialect: Dialect) -> type[Exception]:
+    """What the driver raises."""
+    error: type[Exception] = dialect.loaded_dbapi.Error
+    return error
+
+
+@functools.cache
+def _copying(table: Table, with_terms: bool) -> tuple[str, list[str]]:
+    names, types = list(table.c.keys()), [_type(column.type) for column in table.c]
+    if with_terms:
+        names.append("terms")
+        types.append("int8[]")
+    columns = ", ".join(names)
+    return f"COPY {table.name} ({columns}) FROM STDIN (FORMAT BINARY)", types
+
+
+def _type(kind: Any) -> str:
+    """PostgreSQL's name of a type that we use."""
+    for known, name in (
+        (schema.RecordId, "uuid"),
+        (sqlalchemy.BigInteger, "int8"),
+        (sqlalchemy.SmallInteger, "int2"),
+        (sqlalchemy.Integer, "int4"),
+        (sqlalchemy.Boolean, "bool"),
+        (sqlalchemy.LargeBinary, "bytea"),
+    ):
+        if isinstance(kind, known):
+            return name
+    # String(255) is varchar, which is text on the wire.
+    return "text"
