@@ -42,6 +42,8 @@ from sqlalchemy.exc import (
 from carbonseal.milter import log
 from carbonseal.milter.archive import database, loader, rows, schema, segments, terms
 from carbonseal.milter.archive.dictionary import Dictionary
+from carbonseal.milter.archive.evidence import sealing
+from carbonseal.milter.archive.evidence.chain import ChainUnusable
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.segments import Entry, Segment
 from carbonseal.policies.errors import TryLater
@@ -77,7 +79,11 @@ class Stop(Protocol):
 Report = Callable[..., None]
 
 
-_GRAVE = {"database-waits": log.warning, "record-set-aside": log.error}
+_GRAVE = {
+    "database-waits": log.warning,
+    "record-set-aside": log.error,
+    "segment-damaged": log.error,
+}
 
 
 def to_log(event: str, **facts: Any) -> None:
@@ -86,13 +92,25 @@ def to_log(event: str, **facts: Any) -> None:
 
 
 def serve(
-    spool_directory: Path, url: str, control: socket.socket, *, keep_loaded: int | None = None
+    spool_directory: Path,
+    url: str,
+    control: socket.socket,
+    *,
+    keep_loaded: int | None = None,
+    evidence: sealing.Settings | None = None,
 ) -> int:
     """Load until the supervisor at the other end of `control` says so or is gone."""
     stop = _ControlStop(control)
     while True:
         try:
-            run(spool_directory, url, stop=stop, report=to_log, keep_loaded=keep_loaded)
+            run(
+                spool_directory,
+                url,
+                stop=stop,
+                report=to_log,
+                keep_loaded=keep_loaded,
+                evidence=evidence,
+            )
             return 0
         except SpoolTaken as fault:
             # On reload and after a crash of the supervisor the last writer may still be leaving.
@@ -124,15 +142,16 @@ def run(
     stop: Stop,
     report: Report,
     keep_loaded: int | None = None,
+    evidence: sealing.Settings | None = None,
 ) -> None:
     """Load the spool until `stop`; what is in the spool by then is still loaded, if that can be.
 
     `report(event, **facts)` is told what an operator may want to know.  Loaded segments are deleted
-    after `keep_loaded` seconds; never when it is None.
+    after `keep_loaded` seconds; never when it is None.  `evidence` None: in the spool's own.
     """
     _spare_the_collector()
     with _locked(spool_directory):
-        writer = _Writer(spool_directory, url, report)
+        writer = _Writer(spool_directory, url, report, evidence)
         try:
             tidy_at = 0.0
             while not stop.is_set():
@@ -157,14 +176,20 @@ def _tidy(spool_directory: Path, keep_loaded: int, report: Report) -> None:
             report("segments-removed", count=removed, older_than=f"{keep_loaded} s")
 
 
-def run_once(spool_directory: Path, url: str, *, report: Report) -> int:
+def run_once(
+    spool_directory: Path,
+    url: str,
+    *,
+    report: Report,
+    evidence: sealing.Settings | None = None,
+) -> int:
     """Load what the spool holds now; returns the number of records.
 
     Raises: SpoolTaken, database.DatabaseUnusable, database.WrongDatabase.
     """
     _spare_the_collector()
     with _locked(spool_directory):
-        writer = _Writer(spool_directory, url, report)
+        writer = _Writer(spool_directory, url, report, evidence)
         try:
             writer.load_pending(_Never())
             return writer.loaded
@@ -227,8 +252,16 @@ class _Progress:
 class _Writer:
     """One spool, one database, and what is known about both."""
 
-    def __init__(self, directory: Path, url: str, report: Report) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        report: Report,
+        evidence: sealing.Settings | None = None,
+    ) -> None:
         self._directory = directory
+        self._evidence = evidence or sealing.Settings(directory / sealing.DIRECTORY)
+        self._sealer: sealing.Sealer | None = None
         self._url = url
         self._report = report
         self._engine: Engine | None = None
@@ -265,6 +298,7 @@ class _Writer:
         self._dictionary = Dictionary()
         self._progress.clear()
         self._sizes.clear()
+        self._sealer = None
         self._disconnect()
         if self._engine is not None:
             self._engine.dispose()
@@ -275,13 +309,13 @@ class _Writer:
         self._connect()
         before = self.loaded
         pending = segments.pending(self._directory)
-        trouble: OSError | None = None
+        trouble: OSError | ChainUnusable | None = None
         for segment in pending:
             if stop.is_set():
                 break
             try:
                 self._load_segment(segment, stop)
-            except OSError as fault:
+            except (OSError, ChainUnusable) as fault:
                 trouble = trouble or fault  # one bad file must not hold up all that come after it
         for name in self._progress.keys() - {segment.name for segment in pending}:
             del self._progress[name]
@@ -337,6 +371,7 @@ class _Writer:
             if not segment.is_closed:
                 self._sizes[segment.name] = size
         if segment.is_closed:
+            self._seal(segment)
             segments.finish(segment)
             # Each transaction leaves a few cycles with all they hold, far below the threshold:
             # without this 240,000 records took the writer from 95 to 129 MB.
@@ -344,6 +379,17 @@ class _Writer:
             done = self._progress[segment.name]
             facts = {} if done.is_complete else {"problem": "without footer: lines may be missing"}
             self._report("segment-loaded", segment=segment.name, records=done.records, **facts)
+
+    def _seal(self, segment: Segment) -> None:
+        if self._sealer is None:
+            self._sealer = sealing.Sealer(self._evidence, self._url)
+        relay = self._progress[segment.name].relay
+        outcome = self._sealer.seal(segment, relay, self._transaction)
+        if outcome is None:
+            return
+        self._report("segment-sealed", segment=segment.name, seal=outcome.head)
+        for problem in outcome.findings:
+            self._report("segment-damaged", segment=segment.name, problem=problem)
 
     def _recall(self, segment: Segment) -> _Progress:
         columns = schema.segment.c

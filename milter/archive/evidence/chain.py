@@ -95,6 +95,11 @@ class Chain:
         return None if self._head_facts is None else self._head_facts.relay
 
     @property
+    def number(self) -> int:
+        """Of the last entry; 0 before the first."""
+        return 0 if self._head_facts is None else self._head_facts.number
+
+    @property
     def key(self) -> EvidenceKey:
         """What signs."""
         return self._key
@@ -143,6 +148,29 @@ class Chain:
         self._write(to_line(sealed))
         self._remember(sealed, facts)
         return sealed
+
+    def adopt(self, sealed: Sealed) -> None:
+        """Take back the next entry, which this chain had and lost.  Raises: ChainUnusable."""
+        previous = seal.BEGINNING if self.head is None else self.head.digest
+        try:
+            facts = sealed.facts
+            is_ours = evidence_key.verify(
+                self._key.public, sealed.signature, sealed.entry.encode("ascii")
+            )
+        except (BadEntry, UnicodeEncodeError):
+            facts, is_ours = None, False
+        if facts is None or not is_ours:
+            raise ChainUnusable(
+                f"{self._path}: the archive has entries beyond the end of this chain that its key "
+                "has not signed; run carbonseal archive verify"
+            )
+        if facts.previous != previous or facts.number != self.number + 1:
+            raise ChainUnusable(
+                f"{self._path}: the archive has entry {facts.number} and it does not follow from "
+                f"entry {self.number} here; restore the newest copy of the file"
+            )
+        self._write(to_line(sealed))
+        self._remember(sealed, facts)
 
     def _write(self, line: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
