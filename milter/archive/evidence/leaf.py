@@ -24,7 +24,7 @@ Does not: read the spool or SQL, or sign.  Raises nothing for any JSON object.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -237,6 +237,12 @@ def together(values: Mapping[str, Any], known: Salts, group: Collection[str] | N
 def leaf(rest: bytes, header: bytes) -> bytes:
     """The leaf of a line in the tree of its segment."""
     return merkle.leaf_hash(rest + header)
+
+
+def leaves_of(entries: bytes) -> Iterator[bytes]:
+    """The leaves of seal.leaves, in order."""
+    for start in range(0, len(entries), ENTRY):
+        yield merkle.leaf_hash(entries[start : start + ENTRY])
 
 
 def evidence_of(line: bytes, content: Mapping[str, Any] | None) -> bytes:
