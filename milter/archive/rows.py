@@ -170,7 +170,7 @@ def _message(
             path["address"],
             first_author,
             end["about"],
-            [one["address"] for one in record["recipients"]],
+            [*(one["address"] for one in record["recipients"]), *record["archive_recipients"]],
             [columns["about"] for columns, _, _ in envelope],
         ),
     )
@@ -424,14 +424,13 @@ def reasons_of(rows: Rows) -> list[str]:
         return reasons
     author = {"address": columns["author"], "spelling": columns["author_spelling"]}
     path = {"address": columns["reverse_path"], "spelling": columns["reverse_path_spelling"]}
-    envelope = [one for one in rows.recipients if one["kind"] == schema.ENVELOPE]
     abouts = Abouts(
         columns["login"],
         parts.client_address_of(columns),
         parts.address_of(path),
         parts.address_of(author),
         columns["reverse_path_about"],
-        [parts.address_of(one) for one in envelope],
-        [one["about"] for one in envelope],
+        [parts.address_of(one) for one in rows.recipients],
+        [one["about"] for one in rows.recipients],
     )
     return verdicts.spelled_out(columns["verdict"].reasons, abouts)

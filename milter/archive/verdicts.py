@@ -4,8 +4,8 @@ Reasons name addresses, logins and clients that the message row holds already.  
 placeholder stands for them: `origin-login({login})`, `recipient-outside({0..2})`.  What is left is
 the same for thousands of messages and goes into table `verdict` once.
 
-Placeholders: {login}, {client}, {reverse_path}, {author}, {0}, {1} .. (envelope recipients by
-number), {0..2} (one such reason for each of them), {why} and {why:0} (what the reason for the place
+Placeholders: {login}, {client}, {reverse_path}, {author}, {0}, {1} .. (recipients by number,
+those of the archive last), {0..2} (one such reason for each of them), {why} and {why:0} (what the reason for the place
 of the reverse-path, or of a recipient, is about), {verbatim}.
 
 Promises: `spelled_out` gives back what `in_common` was given, unless that said that it is not
@@ -46,7 +46,7 @@ class Abouts:
     reverse_path: str
     author: str
     why: str | None  # about of the reason for the reverse-path's place; null: the address
-    recipients: Sequence[str]  # of the envelope
+    recipients: Sequence[str]  # of the envelope, then of the archive
     recipient_whys: Sequence[str | None]
 
 
