@@ -49,6 +49,7 @@ class _Ids(NamedTuple):
 
 def load(arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictionary) -> int:
     """Insert what is not there yet; returns how many records that were."""
+    dictionary.refresh(connection)
     # Before anything else is locked: making a partition waits for those who read.
     partitions.make({one.rows.record_id for one in arrivals}, connection, dictionary)
     fresh = _unknown(arrivals, connection)

@@ -1,0 +1,151 @@
+"""Addresses and domains that no record names any more leave the dictionary.
+
+Promises: only what took part in records that went is looked at, in bounded batches; a row goes only
+if no index leads from it to a record, looked up while no batch of records can be loaded.  Writers
+remember ids; `taking.announce` makes them forget before they load again, so no record is left with
+an id that leads nowhere.  An archive recipient stays, since no index tells where it is used.
+
+Safe direction: who is interrupted leaves a row that nobody needs.
+
+Does not: clean dictionaries that hold no people (circumstances, routes, verdicts and so on): they
+are few and shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy.dialects import postgresql
+
+from carbonseal.milter.archive import dictionary, packed, postings, schema, terms
+from carbonseal.milter.archive.keeping import taking, transactions
+from carbonseal.milter.archive.keeping.taking import Held
+
+_CHUNK = 200
+_SAMPLE = 1000  # records at either end whose archive recipients stay
+_ANY = schema.ANY_ROLE | schema.ANY_ROLE << schema.INDIRECT
+
+
+class Cleaning:
+    """What may be left over after records went."""
+
+    def __init__(self, engine: Engine, event: int, protected: frozenset[str]) -> None:
+        self._engine = engine
+        self._event = event
+        self._protected_texts = protected
+        self._protected: set[int] | None = None
+        self._texts: set[str] = set()
+        self._ids: set[int] = set()
+        self._domains: set[str] = set()
+        self.addresses = 0
+        self.domains = 0
+
+    def note_records(self, records: Iterable[Held]) -> None:
+        """Everybody who took part in these records, which are gone."""
+        for one in records:
+            self._texts.update(one.parsed.participants)
+            self._domains.update(one.parsed.domains)
+
+    def note(self, address_ids: Iterable[int]) -> None:
+        """These may be left over."""
+        self._ids.update(address_ids)
+
+    def sweep(self) -> None:
+        """Delete what nobody refers to, of all that was noted."""
+        if not (self._texts or self._ids or self._domains):
+            return
+        with self._engine.connect() as connection:
+            if self._protected is None:
+                self._protected = _archive_recipients(connection)
+                known = taking.address_ids(self._protected_texts, connection)
+                self._protected.update(known.values())
+            found = taking.address_ids(self._texts, connection)
+            self._domains |= _domains_of(self._ids, connection)
+        candidates = sorted((self._ids | set(found.values())) - self._protected)
+        self._texts.clear()
+        self._ids.clear()
+        for chunk in dictionary.chunks(candidates, _CHUNK):
+            self.addresses += transactions.run(
+                self._engine, lambda connection, chunk=chunk: self._addresses(chunk, connection)
+            )
+        domain_ids = sorted(terms.term(name) for name in self._domains)
+        self._domains.clear()
+        for chunk in dictionary.chunks(domain_ids, _CHUNK):
+            self.domains += transactions.run(
+                self._engine, lambda connection, chunk=chunk: self._unused(chunk, connection)
+            )
+
+    def _addresses(self, address_ids: Sequence[int], connection: Connection) -> int:
+        # Quick for most, without anybody waiting: they are still in use.
+        unused = [one for one in address_ids if not _is_used(one, connection)]
+        if not unused:
+            return 0
+        taking.announce(self._event, connection)
+        unused = [one for one in unused if not _is_used(one, connection)]
+        columns = schema.address.c
+        connection.execute(delete(schema.address).where(columns.address_id.in_(unused)))
+        return len(unused)
+
+    def _unused(self, domain_ids: Sequence[int], connection: Connection) -> int:
+        unused = _unused_domains(domain_ids, connection)
+        if not unused:
+            return 0
+        taking.announce(self._event, connection)
+        unused = _unused_domains(unused, connection)
+        columns = schema.domain.c
+        connection.execute(delete(schema.domain).where(columns.domain_id.in_(unused)))
+        return len(unused)
+
+
+def _unused_domains(domain_ids: Sequence[int], connection: Connection) -> list[int]:
+    columns = schema.address.c
+    query = select(columns.domain_id).where(columns.domain_id.in_(domain_ids)).distinct()
+    named = set(connection.scalars(query))
+    return [one for one in domain_ids if one not in named and not _has_part(one, connection)]
+
+
+def _is_used(address_id: int, connection: Connection) -> bool:
+    if connection.dialect.name == "postgresql":
+        return _overlaps(postings.with_address(address_id, _ANY), connection)
+    columns = schema.participant.c
+    query = select(columns.record_id).where(columns.address_id == address_id).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _has_part(domain_id: int, connection: Connection) -> bool:
+    if connection.dialect.name == "postgresql":
+        return _overlaps(postings.with_domain(domain_id, _ANY), connection)
+    columns = schema.participant_domain.c
+    query = select(columns.record_id).where(columns.domain_id == domain_id).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _overlaps(elements: list[int], connection: Connection) -> bool:
+    table = schema.message_terms
+    wanted = postgresql.array(elements, type_=table.c.terms.type.item_type)
+    query = select(table.c.record_id).where(table.c.terms.overlap(wanted)).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _domains_of(address_ids: Iterable[int], connection: Connection) -> set[str]:
+    """Domains of these addresses, and their parents."""
+    address, domain = schema.address.c, schema.domain.c
+    query = select(domain.name).join(schema.address, address.domain_id == domain.domain_id)
+    names: set[str] = set()
+    for chunk in dictionary.chunks(sorted(address_ids), _CHUNK):
+        names.update(connection.scalars(query.where(address.address_id.in_(chunk)).distinct()))
+    return names | {parent for name in names for parent in terms.parent_domains(name)}
+
+
+def _archive_recipients(connection: Connection) -> set[int]:
+    """Ids of archive recipients in the oldest and the newest records."""
+    columns = schema.message.c
+    found: set[int] = set()
+    for order in (columns.record_id.asc(), columns.record_id.desc()):
+        query = select(columns.recipients).order_by(order).limit(_SAMPLE)
+        for recipients in connection.scalars(query):
+            for one in packed.unpack_recipients(bytes(recipients)):
+                if one.kind == schema.COPY and one.address_id is not None:
+                    found.add(one.address_id)
+    return found
