@@ -132,7 +132,7 @@ def _write_csv(rows: Iterable[Row], columns: Sequence[str]) -> int:
     line = io.StringIO()
     writer = csv.writer(line)
     total = -1  # the head is no row
-    cells = ([_no_formula(row.get(column)) for column in columns] for row in rows)
+    cells = ([csv_cell(row.get(column)) for column in columns] for row in rows)
     for content in itertools.chain([list(columns)], cells):
         writer.writerow(content)
         click.echo(line.getvalue(), nl=False)
@@ -142,7 +142,8 @@ def _write_csv(rows: Iterable[Row], columns: Sequence[str]) -> int:
     return total
 
 
-def _no_formula(value: object) -> str:
+def csv_cell(value: object) -> str:
+    """A value as text for CSV, which no spreadsheet takes for a formula."""
     shown = cell(value)
     if isinstance(value, (int, float)) or not shown.lstrip().startswith(_FORMULA):
         return shown
