@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -52,6 +53,7 @@ _NAMING = frozenset(
 )
 # What a message is about: the informational fields (RFC 5322 section 3.6.5) and what repeats them.
 _ABOUT = frozenset(("subject", "comments", "keywords", "thread-topic"))
+_SHORT = 100  # characters; no name that counts here is longer
 _dump = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
 
 
@@ -188,14 +190,19 @@ def _group(one: Any) -> str:
     name = one[0] if isinstance(one, list | tuple) and one else None
     if not isinstance(name, str):
         return FIELDS
+    return _group_of(name) if len(name) <= _SHORT else FIELDS
+
+
+@lru_cache(maxsize=1024)
+def _group_of(name: str) -> str:
     if is_subject(name):
         return SUBJECT
     return ADDRESSES if name.strip().lower() in _NAMING else FIELDS
 
 
 def is_subject(name: str) -> bool:
-    """Whether a field of that name goes with the subject."""
-    return name.strip().lower() in _ABOUT
+    """Whether a header field of that name is a Subject, and so goes with the subject."""
+    return name.strip().lower() == "subject"
 
 
 def commitments(content: Mapping[str, Any]) -> Commitments:
@@ -229,9 +236,8 @@ def together(values: Mapping[str, Any], known: Salts, group: Collection[str] | N
     for name, digest in known.gone.items():
         if (name in group) if group is not None else (name not in HEADER_NAMES):
             found[name] = digest
-    return sha256(
-        b"".join([b"%b\x00%b" % (name.encode(), found[name]) for name in sorted(found)])
-    ).digest()
+    text = b"".join([b"%b\x00%b" % (name.encode(), found[name]) for name in sorted(found)])
+    return sha256(text).digest()
 
 
 def leaf(rest: bytes, header: bytes) -> bytes:
