@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy
 from alembic import command
@@ -28,12 +29,13 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from carbonseal.milter.archive import servers
+from carbonseal.milter.archive import schema, servers
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _NEVER_RELEASED = ("0001",)
 _BUSY_SECONDS = 5.0
+_UPGRADE_SECONDS = 20  # for another writer's upgrade to be done
 # The writer shares its machine with the milter, and the kernel caches the file as well.
 _CACHE_KIB = 16 * 1024
 
@@ -90,12 +92,45 @@ def upgrade(engine: Engine) -> None:
         with engine.begin() as connection:
             if _version(connection) == _newest():
                 return
-            _refuse_unknown(connection, engine)
-            configuration = _alembic()
-            configuration.attributes["connection"] = connection
-            command.upgrade(configuration, "head")
+            with _alone(connection):
+                _upgrade(connection, engine)
     except SQLAlchemyError as fault:
         raise unusable(engine.url, fault) from fault
+
+
+def _upgrade(connection: Connection, engine: Engine) -> None:
+    if _version(connection) == _newest():
+        return  # another relay's writer was first
+    _refuse_unknown(connection, engine)
+    configuration = _alembic()
+    configuration.attributes["connection"] = connection
+    command.upgrade(configuration, "head")
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Keep the writers of other relays from upgrading at the same time.  (SQLite has one writer.)
+
+    On Galera this holds for one node; what two nodes begin at once, one of them gives up, and finds
+    done when it tries again.
+    """
+    if connection.dialect.name == "postgresql":
+        # Building an index of a large archive may take hours.
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('carbonseal upgrade'))")
+        yield
+    elif connection.dialect.name in ("mysql", "mariadb"):
+        name = "concat(database(), ' carbonseal upgrade')"
+        connection.exec_driver_sql(f"SELECT get_lock({name}, {_UPGRADE_SECONDS})")
+        limit = connection.exec_driver_sql("SELECT @@max_statement_time").scalar_one()
+        connection.exec_driver_sql("SET @@max_statement_time = 0")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(f"SELECT release_lock({name})")
+            connection.exec_driver_sql(f"SET @@max_statement_time = {limit}")
+    else:
+        yield
 
 
 def check_version(engine: Engine) -> None:
@@ -270,8 +305,15 @@ def _refuse_unknown(connection: Connection, engine: Engine) -> None:
             ) from None
         return
     # Any table at all: what is not ours is not ours to put tables beside.
-    tables: list[Any] = sqlalchemy.inspect(connection).get_table_names()
-    if set(tables) - {"alembic_version"}:
+    tables = set(sqlalchemy.inspect(connection).get_table_names())
+    ours = {"alembic_version", *schema.metadata.tables, *schema.audit_metadata.tables}
+    if "alembic_version" in tables and len(tables) > 1 and tables <= ours:
+        # MariaDB commits each table by itself.
+        raise DatabaseUnusable(
+            f"{place(engine.url)}: the archive's tables are being made, or were left half made; if "
+            "no writer is at it now, drop the database and create it again"
+        )
+    if tables - {"alembic_version"}:
         raise WrongDatabase(
             f"{place(engine.url)}: holds tables of another program; give the archive a database "
             "of its own"

@@ -126,6 +126,18 @@ def finish(segment: Segment) -> None:
     spool.sync_directory(segment.path.parent)
 
 
+def loaded(directory: Path) -> list[Segment]:
+    """Segments in `loaded/`, oldest first."""
+    return pending(directory / LOADED)
+
+
+def bring_back(segment: Segment) -> None:
+    """Move a segment from `loaded/` to where it is loaded again."""
+    directory = segment.path.parent.parent
+    os.rename(segment.path, directory / segment.path.name)
+    spool.sync_directory(directory)
+
+
 def remove_loaded(directory: Path, *, before: float) -> int:
     """Delete segments in `loaded/` that were last written before `before` (Unix time); how many.
 

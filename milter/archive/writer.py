@@ -19,32 +19,36 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import random
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    SQLAlchemyError,
-    StatementError,
-)
+from sqlalchemy.exc import SQLAlchemyError
 
 from carbonseal.milter import log
-from carbonseal.milter.archive import database, loader, rows, schema, segments, terms
+from carbonseal.milter.archive import batch as batches
+from carbonseal.milter.archive import (
+    database,
+    faults,
+    loader,
+    partitions,
+    progress,
+    segments,
+    servers,
+)
+from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.dictionary import Dictionary
 from carbonseal.milter.archive.evidence import sealing
 from carbonseal.milter.archive.evidence.chain import ChainUnusable
-from carbonseal.milter.archive.loader import Arrival
+from carbonseal.milter.archive.progress import Moved, Progress
 from carbonseal.milter.archive.segments import Entry, Segment
 from carbonseal.policies.errors import TryLater
 
@@ -56,9 +60,13 @@ _POLL_SECONDS = 0.1
 _MUCH = 20  # records in one pass
 _GATHER_SECONDS = 0.5
 _LONGEST_WAIT = 5.0
+# Longest waits before a batch is tried again that met another transaction.
+_COLLISION_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _LOCK_SECONDS = 0.5  # between two looks whether the last writer has let go
 _TIDY_SECONDS = 3600.0  # between two looks for old segments in loaded/
 _LOCK = "writer.lock"
+_AHEAD_SECONDS = 3600.0  # between two looks whether the months to come have their tables
+_random = random.SystemRandom()
 _ALLOCATIONS = 100_000  # between two looks for cycles
 
 
@@ -81,6 +89,7 @@ Report = Callable[..., None]
 
 _GRAVE = {
     "database-waits": log.warning,
+    "segments-brought-back": log.warning,
     "record-set-aside": log.error,
     "segment-damaged": log.error,
 }
@@ -237,18 +246,6 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
-@dataclass(frozen=True, slots=True)
-class _Progress:
-    """How far one segment is loaded, as the database says."""
-
-    offset: int = 0
-    lines: int = 0
-    records: int = 0
-    refused: int = 0
-    is_complete: bool = False
-    relay: str = ""
-
-
 class _Writer:
     """One spool, one database, and what is known about both."""
 
@@ -268,8 +265,9 @@ class _Writer:
         self._connection: Connection | None = None
         self._file: tuple[int, int] | None = None
         self._dictionary = Dictionary()
-        self._progress: dict[str, _Progress] = {}
+        self._progress: dict[str, Progress] = {}
         self._sizes: dict[str, int] = {}  # of open segments when they were last read to the end
+        self._ahead_at = 0.0
         self._trouble: str | None = None
         self._failures = 0
         self.loaded = 0
@@ -307,6 +305,7 @@ class _Writer:
     def load_pending(self, stop: Stop) -> int:
         """One pass over the spool, to its present end; how many records were loaded."""
         self._connect()
+        self._look_ahead()
         before = self.loaded
         pending = segments.pending(self._directory)
         trouble: OSError | ChainUnusable | None = None
@@ -349,6 +348,28 @@ class _Writer:
             self._file = database.file_of(self._engine)
             database.upgrade(self._engine)
             self._connection = self._engine.connect()
+            self._bring_back()
+            self._ahead_at = 0.0
+
+    def _bring_back(self) -> None:
+        """Load again what this database has lost, or never had.
+
+        A standby that took over may lack the last commits of its primary, a restored backup the
+        last days: what they lack is still in loaded/.
+        """
+        with self._transaction() as connection:
+            lost = progress.unsealed(segments.loaded(self._directory), connection)
+        for segment in lost:
+            segments.bring_back(segment)
+        if lost:
+            self._report("segments-brought-back", count=len(lost), first=lost[0].name)
+
+    def _look_ahead(self) -> None:
+        """Prepare the database for the months to come."""
+        if time.monotonic() >= self._ahead_at:
+            with self._transaction() as connection:
+                partitions.make_ahead(connection)
+            self._ahead_at = time.monotonic() + _AHEAD_SECONDS
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -360,17 +381,13 @@ class _Writer:
             pass  # it is being given up because it does not work
 
     def _load_segment(self, segment: Segment, stop: Stop) -> None:
-        progress = self._progress.get(segment.name) or self._recall(segment)
-        size = _size(segment)
-        if not progress.is_complete and size != self._sizes.get(segment.name):
-            entries = segments.read(segment, progress.offset, progress.lines)
-            while (read := _read(segment, islice(entries, BATCH)))[0]:
-                self._load(segment, *read)
-                if stop.is_set():
-                    return
-            if not segment.is_closed:
-                self._sizes[segment.name] = size
-        if segment.is_closed:
+        try:
+            is_read = self._load_lines(segment, stop)
+        except Moved:
+            # A commit that was given up for lost was done after all.
+            del self._progress[segment.name]
+            is_read = self._load_lines(segment, stop)
+        if is_read and segment.is_closed:
             self._seal(segment)
             segments.finish(segment)
             # Each transaction leaves a few cycles with all they hold, far below the threshold:
@@ -379,6 +396,23 @@ class _Writer:
             done = self._progress[segment.name]
             facts = {} if done.is_complete else {"problem": "without footer: lines may be missing"}
             self._report("segment-loaded", segment=segment.name, records=done.records, **facts)
+
+    def _load_lines(self, segment: Segment, stop: Stop) -> bool:
+        """Load what there is of a segment; whether that was all, and no stop came between."""
+        known = self._progress.get(segment.name) or self._recall(segment)
+        size = _size(segment)
+        if known.is_complete or size == self._sizes.get(segment.name):
+            return True
+        entries = segments.read(segment, known.offset, known.lines)
+        while (batch := batches.read(segment, islice(entries, BATCH))) is not None:
+            for entry, why in batch.refused:
+                self._set_aside(segment, entry, why)
+            self._commit(batch)
+            if stop.is_set():
+                return False
+        if not segment.is_closed:
+            self._sizes[segment.name] = size
+        return True
 
     def _seal(self, segment: Segment) -> None:
         if self._sealer is None:
@@ -391,188 +425,63 @@ class _Writer:
         for problem in outcome.findings:
             self._report("segment-damaged", segment=segment.name, problem=problem)
 
-    def _recall(self, segment: Segment) -> _Progress:
-        columns = schema.segment.c
-        query = sqlalchemy.select(schema.segment).where(
-            columns.segment_id == terms.term(segment.name)
-        )
+    def _recall(self, segment: Segment) -> Progress:
         with self._transaction() as connection:
-            row = connection.execute(query).one_or_none()
-        progress = self._progress[segment.name] = (
-            _Progress()
-            if row is None
-            else _Progress(
-                row.progress, row.lines, row.records, row.refused, row.is_complete, row.relay
-            )
-        )
-        return progress
+            found = self._progress[segment.name] = progress.recall(segment, connection)
+        return found
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         assert self._connection is not None
-        with self._connection.begin():
+        with servers.bounded(self._connection), self._connection.begin():
             yield self._connection
-
-    def _load(
-        self,
-        segment: Segment,
-        batch: list[Entry],
-        arrivals: list[Arrival],
-        refused: list[tuple[Entry, str]],
-    ) -> None:
-        for entry, why in refused:
-            self._set_aside(segment, entry, why)
-        self._commit(segment, batch, arrivals, refused)
 
     def _set_aside(self, segment: Segment, entry: Entry, why: str) -> None:
         # Before the progress is committed: set aside twice is better than passed over.
         path = segments.set_aside(self._directory, segment, entry, why)
         self._report("record-set-aside", file=str(path), problem=why)
 
-    def _commit(
-        self,
-        segment: Segment,
-        batch: list[Entry],
-        arrivals: list[Arrival],
-        refused: list[tuple[Entry, str]],
-    ) -> None:
-        """Records and progress in one transaction; a batch with a refused record is halved."""
-        try:
-            with self._transaction() as connection:
-                count = loader.load(arrivals, connection, self._dictionary)
-                progress = _advanced(
-                    self._progress[segment.name], batch, arrivals, count, len(refused)
-                )
-                _note_refused(segment, refused, connection)
-                _keep_progress(segment, progress, connection)
-        except Exception as fault:
-            self._dictionary.forget()
-            if not arrivals or not _is_poison(fault):
-                raise
-            self._halve(segment, batch, arrivals, refused, _plain(fault))
-            return
+    def _commit(self, batch: Batch) -> None:
+        """Records and progress in one transaction, again where another was in its way.
+
+        A batch with a refused record is halved.
+        """
+        for wait in (*_COLLISION_WAITS, None):
+            try:
+                self._commit_once(batch)
+                return
+            except Exception as fault:
+                self._dictionary.forget()
+                kind = faults.kind(fault)
+                if kind is faults.Kind.POISON and batch.arrivals:
+                    self._halve(batch, f"the database refuses it: {faults.plain(fault)}")
+                    return
+                if kind is not faults.Kind.COLLISION or wait is None:
+                    raise
+                self._report("batch-collided", problem=faults.plain(fault))
+            # Not all of those that met must try again at the same moment.
+            time.sleep(_random.uniform(0.0, wait))
+
+    def _commit_once(self, batch: Batch) -> None:
+        known = self._progress[batch.segment.name]
+        with self._transaction() as connection:
+            progress.hold(batch.segment, known, connection)
+            count = loader.load(batch.arrivals, connection, self._dictionary)
+            reached = known.after(batch, count)
+            progress.note_refused(batch, connection)
+            progress.keep(batch.segment, reached, connection)
         self._dictionary.keep()
-        self._progress[segment.name] = progress
+        self._progress[batch.segment.name] = reached
         self.loaded += count
 
-    def _halve(
-        self,
-        segment: Segment,
-        batch: list[Entry],
-        arrivals: list[Arrival],
-        refused: list[tuple[Entry, str]],
-        why: str,
-    ) -> None:
-        if len(batch) == 1:
-            self._set_aside(segment, batch[0], why)
-            self._commit(segment, batch, [], [(batch[0], why)])
+    def _halve(self, batch: Batch, why: str) -> None:
+        if len(batch.entries) > 1:
+            for half in batch.halves():
+                self._commit(half)
             return
-        middle = len(batch) // 2
-        for part in (batch[:middle], batch[middle:]):
-            positions = {entry.position for entry in part}
-            self._commit(
-                segment,
-                part,
-                [one for one in arrivals if one.position in positions],
-                [one for one in refused if one[0].position in positions],
-            )
-
-
-def _read(
-    segment: Segment, entries: Iterable[Entry]
-) -> tuple[list[Entry], list[Arrival], list[tuple[Entry, str]]]:
-    """A batch of lines, the records in it, and the lines that are none, with why."""
-    batch: list[Entry] = []
-    arrivals: list[Arrival] = []
-    refused: list[tuple[Entry, str]] = []
-    segment_id = terms.term(segment.name)
-    for entry in entries:
-        batch.append(entry)
-        if entry.position is None:
-            continue  # the footer; or a torn line, which was never acknowledged to anybody
-        if entry.fault is not None:
-            refused.append((entry, entry.fault))
-            continue
-        try:
-            arrivals.append(Arrival(segment_id, entry.position, rows.split(entry.content)))
-        except ValueError as fault:
-            refused.append((entry, str(fault)))
-        except Exception as fault:
-            # A defect of ours while reading one record must not stop the others.
-            log.internal_error("writer", fault)
-            refused.append((entry, f"{type(fault).__name__}: {fault}"))
-        # The rows say it all.  Its memory serves the next line while it is still in the
-        # processor's cache: a batch of contents would be twice as slow to make, and large.
-        entry.content.clear()
-    return batch, arrivals, refused
-
-
-def _is_poison(fault: Exception) -> bool:
-    """Whether the fault lies in the records rather than in the database."""
-    if isinstance(fault, DBAPIError):
-        return isinstance(fault, (DataError, IntegrityError)) and not fault.connection_invalidated
-    cause = fault.orig if isinstance(fault, StatementError) else fault
-    return not isinstance(cause, (OSError, SQLAlchemyError, TryLater))
-
-
-def _plain(fault: Exception) -> str:
-    """What the database said, without the statement and its values."""
-    cause = fault.orig if isinstance(fault, StatementError) else fault
-    return f"the database refuses it: {cause}"
-
-
-def _advanced(
-    progress: _Progress, batch: list[Entry], arrivals: list[Arrival], count: int, refused: int
-) -> _Progress:
-    read = [entry for entry in batch if entry.position is not None and entry.end > entry.offset]
-    relay = progress.relay
-    if not relay and arrivals:
-        relay = arrivals[0].rows.message["circumstance"].relay
-    return _Progress(
-        offset=batch[-1].end,
-        lines=progress.lines + len(read),
-        records=progress.records + count,
-        refused=progress.refused + refused,
-        is_complete=progress.is_complete or any(entry.is_footer for entry in batch),
-        relay=relay,
-    )
-
-
-def _note_refused(
-    segment: Segment, refused: list[tuple[Entry, str]], connection: Connection
-) -> None:
-    key = schema.set_aside.c
-    for entry, why in refused:
-        identity = {"segment_id": terms.term(segment.name), "segment_offset": entry.offset}
-        connection.execute(
-            sqlalchemy.delete(schema.set_aside).where(
-                key.segment_id == identity["segment_id"],
-                key.segment_offset == identity["segment_offset"],
-            )
-        )
-        connection.execute(
-            sqlalchemy.insert(schema.set_aside),
-            {**identity, "position": entry.position, "why": terms.storable(why)},
-        )
-
-
-def _keep_progress(segment: Segment, progress: _Progress, connection: Connection) -> None:
-    identifier = terms.term(segment.name)
-    content: dict[str, Any] = {
-        "relay": progress.relay,
-        "progress": progress.offset,
-        "lines": progress.lines,
-        "records": progress.records,
-        "refused": progress.refused,
-        "is_complete": progress.is_complete,
-    }
-    table = schema.segment
-    updated = connection.execute(
-        sqlalchemy.update(table).where(table.c.segment_id == identifier).values(content)
-    )
-    if not updated.rowcount:
-        row = {"segment_id": identifier, "name": segment.name, **content}
-        connection.execute(sqlalchemy.insert(table), row)
+        [entry] = batch.entries
+        self._set_aside(batch.segment, entry, why)
+        self._commit(Batch(batch.segment, batch.entries, [], [(entry, why)]))
 
 
 def _size(segment: Segment) -> int:

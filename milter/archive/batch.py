@@ -1,0 +1,70 @@
+"""A batch: some lines of one segment, taken apart, before they go to SQL in one transaction.
+
+Promises: every line of the batch is in `entries`; those that are records in `arrivals`, those that
+should be and are not in `refused`, each with why.  A defect of ours while one record is taken apart
+costs that record only.
+
+Does not: touch the database, or decide what becomes of a refused line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from carbonseal.milter import log
+from carbonseal.milter.archive import rows, terms
+from carbonseal.milter.archive.loader import Arrival
+from carbonseal.milter.archive.segments import Entry, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Lines that follow one another."""
+
+    segment: Segment
+    entries: list[Entry]
+    arrivals: list[Arrival]
+    refused: list[tuple[Entry, str]]
+
+    @property
+    def start(self) -> int:
+        """Octets of the segment before it."""
+        return self.entries[0].offset
+
+    def halves(self) -> Iterator[Batch]:
+        """Two that together are this one."""
+        middle = len(self.entries) // 2
+        for part in (self.entries[:middle], self.entries[middle:]):
+            positions = {entry.position for entry in part}
+            yield Batch(
+                self.segment,
+                part,
+                [one for one in self.arrivals if one.position in positions],
+                [one for one in self.refused if one[0].position in positions],
+            )
+
+
+def read(segment: Segment, entries: Iterable[Entry]) -> Batch | None:
+    """All of `entries`; None when there are none."""
+    batch = Batch(segment, [], [], [])
+    segment_id = terms.term(segment.name)
+    for entry in entries:
+        batch.entries.append(entry)
+        if entry.position is None:
+            continue  # the footer; or a torn line, which was never acknowledged to anybody
+        if entry.fault is not None:
+            batch.refused.append((entry, entry.fault))
+            continue
+        try:
+            batch.arrivals.append(Arrival(segment_id, entry.position, rows.split(entry.content)))
+        except ValueError as fault:
+            batch.refused.append((entry, str(fault)))
+        except Exception as fault:
+            # A defect of ours while reading one record must not stop the others.
+            log.internal_error("writer", fault)
+            batch.refused.append((entry, f"{type(fault).__name__}: {fault}"))
+        # The rows say it all.  Its memory serves the next line while it is still in the
+        # processor's cache: a batch of contents would be twice as slow to make, and large.
+        entry.content.clear()
+    return batch if batch.entries else None
