@@ -1,0 +1,223 @@
+"""Archives to measure: an SQLite file, a private PostgreSQL, a private MariaDB.
+
+Promises: as an operator of a small machine would run them: every commit is on the disk, memory is
+modest and said in `settings`.  `make_cold` leaves nothing of the database in any cache of ours or
+of the kernel.  The servers listen on loopback and end with the program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from support.mariadb import MariaDB
+from support.postgresql import PostgreSQL
+
+_POSTGRESQL = {
+    "shared_buffers": "256MB",
+    "effective_cache_size": "1GB",
+    "work_mem": "16MB",
+    "maintenance_work_mem": "64MB",
+    "max_wal_size": "2GB",
+    "random_page_cost": "1.1",
+}
+_MARIADB = {
+    "innodb-buffer-pool-size": "512M",
+    "innodb-log-file-size": "512M",
+    "innodb-flush-log-at-trx-commit": "1",
+    "innodb-flush-method": "fsync",
+    "innodb-fast-shutdown": "1",
+}
+Sizes = dict[str, int]  # 'table' or 'table.index': octets
+
+
+class Store(Protocol):
+    """One archive."""
+
+    name: str
+    url: str
+    settings: dict[str, str]
+
+    def settle(self) -> None:
+        """What the engine's own housekeeping would have done some minutes later."""
+
+    def sizes(self) -> Sizes:
+        """Octets of each table and index, all parts of a table together."""
+
+    def total(self) -> int:
+        """Octets of the whole archive."""
+
+    def make_cold(self) -> None:
+        """Empty all caches."""
+
+    def close(self) -> None:
+        """End what was started."""
+
+
+class SQLite:
+    """A file."""
+
+    name = "sqlite"
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / "archive.db"
+        self.url = f"sqlite:///{self._file}"
+        self.settings = {"journal_mode": "WAL", "synchronous": "FULL"}
+
+    def settle(self) -> None:
+        with sqlite3.connect(self._file) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def sizes(self) -> Sizes:
+        with sqlite3.connect(self._file) as connection:
+            query = (
+                "SELECT m.type, m.tbl_name, m.name, sum(s.pgsize) FROM dbstat('main', 1) s "
+                "JOIN sqlite_schema m ON m.name = s.name GROUP BY 1, 2, 3"
+            )
+            return {
+                table if kind == "table" else f"{table}.{name}": octets
+                for kind, table, name, octets in connection.execute(query)
+            }
+
+    def total(self) -> int:
+        return self._file.stat().st_size
+
+    def make_cold(self) -> None:
+        self.settle()
+        _evict([self._file])
+
+    def close(self) -> None:
+        pass
+
+
+class PrivatePostgreSQL:
+    """A server of its own."""
+
+    name = "postgresql"
+
+    def __init__(self) -> None:
+        self._server = PostgreSQL(is_durable=True, settings=_POSTGRESQL)
+        self.settings = {**_POSTGRESQL, "fsync": "on", "synchronous_commit": "on"}
+        self._server.initialise()
+        self._server.start()
+        self._database = self._server.create_database()
+        self.url = self._server.url(self._database)
+
+    def settle(self) -> None:
+        self._server.execute("VACUUM (ANALYZE)", self._database)
+        self._server.execute("CHECKPOINT", self._database)
+
+    def sizes(self) -> Sizes:
+        # What belongs to one parent counts together, whatever its partitions are called.
+        query = """
+            SELECT coalesce(json_object_agg(name, octets)::text, '{}') FROM (
+              SELECT CASE WHEN i.indexrelid IS NULL THEN t.relname
+                     ELSE t.relname || '.' || coalesce(pi.relname, c.relname) END AS name,
+                     sum(pg_relation_size(c.oid)
+                         + CASE WHEN i.indexrelid IS NULL
+                           THEN pg_table_size(c.oid) - pg_relation_size(c.oid) ELSE 0 END)::bigint
+                     AS octets
+              FROM pg_class c
+              LEFT JOIN pg_index i ON i.indexrelid = c.oid
+              LEFT JOIN pg_inherits ih ON ih.inhrelid = coalesce(i.indrelid, c.oid)
+              JOIN pg_class t ON t.oid = coalesce(ih.inhparent, i.indrelid, c.oid)
+              LEFT JOIN pg_inherits ii ON ii.inhrelid = c.oid AND i.indexrelid IS NOT NULL
+              LEFT JOIN pg_class pi ON pi.oid = ii.inhparent
+              WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'i')
+              GROUP BY 1) sized"""
+        found: Sizes = json.loads(self._server.ask(query, self._database))
+        return found
+
+    def total(self) -> int:
+        octets: int = self._server.ask(
+            "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class "
+            "WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'",
+            self._database,
+        )
+        return octets
+
+    def make_cold(self) -> None:
+        self._server.stop()
+        _evict(_files(self._server.data / "base"))
+        self._server.start()
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class PrivateMariaDB:
+    """A server of its own."""
+
+    name = "mariadb"
+
+    def __init__(self) -> None:
+        self._server = MariaDB(settings=_MARIADB)
+        self.settings = dict(_MARIADB)
+        self._server.initialise()
+        self._server.start()
+        self._database = self._server.create_database()
+        self.url = self._server.url(self._database)
+
+    def settle(self) -> None:
+        tables = str(
+            self._server.ask(
+                "SELECT group_concat(table_name) FROM information_schema.tables "
+                f"WHERE table_schema = '{self._database}'"
+            )
+        )
+        self._server.execute(f"ANALYZE TABLE {tables}", self._database)
+
+    def sizes(self) -> Sizes:
+        found: Sizes = {}
+        text = self._server.ask(
+            "SELECT group_concat("
+            "concat_ws(' ', table_name, index_name, stat_value * @@innodb_page_size) "
+            "SEPARATOR '\\n') FROM mysql.innodb_index_stats "
+            f"WHERE stat_name = 'size' AND database_name = '{self._database}'"
+        )
+        for line in str(text).splitlines():
+            table, index, octets = line.split()
+            name = table if index in ("PRIMARY", "GEN_CLUST_INDEX") else f"{table}.{index}"
+            found[name] = int(octets)
+        return found
+
+    def total(self) -> int:
+        octets = self._server.ask(
+            "SELECT sum(file_size) FROM information_schema.innodb_sys_tablespaces "
+            f"WHERE name LIKE '{self._database}/%'"
+        )
+        return int(octets)
+
+    def make_cold(self) -> None:
+        self._server.stop()
+        _evict(_files(self._server.data))
+        self._server.start()
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in directory.rglob("*") if path.is_file())
+
+
+def _evict(files: Iterator[Path] | list[Path]) -> None:
+    """Ask the kernel to forget what it has read of these files."""
+    for path in files:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)
+
+
+def open_store(name: str, directory: Path) -> Store:
+    """The archive of that engine, empty or, on SQLite, as an earlier run left it."""
+    if name == "sqlite":
+        return SQLite(directory)
+    return PrivatePostgreSQL() if name == "postgresql" else PrivateMariaDB()
