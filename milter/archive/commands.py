@@ -19,7 +19,9 @@ class _Commands(click.Group):
     _PLACES: ClassVar[Mapping[str, str]] = {
         "search": "search.commands:search",
         "show": "search.commands:show",
-        "stats": "search.commands:stats",
+        "stats": "search.statistics_command:stats",
+        "export": "handover.commands:export_command",
+        "import": "handover.commands:import_command",
         "audit": "audit_commands:audit_command",
         "write": "writer_commands:write",
     }

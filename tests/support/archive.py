@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
 
 from carbonseal.milter.archive import database, record, spool, writer
-from carbonseal.milter.archive.search import query
+from carbonseal.milter.archive.search import fields, language, query
+from carbonseal.milter.archive.search.wanted import Is, Search, both
 
 START = 1_795_237_200.0  # 2026-11-21T05:00:00Z
+
+_OF_SEARCH = ("since", "until", "before", "limit")
 
 Record = dict[str, Any]
 
@@ -113,6 +117,17 @@ def headers(**fields: str) -> list[list[str]]:
     return [[name.replace("_", "-"), f" {value}"] for name, value in fields.items()]
 
 
+def build_search(text: str = "", **wanted: Any) -> Search:
+    """What a query asks for, and each field by name with underscores for hyphens."""
+    rest = {name: wanted.pop(name) for name in _OF_SEARCH if name in wanted}
+    conditions = [
+        Is(name := fields.name_of(key.replace("_", "-")), fields.canonical(name, value))
+        for key, value in wanted.items()
+    ]
+    where = both(language.condition(text, now=datetime.fromtimestamp(START, UTC)), *conditions)
+    return language.period_apart(Search(where=where, **rest))
+
+
 class Archive:
     """A spool and an archive behind it: in an SQLite file unless a URL says where."""
 
@@ -157,9 +172,9 @@ class Archive:
             self._engine = database.reading_engine(self.database_url)
         return self._engine
 
-    def search(self, **wanted: Any) -> list[str]:
+    def search(self, text: str = "", **wanted: Any) -> list[str]:
         """Record ids found."""
-        return [one.record_id for one in query.search(self.engine, query.Search(**wanted))]
+        return [one.record_id for one in query.search(self.engine, build_search(text, **wanted))]
 
     def show(self, name: str) -> Record:
         [found] = query.show(self.engine, name)

@@ -1,0 +1,196 @@
+"""Counts of messages: by day, by crossing, by who wrote them.
+
+Promises: one statement reads each record once, through an index; the same numbers on every engine.
+What is counted can be narrowed by any search.  Times are UTC.
+
+Raises: DataError for a search that no index answers; DatabaseUnusable.
+
+Does not: draw (`plot` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    case,
+    column,
+    func,
+    literal,
+    or_,
+    select,
+    values,
+)
+
+from carbonseal.milter.archive import postings, retrieve, schema
+from carbonseal.milter.archive.search import query, walk
+from carbonseal.milter.archive.search.conditions import MESSAGE
+from carbonseal.milter.archive.search.wanted import Search
+
+_HOUR = 3_600_000_000  # microseconds
+_IN_ENVELOPE = schema.REVERSE_PATH | schema.RECIPIENT
+_NONE = ""  # stands for no login, no author, the null reverse-path
+
+Restricted = Callable[[Select[Any]], Select[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Messages of one day, crossing, domain, ..."""
+
+    what: str
+    messages: int
+    octets: int
+    signed: int
+    copied: int  # messages that got, or were addressed to, the archive
+
+
+BY_TIME = ("hour", "day", "month", "year")
+BY = (*BY_TIME, "crossing", "domain", "author", "sender", "login", "relay", "class", "disposition")
+
+
+def count(
+    engine: Engine, by: str, wanted: Search, *, indexed: Iterable[str] = query.INDEXED
+) -> list[Count]:
+    """Counts by one of `BY`: times newest first, the rest most first.
+
+    'domain' counts the messages in whose envelope a domain takes part; parent domains are not
+    added up.  The limit of the search does not count.
+    """
+    wanted = replace(wanted, limit=None)
+    sums: dict[Any, list[int]] = {}
+    for restricted, connection in _parts(engine, wanted, frozenset(indexed)):
+        for what, *numbers in _counted(by, restricted, connection):
+            known = sums.setdefault(what, [0, 0, 0, 0])
+            known[:] = [old + int(new) for old, new in zip(known, numbers, strict=True)]
+    with query.reading(engine) as connection:
+        named = _named(by, sums, connection)
+    if by in BY_TIME:
+        return sorted(named, key=lambda one: one.what, reverse=True)
+    return sorted(named, key=lambda one: (-one.messages, one.what))
+
+
+def _parts(
+    engine: Engine, wanted: Search, indexed: frozenset[str]
+) -> Iterator[tuple[Restricted, Connection]]:
+    """All at once where SQL decides, else page by page."""
+    with query.reading(engine) as connection:
+        plan = walk.planned(wanted, connection, indexed)
+        whole = walk.whole(plan)
+        if whole is not None:
+            yield _restricting(whole), connection
+            return
+    for record_ids in walk.each(plan, 1000, lambda: query.reading(engine)):
+        with query.reading(engine) as connection:
+            yield _restricting(MESSAGE.c.record_id.in_(record_ids)), connection
+
+
+def _restricting(condition: ColumnElement[bool]) -> Restricted:
+    return lambda asked: asked.where(condition)
+
+
+def _counted(by: str, restricted: Restricted, connection: Connection) -> Iterable[Any]:
+    if by != "domain":
+        what = _WHAT[by]
+        return connection.execute(restricted(_sums(what)).group_by(what))
+    if connection.dialect.name == "postgresql":
+        return connection.execute(_domains_of_arrays(restricted))
+    part, name = schema.participant_domain, schema.domain.c.name
+    asked = restricted(
+        _sums(name)
+        .join(part, part.c.record_id == MESSAGE.c.record_id)
+        .join(schema.domain, schema.domain.c.domain_id == part.c.domain_id)
+        .where(part.c.roles.bitwise_and(_IN_ENVELOPE) != 0)
+    )
+    return connection.execute(asked.group_by(name))
+
+
+def _domains_of_arrays(restricted: Restricted) -> Select[Any]:
+    """Counts by term first, of which few are domains, and those have few names."""
+    term = func.unnest(MESSAGE.c.terms).column_valued("term")
+    by_term = restricted(_sums(term, also=term)).group_by(term).subquery("by_term")
+    kinds = values(column("kind", BigInteger()), name="kinds").data(
+        [(kind,) for kind in postings.domain_kinds(_IN_ENVELOPE)]
+    )
+    name = schema.domain.c.name
+    domain_id = by_term.c.what.op("#", return_type=BigInteger())(kinds.c.kind)
+    return (
+        select(
+            name, *(func.sum(by_term.c[key]) for key in ("messages", "octets", "signed", "copied"))
+        )
+        .select_from(by_term)
+        .join(kinds, literal(value=True))
+        .join(schema.domain, schema.domain.c.domain_id == domain_id)
+        .group_by(name)
+    )
+
+
+def _sums(what: ColumnElement[Any], also: Any = None) -> Select[Any]:
+    columns = MESSAGE.c
+    copied = or_(columns.archive_addressed.is_(True), columns.copy_count > 0)
+    asked = select(
+        what.label("what"),
+        func.count().label("messages"),
+        func.sum(columns.size).label("octets"),
+        func.sum(case((columns.is_signed.is_(True), 1), else_=0)).label("signed"),
+        func.sum(case((copied, 1), else_=0)).label("copied"),
+    ).select_from(MESSAGE)
+    return asked if also is None else asked.select_from(also)
+
+
+_WHAT: Mapping[str, ColumnElement[Any]] = {
+    **dict.fromkeys(BY_TIME, MESSAGE.c.recorded_at // _HOUR),
+    "crossing": MESSAGE.c.crossing,
+    "author": MESSAGE.c.author_id,
+    "sender": MESSAGE.c.reverse_path_id,
+    "login": MESSAGE.c.login,
+    "relay": MESSAGE.c.circumstance_id,
+    "class": MESSAGE.c.retention_id,
+    "disposition": MESSAGE.c.disposition,
+}
+
+
+def _named(by: str, sums: Mapping[Any, list[int]], connection: Connection) -> list[Count]:
+    """The same with names for people; ids of one name are added up."""
+    names = _names(by, sums, connection)
+    added: dict[str, list[int]] = {}
+    for what, numbers in sums.items():
+        known = added.setdefault(names(what), [0, 0, 0, 0])
+        known[:] = [old + new for old, new in zip(known, numbers, strict=True)]
+    return [Count(what, *numbers) for what, numbers in added.items()]
+
+
+def _names(by: str, sums: Mapping[Any, list[int]], connection: Connection) -> Callable[[Any], str]:
+    if by in BY_TIME:
+        return lambda what: _time(by, int(what))
+    if by == "crossing":
+        return lambda what: schema.CROSSINGS[what]
+    if by == "disposition":
+        return lambda what: schema.DISPOSITIONS[what]
+    known: Mapping[Any, str] = {}
+    if by in ("author", "sender"):
+        known = retrieve.mailboxes([one for one in sums if one is not None], connection)
+    elif by in ("relay", "class"):
+        table, name = (
+            (schema.circumstance, "relay") if by == "relay" else (schema.retention, "name")
+        )
+        asked = select(*table.primary_key.columns, table.c[name])
+        known = {row[0]: row[1] for row in connection.execute(asked)}
+    else:
+        return lambda what: _NONE if what is None else str(what)
+    return lambda what: _NONE if what is None else known.get(what, retrieve.ERASED)
+
+
+_SHAPES = {"hour": "%Y-%m-%dT%H:00Z", "day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
+
+
+def _time(by: str, hours: int) -> str:
+    return datetime.fromtimestamp(hours * 3600, UTC).strftime(_SHAPES[by])

@@ -1,0 +1,325 @@
+"""Pages of record ids: newest first, through indexes, a bounded piece of work at a time.
+
+Promises: each page begins below the last id of the one before (never OFFSET); no transaction stays
+open between pages.  SQLite and MariaDB walk the index of the rarest condition backwards, whose
+second column is the record id, and look the others up for each candidate.  PostgreSQL's arrays know
+no order: there a walk goes back in time through windows, each of them one bitmap scan, which grow
+until they fill pages.  Whatever the engine, the same ids come in the same order.
+
+Raises: DataError for a search that no index answers.
+
+Does not: fetch the records (`query`), or say what a condition is (`conditions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    case,
+    false,
+    func,
+    select,
+    text,
+    union,
+)
+
+from carbonseal.milter.archive import header_store, terms
+from carbonseal.milter.archive.dictionary import chunks
+from carbonseal.milter.archive.search import conditions
+from carbonseal.milter.archive.search.conditions import MESSAGE, SECTION, Leaf, Node, Text
+from carbonseal.milter.archive.search.wanted import Search
+from carbonseal.policies.errors import DataError
+
+RARE = 1000  # counting further does not change which condition should lead
+_FIRST_WINDOW = 4 * 60_000  # milliseconds
+_GROWTH = 8
+_MOST_CANDIDATES = 2000  # whose stored text is looked at together
+_CHUNK = 500
+_OLDEST = "0" * terms.RECORD_ID_LENGTH
+_NEWEST = "7" + "Z" * (terms.RECORD_ID_LENGTH - 1)
+
+Bounds = tuple[str, str]  # record ids: inclusive, exclusive
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a search is answered on one engine."""
+
+    root: Node
+    leads: tuple[Leaf | None, ...]  # None: the records themselves, in order; no leads: no record
+    bounds: Bounds
+    open: Node  # what stored text must decide
+    flags: tuple[Leaf, ...]  # what SQL must say for that
+    has_arrays: bool
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether a lead has no order."""
+        return any(lead is not None and lead.elements for lead in self.leads)
+
+
+def planned(wanted: Search, connection: Connection, indexed: frozenset[str]) -> Plan:
+    """The plan of a search.  Raises: DataError when no index answers it."""
+    bounds = _bounds(wanted)
+    root = conditions.compiled(wanted.where, connection, indexed)
+    has_arrays = connection.dialect.name == "postgresql"
+
+    def cost(leaf: Leaf) -> int:
+        return leaf.rank if has_arrays else counted(leaf)
+
+    known: dict[Leaf, int] = {}
+
+    def counted(leaf: Leaf) -> int:
+        if leaf not in known:
+            known[leaf] = _frequency(leaf, bounds, connection)
+        return known[leaf]
+
+    leads: Sequence[Leaf | None] | None
+    leads = [None] if conditions.is_true(root) else conditions.leads(root, cost)
+    if leads is None:
+        if wanted.since is None:
+            raise DataError(
+                "no index answers this search (size:, relay:, class:, disposition:, NOT and other "
+                "header fields have none); add an address, a word or another condition that is no "
+                "NOT, or a period with after: or --since"
+            )
+        leads = [None]
+    to_decide = conditions.unchecked(root)
+    return Plan(
+        root=root,
+        leads=tuple(_grouped(leads) if has_arrays else leads),
+        bounds=bounds,
+        open=to_decide,
+        flags=tuple(dict.fromkeys(conditions.sql_leaves(to_decide))),
+        has_arrays=has_arrays,
+    )
+
+
+def _grouped(leads: Sequence[Leaf | None]) -> list[Leaf | None]:
+    """One scan for all elements of one table."""
+    single = [lead for lead in leads if lead is None or not lead.elements]
+    grouped: list[Leaf | None] = []
+    for table in (MESSAGE, SECTION):
+        some = [lead for lead in leads if lead and lead.elements and lead.table is table]
+        elements = [one for lead in some for one in lead.elements]
+        if len(some) == 1:
+            grouped += some
+        elif some:
+            grouped.append(conditions.of_array(table, elements, some[0].rank))
+    return [*single, *grouped]
+
+
+def _bounds(wanted: Search) -> Bounds:
+    first = _OLDEST if wanted.since is None else conditions.record_id_at(wanted.since)
+    last = _NEWEST if wanted.until is None else conditions.record_id_at(wanted.until)
+    return first, last if wanted.before is None else min(last, wanted.before)
+
+
+def _within(bounds: Bounds) -> conditions.Holds:
+    return lambda c: and_(c.record_id >= bounds[0], c.record_id < bounds[1])
+
+
+def _frequency(leaf: Leaf, bounds: Bounds, connection: Connection) -> int:
+    source = (MESSAGE if leaf.table is None else leaf.table).alias()
+    some = select(source.c.record_id).where(leaf.holds(source.c), _within(bounds)(source.c))
+    query = select(func.count()).select_from(some.limit(RARE).subquery())
+    return connection.execute(query).scalar_one()
+
+
+def candidates(plan: Plan, lead: Leaf | None, bounds: Bounds) -> Select[Any]:
+    """Ids that one lead brings, and the flags that are needed of them; in no order."""
+    source = MESSAGE if lead is None or lead.table is None else lead.table
+    walked = source.alias("walked")
+    within = _within(bounds)
+    root = plan.root if lead is None else conditions.simplified(plan.root, lead)
+    others = within if plan.has_arrays else None
+    query: Select[Any] = select(walked.c.record_id).where(within(walked.c))
+    if lead is not None:
+        query = query.where(lead.holds(walked.c))
+    if not conditions.is_true(root):
+        query = query.where(conditions.predicate(root, walked, source, others))
+    for number, leaf in enumerate(plan.flags):
+        asked: ColumnElement[bool] = conditions.predicate(leaf, walked, source, others)
+        query = query.add_columns(case((asked, 1), else_=0).label(f"flag_{number}"))
+    return query
+
+
+def page(plan: Plan, lead: Leaf | None, bounds: Bounds, size: int) -> Select[Any]:
+    """The newest candidates that one lead brings."""
+    query = candidates(plan, lead, bounds)
+    if lead is not None and lead.elements:
+        # Planners see LIMIT and walk the primary key through years of other people's mail.
+        found = query.cte("found").prefix_with("MATERIALIZED", dialect="postgresql")
+        return select(found).order_by(found.c.record_id.desc()).limit(size)
+    return query.order_by(query.selected_columns[0].desc()).limit(size)
+
+
+def every(plan: Plan) -> Any:
+    """The ids of all records that SQL alone can name, as a query without order."""
+    queries = [candidates(plan, lead, plan.bounds) for lead in plan.leads]
+    return queries[0] if len(queries) == 1 else union(*queries)
+
+
+def whole(plan: Plan) -> ColumnElement[bool] | None:
+    """That a row of MESSAGE is wanted; None where stored text must decide."""
+    if not conditions.is_true(plan.open):
+        return None
+    if not plan.leads:
+        return false()
+    if plan.leads == (None,) and conditions.is_true(plan.root):
+        return _within(plan.bounds)(MESSAGE.c)
+    return MESSAGE.c.record_id.in_(select(every(plan).subquery().c.record_id))
+
+
+class Walk:
+    """Where a search has come to."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._first, self._last = plan.bounds
+        self._span = _FIRST_WINDOW
+        self._has_begun = False
+        self.is_over = not plan.leads
+
+    def next(self, size: int, connection: Connection) -> list[str]:
+        """The next ids, at most `size`; none does not mean that it is over."""
+        wanted = size
+        if not conditions.is_true(self._plan.open):
+            size = min(max(2 * size, 50), _MOST_CANDIDATES)
+        rows = (
+            self._windows(size, connection)
+            if self._plan.has_windows
+            else self._at_once(size, connection)
+        )
+        found = self._decided(rows, connection)
+        if len(found) > wanted:
+            found = found[:wanted]
+            self._last, self.is_over = found[-1], False
+        return found
+
+    def _at_once(self, size: int, connection: Connection) -> list[Any]:
+        rows = self._merged((self._first, self._last), size, connection)
+        self.is_over = len(rows) < size
+        if rows:
+            self._last = rows[-1][0]
+        return rows
+
+    def _windows(self, size: int, connection: Connection) -> list[Any]:
+        if not self._has_begun:
+            self._begin(connection)
+        found: list[Any] = []
+        while len(found) < size and not self.is_over:
+            low = _earlier(self._last, self._span, self._first)
+            rows = self._merged((low, self._last), size - len(found), connection)
+            found += rows
+            if len(found) < size:
+                self._last, self._span = low, self._span * _GROWTH
+                self.is_over = low <= self._first
+            else:
+                # As much time as this page took, and some more, is what the next one will take.
+                self._span = max(_FIRST_WINDOW, 2 * _milliseconds(self._last, rows[-1][0]))
+                self._last = rows[-1][0]
+        return found
+
+    def _begin(self, connection: Connection) -> None:
+        """No window before the newest record."""
+        self._has_begun = True
+        newest = MESSAGE.alias()
+        query = (
+            select(newest.c.record_id)
+            .where(_within((self._first, self._last))(newest.c))
+            .order_by(newest.c.record_id.desc())
+            .limit(1)
+        )
+        found = connection.execute(query).scalar_one_or_none()
+        if found is None:
+            self.is_over = True
+        else:
+            self._last = min(self._last, _after(found))
+
+    def _merged(self, bounds: Bounds, size: int, connection: Connection) -> list[Any]:
+        rows: dict[str, Any] = {}
+        for lead in self._plan.leads:
+            for row in connection.execute(page(self._plan, lead, bounds, size)):
+                rows[row[0]] = row
+        return [rows[key] for key in sorted(rows, reverse=True)[:size]]
+
+    def _decided(self, rows: list[Any], connection: Connection) -> list[str]:
+        """Those of the candidates that stored text bears out."""
+        plan = self._plan
+        if conditions.is_true(plan.open):
+            return [row[0] for row in rows]
+        texts = _texts([row[0] for row in rows], connection)
+        return [
+            row[0]
+            for row in rows
+            if conditions.is_met(
+                plan.open, dict(zip(plan.flags, map(bool, row[1:]), strict=True)), texts(row[0])
+            )
+        ]
+
+
+def _texts(record_ids: list[str], connection: Connection) -> Callable[[str], Text]:
+    query = select(SECTION.c.record_id, SECTION.c.subject, SECTION.c.fields)
+    stored: dict[str, tuple[str | None, bytes]] = {}
+    for chunk in chunks(record_ids, _CHUNK):
+        for record_id, *rest in connection.execute(query.where(SECTION.c.record_id.in_(chunk))):
+            stored[record_id] = (rest[0], rest[1])
+
+    def of(record_id: str) -> Text:
+        subject, octets = stored.get(record_id, (None, b""))
+        return Text(subject, lambda: header_store.expand(octets) if octets else [])
+
+    return of
+
+
+def _earlier(record_id: str, span: int, first: str) -> str:
+    return max(first, terms.first_record_id(_millisecond(record_id) - span))
+
+
+def _after(record_id: str) -> str:
+    """The smallest id of the millisecond after; the largest of all when there is none."""
+    following = _millisecond(record_id) + 1
+    return terms.first_record_id(following) if following < 1 << 48 else _NEWEST
+
+
+def _milliseconds(last: str, first: str) -> int:
+    return _millisecond(last) - _millisecond(first)
+
+
+def _millisecond(record_id: str) -> int:
+    return int.from_bytes(terms.pack_record_id(record_id)[:6], "big")
+
+
+def count(plan: Plan, connection: Connection) -> int | None:
+    """How many records SQL finds; None where stored text must decide."""
+    if not plan.leads:
+        return 0
+    if not conditions.is_true(plan.open):
+        return None
+    found = every(plan).subquery()
+    return connection.execute(select(func.count()).select_from(found)).scalar_one()
+
+
+def each(plan: Plan, page_size: int, reading: Callable[[], Any]) -> Iterator[list[str]]:
+    """All ids in pages, each from a transaction of its own."""
+    walk = Walk(plan)
+    while not walk.is_over:
+        with reading() as connection:
+            found = walk.next(page_size, connection)
+        if found:
+            yield found
+
+
+def steady(connection: Connection) -> None:
+    """Plans that hang on the question and not on statistics of yesterday."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL enable_seqscan = off"))
+        connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
