@@ -16,9 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Item = TypeVar("Item")
 
 
+def is_watched() -> bool:
+    """Whether somebody looks, so that it is worth counting beforehand."""
+    return sys.stderr.isatty()
+
+
 def watched(source: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     """The items of `source`, of which there are `total`, with a bar that counts `what`."""
-    if not sys.stderr.isatty():
+    if not is_watched():
         yield from source
         return
     columns = (

@@ -24,10 +24,9 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from carbonseal.keys import tables
+from carbonseal.keys import evidence_key, tables
 from carbonseal.milter.archive import derive
 from carbonseal.milter.archive.evidence import chain, leaf
-from carbonseal.milter.archive.evidence.seal import Sealed
 from carbonseal.milter.archive.handover import bundle, manifest
 from carbonseal.milter.archive.handover import proof as proofs
 from carbonseal.milter.archive.handover.bundle import Bundle, File
@@ -103,8 +102,7 @@ def export(
                     "--max"
                 )
             files.add(one)
-        heads = source.heads()
-        files.finish(source, heads)
+        heads = files.finish(source)
         made.file(manifest.README).write(manifest.README_TEXT.encode("ascii"))
         text = manifest.to_json(_manifest(order, sums, heads, made))
         made.file(manifest.MANIFEST).write(text)
@@ -129,17 +127,20 @@ class _Files:
         if self._table is not None:
             self._table.add(proofs.put_together(one.content))
 
-    def finish(self, source: Source, heads: Iterable[Sealed]) -> None:
-        """What is known when all records are there."""
-        seals = self._made.file(manifest.SEALS)
-        # The last seal of a relay may be that of a record as well.
-        for line in dict.fromkeys((*source.seal_lines(), *map(chain.to_line, heads))):
-            seals.write(line)
+    def finish(self, source: Source) -> dict[str, Head]:
+        """What is known when all records are there; returns the last seal of each relay."""
+        seals, keys = self._made.file(manifest.SEALS), set()
+        heads = source.heads()
+        for sealed in source.seals(heads):
+            seals.write(chain.to_line(sealed))
+            keys.add(sealed.facts.key)
         stamps = self._made.file(manifest.STAMPS)
         for line in source.stamp_lines():
             stamps.write(line)
-        for name, text in source.keys().items():
-            self._made.file(name).write(text)
+        for public in sorted(keys):
+            name = manifest.key_name(evidence_key.key_id(public))
+            self._made.file(name).write(evidence_key.to_pem(public))
+        return {one.facts.relay: Head(one.facts.number, one.digest.hex()) for one in heads}
 
 
 class _Table:
@@ -175,7 +176,7 @@ def _row(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _manifest(order: Order, sums: Sums, heads: Sequence[Sealed], made: Bundle) -> Manifest:
+def _manifest(order: Order, sums: Sums, heads: Mapping[str, Head], made: Bundle) -> Manifest:
     return Manifest(
         made_at=order.made_at,
         made_by=order.made_by,
@@ -191,6 +192,6 @@ def _manifest(order: Order, sums: Sums, heads: Sequence[Sealed], made: Bundle) -
         last_record_id=sums.last_record_id,
         relays=tuple(sorted(sums.relays)),
         config_versions=tuple(sorted(sums.config_versions)),
-        heads={one.facts.relay: Head(one.facts.number, one.digest.hex()) for one in heads},
+        heads=heads,
         files=made.contents(),
     )

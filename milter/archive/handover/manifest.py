@@ -105,6 +105,11 @@ def to_json(manifest: Manifest) -> bytes:
     return json.dumps(content, indent=2).encode("ascii") + b"\n"
 
 
+def key_name(key_id: str) -> str:
+    """Where the public key of that name stands."""
+    return f"evidence/{key_id}.pub"
+
+
 def is_listed(name: str) -> bool:
     """Whether a bundle's manifest may list a file of that name."""
     return name in _ALWAYS or name == TABLE or _KEY.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""Whether a proof of a bundle (see `evidence.proof`) proves the record beside it.
+"""Whether a proof of a bundle (see `proving`) proves the record beside it.
 
 What is gone from a record cannot be proven, and so must not look proven: in records.jsonl such a
 part is null (a header field has an empty value), and what SQL still says of it stands beside the
@@ -8,7 +8,7 @@ Promises: `fault` accepts a record whose parts are those that were sealed, and n
 
 Raises: ValueError from `read`.
 
-Does not: read SQL or files, or make proofs (`evidence.proof` does).
+Does not: read SQL or files, or make proofs (`proving` does).
 """
 
 from __future__ import annotations

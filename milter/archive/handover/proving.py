@@ -1,0 +1,143 @@
+"""Making the proofs of a bundle, out of SQL.
+
+A line of evidence/proofs.jsonl is {"record_id", "relay", "number", "position", "rest", "header",
+"path", "salts"}: the leaf of the record (`evidence.leaf`: rest and header, hex) is at `position` of
+the segment that the seal `number` of the chain `relay` has sealed, and `path` (hashes, hex, lowest
+first; RFC 9162) leads from there to the root in the seal.  `salts` stands only where the record is
+not complete any more: {"message", "header"} (hex or null, the columns `salt`), or {"redaction"}
+(the text of redaction.evidence); a complete record has its salt in itself.  A record whose segment
+was not sealed yet, or from before there were seals, has {"record_id", "is_sealed": false}.
+
+Promises: each segment's leaves are read once as long as records come in order; memory for the
+seals, and for the hashes of some segments.
+
+Does not: judge (`proof` does).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from carbonseal.milter.archive import schema
+from carbonseal.milter.archive.evidence import leaf, seal
+from carbonseal.milter.archive.evidence.inclusion import Levels
+from carbonseal.milter.archive.evidence.seal import Facts, Sealed
+from carbonseal.milter.archive.rows import Rows
+
+_MOST_LEAVES = 150_000  # of the segments that are kept; some 40 MB
+
+
+class Prover:
+    """Makes the proofs of the records of one bundle."""
+
+    def __init__(self) -> None:
+        self._seals: dict[int, tuple[Sealed, Facts]] = {}  # by segment
+        self._trees: OrderedDict[int, tuple[Levels, bytes]] = OrderedDict()
+        self._kept = 0  # leaves of them
+
+    def prove(self, batch: Sequence[Rows], connection: Connection) -> list[dict[str, Any]]:
+        """The proofs of records as `retrieve` gave them (with fields), in their order."""
+        redactions = _redactions([one.record_id for one in batch], connection)
+        self._learn({one.message["segment_id"] for one in batch}, connection)
+        return [self._proof(one, redactions.get(one.record_id), connection) for one in batch]
+
+    def seals(self) -> list[Sealed]:
+        """Those that the proofs name."""
+        return [sealed for sealed, _ in self._seals.values()]
+
+    def stamp_lines(self, connection: Connection) -> Iterator[bytes]:
+        """The lines of stamps.jsonl: {"relay", "number", "token" (base64)}."""
+        columns = schema.stamp.c
+        for _, facts in self._seals.values():
+            query = select(columns.token).where(
+                columns.relay == facts.relay, columns.number == facts.number
+            )
+            for (token,) in connection.execute(query):
+                text = base64.b64encode(bytes(token)).decode("ascii")
+                said = {"relay": facts.relay, "number": facts.number, "token": text}
+                yield leaf.canonical(said) + b"\n"
+
+    def _learn(self, segment_ids: set[int], connection: Connection) -> None:
+        columns = schema.seal.c
+        query = select(columns.segment_id, columns.entry, columns.signature).where(
+            columns.segment_id.in_(segment_ids.difference(self._seals))
+        )
+        for segment_id, entry, signature in connection.execute(query):
+            sealed = Sealed(entry, bytes(signature))
+            try:
+                self._seals[segment_id] = sealed, sealed.facts
+            except seal.BadEntry:
+                continue  # as if it were not sealed; the check of the archive names it
+
+    def _proof(self, one: Rows, redaction: str | None, connection: Connection) -> dict[str, Any]:
+        segment_id, position = one.message["segment_id"], one.message["position"]
+        found = self._seals.get(segment_id)
+        if found is None:
+            return {"record_id": one.record_id, "is_sealed": False}
+        tree, leaves = self._tree(segment_id, found[1], connection)
+        entry = leaves[position * leaf.ENTRY : (position + 1) * leaf.ENTRY]
+        # A place that the segment has not: the check says so.
+        path = [digest.hex() for digest in tree.path(position)] if entry else []
+        entry = entry or bytes(leaf.ENTRY)
+        proof: dict[str, Any] = {
+            "record_id": one.record_id,
+            "relay": found[1].relay,
+            "number": found[1].number,
+            "position": position,
+            "rest": entry[: leaf.DIGEST].hex(),
+            "header": entry[leaf.DIGEST :].hex(),
+            "path": path,
+        }
+        salts = _salts(one, redaction)
+        return proof if salts is None else {**proof, "salts": salts}
+
+    def _tree(self, segment_id: int, facts: Facts, connection: Connection) -> tuple[Levels, bytes]:
+        found = self._trees.get(segment_id)
+        if found is not None:
+            self._trees.move_to_end(segment_id)
+            return found
+        columns = schema.seal.c
+        query = select(columns.leaves).where(
+            columns.relay == facts.relay, columns.number == facts.number
+        )
+        leaves = bytes(connection.execute(query).scalar_one())
+        found = Levels(_hashed(leaves)), leaves
+        self._trees[segment_id] = found
+        self._kept += len(leaves) // leaf.ENTRY
+        while self._kept > _MOST_LEAVES and len(self._trees) > 1:
+            _, (_, old) = self._trees.popitem(last=False)
+            self._kept -= len(old) // leaf.ENTRY
+        return found
+
+
+def _hashed(leaves: bytes) -> list[bytes]:
+    half = leaf.DIGEST
+    return [
+        leaf.leaf(leaves[at : at + half], leaves[at + half : at + leaf.ENTRY])
+        for at in range(0, len(leaves), leaf.ENTRY)
+    ]
+
+
+def _redactions(record_ids: Sequence[str], connection: Connection) -> dict[str, str]:
+    columns = schema.redaction.c
+    query = select(columns.record_id, columns.evidence).where(columns.record_id.in_(record_ids))
+    return {row.record_id: row.evidence for row in connection.execute(query)}
+
+
+def _salts(one: Rows, redaction: str | None) -> Mapping[str, Any] | None:
+    """What a proof has to say about salts; None where the record says it all."""
+    if redaction is not None:
+        return {"redaction": redaction}
+    section = one.header_section
+    message_salt, header_salt = one.message["salt"], section.get("salt")
+    if "fields" in section and (header_salt is None or len(header_salt) == leaf.SALT):
+        return None
+    return {
+        "message": None if message_salt is None else bytes(message_salt).hex(),
+        "header": None if header_salt is None else bytes(header_salt).hex(),
+    }
