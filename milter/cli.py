@@ -127,8 +127,8 @@ class _Rooms(click.Group):
     _PLACES: ClassVar[Mapping[str, str]] = {
         "run": "carbonseal.milter.commands:run",
         "config": "carbonseal.milter.commands:config_group",
-        "policy": "carbonseal.milter.commands:policy",
-        "postfix": "carbonseal.milter.commands:postfix",
+        "policy": "carbonseal.milter.compare_command:policy",
+        "postfix": "carbonseal.milter.postfix_commands:postfix",
         "keys": "carbonseal.keys.commands:keys",
         "archive": "carbonseal.milter.archive.commands:archive",
     }

@@ -21,7 +21,15 @@ import yaml
 
 from carbonseal.keys import keyring, tables
 from carbonseal.keys.publication import publisher
-from carbonseal.milter import config, explain, postfix_setup, seal, socket_address, supervisor
+from carbonseal.milter import (
+    config,
+    explain,
+    postfix_effects,
+    postfix_setup,
+    seal,
+    socket_address,
+    supervisor,
+)
 from carbonseal.milter.config import Configuration
 from carbonseal.policies import retention
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
@@ -87,6 +95,8 @@ def check(context: Context) -> None:
     complaints = list(_surroundings(configuration))
     for complaint in complaints:
         click.echo(tables.presentable(complaint), err=True)
+    for hint in postfix_effects.failures(configuration):
+        click.echo(tables.presentable(f"hint: {hint.place}: {hint.text}"))
     if complaints:
         raise SystemExit(ConfigurationError.exit_code)
     click.echo(f"{context.path}: no complaints (version {configuration.version})")

@@ -1,0 +1,101 @@
+"""`carbonseal policy compare`: where the BCC maps of Postfix and our archive copy part.
+
+Promises: streams; reads what `archive search --format jsonl` prints, and the lines of the spool.
+With archive.bcc_maps in the configuration each message is judged anew by the maps as they are now;
+without it, what the record says counts.  Changes nothing.
+
+Raises: DataError for a line that is no record.
+
+Does not: need the archive or Postfix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import click
+
+from carbonseal.keys import tables
+from carbonseal.milter import config
+from carbonseal.milter.commands import Context, policy
+from carbonseal.policies import address, bcc_maps
+from carbonseal.policies.archiving import ArchivePlan
+from carbonseal.policies.bcc_maps import BccMaps
+from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
+from carbonseal.policies.errors import DataError
+
+_COLUMNS = ("recorded_at", "record_id", "queue_id", "reverse_path", "recipients", "difference")
+
+
+@policy.command()
+@click.option("--all", "show_all", is_flag=True, help="Messages on which both agree, too.")
+@click.argument("records", type=click.File("rb"), default="-")
+@tables.output_options
+@click.pass_obj
+def compare(context: Context, records: BinaryIO, show_all: bool, output_format: str) -> None:
+    """List messages that Postfix's BCC maps would copy otherwise.
+
+    RECORDS is a file of JSON Lines, such as `carbonseal archive search --format jsonl` prints, or -
+    for standard input.  The maps are those of archive.bcc_maps.
+    """
+    configuration = context.configuration
+    model = configuration.file
+    maps = None
+    if model.archive.bcc_maps is not None:
+        maps = config.bcc_maps_of(model, configuration.path.resolve().parent)
+    counts: Counter[str] = Counter()
+    tables.write_rows(_rows(records, maps, counts, show_all=show_all), _COLUMNS, output_format)
+    said = ", ".join(f"{number} {word}" for word, number in sorted(counts.items()))
+    click.echo(f"{counts.total()} records: {said or 'none'}", err=True)
+
+
+def _rows(
+    lines: Iterable[bytes], maps: BccMaps | None, counts: Counter[str], *, show_all: bool
+) -> Iterator[dict[str, object]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            reasons = _reasons(record, maps)
+            recipients = [_address(one) for one in record["recipients"]]
+            row = {name: record[name] for name in ("recorded_at", "record_id", "queue_id")}
+            row["reverse_path"] = _address(record["reverse_path"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if line.startswith(b'{"footer"') or not line.strip():
+                continue
+            raise DataError(
+                f"line {number} is no record; give what archive search --format jsonl prints"
+            ) from None
+        word = bcc_maps.said(reasons) or "not compared"
+        counts[word] += 1
+        if word not in ("agree", "not compared") or show_all:
+            yield {**row, "recipients": recipients, "difference": reasons or [word]}
+
+
+def _reasons(record: dict[str, Any], maps: BccMaps | None) -> list[str]:
+    if maps is None:
+        return [one for one in record["reasons"] if one.startswith("bcc-maps-")]
+    envelope = Envelope(
+        client=Client("", 0, "", ""),
+        listener="",
+        login="",
+        login_method="",
+        reverse_path=ReversePath(address.parse_path(_raw(record["reverse_path"])), None, ()),
+        recipients=tuple(
+            Recipient(address.parse_path(_raw(one)), None, None, None, ())
+            for one in record["recipients"]
+        ),
+    )
+    plan = ArchivePlan(tuple(record["archive_recipients"]), False, ())
+    return [str(reason) for reason in bcc_maps.compare(maps, envelope, plan)]
+
+
+def _raw(path: Any) -> str:
+    """As typed where the record is whole; else the address that was judged."""
+    return str(path["raw"]) if isinstance(path, dict) else str(path or "")
+
+
+def _address(path: Any) -> str:
+    return str(path["address"]) if isinstance(path, dict) else str(path or "")
