@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, select
 
-from carbonseal.milter.archive import packed, schema, terms
+from carbonseal.milter.archive import derive, header_store, packed, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Route, SigningForm
@@ -32,10 +32,8 @@ def retrieve(record_ids: Sequence[str], connection: Connection, *, with_fields: 
     """
     messages = {row["record_id"]: row for row in _by_record(schema.message, record_ids, connection)}
     sections = {
-        row["record_id"]: row
-        for row in _by_record(
-            schema.header_section, record_ids, connection, with_fields=with_fields
-        )
+        row["record_id"]: _shown(row, with_fields=with_fields)
+        for row in _by_record(schema.header_section, record_ids, connection)
     }
     found = [
         _Packed(record_id, columns)
@@ -54,6 +52,14 @@ def retrieve(record_ids: Sequence[str], connection: Connection, *, with_fields: 
         )
         for one in found
     ]
+
+
+def _shown(section: Columns, *, with_fields: bool) -> Columns:
+    fields = header_store.expand(section["fields"])
+    section["message_id"], section["subject"] = derive.shown(fields)
+    if not with_fields:
+        del section["fields"]
+    return section
 
 
 class _Packed:
@@ -136,11 +142,16 @@ def mailboxes(address_ids: Iterable[int], connection: Connection) -> dict[int, s
         for address_id, local_part, raw, name in connection.execute(
             query.where(address.address_id.in_(chunk))
         ):
-            text = ERASED if local_part is None else local_part
+            text = pseudonym(address_id) if local_part is None else local_part
             if raw is not None:
                 text = raw.decode("utf-8", "surrogateescape")
             found[address_id] = text if name is None else f"{text}@{name}"
     return found
+
+
+def pseudonym(address_id: int) -> str:
+    """The local part of a person who was erased: which of them, but not who it was."""
+    return f"{ERASED}-{address_id:x}"
 
 
 def _dictionary(
@@ -155,11 +166,8 @@ def _dictionary(
     }
 
 
-def _by_record(
-    table: Table, record_ids: Sequence[str], connection: Connection, *, with_fields: bool = True
-) -> list[Columns]:
-    columns = [column for column in table.c if with_fields or column.name != "fields"]
-    query = select(*columns)
+def _by_record(table: Table, record_ids: Sequence[str], connection: Connection) -> list[Columns]:
+    query = select(table)
     return [
         dict(row)
         for chunk in chunks(list(record_ids), _CHUNK)

@@ -14,8 +14,9 @@ are few and shared.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import BigInteger, Connection, Engine, delete, select
 from sqlalchemy.dialects import postgresql
 
 from carbonseal.milter.archive import dictionary, packed, postings, schema, terms
@@ -66,15 +67,11 @@ class Cleaning:
         self._texts.clear()
         self._ids.clear()
         for chunk in dictionary.chunks(candidates, _CHUNK):
-            self.addresses += transactions.run(
-                self._engine, lambda connection, chunk=chunk: self._addresses(chunk, connection)
-            )
+            self.addresses += transactions.run(self._engine, partial(self._addresses, chunk))
         domain_ids = sorted(terms.term(name) for name in self._domains)
         self._domains.clear()
         for chunk in dictionary.chunks(domain_ids, _CHUNK):
-            self.domains += transactions.run(
-                self._engine, lambda connection, chunk=chunk: self._unused(chunk, connection)
-            )
+            self.domains += transactions.run(self._engine, partial(self._unused, chunk))
 
     def _addresses(self, address_ids: Sequence[int], connection: Connection) -> int:
         # Quick for most, without anybody waiting: they are still in use.
@@ -123,7 +120,7 @@ def _has_part(domain_id: int, connection: Connection) -> bool:
 
 def _overlaps(elements: list[int], connection: Connection) -> bool:
     table = schema.message_terms
-    wanted = postgresql.array(elements, type_=table.c.terms.type.item_type)
+    wanted = postgresql.array(elements, type_=BigInteger())
     query = select(table.c.record_id).where(table.c.terms.overlap(wanted)).limit(1)
     return connection.execute(query).first() is not None
 

@@ -22,6 +22,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -144,7 +145,7 @@ def extend(
     found, count = find(search), 0
     while record_ids := list(islice(found, BATCH)):
         rows = [{"hold_id": hold.hold_id, "record_id": one} for one in record_ids]
-        transactions.run(engine, lambda connection, rows=rows: _add(rows, connection))
+        transactions.run(engine, partial(_add, rows))
         count += len(record_ids)
         progress(len(record_ids))
     return count

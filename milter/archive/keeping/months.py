@@ -160,16 +160,20 @@ def _carry(month: Month, connection: Connection) -> bool:
     }
     for table in _TABLES:
         connection.execute(
-            text(  # names are those of our own schema
-                f"CREATE TEMPORARY TABLE carried_{table.name} ON COMMIT DROP AS "
-                f"SELECT {_columns(table)} FROM {table.name} part "  # noqa: S608
-                "WHERE record_id >= :first AND record_id < :last AND EXISTS ("
-                "SELECT 1 FROM hold_member JOIN hold USING (hold_id) "
-                "WHERE hold_member.record_id = part.record_id AND released_at IS NULL)"
-            ),
+            text(_carrying(table)),
             bounds,
         )
     return bool(connection.scalar(text("SELECT EXISTS (SELECT 1 FROM carried_message)")))
+
+
+def _carrying(table: Any) -> str:
+    return (
+        f"CREATE TEMPORARY TABLE carried_{table.name} ON COMMIT DROP AS "  # noqa: S608 - our names
+        f"SELECT {_columns(table)} FROM {table.name} part "
+        "WHERE record_id >= :first AND record_id < :last AND EXISTS ("
+        "SELECT 1 FROM hold_member JOIN hold USING (hold_id) "
+        "WHERE hold_member.record_id = part.record_id AND released_at IS NULL)"
+    )
 
 
 def _put_back(connection: Connection) -> None:

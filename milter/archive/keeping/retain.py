@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, case, func, or_, select
@@ -152,7 +153,7 @@ def _expired(one: Due, dues: Sequence[Due]) -> Any:
                 found.append(columns.recorded_at > other.before)
     if one.part == taking.SUBJECT:
         section = schema.header_section.c
-        found.append(or_(section.subject.is_not(None), func.length(section.salt) == _SALT))
+        found.append(or_(section.has_subject, func.length(section.salt) == _SALT))
     return and_(*found)
 
 
@@ -253,10 +254,7 @@ class Run:
             whole = list(months.whole(connection, _of_records(dues)))
         for month in whole:
             taken = self._guarded(
-                dues,
-                lambda connection, month=month: months.empty(
-                    month, _of_records(dues), self._event, connection
-                ),
+                dues, partial(months.empty, month, _of_records(dues), self._event)
             )
             if taken is None:
                 continue  # something in it has been held, or has come, in the meantime

@@ -82,7 +82,7 @@ class Ids(dictionary.Dictionary):
 
 def token(address_id: int, domain: str | None) -> str:
     """What stands for the mailbox of an erased person."""
-    text = f"{retrieve.ERASED}-{address_id:x}"
+    text = retrieve.pseudonym(address_id)
     return text if domain is None else f"{text}@{domain}"
 
 
@@ -153,6 +153,8 @@ def replace(
 def _rows(change: Changed, indexed: frozenset[str]) -> Rows:
     """The rows of the new form."""
     content = _splittable(change.content, change.before.rows)
+    if "salt" in content:  # the salts are given; those of before must stand nowhere
+        content = {**content, "salt": None}
     made = rows.split(content, indexed)
     made.message["salt"] = change.message_salt
     made.header_section["salt"] = change.header_salt
@@ -286,6 +288,26 @@ def without_subject(held: Held, event: int, connection: Connection) -> Changed:
         redact(held, known, {leaf.SUBJECT}, event, connection)
         return Changed(held, content, None, None, has_header=True)
     return Changed(held, content, held.rows.message["salt"], header_salt, has_header=True)
+
+
+def without_person(held: Held, content: Record, event: int, connection: Connection) -> Changed:
+    """The record as `content`, from which a person was erased; what is left stays provable."""
+    changed = Changed(held, content, None, None, has_header=held.has_header)
+    redact(held, salts(held, connection), changed_parts(changed), event, connection)
+    return changed
+
+
+def changed_parts(change: Changed) -> set[str]:
+    """Names of the parts, as evidence knows them, that are not what they were."""
+    before, after = _parts(change.before.content), _parts(change.content)
+    return {name for name, value in before.items() if after.get(name) != value}
+
+
+def _parts(content: Record) -> dict[str, Any]:
+    found = leaf.parts(content)
+    if content["header_fields"] is not None:
+        found |= leaf.header_parts(content["header_fields"])
+    return found
 
 
 def without_header(held: Held, event: int, connection: Connection) -> Changed:

@@ -1,0 +1,139 @@
+"""What the spool still has of a person: loaded segments and lines that were set aside.
+
+Loaded segments are kept for `record.keep_loaded`, so that a lost database can be filled again; a
+person who was erased from the database must not come back that way.  A segment that names the
+person is written anew with those lines as the database has them now; its other lines stay octet by
+octet.  Its seal was made of the lines as they were: who fills a database from it is told so.
+
+Promises: a file is replaced whole or not at all, keeps its time (and so is removed when it would
+have been) and its owner; doing it twice changes nothing.  A line set aside that names the person is
+removed, as nobody can tell what it is.
+
+Raises: OSError, as a sentence, where the spool cannot be read or written.
+
+Does not: touch segments that wait to be loaded (`waiting` counts what names the person there), or
+spools of other relays: the same command has to be given there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from carbonseal.milter.archive import merkle, record, segments, spool
+from carbonseal.milter.archive.keeping import person
+from carbonseal.milter.archive.keeping.person import Person
+from carbonseal.milter.archive.segments import Segment
+
+Record = dict[str, Any]
+Erase = Callable[[Record], Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What was found in the spool, and rewritten or removed if that was asked for."""
+
+    segments: int = 0
+    lines: int = 0
+    set_aside: int = 0
+    waiting: int = 0  # records not loaded yet; they are never touched
+
+
+def look(directory: Path, who: Person) -> Copies:
+    """What names the person, without touching it."""
+    counts = [_named_lines(one, who) for one in segments.loaded(directory)]
+    return Copies(
+        segments=sum(1 for count in counts if count),
+        lines=sum(counts),
+        set_aside=sum(1 for _ in _set_aside(directory, who)),
+        waiting=waiting(directory, who),
+    )
+
+
+def rewrite(directory: Path, who: Person, erase: Erase) -> Copies:
+    """Take the person out of every copy; the counts are of what was changed now."""
+    touched = lines = 0
+    for one in segments.loaded(directory):
+        if _named_lines(one, who):
+            lines += _rewrite(one, who, erase)
+            touched += 1
+    removed = list(_set_aside(directory, who))
+    for path in removed:
+        path.unlink(missing_ok=True)
+    if removed:
+        spool.sync_directory(directory / segments.SET_ASIDE)
+    return Copies(touched, lines, len(removed), waiting(directory, who))
+
+
+def waiting(directory: Path, who: Person) -> int:
+    """Records that name the person and are not loaded yet."""
+    return sum(_named_lines(one, who) for one in segments.pending(directory))
+
+
+def _named_lines(segment: Segment, who: Person) -> int:
+    return sum(1 for entry in segments.read(segment, 0) if _is_named(entry, who))
+
+
+def _is_named(entry: segments.Entry, who: Person) -> bool:
+    if entry.is_footer:
+        return False
+    text = entry.line.decode("ascii", "surrogateescape")
+    # Most lines name nobody of that name, and hold nothing encoded in which they could.
+    local, _, domain = who.mailbox.rpartition("@")
+    lower = text.lower()
+    is_plain = who.mailbox.isascii() and "xn--" not in domain and "\\u" not in lower
+    if is_plain and "=?" not in lower and not (local in lower and domain in lower):
+        return False
+    return person.names(entry.content, who) if entry.fault is None else who.is_named_in(text)
+
+
+def _rewrite(segment: Segment, who: Person, erase: Erase) -> int:
+    """Write the segment anew; how many lines were changed."""
+    status = os.stat(segment.path)
+    temporary = segment.path.with_name(segment.name + ".rewriting")
+    tree, count = merkle.Tree(), 0
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "wb") as stream:
+        for entry in segments.read(segment, 0):
+            if entry.is_footer:
+                continue
+            line = entry.line
+            if _is_named(entry, who):
+                line = _without(entry, who, erase)
+                count += 1
+            if entry.fault is None:
+                tree.add(line)
+            stream.write(line)
+        stream.write(spool.footer(segment.name, tree))
+        os.fchmod(stream.fileno(), status.st_mode & 0o777)
+        if os.geteuid() == 0:
+            os.fchown(stream.fileno(), status.st_uid, status.st_gid)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(temporary, segment.path)
+    spool.sync_directory(segment.path.parent)
+    return count
+
+
+def _without(entry: segments.Entry, who: Person, erase: Erase) -> bytes:
+    if entry.fault is not None:  # no record: nothing can be kept of it
+        return b"erased\n"
+    changed = erase(entry.content)
+    if "salt" in changed:  # it would let people try out names
+        changed = {**changed, "salt": None}
+    return record.encode(changed)
+
+
+def _set_aside(directory: Path, who: Person) -> Iterator[Path]:
+    try:
+        paths = sorted((directory / segments.SET_ASIDE).iterdir())
+    except FileNotFoundError:
+        return
+    for path in paths:
+        text = path.read_bytes().decode("ascii", "surrogateescape")
+        if path.is_file() and who.is_named_in(text):
+            yield path
