@@ -9,10 +9,9 @@ Does not: know any command.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,9 +19,9 @@ import click
 from sqlalchemy import Engine
 
 from carbonseal.milter.archive import database
+from carbonseal.milter.archive.search import period
 from carbonseal.policies.errors import DataError
 
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -69,18 +68,8 @@ def moment(
     """The moment that people mean by `text`; a date with `end_of_day` means its end."""
     if text is None:
         return None
-    ago = re.fullmatch(r"(\d{1,5})([hdw])", text, re.ASCII)
-    try:
-        if ago:
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        found = datetime.fromisoformat(text)
-        if end_of_day and len(text) <= len("2026-11-21"):
-            found += timedelta(days=1)
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise DataError(
-            f"{option} {text!r} is no time; write 2026-11-21, 2026-11-21T10:00Z or 7d"
-        ) from None
+    first, after = period.period(option, text, now)
+    return after if end_of_day else first
 
 
 def check_order(

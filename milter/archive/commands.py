@@ -19,6 +19,7 @@ class _Commands(click.Group):
     _PLACES: ClassVar[Mapping[str, str]] = {
         "search": "search.commands:search",
         "show": "search.commands:show",
+        "trace": "search.trace_command:trace",
         "stats": "search.statistics_command:stats",
         "export": "handover.commands:export_command",
         "import": "handover.commands:import_command",

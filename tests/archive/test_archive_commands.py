@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
@@ -32,6 +33,7 @@ JSON_KEYS = (
 class Context:
     spool_directory: Path
     database_url: str
+    require_reason: bool = False
 
 
 def call(archive: Archive, *arguments: str) -> Result:
@@ -79,7 +81,7 @@ def test_json_lines_carry_what_is_promised(filled: Archive) -> None:
 
 
 SEARCHES = [
-    pytest.param(["--sender", "ALICE@example.com"], "13", id="sender"),
+    pytest.param(["--from", "ALICE@example.com"], "13", id="from"),
     pytest.param(["--recipient", "<x@b.example>"], "2", id="recipient-in-brackets"),
     pytest.param(["--participant", "carol@example.com"], "2", id="participant"),
     pytest.param(["--domain", "B.Example."], "2", id="domain"),
@@ -98,6 +100,19 @@ SEARCHES = [
     pytest.param(["--since", "2026-11-22"], "3", id="since"),
     pytest.param(["--since", "2026-11-21T05:00:02Z"], "23", id="since-utc"),
     pytest.param(["--since", "2026-11-21T06:00:02+01:00"], "23", id="since-with-zone"),
+    pytest.param(["--sender", "ALICE@example.com"], "13", id="sender"),
+    pytest.param(["--author", "carol@example.com"], "2", id="author"),
+    pytest.param(["--to", "@b.example"], "2", id="domain-of-a-recipient"),
+    pytest.param(["--rcpt", "bob@partner.example"], "123", id="rcpt"),
+    pytest.param(["--rcpt", "x@b.example", "--with-extensions"], "2", id="with-extensions"),
+    pytest.param(["--header", "Subject:Quarterly report 1", "--signed"], "1", id="header"),
+    pytest.param(["--relay", "mx1.example.com", "--since", "2026"], "123", id="relay"),
+    pytest.param(["--size", "<=1202", "--since", "2026-11"], "123", id="size"),
+    pytest.param(["to:@b.example"], "2", id="query"),
+    pytest.param(["from:@example.com", "NOT", "signed:no"], "13", id="query-in-pieces"),
+    pytest.param(["subject:quarterly report", "login:alice"], "1", id="quotes-that-the-shell-took"),
+    pytest.param(["quarterly OR resume", "--unsigned"], "2", id="query-and-option"),
+    pytest.param(["after:2026-11-22", "--until", "2026-11-30"], "3", id="periods-of-both"),
     pytest.param(["--limit", "1"], "3", id="limit"),
     pytest.param(["--limit", "1", "--all"], "123", id="all"),
 ]
@@ -169,16 +184,67 @@ def test_show_tells_the_whole_record(filled: Archive) -> None:
 
 
 def test_counts(filled: Archive) -> None:
-    """Counts by day, crossing and domain."""
+    """Counts by day, crossing and domain, narrowed by a search."""
     since = ("--since", "2026-11-01")
     assert [(one["day"], one["messages"]) for one in json_lines(filled, "stats", *since)] == [
         ("2026-11-22", 1),
         ("2026-11-21", 2),
     ]
-    by_crossing = json_lines(filled, "stats", "--by", "crossing", *since)
+    by_crossing = json_lines(filled, "stats", "--by", "direction", *since)
     assert {one["crossing"]: one["signed"] for one in by_crossing} == {"inbound": 0, "outbound": 2}
     by_domain = json_lines(filled, "stats", "--by", "domain", *since)
     assert by_domain[0]["domain"] == "partner.example"
+    [by_login] = json_lines(filled, "stats", "--by", "login", "report", *since)
+    assert (by_login["login"], by_login["messages"]) == ("alice", 1)
+    assert len(json_lines(filled, "stats", "--by", "domain", "--top", "1", *since)) == 1
+
+
+def test_a_count_has_no_limit(filled: Archive) -> None:
+    """--count says how many there are, not how many would be shown."""
+    assert json_lines(filled, "search", "--count", "--limit", "1") == [{"records": 3}]
+    assert json_lines(filled, "search", "--count", "crossing:inbound") == [{"records": 1}]
+
+
+def test_bars_are_drawn(filled: Archive, tmp_path: Path) -> None:
+    """In the terminal, and as files; a subject or login in a label is no markup."""
+    since = ("--since", "2026-11-01")
+    lines = answer(filled, "stats", "--plot", *since).splitlines()
+    assert [line.split()[0] for line in lines] == ["2026-11-21", "2026-11-22"]
+    assert lines[0].count("█") > lines[1].count("█") > 0
+    for name in ("days.svg", "days.png"):
+        answer(filled, "stats", "--plot", str(tmp_path / name), *since)
+    picture = (tmp_path / "days.svg").read_text("utf-8")
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
+    assert "2026-11-22" in picture
+    assert (tmp_path / "days.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_question_stands_in_the_audit_before_its_answer(filled: Archive) -> None:
+    """Who searched, showed, counted and traced, for which case, and how much was given."""
+    for command in (
+        ["search", "from:alice@example.com", "--limit", "1"],
+        ["search", "--count", "from:alice@example.com"],
+        ["show", "4XYZ1"],
+        ["stats"],
+        ["trace", "4XYZ1"],
+    ):
+        answer(filled, *command, "--json", "--reason", "case 7")
+    events = json_lines(filled, "audit", "--all")[:0:-1]
+    assert [one["action"] for one in events[::2]] == ["search", "search", "show", "stats", "trace"]
+    assert {one["reason"] for one in events} == {"case 7"}
+    asked, answered = events[:2]
+    assert asked["detail"]["where"] == {"from": "alice@example.com"}
+    assert (answered["action"], answered["detail"]["given"]) == ("answered", 1)
+    assert events[3]["detail"]["count"] == 2
+
+
+def test_without_a_reason_there_may_be_no_answer(filled: Archive) -> None:
+    """Where a reason is demanded, none of the commands answers without one."""
+    context = Context(filled.spool_directory, filled.database_url, require_reason=True)
+    for command in (["search"], ["show", "4XYZ1"], ["stats"], ["trace", "4XYZ1"]):
+        result = CliRunner().invoke(commands.archive, command, obj=context)
+        assert isinstance(result.exception, CarbonsealError)
+        assert result.stdout == ""
 
 
 BAD_INPUT = [
@@ -188,17 +254,27 @@ BAD_INPUT = [
     pytest.param(
         ["search", "--since", "2026-02-01", "--until", "2026-01-01"], "not before", id="swapped"
     ),
-    pytest.param(["search", "--sender", "not an address"], "address", id="address"),
+    pytest.param(["search", "--from", "not an address"], "address", id="address"),
     pytest.param(["search", "--recipient", ""], "", id="empty-address"),
     pytest.param(["search", "--domain", "a..b"], "a..b", id="domain"),
     pytest.param(["search", "--domain", "."], "", id="only-a-dot"),
     pytest.param(["search", "--client", "300.1.1.1"], "--client", id="client"),
-    pytest.param(["search", "--after", "12345"], "--after", id="cursor"),
+    pytest.param(["search", "--cursor", "12345"], "--cursor", id="cursor"),
     pytest.param(["search", "--message-id", "<>"], "--message-id", id="message-id"),
     pytest.param(["search", "--subject", "%%%"], "--subject", id="wildcards-only"),
     pytest.param(
         ["search", "--subject", " ".join(map(str, range(10_000)))], "--subject", id="10000-words"
     ),
+    pytest.param(["search", "from:"], "from:", id="query-without-a-value"),
+    pytest.param(["search", "size:>1M"], "no index", id="no-index"),
+    pytest.param(["search", "--header", "list-id"], "--header", id="header-without-a-value"),
+    pytest.param(
+        ["search", "after:2026-02-01 before:2026-01-01"], "before it begins", id="query-swapped"
+    ),
+    pytest.param(["stats", "--plot", "picture.bmp"], "picture.bmp", id="no-picture"),
+    pytest.param(["stats", "--plot", "/nowhere/a.svg"], "/nowhere/a.svg", id="no-place"),
+    pytest.param(["trace", "4XYZ9"], "4XYZ9", id="nothing-to-trace"),
+    pytest.param(["trace", ""], "archive search", id="trace-of-nothing"),
     pytest.param(["show", "4XYZ9"], "4XYZ9", id="no-such-record"),
 ]
 
@@ -231,7 +307,7 @@ def test_bad_usage_is_told_by_click(filled: Archive, arguments: list[str]) -> No
     assert "Usage:" in result.stderr
 
 
-@pytest.mark.parametrize("command", [["search"], ["show", "x"], ["stats"]])
+@pytest.mark.parametrize("command", [["search"], ["show", "x"], ["stats"], ["trace", "x"]])
 def test_without_a_database_there_is_a_sentence(archive: Archive, command: list[str]) -> None:
     """Nothing is created by asking."""
     result = call(archive, *command)

@@ -115,8 +115,10 @@ def _counted(by: str, restricted: Restricted, connection: Connection) -> Iterabl
 
 def _domains_of_arrays(restricted: Restricted) -> Select[Any]:
     """Counts by term first, of which few are domains, and those have few names."""
-    term = func.unnest(MESSAGE.c.terms).column_valued("term")
-    by_term = restricted(_sums(term, also=term)).group_by(term).subquery("by_term")
+    each = func.unnest(MESSAGE.c.terms).table_valued(column("term", BigInteger()))
+    each = each.render_derived(name="each")
+    asked = restricted(_sums(each.c.term).join(each, literal(value=True)))
+    by_term = asked.group_by(each.c.term).subquery("by_term")
     kinds = values(column("kind", BigInteger()), name="kinds").data(
         [(kind,) for kind in postings.domain_kinds(_IN_ENVELOPE)]
     )
@@ -133,17 +135,16 @@ def _domains_of_arrays(restricted: Restricted) -> Select[Any]:
     )
 
 
-def _sums(what: ColumnElement[Any], also: Any = None) -> Select[Any]:
+def _sums(what: ColumnElement[Any]) -> Select[Any]:
     columns = MESSAGE.c
     copied = or_(columns.archive_addressed.is_(True), columns.copy_count > 0)
-    asked = select(
+    return select(
         what.label("what"),
         func.count().label("messages"),
         func.sum(columns.size).label("octets"),
         func.sum(case((columns.is_signed.is_(True), 1), else_=0)).label("signed"),
         func.sum(case((copied, 1), else_=0)).label("copied"),
     ).select_from(MESSAGE)
-    return asked if also is None else asked.select_from(also)
 
 
 _WHAT: Mapping[str, ColumnElement[Any]] = {
