@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 ROOMS := policies keys milter
 
-.PHONY: help setup test demo run check ns bench bench-quick clean soak soak-rotation test-crash
+.PHONY: help setup test demo run check ns bench bench-archive bench-quick clean soak soak-rotation test-crash
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,11 @@ bench: ## measure against opendkim, rspamd and dkimpy-milter, renew docs/benchma
 bench-quick: ## the headline against opendkim in under a minute; prints only
 	@BENCH=1 sh packaging/setup.sh
 	@PYTHONPATH=tests $(PY) -m benchmarks --quick
+
+bench-archive: ## fill archives on all engines with a million messages and query them (an hour or two); SIZES=, ENGINES=, DIRECTORY=, ADD=1
+	@BENCH=1 sh packaging/setup.sh
+	@PYTHONPATH=tests $(PY) -m benchmarks.archive $(if $(SIZES),--sizes $(SIZES)) $(if $(ENGINES),--engines $(ENGINES)) \
+	  $(if $(DIRECTORY),--directory $(DIRECTORY)) $(if $(ADD),--add)
 
 build/bench/load: tests/benchmarks/load.c
 	@mkdir -p $(@D)

@@ -29,7 +29,7 @@ _LOOKS: dict[str, tuple[str, str]] = {
 }
 _SIZES = ("1K", "4K", "64K", "1M", "10M")
 _CONNECTIONS = ("4K-1", "4K", "4K-32")
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "carbonseal",  # ids in the file would differ each time
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -47,17 +47,18 @@ def draw(results: Results, directory: Path) -> list[Path]:
     """Write every picture that there are figures for; returns the files."""
     points = {point["name"]: point for point in results.get("points", ())}
     drawn = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         if set(_SIZES) <= set(points):
-            drawn.append(_save(_rates(points), directory / "rates.svg"))
+            drawn.append(save(_rates(points), directory / "rates.svg"))
         if set(_CONNECTIONS) <= set(points):
-            drawn.append(_save(_latencies(points), directory / "latency.svg"))
+            drawn.append(save(_latencies(points), directory / "latency.svg"))
         if results.get("growth"):
-            drawn.append(_save(_growth(results["growth"]), directory / "growth.svg"))
+            drawn.append(save(_growth(results["growth"]), directory / "growth.svg"))
     return drawn
 
 
-def _save(figure: Any, file: Path) -> Path:
+def save(figure: Any, file: Path) -> Path:
+    """Write and close a figure; returns the file."""
     figure.savefig(file, metadata={"Date": None, "Creator": None}, bbox_inches="tight")
     plt.close(figure)
     # matplotlib leaves spaces at the ends of lines, which reviewers and linters stumble over.
