@@ -14,6 +14,7 @@ Does not: retry; the writer does.
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -276,6 +277,7 @@ def _alembic() -> Config:
     return configuration
 
 
+@functools.cache
 def _newest() -> str:
     newest = ScriptDirectory.from_config(_alembic()).get_current_head()
     assert newest is not None

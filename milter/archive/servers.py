@@ -249,10 +249,11 @@ def _run(connection: Any, *statements: str) -> None:
 
 
 @contextmanager
-def bounded(connection: Connection, seconds: float = ANSWER_SECONDS) -> Iterator[None]:
-    """Cut the connection if what is done with it takes longer; nothing on SQLite.
+def bounded(connection: Connection, seconds: float | None = None) -> Iterator[None]:
+    """Cut the connection if what is done with it takes longer than `ANSWER_SECONDS`.
 
     A server that hangs keeps its connections open, and no time limit of its own ends anything.
+    Nothing happens on SQLite.
     Raises: NoAnswer instead of what the driver says then.
     """
     wire = _wire(connection)
@@ -260,6 +261,7 @@ def bounded(connection: Connection, seconds: float = ANSWER_SECONDS) -> Iterator
         yield
         return
     is_cut = threading.Event()
+    seconds = ANSWER_SECONDS if seconds is None else seconds
 
     def cut() -> None:
         is_cut.set()
