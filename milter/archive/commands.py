@@ -23,6 +23,12 @@ class _Commands(click.Group):
         "stats": "search.statistics_command:stats",
         "export": "handover.commands:export_command",
         "import": "handover.commands:import_command",
+        "hold": "keeping.commands:hold_command",
+        "holds": "keeping.commands:holds_command",
+        "release": "keeping.commands:release_command",
+        "retain": "keeping.commands:retain_command",
+        "erase": "keeping.commands:erase_command",
+        "verify": "evidence.commands:verify",
         "audit": "audit_commands:audit_command",
         "write": "writer_commands:write",
     }

@@ -180,9 +180,7 @@ def forget_released(engine: Engine) -> int:
         released = [one for one in listed(connection) if not one.is_in_force]
     count = 0
     for hold in released:
-        while gone := transactions.run(
-            engine, lambda connection, hold=hold: _less(hold, connection)
-        ):
+        while gone := transactions.run(engine, partial(_less, hold)):
             count += gone
     return count
 

@@ -1,0 +1,383 @@
+"""`carbonseal archive hold|holds|release|retain|erase`: what must stay, and what must go.
+
+Promises: everything stands in the audit before it is done.  `retain` and `erase` change nothing
+without --apply.  What was interrupted is finished by the same command.
+
+See also: `holds`, `retain`, `erase`, `certificate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from sqlalchemy import Engine
+
+from carbonseal.keys import progress, tables
+from carbonseal.milter.archive import (
+    audit,
+    audit_place,
+    command_line,
+    database,
+    derive,
+    rows,
+    terms,
+)
+from carbonseal.milter.archive.command_line import Context
+from carbonseal.milter.archive.keeping import certificate, copies, holds, retain
+from carbonseal.milter.archive.keeping import erase as erasing
+from carbonseal.milter.archive.keeping.holds import Find, Hold
+from carbonseal.milter.archive.keeping.person import Person
+from carbonseal.milter.archive.search import options as options_
+from carbonseal.milter.archive.search import query
+from carbonseal.milter.archive.search.wanted import Search
+from carbonseal.policies import address as addresses
+from carbonseal.policies.errors import UsageError
+
+_HOLDS = ("name", "is", "records", "set_at", "set_by", "released_at", "reason", "query")
+
+
+@contextmanager
+def _keeping(context: Context) -> Iterator[tuple[Engine, Find]]:
+    """An engine that may change the archive, and how records are found in it."""
+    with command_line.reading(context) as reader:  # it is there, and of this version
+        engine = database.writing_engine(context.database_url, patience=None)
+
+        def find(search: Search) -> Iterator[str]:
+            for page in query.pages(reader, search):
+                yield from page
+
+        try:
+            yield engine, find
+        finally:
+            engine.dispose()
+
+
+@click.command("hold")
+@click.argument("name")
+@options_.search_options
+@click.option("--live", is_flag=True, help="Hold what comes later as well.")
+@command_line.reason_option
+@click.pass_obj
+def hold_command(context: Context, /, name: str, live: bool, reason: str, **options: Any) -> None:
+    """Keep every record that QUERY finds, whatever its time, until NAME is released.
+
+    Without --live it holds what the archive has now; mail that still waits in a spool is not in it.
+    If it is interrupted, what it was asked to hold is held all the same: give it again.
+    """
+    now = datetime.now(UTC)
+    holds.check_name(name)
+    search = options_.wanted(options, now, limit=None)
+    said = search.to_json()
+    if said.keys() <= {"v"}:
+        raise UsageError("no query says what to hold; write one, such as after:2000-01-01 for all")
+    with (
+        _keeping(context) as (engine, find),
+        audit.asking(context, "hold", {"name": name, "live": live, **said}, reason) as asked,
+    ):
+        for _ in find(search):  # a search that cannot be answered is refused before it holds
+            break
+        hold = holds.begin(
+            engine,
+            name,
+            reason=asked.event.reason,
+            search=search,
+            is_live=live,
+            by=asked.event.actor,
+            now=now,
+        )
+        with progress.counting(0, "records") as advance:
+            count = holds.extend(engine, hold, find, progress=advance)
+        holds.finish(engine, hold, is_live=live)
+        asked.note(records=count)
+    click.echo(f"{name} holds {count} records{', and what comes later' if live else ''}")
+
+
+@click.command("holds")
+@command_line.reason_option
+@tables.output_options
+@click.pass_obj
+def holds_command(context: Context, reason: str, output_format: str) -> None:
+    """List legal holds, those that were released as well."""
+    with (
+        command_line.reading(context) as engine,
+        audit.asking(context, "holds", {}, reason) as asked,
+    ):
+        with query.reading(engine) as connection:
+            listed = [
+                _hold_row(one, holds.members(one, connection)) for one in holds.listed(connection)
+            ]
+        tables.write_rows(asked.counted(listed), _HOLDS, output_format)
+
+
+def _hold_row(hold: Hold, members: int) -> dict[str, object]:
+    state = "live" if hold.is_live else "fixed"
+    return {
+        "name": hold.name,
+        "is": state if hold.is_in_force else "released",
+        "records": members,
+        "set_at": rows.moment_text(hold.set_at),
+        "set_by": hold.set_by,
+        "released_at": None if hold.released_at is None else rows.moment_text(hold.released_at),
+        "released_by": hold.released_by,
+        "reason": hold.reason,
+        "query": hold.wanted.to_json(),
+    }
+
+
+@click.command("release")
+@click.argument("name")
+@command_line.reason_option
+@click.pass_obj
+def release_command(context: Context, name: str, reason: str) -> None:
+    """End the legal hold NAME; what it held and what is past its time goes with the next retain."""
+    with (
+        _keeping(context) as (engine, _),
+        audit.asking(context, "release", {"name": name}, reason) as asked,
+    ):
+        holds.release(engine, name, by=asked.event.actor, now=datetime.now(UTC))
+        asked.note(records=holds.forget_released(engine))
+    click.echo(f"{name} holds nothing any more")
+
+
+@click.command("retain")
+@click.option("--apply", "is_applied", is_flag=True, help="Do it; without this it is only said.")
+@click.option(
+    "--now", "moment", metavar="TIME", help="As if it were then; --apply: no later than now."
+)
+@command_line.reason_option
+@click.pass_obj
+def retain_command(context: Context, /, is_applied: bool, moment: str | None, reason: str) -> None:
+    """Take out what is past its time: subjects, header sections, records.
+
+    How long a record is kept was stamped on it when it was made (section retention of the
+    configuration).  What a legal hold covers stays.  It can be interrupted at any moment, and goes
+    on the next time.
+    """
+    real_now = datetime.now(UTC)
+    now = command_line.moment("--now", moment, real_now) or real_now
+    if is_applied and now > real_now:
+        raise UsageError("--now lies ahead: with --apply it would shorten what was promised")
+    with (
+        _keeping(context) as (engine, find),
+        audit.asking(
+            context, "retain", {"now": now.isoformat(), "apply": is_applied}, reason
+        ) as asked,
+    ):
+        if moment is None:
+            retain.check_clock(engine, now)
+        for hold in _live(engine):
+            holds.extend(engine, hold, find, until=now, progress=lambda count: None)
+        plan = retain.plan(engine, now)
+        _show_plan(plan)
+        asked.note(expired=sum(one.expired for one in plan.counts))
+        if not is_applied:
+            click.echo("nothing was changed; --apply does it", err=True)
+            return
+        total = sum(one.expired - one.held for one in plan.counts)
+        with progress.counting(total, "past their time") as advance:
+            done = retain.Run(
+                engine,
+                now,
+                event=asked.event.number,
+                find=find,
+                indexed=derive.INDEXED,
+                progress=advance,
+            ).apply()
+        asked.note(
+            taken={f"{name}: {what}": count for (name, what), count in done.taken.items()},
+            months=done.months,
+            addresses=done.addresses,
+            domains=done.domains,
+            refused=len(done.refused),
+        )
+    _show_done(done)
+    if "sqlite" in context.database_url.partition(":")[0]:
+        _give_back(context)
+
+
+def _live(engine: Engine) -> list[Hold]:
+    with query.reading(engine) as connection:
+        return [one for one in holds.in_force(connection) if one.is_live]
+
+
+def _show_plan(plan: retain.Plan) -> None:
+    found = [
+        {
+            "class": one.due.name,
+            "part": one.due.what,
+            "recorded_before": rows.moment_text(one.due.before)[:19] + "Z",
+            "past": one.expired,
+            "held": one.held,
+            "goes": one.expired - one.held,
+        }
+        for one in plan.counts
+    ]
+    if not found:
+        click.echo("nothing is past its time")
+        return
+    columns = ("class", "part", "recorded_before", "past", "held", "goes")
+    tables.write_rows(found, columns, "table")
+    for name, count in sorted(plan.by_hold.items()):
+        click.echo(f"held by {name}: {count}")
+    if plan.months:
+        click.echo(f"whole months: {', '.join(one.name for one in plan.months)}")
+
+
+def _show_done(done: retain.Done) -> None:
+    for (name, what), count in sorted(done.taken.items()):
+        click.echo(f"taken out of class {name}: {count} x {what}")
+    click.echo(f"left the dictionary: {done.addresses} addresses, {done.domains} domains")
+    for record_id, why in done.refused:
+        click.echo(f"{record_id}: cannot be read, so it stays ({why})", err=True)
+
+
+def _give_back(context: Context) -> None:
+    """SQLite keeps free pages for later; say so, as the file does not become smaller."""
+    with command_line.reading(context) as engine, query.reading(engine) as connection:
+        free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+        size = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+    if free * size > 100 * 1024 * 1024:
+        click.echo(
+            f"{free * size >> 20} MiB of the file are free for later mail; to give them back to "
+            "the file system stop the writer and run VACUUM with sqlite3",
+            err=True,
+        )
+
+
+@click.command("erase")
+@click.argument("address", required=False)
+@click.option("--with-extensions", is_flag=True, help="bob+tag@x is the same person as bob@x.")
+@click.option(
+    "--everywhere", is_flag=True, help="Read every record for mentions no index knows; slow."
+)
+@click.option("--apply", "is_applied", is_flag=True, help="Do it; without this it is only said.")
+@click.option(
+    "--certificate",
+    "certificate_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Where the certificate goes; its text goes beside it.  [default: erasure-NUMBER.json]",
+)
+@click.option(
+    "--check",
+    "checked",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Say whether what a certificate says is still so.",
+)
+@command_line.reason_option
+@click.pass_obj
+def erase_command(
+    context: Context,
+    /,
+    *,
+    address: str | None,
+    with_extensions: bool,
+    everywhere: bool,
+    is_applied: bool,
+    certificate_path: Path | None,
+    checked: Path | None,
+    reason: str,
+) -> None:
+    """Take one person out of the archive: what names ADDRESS is replaced by a token.
+
+    The other parties' mail is found as before, and the evidence of what is left still holds.  A
+    legal hold on any of the records stops it.  On other relays give it again: their spools have
+    copies for record.keep_loaded.
+    """
+    if checked is not None:
+        if address is not None or is_applied:
+            raise UsageError("--check takes a certificate and nothing else; leave out ADDRESS")
+        _check(context, checked, reason)
+        return
+    if address is None:
+        raise UsageError("no ADDRESS says whom to erase; write one, or --check FILE.json")
+    who = Person(terms.mailbox(str(addresses.parse_address(address))), with_extensions)
+    if certificate_path is not None:
+        certificate.check_place(certificate_path)
+    # The audit is kept for ever, so it gets no name.
+    detail = {
+        "mailbox_sha256_16": terms.mailbox_hash(who.mailbox).hex(),
+        "with_extensions": with_extensions,
+        "everywhere": everywhere,
+        "apply": is_applied,
+    }
+    with (
+        _keeping(context) as (engine, find),
+        audit.asking(context, "erase", detail, reason) as asked,
+    ):
+        with progress.counting(0, "records read") as advance:
+            found = erasing.look(engine, who, find, everywhere=everywhere, progress=advance)
+        asked.note(found=len(found.record_ids), held=sum(found.holds.values()))
+        _show_found(found, copies.look(context.spool_directory, who))
+        erasing.refuse_held(found)
+        if not is_applied:
+            click.echo("nothing was changed; --apply does it", err=True)
+            return
+        path = certificate_path or Path(f"erasure-{asked.event.number}.json")
+        certificate.check_place(path)
+        with progress.counting(len(found.record_ids), "records") as advance:
+            done = erasing.Erasure(
+                engine,
+                who,
+                found,
+                event=asked.event.number,
+                now=datetime.now(UTC),
+                indexed=derive.INDEXED,
+                spool_directory=context.spool_directory,
+                progress=advance,
+            ).apply()
+        made = certificate.made(
+            done,
+            who,
+            asked.event,
+            everywhere=everywhere,
+            archive=database.place(engine.url),
+            at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        )
+        certificate.write(made, path)
+        asked.note(certificate_sha256=made["sha256"], records=done.records)
+    click.echo(certificate.text(made), nl=False)
+    if done.copies.waiting:
+        click.echo(
+            f"{done.copies.waiting} records that wait in the spool name the person: load them and "
+            "give this command again",
+            err=True,
+        )
+
+
+def _show_found(found: erasing.Found, spooled: copies.Copies) -> None:
+    click.echo(f"mailboxes in the dictionary   {len(found.mailboxes)}")
+    click.echo(f"records that name the person  {len(found.record_ids)}")
+    click.echo(f"lines in loaded segments      {spooled.lines}")
+    click.echo(f"lines set aside               {spooled.set_aside}")
+    click.echo(f"records waiting in the spool  {spooled.waiting}")
+    if found.extensions:
+        click.echo(
+            f"not asked for: {len(found.extensions)} mailboxes with an extension "
+            "(--with-extensions)",
+            err=True,
+        )
+
+
+def _check(context: Context, path: Path, reason: str) -> None:
+    content = certificate.read(path)
+    with (
+        command_line.reading(context) as engine,
+        audit.asking(
+            context, "check-erasure", {"certificate_sha256": content.get("sha256")}, reason
+        ) as asked,
+        audit_place.opened(context.database_url) as audit_engine,
+    ):
+        found = list(certificate.findings(content, engine, audit_engine))
+        asked.note(findings=len(found))
+    for one in found:
+        click.echo(one)
+    if found:
+        raise SystemExit(1)
+    click.echo("all of it is still so")
