@@ -182,23 +182,31 @@ def by_provider(domain: Domain, address: str, now: float, rng: random.Random) ->
         ("ARC-Authentication-Results", results),
         (
             "ARC-Message-Signature",
-            f" i=1; a=rsa-sha256; c=relaxed/relaxed; d={domain.name};\n s=arc-20240605; "
+            f" i=1; a=rsa-sha256; c=relaxed/relaxed; d={domain.name};\n s=arcselector10001; "
             "h=From:Date:Subject:Message-ID:Content-Type:MIME-Version;\n"
             f" bh={base64_of(32, rng)};\n b={base64_of(256, rng)}",
         ),
         (
             "ARC-Seal",
-            f" i=1; a=rsa-sha256; t={int(now)}; s=arc-20240605; d={domain.name}; cv=none;\n"
+            f" i=1; a=rsa-sha256; t={int(now)}; s=arcselector10001; d={domain.name}; cv=none;\n"
             f" b={base64_of(256, rng)}",
         ),
-        ("X-Hosted-OriginatorOrg", f" {domain.name}"),
-        ("X-Hosted-Tenant-Id", f" {_tenant(domain.name)}"),
-        ("X-Hosted-CrossTenant-AuthAs", " Internal"),
-        ("X-Hosted-CrossTenant-MailboxType", " HOSTED"),
-        ("X-Hosted-Transport", f" {domain.selector or 'AM0'}PR04MB{int(rng.random() * 10_000)}"),
-        ("X-Hosted-PublicTrafficType", " Email"),
-        ("X-Hosted-Filter", f" BCL:0;ARA:13230040|{int(rng.random() * 1e8)}|376014|1800799024;"),
-        ("X-Hosted-Filter-Report", f" {base64_of(150 + int(rng.random() * 450), rng)}"),
+        ("X-OriginatorOrg", f" {domain.name}"),
+        ("X-MS-Exchange-CrossTenant-Id", f" {_tenant(domain.name)}"),
+        ("X-MS-Exchange-CrossTenant-AuthAs", " Internal"),
+        ("X-MS-Exchange-CrossTenant-MailboxType", " HOSTED"),
+        ("X-MS-Exchange-CrossTenant-FromEntityHeader", " Hosted"),
+        ("X-MS-Exchange-CrossTenant-Network-Message-Id", f" {uuid.UUID(int=rng.getrandbits(128))}"),
+        ("X-MS-PublicTrafficType", " Email"),
+        ("X-MS-TrafficTypeDiagnostic", f" AM0PR04MB{int(rng.random() * 10_000)}:EE_"),
+        (
+            "X-Microsoft-Antispam",
+            f" BCL:0;ARA:13230040|366016|{int(rng.random() * 1e6)}|1800799024|38070700018;",
+        ),
+        (
+            "X-Microsoft-Antispam-Message-Info",
+            f" {base64_of(150 + int(rng.random() * 450), rng)}",
+        ),
     )
 
 
