@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 from traffic import languages, people, rhythm
 
 from carbonseal.milter.archive import derive, terms
-from carbonseal.milter.archive.search import language, query
+from carbonseal.milter.archive.search import language, query, trace
 from carbonseal.milter.archive.search.wanted import Search
 
 LOOK_UP, WORDS, OTHER = "look-up", "words", "other"
@@ -62,6 +62,13 @@ def _second_page(engine: Engine, text: str) -> Callable[[], int]:
 def _count(engine: Engine, text: str) -> Callable[[], int]:
     def ask() -> int:
         return query.count(engine, _parsed(text))
+
+    return ask
+
+
+def _trace(engine: Engine, text: str) -> Callable[[], int]:
+    def ask() -> int:
+        return len(trace.trace(engine, text))
 
     return ask
 
@@ -213,6 +220,7 @@ def questions(records: list[Record]) -> list[Question]:
         Question("subject, two words", WORDS, two_words, _page),
         Question("subject, accents or Greek", WORDS, one_of("subject:{}", accented), _page),
         Question("count of an address", OTHER, one_of("participant:{}", people_only), _count),
+        Question("trace of a Message-ID", OTHER, message_id, _trace),
     ]
 
 
