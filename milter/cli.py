@@ -30,6 +30,7 @@ import click
 from carbonseal.keys import tables
 from carbonseal.keys.publication.settings import DnsSettings
 from carbonseal.milter import config, log
+from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.milter.config import Configuration
 from carbonseal.policies import rotation
 from carbonseal.policies.errors import CarbonsealError, TryLater, UsageError
@@ -109,6 +110,11 @@ class Context:
     def keep_loaded(self) -> int | None:
         """For the archive commands."""
         return self.configuration.file.record.keep_loaded
+
+    @property
+    def evidence(self) -> Settings:
+        """For the archive commands."""
+        return self.configuration.evidence
 
     @property
     def database_url(self) -> str:

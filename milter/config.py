@@ -26,6 +26,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from carbonseal.keys import generate
 from carbonseal.keys.publication.settings import DnsSettings, PublishRule, ServerAddress
 from carbonseal.milter import bcc_map_files, config_file, socket_address
+from carbonseal.milter.archive.evidence import settings
 from carbonseal.policies import (
     address,
     archiving,
@@ -241,6 +242,14 @@ class ArchiveSection(_Section):
     bcc_maps: BccMapsSection | None = None
 
 
+class TimestampSection(_Section):
+    """A time stamp authority (RFC 3161)."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$", max_length=2000)]
+    every: Annotated[Duration, Field(ge=60)] = 3600
+    certificate: Directory | None = None
+
+
 class RecordSection(_Section):
     """The record and its way into SQL."""
 
@@ -250,6 +259,8 @@ class RecordSection(_Section):
     database: DatabaseUrl = "sqlite:////var/lib/carbonseal/archive/archive.db"
     headers: Literal["all"] | list[FieldName] = "all"
     relay: Line | None = None
+    evidence: Directory | None = None
+    timestamp: TimestampSection | None = None
 
 
 class AuditSection(_Section):
@@ -427,6 +438,18 @@ class Configuration:
         return self.file.record.spool
 
     @property
+    def evidence(self) -> settings.Settings:
+        """Where the writer keeps what proves the archive."""
+        section = self.file.record
+        stamped = section.timestamp
+        return settings.Settings(
+            directory=section.evidence or settings.beside(section.spool).directory,
+            authority=None
+            if stamped is None
+            else settings.Authority(stamped.url, stamped.every, stamped.certificate),
+        )
+
+    @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the archive."""
         return self.file.record.database
@@ -477,6 +500,11 @@ def assemble(document: config_file.Document) -> Configuration:
 def _with_absolute_paths(model: FileModel, base: Path) -> FileModel:
     keys = base / model.signing.keys
     spool = base / model.record.spool
+    evidence = model.record.evidence
+    timestamp = model.record.timestamp
+    if timestamp is not None and timestamp.certificate is not None:
+        certificate = base / timestamp.certificate
+        timestamp = timestamp.model_copy(update={"certificate": certificate})
     database = model.record.database
     if database.startswith("sqlite:///") and not database.startswith("sqlite:////"):
         database = f"sqlite:///{base / database.removeprefix('sqlite:///')}"
@@ -494,7 +522,14 @@ def _with_absolute_paths(model: FileModel, base: Path) -> FileModel:
         update={
             "signing": model.signing.model_copy(update={"keys": keys}),
             "dns": model.dns.model_copy(update={"publish": published}),
-            "record": model.record.model_copy(update={"spool": spool, "database": database}),
+            "record": model.record.model_copy(
+                update={
+                    "spool": spool,
+                    "database": database,
+                    "evidence": None if evidence is None else base / evidence,
+                    "timestamp": timestamp,
+                }
+            ),
         }
     )
 

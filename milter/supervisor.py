@@ -131,6 +131,7 @@ class Supervisor:
                 configuration.database_url,
                 control,
                 keep_loaded=configuration.file.record.keep_loaded,
+                evidence=configuration.evidence,
             )
 
         count = configuration.file.milter.workers

@@ -19,6 +19,7 @@ import click
 from sqlalchemy import Engine
 
 from carbonseal.milter.archive import database
+from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.milter.archive.search import period
 from carbonseal.policies.errors import DataError
 
@@ -39,6 +40,10 @@ class Context(Protocol):
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the archive."""
+
+    @property
+    def evidence(self) -> Settings:
+        """Where this relay keeps its evidence, and who stamps it."""
 
     @property
     def require_reason(self) -> bool:

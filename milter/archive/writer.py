@@ -46,8 +46,9 @@ from carbonseal.milter.archive import (
 )
 from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.dictionary import Dictionary
-from carbonseal.milter.archive.evidence import sealing
+from carbonseal.milter.archive.evidence import sealing, settings
 from carbonseal.milter.archive.evidence.chain import ChainUnusable
+from carbonseal.milter.archive.evidence.stamp import StampFailed
 from carbonseal.milter.archive.progress import Moved, Progress
 from carbonseal.milter.archive.segments import Entry, Segment
 from carbonseal.policies.errors import TryLater
@@ -92,6 +93,7 @@ _GRAVE = {
     "segments-brought-back": log.warning,
     "record-set-aside": log.error,
     "segment-damaged": log.error,
+    "stamp-failed": log.warning,
 }
 
 
@@ -106,7 +108,7 @@ def serve(
     control: socket.socket,
     *,
     keep_loaded: int | None = None,
-    evidence: sealing.Settings | None = None,
+    evidence: settings.Settings | None = None,
 ) -> int:
     """Load until the supervisor at the other end of `control` says so or is gone."""
     stop = _ControlStop(control)
@@ -151,7 +153,7 @@ def run(
     stop: Stop,
     report: Report,
     keep_loaded: int | None = None,
-    evidence: sealing.Settings | None = None,
+    evidence: settings.Settings | None = None,
 ) -> None:
     """Load the spool until `stop`; what is in the spool by then is still loaded, if that can be.
 
@@ -190,7 +192,7 @@ def run_once(
     url: str,
     *,
     report: Report,
-    evidence: sealing.Settings | None = None,
+    evidence: settings.Settings | None = None,
 ) -> int:
     """Load what the spool holds now; returns the number of records.
 
@@ -254,10 +256,10 @@ class _Writer:
         directory: Path,
         url: str,
         report: Report,
-        evidence: sealing.Settings | None = None,
+        evidence: settings.Settings | None = None,
     ) -> None:
         self._directory = directory
-        self._evidence = evidence or sealing.Settings(directory / sealing.DIRECTORY)
+        self._evidence = evidence or settings.beside(directory)
         self._sealer: sealing.Sealer | None = None
         self._url = url
         self._report = report
@@ -424,6 +426,18 @@ class _Writer:
         self._report("segment-sealed", segment=segment.name, seal=outcome.head)
         for problem in outcome.findings:
             self._report("segment-damaged", segment=segment.name, problem=problem)
+        self._stamp()
+
+    def _stamp(self) -> None:
+        """Have the chain stamped, if an authority is configured and it is time; else never mind."""
+        assert self._sealer is not None
+        try:
+            stamped = self._sealer.stamp_if_due(self._transaction)
+        except StampFailed as fault:
+            self._report("stamp-failed", problem=fault.sentence)
+        else:
+            if stamped is not None:
+                self._report("chain-stamped", seal=stamped)
 
     def _recall(self, segment: Segment) -> Progress:
         with self._transaction() as connection:

@@ -20,7 +20,12 @@ from carbonseal.milter.archive.command_line import Context
 def write(context: Context, once: bool) -> None:
     """Load the spool into the database, in the foreground; TERM or INT stops it cleanly."""
     if once:
-        count = writer.run_once(context.spool_directory, context.database_url, report=writer.to_log)
+        count = writer.run_once(
+            context.spool_directory,
+            context.database_url,
+            report=writer.to_log,
+            evidence=context.evidence,
+        )
         click.echo(f"{count} records loaded")
         return
     stop = threading.Event()
@@ -32,4 +37,5 @@ def write(context: Context, once: bool) -> None:
         stop=stop,
         report=writer.to_log,
         keep_loaded=context.keep_loaded,
+        evidence=context.evidence,
     )

@@ -17,6 +17,7 @@ Does not: keep entries (`chain` does) or judge them (`verify` does).
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from hashlib import sha256
@@ -167,7 +168,7 @@ class Survey:
 def survey(segment: Segment) -> Survey:
     """Read a closed segment.  Raises: OSError."""
     entries, tree, whole = bytearray(), merkle.Tree(), merkle.Tree()
-    intact = merkle.Tree()  # what recovery counts: lines whose checksum fits
+    intact: merkle.Tree | None = None  # what recovery counts: lines whose checksum fits
     first = last = None
     footer: dict[str, Any] | None = None
     for one in segments.read(segment, 0):
@@ -176,10 +177,13 @@ def survey(segment: Segment) -> Survey:
             continue
         if one.position is None:
             continue
-        whole.add(one.line)
         content = None if one.fault is not None else one.content
+        if content is None and intact is None:
+            intact = copy.deepcopy(whole)
+        whole.add(one.line)
         if content is not None:
-            intact.add(one.line)
+            if intact is not None:
+                intact.add(one.line)
             record_id = _usable_id(content.get("record_id"))
             if record_id is not None:
                 first = record_id if first is None else min(first, record_id)
@@ -194,7 +198,7 @@ def survey(segment: Segment) -> Survey:
         root=tree.root(),
         first_record_id=first or named,
         last_record_id=last or named,
-        findings=_compare(footer, whole, intact),
+        findings=_compare(footer, whole, intact or whole),
     )
 
 

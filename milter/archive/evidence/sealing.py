@@ -19,29 +19,21 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import Connection, func, insert, select
 
 from carbonseal.keys import evidence_key
 from carbonseal.milter.archive import audit, audit_place, record, schema, terms
-from carbonseal.milter.archive.evidence import seal
+from carbonseal.milter.archive.evidence import seal, stamp
 from carbonseal.milter.archive.evidence.chain import Chain, ChainUnusable
 from carbonseal.milter.archive.evidence.seal import Sealed, Survey
+from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.milter.archive.segments import Segment
 
-DIRECTORY = "evidence"  # in the spool, unless record.evidence says otherwise
 _NAMELESS = "relay"  # a segment in which no line is a record
 _PAGE = 500
 _columns = schema.seal.c
 Transaction = Callable[[], AbstractContextManager[Connection]]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Where a relay keeps its evidence."""
-
-    directory: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +56,9 @@ class Sealer:
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._directory = settings.directory
+        self._authority = settings.authority
+        self._stamp_at = 0.0  # by the monotonic clock
+        self._stamped = 0  # number of the last seal that was stamped
         self._database_url = database_url
         self._chain: Chain | None = None
         self._name = _NAMELESS
@@ -89,6 +84,30 @@ class Sealer:
         with transaction() as connection:
             is_new = _store(sealed, survey, connection)
         return Outcome(sealed.facts.number, sealed.digest, findings, is_new)
+
+    def stamp_if_due(self, transaction: Transaction) -> str | None:
+        """Have the head stamped, unless it is, or was not long ago; the head if it was now.
+
+        Blocks for as long as the authority takes, ten seconds at most.  Raises: StampFailed.
+        """
+        chain, authority = self._chain, self._authority
+        if chain is None or chain.head is None or authority is None:
+            return None
+        if chain.number == self._stamped or time.monotonic() < self._stamp_at:
+            return None
+        self._stamp_at = time.monotonic() + authority.every
+        sealed, number = chain.head, chain.number
+        token = stamp.ask(authority, sealed)
+        with transaction() as connection:
+            columns = schema.stamp.c
+            query = select(columns.number).where(
+                columns.relay == self._name, columns.number == number
+            )
+            if connection.execute(query).first() is None:
+                row = {"relay": self._name, "number": number, "token": token}
+                connection.execute(insert(schema.stamp), row)
+        self._stamped = number
+        return f"{number}:{sealed.digest.hex()}"
 
     def _opened(self, relay: str, transaction: Transaction) -> Chain:
         if self._chain is not None:

@@ -1,0 +1,123 @@
+"""Are the segments that the relay still has (loaded/) those that were sealed?
+
+Promises: names the first line that differs; a segment of which SQL knows nothing is named, since
+SQL once knew it.  Where a record in SQL is not what was sealed, `Segments` says in which part.
+
+Does not: look at segments that wait in the spool: they are not sealed yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import Engine, select
+
+from carbonseal.milter.archive import rows, schema, segments, spool, terms
+from carbonseal.milter.archive.evidence import leaf, seal
+from carbonseal.milter.archive.evidence.finding import Finding
+from carbonseal.milter.archive.evidence.seal import BadEntry
+from carbonseal.milter.archive.rows import Rows
+from carbonseal.milter.archive.segments import Segment
+
+_EXPLAINED = 20  # each reads a segment up to its line
+_NAMED = 6  # parts in one sentence
+
+
+class Segments:
+    """The loaded segments in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._explained = 0
+
+    def names(self) -> list[str]:
+        """Names of the segments that are there.  Raises: OSError."""
+        return sorted(
+            one.name.removesuffix(spool.CLOSED_SUFFIX)
+            for one in os.scandir(self._directory)
+            if one.is_file()
+            and one.name.endswith(spool.CLOSED_SUFFIX)
+            and not one.name.endswith(spool.OPEN_SUFFIX)
+        )
+
+    def segment(self, name: str) -> Segment:
+        """Where it is."""
+        return Segment(name, self._directory / (name + spool.CLOSED_SUFFIX), True)
+
+    def explain(self, name: str, position: int, one: Rows) -> str | None:
+        """Which parts of a record differ from its line; None when that cannot be told."""
+        if self._explained >= _EXPLAINED:
+            return None
+        self._explained += 1
+        try:
+            found = next(
+                entry
+                for entry in segments.read(self.segment(name), 0)
+                if entry.position == position
+            )
+            now = rows.join(one)
+        except (StopIteration, OSError, ValueError, KeyError, TypeError):
+            return None
+        if found.fault is not None:
+            return None
+        was = leaf.parts(found.content)
+        is_now = leaf.parts(now)
+        if now.get("header_fields") is not None:
+            was |= leaf.header_parts(found.content.get("header_fields"))
+            is_now |= leaf.header_parts(now["header_fields"])
+        names = [
+            _inside(part, was.get(part), is_now.get(part))
+            for part in sorted(was.keys() | is_now.keys())
+            if was.get(part) != is_now.get(part)
+        ]
+        if len(names) > _NAMED:
+            names[_NAMED:] = [f"{len(names) - _NAMED} more"]
+        return ", ".join(names) or "its salts"
+
+
+def _inside(part: str, was: object, now: object) -> str:
+    """The part, with the names of what differs in it."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return part
+    names = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    return f"{part} ({', '.join(map(str, names))})"
+
+
+def check(engine: Engine, copies: Segments, names: list[str]) -> Iterator[Finding | int]:
+    """Findings, and 1 after each segment of `names`."""
+    columns = schema.seal.c
+    for name in names:
+        query = select(columns.entry, columns.leaves).where(columns.segment_id == terms.term(name))
+        with engine.connect() as connection:
+            row = connection.execute(query.limit(1)).one_or_none()
+        if row is None:
+            what = "the relay has loaded this segment, and the database has no seal of it"
+            yield Finding("lost", what, segment=name)
+        else:
+            yield from _compare(copies.segment(name), row.entry, bytes(row.leaves))
+        yield 1
+
+
+def _compare(segment: Segment, entry: str, leaves: bytes) -> Iterator[Finding]:
+    try:
+        facts = seal.read(entry)
+        found = seal.survey(segment)
+    except BadEntry:
+        return  # said by `chain_check`
+    except FileNotFoundError:
+        return  # its time was over just now
+    if (found.root, found.lines) == (facts.root, facts.lines):
+        return
+    place = next(
+        (
+            at
+            for at in range(max(found.lines, facts.lines))
+            if found.leaves[at * leaf.ENTRY : (at + 1) * leaf.ENTRY]
+            != leaves[at * leaf.ENTRY : (at + 1) * leaf.ENTRY]
+        ),
+        None,
+    )
+    what = f"{segment.path} is not what was sealed"
+    yield Finding("segment", what, facts.relay, facts.number, segment.name, place)

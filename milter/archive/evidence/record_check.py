@@ -1,0 +1,602 @@
+"""Is every record in SQL the one that was sealed, and is every one there that was?
+
+Records are read once in the order of their ids, and beside them the seals in the order of their
+last record; the leaves of a segment are in memory from its first record that comes by to its last.
+
+Promises: says which records were changed (their header section, or the rest of them), removed,
+added or moved.  What retention took out and erasure redacted is told from loss by its tombstones
+and redactions, whose audit events are handed on to be looked up.  What SQL has changed while it was
+read is read again before anything is said of it.
+
+Does not: look at signatures (`chain_check`): leaves are held against the root in the entry.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select
+
+from carbonseal.milter.archive import merkle, retrieve, rows, schema, terms
+from carbonseal.milter.archive.dictionary import chunks
+from carbonseal.milter.archive.evidence import leaf, positions, seal
+from carbonseal.milter.archive.evidence.finding import Finding
+from carbonseal.milter.archive.evidence.seal import BadEntry
+from carbonseal.milter.archive.rows import Rows
+
+_PAGE = 500
+_CHUNK = 500
+_PATIENCE_MS = 24 * 3600 * 1000  # after that a record should have been sealed
+RECORD, HEADER, SUBJECT = 0, 1, 2  # tombstone.part
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
+_message, _seal = schema.message.c, schema.seal.c
+
+Explain = Callable[[str, int, Rows], str | None]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was looked at."""
+
+    records: int = 0
+    without_header: int = 0
+    redacted: int = 0
+    segments: int = 0
+    lines: int = 0
+    gone: int = 0  # lines that retention took out
+    aside: int = 0
+    repeated: int = 0
+    waiting: int = 0  # records of segments that are not sealed yet
+    events: set[int] = field(default_factory=set)  # audit events of tombstones and redactions
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Record ids to look at; None: without end."""
+
+    first: str | None = None
+    last: str | None = None
+
+
+@dataclass(slots=True)
+class _Segment:
+    """A sealed segment while its records come by."""
+
+    relay: str
+    number: int
+    name: str
+    segment_id: int
+    first: str
+    last: str
+    leaves: bytes
+    seen: bytearray
+    bare: set[int] = field(default_factory=set)  # positions without their header section
+    unheaded: set[int] = field(default_factory=set)  # without their subject
+    _places: dict[bytes, int] | None = None
+
+    @property
+    def lines(self) -> int:
+        return len(self.leaves) // leaf.ENTRY
+
+    def entry(self, position: int) -> bytes:
+        return self.leaves[position * leaf.ENTRY : (position + 1) * leaf.ENTRY]
+
+    def place_of(self, entry: bytes) -> int | None:
+        """Where in the segment such a line was sealed."""
+        if self._places is None:
+            self._places = {self.entry(place): place for place in range(self.lines)}
+        return self._places.get(entry)
+
+    def finding(
+        self, kind: str, what: str, position: int | None = None, record_id: str | None = None
+    ) -> Finding:
+        return Finding(kind, what, self.relay, self.number, self.name, position, record_id)
+
+
+class RecordCheck:
+    """One look at all records of a span."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        counts: Counts,
+        *,
+        span: Span = Span(),
+        relay: str | None = None,
+        explain: Explain = lambda segment, position, one: None,
+        now: float | None = None,
+    ) -> None:
+        self._engine = engine
+        self._counts = counts
+        self._span = span
+        self._relay = relay
+        self._explain = explain
+        self._patience = int((time.time() if now is None else now) * 1000) - _PATIENCE_MS
+        self._active: dict[int, _Segment] = {}
+        self._waiting: dict[int, tuple[int, str, str]] = {}  # count, first and last record
+
+    def total(self) -> int:
+        """How many segments there are to be looked at."""
+        with self._engine.connect() as connection:
+            return int(
+                connection.execute(select(func.count()).select_from(schema.seal)).scalar_one()
+            )
+
+    def run(self) -> Iterator[Finding | int]:
+        """Findings, and between them the number of seals that were done with since the last."""
+        seals = self._seals()
+        ahead = next(seals, None)
+        for page in self._pages():
+            yield from self._look_at(page)
+            done = 0
+            while ahead is not None and ahead[0] <= page[-1]:
+                yield from self._close(ahead[1])
+                done += 1
+                ahead = next(seals, None)
+            yield done
+        while ahead is not None:
+            yield from self._close(ahead[1])
+            yield 1
+            ahead = next(seals, None)
+        yield from self._never_sealed()
+
+    def _pages(self) -> Iterator[list[str]]:
+        """Record ids in order."""
+        scan = self._scan()
+        if scan is None:
+            return
+        last, end = scan
+        while True:
+            query = select(_message.record_id).order_by(_message.record_id).limit(_PAGE)
+            if last is not None:
+                query = query.where(_message.record_id > last)
+            if end is not None:
+                query = query.where(_message.record_id <= end)
+            with self._engine.connect() as connection:
+                page = list(connection.execute(query).scalars())
+            if page:
+                yield page
+            if len(page) < _PAGE:
+                return
+            last = page[-1]
+
+    def _scan(self) -> tuple[str | None, str | None] | None:
+        """Before which record to begin, with which to end: all segments that reach into the span
+        are looked at as a whole."""
+        if self._span.first is None and self._span.last is None:
+            return None, None
+        query = select(func.count(), *self._bounds()).where(*self._reaching())
+        with self._engine.connect() as connection:
+            count, first, last = connection.execute(query).one()
+        if not count:
+            return self._span.first, self._span.last
+        packed = int.from_bytes(terms.pack_record_id(min(first, self._span.first or first)), "big")
+        before = terms.unpack_record_id(max(packed - 1, 0).to_bytes(16, "big"))
+        return before, max(last, self._span.last or last)
+
+    def _bounds(self) -> tuple[Any, Any]:
+        first = select(_seal.first_record_id).where(*self._reaching())
+        last = select(_seal.last_record_id).where(*self._reaching())
+        # PostgreSQL knows no min() of uuid.
+        return (
+            first.order_by(_seal.first_record_id).limit(1).scalar_subquery(),
+            last.order_by(_seal.last_record_id.desc()).limit(1).scalar_subquery(),
+        )
+
+    def _reaching(self) -> list[Any]:
+        """The seals whose segments have records in the span."""
+        conditions = [] if self._relay is None else [_seal.relay == self._relay]
+        if self._span.first is not None:
+            conditions.append(_seal.last_record_id >= self._span.first)
+        if self._span.last is not None:
+            conditions.append(_seal.first_record_id <= self._span.last)
+        return conditions
+
+    def _is_wanted(self, segment: _Segment) -> bool:
+        first, last = self._span.first, self._span.last
+        return (
+            (first is None or segment.last >= first)
+            and (last is None or segment.first <= last)
+            and self._relay in (None, segment.relay)
+        )
+
+    def _seals(self) -> Iterator[tuple[str, int]]:
+        """Last record and id of each segment, in the order of the last records."""
+        last, relay, number = None, "", 0
+        while True:
+            query = (
+                select(_seal.last_record_id, _seal.relay, _seal.number, _seal.segment_id)
+                .where(*self._reaching())
+                .order_by(_seal.last_record_id, _seal.relay, _seal.number)
+                .limit(_PAGE)
+            )
+            if last is not None:
+                later = (_seal.relay > relay) | ((_seal.relay == relay) & (_seal.number > number))
+                query = query.where(
+                    (_seal.last_record_id > last) | ((_seal.last_record_id == last) & later)
+                )
+            with self._engine.connect() as connection:
+                page = connection.execute(query).all()
+            for row in page:
+                yield row.last_record_id, row.segment_id
+            if len(page) < _PAGE:
+                return
+            last, relay, number = page[-1].last_record_id, page[-1].relay, page[-1].number
+
+    def _look_at(self, record_ids: list[str]) -> Iterator[Finding]:
+        for one, redaction, fault in self._fetched(record_ids):
+            yield from self._check(one, redaction, fault)
+
+    def _fetched(
+        self, record_ids: Sequence[str]
+    ) -> Iterator[tuple[Rows | str, tuple[str, int] | None, str | None]]:
+        """Each record that is there, with its redaction; or its id, and why it cannot be read."""
+        try:
+            with self._engine.connect() as connection:
+                found = retrieve.retrieve(record_ids, connection, with_fields=True)
+                redactions = _redactions(record_ids, connection)
+        except _BROKEN as fault:
+            if len(record_ids) == 1:
+                yield record_ids[0], None, f"{type(fault).__name__}"
+                return
+            middle = len(record_ids) // 2
+            yield from self._fetched(record_ids[:middle])
+            yield from self._fetched(record_ids[middle:])
+            return
+        for one in found:
+            yield one, redactions.get(one.record_id), None
+
+    def _check(
+        self, one: Rows | str, redaction: tuple[str, int] | None, fault: str | None
+    ) -> Iterator[Finding]:
+        record_id = one if isinstance(one, str) else one.record_id
+        segment_id, position = self._line_of(one)
+        segment = self._segment(segment_id)
+        if segment is None:
+            self._wait(segment_id, record_id)
+            return
+        if not self._is_wanted(segment):
+            self._forget(segment)
+            return
+        self._counts.records += 1
+        if not segment.first <= record_id <= segment.last:
+            what = "no record of that time was sealed in its segment"
+            yield segment.finding("added", what, position, record_id)
+            self._forget(segment)
+            return
+        if not 0 <= position < segment.lines:
+            what = f"its segment has no line of that number, only {segment.lines}"
+            yield segment.finding("added", what, position, record_id)
+            return
+        if segment.seen[position]:
+            what = "another record stands at the same place of the segment"
+            yield segment.finding("added", what, position, record_id)
+            return
+        segment.seen[position] = 1
+        if isinstance(one, str):
+            what = f"the row cannot be read back ({fault})"
+            yield segment.finding("changed", what, position, record_id)
+            return
+        yield from self._compare(one, redaction, segment, position)
+
+    def _line_of(self, one: Rows | str) -> tuple[int, int]:
+        if isinstance(one, Rows):
+            return one.message["segment_id"], one.message["position"]
+        query = select(_message.segment_id, _message.position).where(_message.record_id == one)
+        with self._engine.connect() as connection:
+            row = connection.execute(query).one()
+        return row.segment_id, row.position
+
+    def _compare(
+        self, one: Rows, redaction: tuple[str, int] | None, segment: _Segment, position: int
+    ) -> Iterator[Finding]:
+        problem, found = evidence_of(one, redaction)
+        entry = segment.entry(position)
+        if found is not None and _fits(found, entry):
+            yield from self._note_gone(one, redaction, segment, position)
+            return
+        again = self._again(one.record_id)
+        if again is not None and again[0].message["position"] == position:
+            one, redaction = again
+            problem, found = evidence_of(one, redaction)
+            if found is not None and _fits(found, entry):
+                yield from self._note_gone(one, redaction, segment, position)
+                return
+        if found is None:
+            yield segment.finding("changed", problem or "", position, one.record_id)
+            return
+        place = None if found.header is None else segment.place_of(found.entry)
+        if place is not None:
+            what = f"stands at place {position} and was sealed at place {place}"
+            yield segment.finding("moved", what, position, one.record_id)
+            return
+        part = "all but its header section"
+        if found.rest == entry[: leaf.DIGEST]:
+            part = "its header section"
+        elif found.header is not None and found.header != entry[leaf.DIGEST :]:
+            part = "it or its salts"
+        detail = self._explain(segment.name, position, one)
+        what = f"{part} is not what was sealed" if detail is None else f"changed in {detail}"
+        yield segment.finding("changed", what, position, one.record_id)
+
+    def _again(self, record_id: str) -> tuple[Rows, tuple[str, int] | None] | None:
+        for one, redaction, _ in self._fetched([record_id]):
+            if isinstance(one, Rows):
+                return one, redaction
+        return None
+
+    def _note_gone(
+        self, one: Rows, redaction: tuple[str, int] | None, segment: _Segment, position: int
+    ) -> Iterator[Finding]:
+        """Remember what is not there any more, to be held against the tombstones."""
+        if redaction is not None:
+            self._counts.redacted += 1
+            self._counts.events.add(redaction[1])
+        elif is_subject_gone(one):
+            segment.unheaded.add(position)
+        if "fields" not in one.header_section:
+            self._counts.without_header += 1
+            segment.bare.add(position)
+        yield from ()
+
+    def _segment(self, segment_id: int) -> _Segment | None:
+        """The seal of a segment; None when it has none."""
+        found = self._active.get(segment_id)
+        if found is not None or segment_id in self._waiting:
+            return found
+        query = select(schema.seal).where(_seal.segment_id == segment_id).limit(1)
+        with self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        leaves = bytes(row.leaves)
+        segment = self._active[segment_id] = _Segment(
+            relay=row.relay,
+            number=row.number,
+            name=_name(row.entry),
+            segment_id=segment_id,
+            first=row.first_record_id,
+            last=row.last_record_id,
+            leaves=leaves,
+            seen=bytearray(len(leaves) // leaf.ENTRY),
+        )
+        return segment
+
+    def _forget(self, segment: _Segment) -> None:
+        """Drop a segment that was opened for a record outside of its time."""
+        if not any(segment.seen):
+            self._active.pop(segment.segment_id, None)
+
+    def _wait(self, segment_id: int, record_id: str) -> None:
+        count, first, _ = self._waiting.get(segment_id, (0, record_id, record_id))
+        self._waiting[segment_id] = (count + 1, first, record_id)
+
+    def _close(self, segment_id: int) -> Iterator[Finding]:
+        """All records of a segment have come by."""
+        segment = self._segment(segment_id)
+        if segment is None:
+            return
+        del self._active[segment_id]
+        self._counts.segments += 1
+        self._counts.lines += segment.lines
+        yield from self._check_leaves(segment)
+        with self._engine.connect() as connection:
+            gone = self._tombstones(segment, connection)
+            aside = _aside(segment_id, connection)
+            repeats = _repeats(segment_id, connection)
+        missing = {place for place in range(segment.lines) if not segment.seen[place]}
+        for place in sorted(gone[RECORD] - missing):
+            what = "retention had taken it out, and it is here again"
+            yield segment.finding("added", what, place)
+        self._counts.gone += len(missing & gone[RECORD])
+        missing -= gone[RECORD]
+        yield from self._check_aside(segment, aside)
+        missing -= aside
+        yield from self._check_repeats(segment, {p: r for p, r in repeats.items() if p in missing})
+        missing -= repeats.keys()
+        for place in sorted(missing):
+            yield segment.finding("removed", "the record is missing", place)
+        for place in sorted(segment.bare - gone[HEADER] - gone[RECORD]):
+            yield segment.finding("removed", "the header section is missing", place)
+        for place in sorted(segment.unheaded - gone[SUBJECT] - gone[HEADER]):
+            yield segment.finding("removed", "the subject is missing", place)
+
+    def _check_leaves(self, segment: _Segment) -> Iterator[Finding]:
+        with self._engine.connect() as connection:
+            entry = connection.execute(
+                select(_seal.entry).where(
+                    _seal.relay == segment.relay, _seal.number == segment.number
+                )
+            ).scalar_one()
+        try:
+            facts = seal.read(entry)
+        except BadEntry:
+            return  # said by `chain_check`
+        tree = merkle.Tree()
+        for start in range(0, len(segment.leaves), leaf.ENTRY):
+            tree.add(segment.leaves[start : start + leaf.ENTRY])
+        if tree.root() != facts.root or tree.leaves != facts.lines:
+            yield segment.finding("leaves", "the leaves are not those whose root was signed")
+
+    def _tombstones(self, segment: _Segment, connection: Connection) -> dict[int, set[int]]:
+        gone: dict[int, set[int]] = {RECORD: set(), HEADER: set(), SUBJECT: set()}
+        columns = schema.tombstone.c
+        query = select(columns.event, columns.part, columns.positions).where(
+            columns.segment_id == segment.segment_id
+        )
+        for event, part, packed in connection.execute(query):
+            self._counts.events.add(event)
+            try:
+                gone.setdefault(part, set()).update(positions.unpack(bytes(packed)))
+            except ValueError:
+                continue  # then what it covered is missing
+        return gone
+
+    def _check_aside(self, segment: _Segment, aside: set[int]) -> Iterator[Finding]:
+        self._counts.aside += len(aside)
+        for place in sorted(aside):
+            if place < segment.lines and segment.seen[place]:
+                what = "was set aside, and yet a record stands at its place"
+                yield segment.finding("added", what, place)
+
+    def _check_repeats(self, segment: _Segment, repeats: dict[int, str]) -> Iterator[Finding]:
+        """A repeated line is there if the very line is there elsewhere, or was taken out there."""
+        self._counts.repeated += len(repeats)
+        for place, record_id in sorted(repeats.items()):
+            if place >= segment.lines or not self._is_elsewhere(segment, place, record_id):
+                what = "is said to be a repetition, and what it repeats is not there"
+                yield segment.finding("removed", what, place, record_id)
+
+    def _is_elsewhere(self, segment: _Segment, place: int, record_id: str) -> bool:
+        entry = segment.entry(place)
+        with self._engine.connect() as connection:
+            home = connection.execute(
+                select(_message.segment_id, _message.position).where(
+                    _message.record_id == record_id
+                )
+            ).one_or_none()
+            if home is not None:
+                other = self._leaves(home.segment_id, connection)
+                at = home.position * leaf.ENTRY
+                return other is None or other[at : at + leaf.ENTRY] == entry
+            covering = connection.execute(
+                select(_seal.segment_id).where(
+                    _seal.last_record_id >= record_id, _seal.first_record_id <= record_id
+                )
+            ).scalars()
+            for segment_id in list(covering):
+                other = self._leaves(segment_id, connection) or b""
+                at = _find(
+                    other, entry, of_itself=place if segment_id == segment.segment_id else None
+                )
+                if at is not None and at in _buried(segment_id, connection):
+                    return True
+        return False
+
+    def _leaves(self, segment_id: int, connection: Connection) -> bytes | None:
+        query = select(_seal.leaves).where(_seal.segment_id == segment_id).limit(1)
+        found = connection.execute(query).scalar_one_or_none()
+        return None if found is None else bytes(found)
+
+    def _never_sealed(self) -> Iterator[Finding]:
+        """Records of segments without a seal: still being written, or put in by somebody."""
+        with self._engine.connect() as connection:
+            sealed: set[int] = set()
+            for chunk in chunks(sorted(self._waiting), _CHUNK):
+                query = select(_seal.segment_id).where(_seal.segment_id.in_(chunk))
+                sealed.update(connection.execute(query).scalars())  # meanwhile
+            names = _names(sorted(self._waiting), connection)
+        for segment_id, (count, first, last) in sorted(self._waiting.items()):
+            if segment_id in sealed:
+                continue
+            name = names.get(segment_id)
+            if name is None:
+                what = f"{count} records from here on are of no segment that was ever loaded"
+                yield Finding("added", what, record_id=first)
+            elif _milliseconds(last) < self._patience:
+                what = f"{count} records from here on are of a segment that was never sealed"
+                yield Finding("added", what, segment=name, record_id=first)
+            else:
+                self._counts.waiting += count
+
+
+def evidence_of(
+    one: Rows, redaction: tuple[str, int] | None
+) -> tuple[str | None, leaf.Commitments | None]:
+    """What the row is held to now; or why that cannot be reckoned."""
+    section = one.header_section
+    try:
+        content = rows.join(one)
+        header_salt = section.get("salt")
+        known = leaf.stored_salts(
+            _octets(one.message["salt"]),
+            _octets(header_salt),
+            None if redaction is None else redaction[0],
+        )
+        if is_subject_gone(one):
+            content.pop("salt", None)  # no salt of a line, but what is left of one
+        return None, leaf.commitments_of(content, known, has_header="fields" in section)
+    except _BROKEN as fault:
+        return f"the row cannot be read back ({type(fault).__name__})", None
+
+
+def is_subject_gone(one: Rows) -> bool:
+    """Whether the subject was taken out and the other header fields have been left."""
+    salt = one.header_section.get("salt")
+    return salt is not None and len(salt) != leaf.SALT
+
+
+def _octets(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+def _fits(found: leaf.Commitments, entry: bytes) -> bool:
+    return found.rest == entry[: leaf.DIGEST] and found.header in (None, entry[leaf.DIGEST :])
+
+
+def _name(entry: str) -> str:
+    try:
+        return seal.read(entry).segment
+    except BadEntry:
+        return "?"
+
+
+def _redactions(record_ids: Iterable[str], connection: Connection) -> dict[str, tuple[str, int]]:
+    columns = schema.redaction.c
+    query = select(columns.record_id, columns.evidence, columns.event)
+    return {
+        record_id: (evidence, event)
+        for chunk in chunks(list(record_ids), _CHUNK)
+        for record_id, evidence, event in connection.execute(
+            query.where(columns.record_id.in_(chunk))
+        )
+    }
+
+
+def _aside(segment_id: int, connection: Connection) -> set[int]:
+    columns = schema.set_aside.c
+    query = select(columns.position).where(columns.segment_id == segment_id)
+    return set(connection.execute(query).scalars())
+
+
+def _repeats(segment_id: int, connection: Connection) -> dict[int, str]:
+    columns = schema.repeated.c
+    query = select(columns.position, columns.record_id).where(columns.segment_id == segment_id)
+    return {row.position: row.record_id for row in connection.execute(query)}
+
+
+def _buried(segment_id: int, connection: Connection) -> set[int]:
+    columns = schema.tombstone.c
+    query = select(columns.positions).where(
+        columns.segment_id == segment_id, columns.part == RECORD
+    )
+    return {
+        place
+        for packed in connection.execute(query).scalars()
+        for place in positions.unpack(bytes(packed))
+    }
+
+
+def _find(leaves: bytes, entry: bytes, *, of_itself: int | None) -> int | None:
+    """The first place of that line, but for one."""
+    for place in range(len(leaves) // leaf.ENTRY):
+        if leaves[place * leaf.ENTRY : (place + 1) * leaf.ENTRY] == entry and place != of_itself:
+            return place
+    return None
+
+
+def _names(segment_ids: list[int], connection: Connection) -> dict[int, str]:
+    columns = schema.segment.c
+    query = select(columns.segment_id, columns.name)
+    return {
+        segment_id: name
+        for chunk in chunks(segment_ids, _CHUNK)
+        for segment_id, name in connection.execute(query.where(columns.segment_id.in_(chunk)))
+    }
+
+
+def _milliseconds(record_id: str) -> int:
+    return int.from_bytes(terms.pack_record_id(record_id)[:6], "big")

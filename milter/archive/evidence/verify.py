@@ -1,0 +1,176 @@
+"""Is the archive what the relays have sealed?  All checks together.
+
+In this order: the seals to themselves, to the relay's own chain and to what people noted
+(`chain_check`); the audit; time stamps; every record (`record_check`); the segments that are still
+in loaded/ (`copy_check`).
+
+Promises: says nothing for what was written, expired, erased and loaded again as it should be.
+Without anything from outside the database (chain.jsonl, loaded/, a noted head, a time stamp) it
+cannot tell that the newest segments were deleted with all their traces; `Report.held_against` says
+what there was.
+
+Raises: AuditUnusable, and what the database raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import Engine, select
+
+from carbonseal.milter.archive import audit, schema
+from carbonseal.milter.archive.dictionary import chunks
+from carbonseal.milter.archive.evidence import chain_check, copy_check, stamp
+from carbonseal.milter.archive.evidence.chain_check import Chain, Expected, Known
+from carbonseal.milter.archive.evidence.finding import Finding
+from carbonseal.milter.archive.evidence.record_check import Counts, RecordCheck, Span
+from carbonseal.milter.archive.evidence.seal import Sealed
+
+_CHUNK = 500
+_TAKING = frozenset(("retain", "erase"))  # actions that may take something out
+Progress = Callable[[str, int, int], None]  # what is done, how many more of them, of how many
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the archive is held against."""
+
+    span: Span = field(default_factory=Span)
+    relay: str | None = None  # records and seals of this chain only
+    evidence: Path | None = None  # a relay's evidence directory
+    keys: frozenset[bytes] = frozenset()
+    expected: tuple[Expected, ...] = ()
+    segments: Path | None = None  # a relay's loaded/
+    certificate: Path | None = None  # of the time stamp authority
+
+
+@dataclass(slots=True)
+class Report:
+    """What was seen, besides findings."""
+
+    chains: list[Chain] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    stamps: int = 0
+    events: int = 0
+    held_against: list[str] = field(default_factory=list)
+
+
+def verify(
+    engine: Engine, audit_engine: Engine, question: Question, report: Report, progress: Progress
+) -> Iterator[Finding]:
+    """What is not true; fills `report`."""
+    copies, names = _copies(question.segments)
+    seen = chain_check.Seen(chains=report.chains)
+    known = Known(question.evidence, question.keys, list(question.expected))
+    yield from chain_check.check(engine, known, seen)
+    report.held_against = _held_against(question, seen, copies, names)
+    for one in audit.check(audit_engine, seen.heads()):
+        yield Finding("audit", f"event {one.number} {one.what}")
+    yield from _check_stamps(engine, question.certificate, report)
+    checking = RecordCheck(
+        engine,
+        report.counts,
+        span=question.span,
+        relay=question.relay,
+        explain=_no_explanation if copies is None else copies.explain,
+    )
+    yield from _counted(checking.run(), "segments", checking.total(), progress)
+    yield from _check_events(audit_engine, report.counts.events)
+    if copies is not None:
+        wanted = [name for name in names if _is_in(name, question.span)]
+        yield from _counted(
+            copy_check.check(engine, copies, wanted), "files", len(wanted), progress
+        )
+
+
+def _no_explanation(_segment: str, _position: int, _one: object) -> None:
+    return None
+
+
+def _copies(directory: Path | None) -> tuple[copy_check.Segments | None, list[str]]:
+    if directory is None:
+        return None, []
+    copies = copy_check.Segments(directory)
+    try:
+        return copies, copies.names()
+    except OSError:
+        return None, []
+
+
+def _is_in(segment: str, span: Span) -> bool:
+    """Whether a segment was begun in the span, as its name says."""
+    begun = segment[:26]
+    return (span.first is None or begun >= span.first) and (span.last is None or begun <= span.last)
+
+
+def _held_against(
+    question: Question,
+    seen: chain_check.Seen,
+    copies: copy_check.Segments | None,
+    names: list[str],
+) -> list[str]:
+    found = []
+    if seen.own_copy:
+        found.append(f"the chain of {seen.own_copy} in {question.evidence}")
+    if copies is not None and names:
+        found.append(f"{len(names)} segments in {question.segments}")
+    if question.expected:
+        found.append("the heads given with --expect")
+    if question.keys:
+        found.append("the keys given with --public-key")
+    return found
+
+
+def _counted(
+    items: Iterator[Finding | int], what: str, total: int, progress: Progress
+) -> Iterator[Finding]:
+    for item in items:
+        if isinstance(item, Finding):
+            yield item
+        else:
+            progress(what, item, total)
+
+
+def _check_stamps(engine: Engine, certificate: Path | None, report: Report) -> Iterator[Finding]:
+    stamps, seals = schema.stamp.c, schema.seal.c
+    query = (
+        select(stamps.relay, stamps.number, stamps.token, seals.entry, seals.signature)
+        .select_from(
+            schema.stamp.outerjoin(
+                schema.seal, (seals.relay == stamps.relay) & (seals.number == stamps.number)
+            )
+        )
+        .order_by(stamps.relay, stamps.number)
+    )
+    with engine.connect() as connection:
+        found = connection.execute(query).all()
+    for relay, number, token, entry, signature in found:
+        report.stamps += 1
+        if entry is None:
+            what = "the seal that was stamped is missing: deleted, or an old backup was restored"
+            yield Finding("lost", what, relay=relay, number=number)
+            continue
+        problem = stamp.check(bytes(token), Sealed(entry, bytes(signature)), certificate)
+        if problem is not None:
+            what = f"the time stamp does not hold: {problem}"
+            yield Finding("stamp", what, relay=relay, number=number)
+
+
+def _check_events(audit_engine: Engine, events: set[int]) -> Iterator[Finding]:
+    """Whatever is said to have been taken out needs its event in the audit."""
+    columns = schema.audit.c
+    found: dict[int, str] = {}
+    for chunk in chunks(sorted(events), _CHUNK):
+        query = select(columns.number, columns.action).where(columns.number.in_(chunk))
+        with audit_engine.connect() as connection:
+            found |= {row.number: row.action for row in connection.execute(query)}
+    for number in sorted(events):
+        action = found.get(number)
+        if action is None:
+            what = f"event {number}, by which records were taken out, is not in the audit"
+            yield Finding("audit", what)
+        elif action not in _TAKING:
+            what = f"event {number}, by which records were taken out, is a {action}"
+            yield Finding("audit", what)
