@@ -284,7 +284,7 @@ def _actions(parameter: str, word: str) -> Iterator[Finding]:
         return
     if not is_pattern:
         return
-    lines = text.splitlines() if not about.is_inline else lookup_table.words(text)
+    lines = lookup_table.words(text) if about.is_inline else lookup_table.logical_lines(text)
     found = {match[2].upper() for line in lines if (match := _ACTION.match(line.strip("{} \t")))}
     if acting := sorted(found & _ACTING):
         yield Finding(

@@ -89,7 +89,7 @@ def parse(about: Reference, contents: str | None = None) -> Table:
     if about.type == "static":
         return StaticTable(about.name)
     if about.type in PATTERN_TYPES:
-        lines = _inline_parts(about.name) if about.is_inline else _logical_lines(contents or "")
+        lines = _inline_parts(about.name) if about.is_inline else logical_lines(contents or "")
         return PatternTable(tuple(_rules(lines, about)))
     if about.type in INDEXED_TYPES:
         pairs = _inline_pairs(about) if about.is_inline else _pairs(contents or "")
@@ -163,8 +163,8 @@ class PatternTable:
 # --- the text of tables ---------------------------------------------------------------------------
 
 
-def _logical_lines(text: str) -> Iterator[str]:
-    """Lines with their continuations; comments and empty lines fall away, also in between."""
+def logical_lines(text: str) -> Iterator[str]:
+    """Lines of a table's file with their continuations; comments and empty lines fall away."""
     line = ""
     for physical in text.splitlines():
         if not physical.strip() or physical.lstrip().startswith("#"):
@@ -184,7 +184,7 @@ _PAIR = re.compile(r'((?:[^\s"\\]|\\.|"(?:[^"\\]|\\.)*"?)+)(.*)', re.DOTALL)
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
-    for line in _logical_lines(text):
+    for line in logical_lines(text):
         found = _PAIR.match(line.strip())
         if found is not None:
             yield found[1], found[2].strip()
