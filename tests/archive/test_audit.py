@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine, delete, insert, update
 
-from carbonseal.milter.archive import audit, commands, schema
+from carbonseal.milter.archive import audit, commands, database, schema
 from carbonseal.policies.errors import DataError, UsageError
 
 WRITERS, EVENTS_EACH = 4, 25
@@ -189,16 +189,37 @@ def add_from_processes(url: str) -> None:
         process.stdin.close()
 
 
-def test_processes_that_add_at_once_share_one_chain(url: str) -> None:
+@pytest.fixture
+def any_url(database_url: str) -> str:
+    """An archive on each engine, with its tables where they are a server's."""
+    if not database_url.startswith("sqlite:"):
+        engine = database.writing_engine(database_url)
+        database.upgrade(engine)
+        engine.dispose()
+    return database_url
+
+
+def test_processes_that_add_at_once_share_one_chain(any_url: str) -> None:
     """No number twice, no gap, the chain whole, each process's events in its order."""
-    add_from_processes(url)
-    with audit.opened(url) as engine:
+    add_from_processes(any_url)
+    with audit.opened(any_url) as engine:
         found = all_events(engine)
         assert faults(engine) == []
     assert [one.number for one in found] == list(range(1, WRITERS * EVENTS_EACH + 1))
     for number in range(WRITERS):
         mine = [one.facts["n"] for one in found if one.actor == f"officer{number}"]
         assert mine == list(range(EVENTS_EACH))
+
+
+def test_each_engine_keeps_the_same(any_url: str) -> None:
+    """Text that databases refuse, the order, the chain, and what was tampered with."""
+    with audit.opened(any_url) as engine:
+        added = [add(engine, detail={"text": "\x00\udcff\u202e"}, reason="Prüfung 7") for _ in "12"]
+        assert all_events(engine) == added
+        assert faults(engine, added[-1].head) == []
+        with engine.begin() as connection:
+            connection.execute(update(schema.audit).where(ROW.number == 1).values(reason=""))
+        assert faults(engine) == [(1, "was changed")]
 
 
 def test_what_is_asked_stands_there_before_the_answer(url: str) -> None:
