@@ -81,6 +81,8 @@ class CutWire:
             except OSError:
                 client.close()
                 continue
+            for end in (client, server):  # a small piece must not wait for the receipt of the last
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._pairs.append((client, server))
             for work, ends in ((self._there, (client, server)), (self._back, (server, client))):
