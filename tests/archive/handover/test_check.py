@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, update
 from support import bundles
-from support.archive import Archive, build_record
+from support.archive import Archive, build_recipient, build_record
 from support.bundles import Lines
 
 from carbonseal.keys import evidence_key
-from carbonseal.milter.archive import database, schema
 from carbonseal.milter.archive.evidence import chain, leaf
 from carbonseal.milter.archive.evidence.seal import Sealed
 from carbonseal.milter.archive.handover import check, manifest
@@ -357,43 +355,51 @@ def test_a_bundle_packed_by_tar_is_true(bundle: Path, tmp_path: Path) -> None:
     assert bundles.findings(tmp_path / "b.tar") == []
 
 
+DAY = 86_400
+
+
+def kept(**terms: int) -> dict[str, Any]:
+    return {"class": "short", **dict.fromkeys(("keep", "headers", "subject")), **terms}
+
+
 @pytest.fixture
 def thinned(tmp_path: Path) -> Iterator[Archive]:
-    """Four records: one without header section, one without subject, one with a person erased."""
+    """Of four records: all, all but the header section, all but the subject, all but a person."""
     archive = Archive(tmp_path)
-    records = [build_record(number) for number in range(4)]
-    archive.fill(*records)
-    engine = database.writing_engine(archive.database_url)
-    sections, messages = schema.header_section, schema.message
-    with engine.begin() as connection:
-        connection.execute(delete(sections).where(sections.c.record_id == records[0]["record_id"]))
-        erased = records[2]
-        known = leaf.salts(leaf.line_salt(erased))
-        evidence = leaf.redact(
-            erased, known, {"recipients/0", "reasons", leaf.ADDRESSES}, has_header=True
-        )
-        of_erased = {"record_id": erased["record_id"]}
-        connection.execute(insert(schema.redaction).values(event=1, evidence=evidence, **of_erased))
-        for table in (messages, sections):
-            mine = table.c.record_id == erased["record_id"]
-            connection.execute(update(table).where(mine).values(salt=None))
-    engine.dispose()
+    long_ago = -100 * DAY
+    archive.fill(
+        build_record(0, recipients=[build_recipient("carol@x.example")], seconds=long_ago),
+        build_record(1, retention=kept(subject=DAY), seconds=long_ago + 1),
+        build_record(2, retention=kept(headers=DAY), seconds=long_ago + 2),
+        build_record(3, seconds=long_ago + 3),
+    )
+    certificate = str(tmp_path / "certificate.json")
+    for arguments in (
+        ("retain", "--apply", "--now", "2026-08-16"),
+        ("erase", "carol@x.example", "--apply", "--certificate", certificate),
+    ):
+        result = bundles.call(archive, *arguments)
+        assert result.exit_code == 0, (result.output, result.exception)
     yield archive
     archive.close()
 
 
 def test_what_was_taken_out_is_not_missed(thinned: Archive, tmp_path: Path) -> None:
     """What is left is proven; what is not is set apart, where nobody takes it for proven."""
-    path = bundles.export(thinned, tmp_path / "bundle")
+    path = bundles.export(thinned, tmp_path / "bundle", "--all", "--format", "both")
     outcome = check.Outcome()
     assert [str(one) for one in check.check(path, outcome)] == []
-    assert (outcome.proven, outcome.without_header_section, outcome.redacted) == (4, 1, 1)
-    _, erased, _, headless = bundles.lines(path, manifest.RECORDS)
-    assert headless["header_fields"] is None
-    assert headless["salt"] is None
-    assert (erased["recipients"], erased["reasons"]) == ([None], None)
-    assert [value for _, value in erased["header_fields"][:2]] == ["", ""]
-    assert erased["unproven"]["recipients/0"]["address"] == "bob@partner.example"
+    assert (outcome.proven, outcome.without_header_section, outcome.redacted) == (4, 1, 2)
+    _, headless, nameless, erased = bundles.lines(path, manifest.RECORDS)
+    assert (headless["header_fields"], headless["salt"]) == (None, None)
+    assert (nameless["header_fields"][2], nameless["salt"]) == (["Subject", ""], None)
+    assert erased["recipients"] == [None]
+    assert erased["unproven"]["recipients/0"]["address"].endswith("@x.example")
+    for name in (manifest.RECORDS, manifest.TABLE, manifest.PROOFS):
+        text = (path / name).read_text()
+        assert "carol" not in text
+        assert "report 1" not in text
+        assert "report 2" not in text
 
 
 def test_what_is_left_of_a_record_cannot_be_changed(thinned: Archive, tmp_path: Path) -> None:
@@ -403,7 +409,13 @@ def test_what_is_left_of_a_record_cannot_be_changed(thinned: Archive, tmp_path: 
         records[3]["size"] += 1
 
     def say_again(records: Lines, _: Lines) -> None:
-        records[1]["recipients"][0] = records[1]["unproven"]["recipients/0"]
+        records[3]["recipients"][0] = records[3]["unproven"]["recipients/0"]
+
+    def give_a_subject(records: Lines, _: Lines) -> None:
+        records[2]["header_fields"][2][1] = " Something harmless"
+
+    def give_fields(records: Lines, _: Lines) -> None:
+        records[1]["header_fields"] = records[0]["header_fields"]
 
     def call_unproven(records: Lines, _: Lines) -> None:
         records[0]["unproven"] = {"login": "somebody"}
@@ -411,11 +423,21 @@ def test_what_is_left_of_a_record_cannot_be_changed(thinned: Archive, tmp_path: 
     for how, what in (
         (change_size, "not the record that was sealed"),
         (say_again, "still says recipients/0"),
+        (give_a_subject, "still says header/subject"),
+        (give_fields, "header section is not the one"),
         (call_unproven, "was not taken out"),
     ):
         path = bundles.export(thinned, tmp_path / how.__name__)
         bundles.change(path, how)
         assert any(what in one for one in bundles.findings(path)), how
+
+
+def test_what_is_not_whole_is_not_imported(thinned: Archive, tmp_path: Path) -> None:
+    """Only whole records can be sealed again; the others are counted."""
+    path = bundles.export(thinned, tmp_path / "bundle")
+    result = bundles.call(thinned, "import", str(path))
+    assert "1 records are in the spool" in result.stderr
+    assert "3 records were left out" in result.stderr
 
 
 def test_records_that_are_not_sealed_yet_are_said_to_be_so(
