@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import Engine, select
 
 from carbonseal.milter.archive import rows, schema, segments, spool, terms
-from carbonseal.milter.archive.evidence import leaf, seal
+from carbonseal.milter.archive.evidence import absence, leaf, seal
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.seal import BadEntry
 from carbonseal.milter.archive.rows import Rows
@@ -96,11 +96,11 @@ def check(engine: Engine, copies: Segments, names: list[str]) -> Iterator[Findin
             what = "the relay has loaded this segment, and the database has no seal of it"
             yield Finding("lost", what, segment=name)
         else:
-            yield from _compare(copies.segment(name), row.entry, bytes(row.leaves))
+            yield from _compare(engine, copies.segment(name), row.entry, bytes(row.leaves))
         yield 1
 
 
-def _compare(segment: Segment, entry: str, leaves: bytes) -> Iterator[Finding]:
+def _compare(engine: Engine, segment: Segment, entry: str, leaves: bytes) -> Iterator[Finding]:
     try:
         facts = seal.read(entry)
         found = seal.survey(segment)
@@ -110,14 +110,27 @@ def _compare(segment: Segment, entry: str, leaves: bytes) -> Iterator[Finding]:
         return  # its time was over just now
     if (found.root, found.lines) == (facts.root, facts.lines):
         return
-    place = next(
-        (
-            at
-            for at in range(max(found.lines, facts.lines))
-            if found.leaves[at * leaf.ENTRY : (at + 1) * leaf.ENTRY]
-            != leaves[at * leaf.ENTRY : (at + 1) * leaf.ENTRY]
-        ),
-        None,
-    )
-    what = f"{segment.path} is not what was sealed"
-    yield Finding("segment", what, facts.relay, facts.number, segment.name, place)
+    places = [
+        at
+        for at in range(max(found.lines, facts.lines))
+        if found.leaves[at * leaf.ENTRY : (at + 1) * leaf.ENTRY]
+        != leaves[at * leaf.ENTRY : (at + 1) * leaf.ENTRY]
+    ]
+    wrong = _not_erased(engine, segment, places)
+    if wrong or found.lines != facts.lines or not places:
+        what = f"{segment.path} is not what was sealed"
+        place = wrong[0] if wrong else None
+        yield Finding("segment", what, facts.relay, facts.number, segment.name, place)
+
+
+def _not_erased(engine: Engine, segment: Segment, places: list[int]) -> list[int]:
+    """The places where no erasure or retention is the reason for another line."""
+    wanted = set(places)
+    record_ids: dict[int, str] = {}
+    for one in segments.read(segment, 0):
+        if one.position in wanted and isinstance(said := one.content.get("record_id"), str):
+            record_ids[one.position] = said
+    with engine.connect() as connection:
+        redacted = absence.redactions(list(record_ids.values()), connection)
+        gone = absence.tombstones(terms.term(segment.name), connection).records
+    return [at for at in places if record_ids.get(at) not in redacted and at not in gone]

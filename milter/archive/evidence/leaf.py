@@ -202,7 +202,7 @@ def _group_of(name: str) -> str:
 
 def is_subject(name: str) -> bool:
     """Whether a header field of that name is a Subject or repeats it, and so goes with it."""
-    return name.strip().lower() in _ABOUT
+    return len(name) <= _SHORT and name.strip().lower() in _ABOUT
 
 
 def commitments(content: Mapping[str, Any]) -> Commitments:

@@ -14,7 +14,7 @@ Does not: look at signatures (`chain_check`): leaves are held against the root i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from carbonseal.milter.archive import merkle, retrieve, rows, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.evidence import leaf, positions, seal
+from carbonseal.milter.archive.evidence import absence, derived_check, leaf, seal
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.seal import BadEntry
 from carbonseal.milter.archive.rows import Rows
@@ -30,7 +30,6 @@ from carbonseal.milter.archive.rows import Rows
 _PAGE = 500
 _CHUNK = 500
 _PATIENCE_MS = 24 * 3600 * 1000  # after that a record should have been sealed
-RECORD, HEADER, SUBJECT = 0, 1, 2  # tombstone.part
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 _message, _seal = schema.message.c, schema.seal.c
 
@@ -237,7 +236,7 @@ class RecordCheck:
         try:
             with self._engine.connect() as connection:
                 found = retrieve.retrieve(record_ids, connection, with_fields=True)
-                redactions = _redactions(record_ids, connection)
+                redactions = absence.redactions(record_ids, connection)
         except _BROKEN as fault:
             if len(record_ids) == 1:
                 yield record_ids[0], None, f"{type(fault).__name__}"
@@ -296,14 +295,15 @@ class RecordCheck:
         problem, found = evidence_of(one, redaction)
         entry = segment.entry(position)
         if found is not None and _fits(found, entry):
-            yield from self._note_gone(one, redaction, segment, position)
+            self._note_gone(one, redaction, segment, position)
+            yield from self._check_derived(one, redaction, segment, position)
             return
         again = self._again(one.record_id)
         if again is not None and again[0].message["position"] == position:
             one, redaction = again
             problem, found = evidence_of(one, redaction)
             if found is not None and _fits(found, entry):
-                yield from self._note_gone(one, redaction, segment, position)
+                self._note_gone(one, redaction, segment, position)
                 return
         if found is None:
             yield segment.finding("changed", problem or "", position, one.record_id)
@@ -340,7 +340,16 @@ class RecordCheck:
         if "fields" not in one.header_section:
             self._counts.without_header += 1
             segment.bare.add(position)
-        yield from ()
+
+    def _check_derived(
+        self, one: Rows, redaction: tuple[str, int] | None, segment: _Segment, position: int
+    ) -> Iterator[Finding]:
+        """What searches go by has to follow from the record."""
+        made = derived_check.made_anew(one, is_redacted=redaction is not None)
+        wrong = [] if made is None else derived_check.wrong_columns(one, made)
+        if wrong:
+            what = f"the record is what was sealed, and {', '.join(wrong)} does not follow from it"
+            yield segment.finding("changed", what, position, one.record_id)
 
     def _segment(self, segment_id: int) -> _Segment | None:
         """The seal of a segment; None when it has none."""
@@ -384,24 +393,25 @@ class RecordCheck:
         self._counts.lines += segment.lines
         yield from self._check_leaves(segment)
         with self._engine.connect() as connection:
-            gone = self._tombstones(segment, connection)
-            aside = _aside(segment_id, connection)
-            repeats = _repeats(segment_id, connection)
+            gone = absence.tombstones(segment_id, connection)
+            aside = absence.aside(segment_id, connection)
+            repeats = absence.repeats(segment_id, connection)
+        self._counts.events |= gone.events
         missing = {place for place in range(segment.lines) if not segment.seen[place]}
-        for place in sorted(gone[RECORD] - missing):
+        for place in sorted(gone.records - missing):
             what = "retention had taken it out, and it is here again"
             yield segment.finding("added", what, place)
-        self._counts.gone += len(missing & gone[RECORD])
-        missing -= gone[RECORD]
+        self._counts.gone += len(missing & gone.records)
+        missing -= gone.records
         yield from self._check_aside(segment, aside)
         missing -= aside
         yield from self._check_repeats(segment, {p: r for p, r in repeats.items() if p in missing})
         missing -= repeats.keys()
         for place in sorted(missing):
             yield segment.finding("removed", "the record is missing", place)
-        for place in sorted(segment.bare - gone[HEADER] - gone[RECORD]):
+        for place in sorted(segment.bare - gone.headers - gone.records):
             yield segment.finding("removed", "the header section is missing", place)
-        for place in sorted(segment.unheaded - gone[SUBJECT] - gone[HEADER]):
+        for place in sorted(segment.unheaded - gone.subjects - gone.headers):
             yield segment.finding("removed", "the subject is missing", place)
 
     def _check_leaves(self, segment: _Segment) -> Iterator[Finding]:
@@ -421,20 +431,6 @@ class RecordCheck:
         if tree.root() != facts.root or tree.leaves != facts.lines:
             yield segment.finding("leaves", "the leaves are not those whose root was signed")
 
-    def _tombstones(self, segment: _Segment, connection: Connection) -> dict[int, set[int]]:
-        gone: dict[int, set[int]] = {RECORD: set(), HEADER: set(), SUBJECT: set()}
-        columns = schema.tombstone.c
-        query = select(columns.event, columns.part, columns.positions).where(
-            columns.segment_id == segment.segment_id
-        )
-        for event, part, packed in connection.execute(query):
-            self._counts.events.add(event)
-            try:
-                gone.setdefault(part, set()).update(positions.unpack(bytes(packed)))
-            except ValueError:
-                continue  # then what it covered is missing
-        return gone
-
     def _check_aside(self, segment: _Segment, aside: set[int]) -> Iterator[Finding]:
         self._counts.aside += len(aside)
         for place in sorted(aside):
@@ -445,41 +441,11 @@ class RecordCheck:
     def _check_repeats(self, segment: _Segment, repeats: dict[int, str]) -> Iterator[Finding]:
         """A repeated line is there if the very line is there elsewhere, or was taken out there."""
         self._counts.repeated += len(repeats)
-        for place, record_id in sorted(repeats.items()):
-            if place >= segment.lines or not self._is_elsewhere(segment, place, record_id):
-                what = "is said to be a repetition, and what it repeats is not there"
-                yield segment.finding("removed", what, place, record_id)
-
-    def _is_elsewhere(self, segment: _Segment, place: int, record_id: str) -> bool:
-        entry = segment.entry(place)
         with self._engine.connect() as connection:
-            home = connection.execute(
-                select(_message.segment_id, _message.position).where(
-                    _message.record_id == record_id
-                )
-            ).one_or_none()
-            if home is not None:
-                other = self._leaves(home.segment_id, connection)
-                at = home.position * leaf.ENTRY
-                return other is None or other[at : at + leaf.ENTRY] == entry
-            covering = connection.execute(
-                select(_seal.segment_id).where(
-                    _seal.last_record_id >= record_id, _seal.first_record_id <= record_id
-                )
-            ).scalars()
-            for segment_id in list(covering):
-                other = self._leaves(segment_id, connection) or b""
-                at = _find(
-                    other, entry, of_itself=place if segment_id == segment.segment_id else None
-                )
-                if at is not None and at in _buried(segment_id, connection):
-                    return True
-        return False
-
-    def _leaves(self, segment_id: int, connection: Connection) -> bytes | None:
-        query = select(_seal.leaves).where(_seal.segment_id == segment_id).limit(1)
-        found = connection.execute(query).scalar_one_or_none()
-        return None if found is None else bytes(found)
+            lost = absence.not_elsewhere(repeats, segment.segment_id, segment.leaves, connection)
+        for place, record_id in lost:
+            what = "is said to be a repetition, and what it repeats is not there"
+            yield segment.finding("removed", what, place, record_id)
 
     def _never_sealed(self) -> Iterator[Finding]:
         """Records of segments without a seal: still being written, or put in by somebody."""
@@ -542,50 +508,6 @@ def _name(entry: str) -> str:
         return seal.read(entry).segment
     except BadEntry:
         return "?"
-
-
-def _redactions(record_ids: Iterable[str], connection: Connection) -> dict[str, tuple[str, int]]:
-    columns = schema.redaction.c
-    query = select(columns.record_id, columns.evidence, columns.event)
-    return {
-        record_id: (evidence, event)
-        for chunk in chunks(list(record_ids), _CHUNK)
-        for record_id, evidence, event in connection.execute(
-            query.where(columns.record_id.in_(chunk))
-        )
-    }
-
-
-def _aside(segment_id: int, connection: Connection) -> set[int]:
-    columns = schema.set_aside.c
-    query = select(columns.position).where(columns.segment_id == segment_id)
-    return set(connection.execute(query).scalars())
-
-
-def _repeats(segment_id: int, connection: Connection) -> dict[int, str]:
-    columns = schema.repeated.c
-    query = select(columns.position, columns.record_id).where(columns.segment_id == segment_id)
-    return {row.position: row.record_id for row in connection.execute(query)}
-
-
-def _buried(segment_id: int, connection: Connection) -> set[int]:
-    columns = schema.tombstone.c
-    query = select(columns.positions).where(
-        columns.segment_id == segment_id, columns.part == RECORD
-    )
-    return {
-        place
-        for packed in connection.execute(query).scalars()
-        for place in positions.unpack(bytes(packed))
-    }
-
-
-def _find(leaves: bytes, entry: bytes, *, of_itself: int | None) -> int | None:
-    """The first place of that line, but for one."""
-    for place in range(len(leaves) // leaf.ENTRY):
-        if leaves[place * leaf.ENTRY : (place + 1) * leaf.ENTRY] == entry and place != of_itself:
-            return place
-    return None
 
 
 def _names(segment_ids: list[int], connection: Connection) -> dict[int, str]:
