@@ -129,7 +129,11 @@ def _load(spool_directory: Path, url: str) -> Facts:
     command = [sys.executable, "-m", "benchmarks.archive_filling"]
     # Not on the command line: the URL carries a password.
     given = json.dumps({"spool": str(spool_directory), "url": url})
-    done = subprocess.run(command, input=given, check=True, stdout=subprocess.PIPE, text=True)
+    # It finds what we find: under pytest and from a copy of the checkout, too.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        command, input=given, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
     facts: Facts = json.loads(done.stdout.splitlines()[-1])
     return facts
 

@@ -179,7 +179,8 @@ def questions(records: list[Record]) -> list[Question]:
         return rng.choice([one for one in drawn.derived[:2000] if one.message_id]).message_id or ""
 
     def network(rng: random.Random) -> str:
-        return f"client:10.{rng.randrange(1, 6)}.{rng.randrange(3)}.0/24"
+        address = rng.choice([text for text in clients if text.startswith("10.")])
+        return f"client:{address.rpartition('.')[0]}.0/24"
 
     return [
         Question("address, rare", LOOK_UP, one_of("participant:{}", people_only), _page),
