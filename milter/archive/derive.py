@@ -19,6 +19,7 @@ from carbonseal.policies import header_fields
 _NAMES = frozenset(("from", "to", "cc", "subject", "message-id", "date"))
 INDEXED = frozenset(("list-id",))  # unless configured otherwise
 _MOST_VALUES = 20  # of one indexed field; more is no mail of people
+_SHOWN = frozenset(("message-id", "subject"))
 _SHORT = 200  # octets of values worth remembering; a stranger's long ones take no memory
 
 
@@ -46,10 +47,7 @@ def derive(fields: Sequence[Sequence[str]], indexed: frozenset[str] = INDEXED) -
         if wanted:
             values.setdefault(wanted, []).append(terms.octets(value))
     # A second Subject must not hide its words; people are shown the first.
-    subjects = [
-        terms.storable(header_fields.decode_text(value).strip())
-        for value in values.get("subject", ())
-    ]
+    subjects = [_subject(value) for value in values.get("subject", ())]
     message_id, date = _first(values, "message-id"), _first(values, "date")
     return Derived(
         authors=_authors(values.get("from", [])),
@@ -60,6 +58,30 @@ def derive(fields: Sequence[Sequence[str]], indexed: frozenset[str] = INDEXED) -
         date=None if date is None else _seconds(date),
         terms=_terms(subjects, values, indexed),
     )
+
+
+def shown(fields: Sequence[Sequence[str]]) -> tuple[str | None, str | None]:
+    """Message-ID and Subject as people see them, of the first such fields."""
+    found: dict[str, bytes] = {}
+    for name, value in fields:
+        name = name.strip().lower()
+        if name in _SHOWN:
+            found.setdefault(name, terms.octets(value))
+    message_id, subject = found.get("message-id"), found.get("subject")
+    return (
+        None if message_id is None else stored_message_id(message_id),
+        None if subject is None else _subject(subject),
+    )
+
+
+def stored_message_id(value: bytes) -> str | None:
+    """The Message-ID, fit for every database."""
+    text = header_fields.message_id(value)
+    return None if text is None else terms.storable(text)
+
+
+def _subject(value: bytes) -> str:
+    return terms.storable(header_fields.decode_text(value).strip())
 
 
 @functools.lru_cache(maxsize=1024)

@@ -209,9 +209,9 @@ def _client(address: str, name: str, helo: str) -> tuple[Columns, bool]:
     columns = {
         "client_address": terms.pack_client(address),
         "client_name": terms.storable(name),
-        "helo": terms.storable(helo),
+        "helo": None if helo == name else terms.storable(helo),
     }
-    joined = (client_address_of(columns), columns["client_name"], columns["helo"])
+    joined = (client_address_of(columns), columns["client_name"], helo_of(columns))
     return columns, joined == (address, name, helo)
 
 
@@ -219,6 +219,13 @@ def client_address_of(columns: Mapping[str, Any]) -> str:
     """The client's textual address; '' when unknown."""
     packed = columns["client_address"]
     return "" if packed is None else terms.unpack_client(packed)
+
+
+def helo_of(columns: Mapping[str, Any]) -> str:
+    """What the client said at HELO."""
+    helo: str | None = columns["helo"]
+    name: str = columns["client_name"]
+    return name if helo is None else helo
 
 
 def circumstance_of(record: Mapping[str, Any], reverse_path: End) -> tuple[Circumstance, bool]:

@@ -117,6 +117,7 @@ def _split(record: Mapping[str, Any], indexed: frozenset[str]) -> tuple[Rows, bo
         header_section={
             "message_id": parts.stored(derived.message_id),
             "subject": derived.subject,
+            "has_subject": bool(derived.subject),
             "salt": salt,
             "fields": header_store.compress(fields),
         },
@@ -362,7 +363,7 @@ def _joined(rows: Rows, common: Circumstance) -> dict[str, Any]:
             "address": client_address,
             "port": columns["client_port"],
             "name": columns["client_name"],
-            "helo": columns["helo"],
+            "helo": parts.helo_of(columns),
         },
         "login": columns["login"],
         "login_method": common.login_method,

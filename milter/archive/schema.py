@@ -95,6 +95,7 @@ _HASH = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
 _LARGE = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 _DIGEST = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
 _SALTS = LargeBinary(48).with_variant(mysql.VARBINARY(48), "mysql", "mariadb")
+_CLIENT = LargeBinary(17).with_variant(mysql.VARBINARY(17), "mysql", "mariadb")
 # Indexed text is compared octet by octet on every engine.
 _INDEXED = (
     String(255)
@@ -244,9 +245,11 @@ message = Table(
     _must("is_signed", Boolean, "at least one signature was made"),
     _must("archive_addressed", Boolean, "the sender had addressed the archive already"),
     _must("queue_id", _INDEXED, "Postfix queue id"),
-    _may("client_address", _HASH, "client's IP address, IPv4 as ::ffff:a.b.c.d"),
+    _may(
+        "client_address", _CLIENT, "4 and an IPv4 address, or 6 and an IPv6 address, of the client"
+    ),
     _must("client_name", Text, "client's host name"),
-    _must("helo", _LONG_TEXT, "argument of HELO or EHLO"),
+    _may("helo", _LONG_TEXT, "argument of HELO or EHLO; null: the client's host name"),
     _may("login", Text, "SASL login"),
     _may("reverse_path_spelling", _OCTETS, "where it differs from the dictionary"),
     _may("reverse_path_raw", _OCTETS, "argument of MAIL FROM unless <address>"),
@@ -287,8 +290,7 @@ header_section = Table(
     "header_section",
     metadata,
     _record_id(),
-    _may("message_id", _LONG_TEXT, "Message-ID without angle brackets"),
-    _may("subject", _LONG_TEXT, "Subject decoded for people"),
+    _must("has_subject", Boolean, "its Subject says something"),
     # 16 octets; 48 once the subject has gone: salt of the other fields, commitment of the subject.
     _may("salt", _OCTETS, "of its evidence, from which message.salt was derived; null: unsalted"),
     _must("fields", _OCTETS, "header fields in order, exact; see header_store"),

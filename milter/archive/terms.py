@@ -33,6 +33,7 @@ _QUOTING = re.compile(r'\\(.)|"', re.DOTALL)
 # What a local part can hold in quotes only (RFC 5322, section 3.2.3: atext and dots need none).
 _NEEDS_QUOTES = re.compile(r'[\x00-\x20\x7f()<>\[\]:;@\\,"]|^\Z')
 # Lone surrogates and NUL: what no database column of type text may hold.
+_BEFORE_IPV4 = bytes(10) + b"\xff\xff" + bytes(4)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -188,17 +189,30 @@ def _without_accent(found: re.Match[str]) -> str:
 
 
 def pack_client(address: str) -> bytes | None:
-    """16 octets that sort like the network; IPv4 as ::ffff:a.b.c.d.  None when it is no address."""
+    """Octets that sort like the network: 4 or 6, then the address.  None when it is no address."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return None
-    if parsed.version == 4:
-        return bytes(10) + b"\xff\xff" + parsed.packed
-    return None if parsed.scope_id else parsed.packed
+    if parsed.version == 6:
+        if parsed.ipv4_mapped is None:
+            return None if parsed.scope_id else b"\6" + parsed.packed
+        parsed = parsed.ipv4_mapped
+    return b"\4" + parsed.packed
+
+
+def client_bounds(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[bytes, bytes]:
+    """The first and the last packed client of a network."""
+    first, last = network.network_address, network.broadcast_address
+    if isinstance(first, ipaddress.IPv6Address) and isinstance(last, ipaddress.IPv6Address):
+        if first.ipv4_mapped is None or last.ipv4_mapped is None:
+            # IPv4 lies between ::ffff:0:0 and ::ffff:ffff:ffff.
+            has_ipv4 = first.packed < _BEFORE_IPV4 < last.packed
+            return b"\4" if has_ipv4 else b"\6" + first.packed, b"\6" + last.packed
+        first, last = first.ipv4_mapped, last.ipv4_mapped
+    return b"\4" + first.packed, b"\4" + last.packed
 
 
 def unpack_client(packed: bytes) -> str:
     """The textual address."""
-    parsed = ipaddress.IPv6Address(packed)
-    return str(parsed.ipv4_mapped or parsed)
+    return str(ipaddress.ip_address(packed[1:]))

@@ -215,7 +215,7 @@ class Run:
         self._progress = progress
         self._batch = batch
         self._ids = taking.Ids()
-        self._cleaning = cleaning.Cleaning(engine, event, protected)
+        self._cleaning = cleaning.Cleaning(engine, protected)
         self._known: frozenset[int] = frozenset()
         self.done = Done()
 
@@ -262,7 +262,7 @@ class Run:
             for one in dues:
                 if one.part == taking.RECORD and taken.by_class.get(one.retention_id):
                     self.done.add(one, taken.by_class[one.retention_id])
-            self._cleaning.note(taken.address_ids)
+            self._cleaning.note_terms(taken.elements)
             self._cleaning.sweep()
             self._progress(sum(taken.by_class.values()))
 

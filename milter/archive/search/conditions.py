@@ -44,6 +44,7 @@ from carbonseal.milter.archive.search.wanted import All, Condition, Either, Is, 
 from carbonseal.policies import header_fields
 
 Columns: TypeAlias = Any  # the columns of a table or of its alias
+Fields: TypeAlias = Sequence[tuple[str, str]]  # the header section of a candidate
 Holds: TypeAlias = Callable[[Columns], ColumnElement[bool]]
 
 _CHUNK = 500
@@ -71,9 +72,9 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Check:
-    """What only the stored text says."""
+    """What only the stored header section says."""
 
-    is_so: Callable[[Text], bool]
+    is_so: Callable[[Fields], bool]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,14 +96,6 @@ class Negated:
     """Not that."""
 
     of: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """The stored header section of a candidate, as far as checks need it."""
-
-    subject: str | None
-    fields: Callable[[], Sequence[tuple[str, str]]]
 
 
 Node: TypeAlias = "Leaf | Check | Every | Some | Negated"
@@ -224,15 +217,15 @@ def unchecked(node: Node) -> Node:
     return node if has_checks(node) else TRUE
 
 
-def is_met(node: Node, truth: Mapping[Leaf, bool], text: Text) -> bool:
+def is_met(node: Node, truth: Mapping[Leaf, bool], header: Fields) -> bool:
     """Whether a candidate meets it; `truth` is what SQL said of each leaf."""
     if isinstance(node, Leaf):
         return truth[node]
     if isinstance(node, Check):
-        return node.is_so(text)
+        return node.is_so(header)
     if isinstance(node, Negated):
-        return not is_met(node.of, truth, text)
-    some = (is_met(one, truth, text) for one in node.of)
+        return not is_met(node.of, truth, header)
+    some = (is_met(one, truth, header) for one in node.of)
     return all(some) if isinstance(node, Every) else any(some)
 
 
@@ -336,8 +329,7 @@ class _Compiler:
 
     def _client(self, value: str) -> Node:
         network = ipaddress.ip_network(value)
-        first = terms.pack_client(str(network.network_address))
-        last = terms.pack_client(str(network.broadcast_address))
+        first, last = terms.client_bounds(network)
         if first == last:
             return Leaf(MESSAGE, lambda c: c.client_address == first, 20)
         return Leaf(MESSAGE, lambda c: c.client_address.between(first, last), 60)
@@ -491,30 +483,25 @@ def _column(holds: Holds) -> Leaf:
     return Leaf(MESSAGE, holds, 90, leads=False)
 
 
-def _says(words: Sequence[str], text: Text) -> bool:
+def _says(words: Sequence[str], header: Fields) -> bool:
     """Whether a subject holds these words in this order."""
     wanted = f" {' '.join(words)} "
-
-    def says(subject: str) -> bool:
-        return wanted in f" {' '.join(terms.sequence(subject))} "
-
-    if text.subject is not None and says(text.subject):
-        return True
-    # A second Subject field has its words in the index, too.
-    return any(says(value) for value in _values("subject", text))
+    return any(
+        wanted in f" {' '.join(terms.sequence(value))} " for value in _values("subject", header)
+    )
 
 
-def _has_field(name: str, value: str, text: Text) -> bool:
+def _has_field(name: str, value: str, header: Fields) -> bool:
     """Whether a field has this value, or begins with it, as `terms.field_terms` reads values."""
     wanted, is_beginning = terms.field_text(value.removesuffix("*")), value.endswith("*")
-    for one in _values(name, text):
+    for one in _values(name, header):
         found = terms.field_texts(one)
         if wanted in found or (is_beginning and any(some.startswith(wanted) for some in found)):
             return True
     return False
 
 
-def _values(name: str, text: Text) -> Iterator[str]:
-    for one, value in text.fields():
+def _values(name: str, header: Fields) -> Iterator[str]:
+    for one, value in header:
         if one.strip().lower() == name:
             yield terms.storable(header_fields.decode_text(terms.octets(value)))

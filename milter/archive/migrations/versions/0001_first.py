@@ -24,6 +24,7 @@ LARGE = sa.LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
 HASH = sa.LargeBinary(16).with_variant(mysql.BINARY(16), *MYSQL)
 DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), *MYSQL)
 SALTS = sa.LargeBinary(48).with_variant(mysql.VARBINARY(48), *MYSQL)
+CLIENT = sa.LargeBinary(17).with_variant(mysql.VARBINARY(17), *MYSQL)
 INDEXED = (
     sa.String(255)
     .with_variant(mysql.VARCHAR(255, collation="utf8mb4_bin"), *MYSQL)
@@ -169,9 +170,13 @@ def tables() -> None:
         must("is_signed", sa.Boolean(), "at least one signature was made"),
         must("archive_addressed", sa.Boolean(), "the sender had addressed the archive already"),
         must("queue_id", INDEXED, "Postfix queue id"),
-        may("client_address", HASH, "client's IP address, IPv4 as ::ffff:a.b.c.d"),
+        may(
+            "client_address",
+            CLIENT,
+            "4 and an IPv4 address, or 6 and an IPv6 address, of the client",
+        ),
         must("client_name", sa.Text(), "client's host name"),
-        must("helo", LONG_TEXT, "argument of HELO or EHLO"),
+        may("helo", LONG_TEXT, "argument of HELO or EHLO; null: the client's host name"),
         may("login", sa.Text(), "SASL login"),
         may("reverse_path_spelling", OCTETS, "where it differs from the dictionary"),
         may("reverse_path_raw", OCTETS, "argument of MAIL FROM unless <address>"),
@@ -203,8 +208,7 @@ def tables() -> None:
     op.create_table(
         "header_section",
         key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
-        may("message_id", LONG_TEXT, "Message-ID without angle brackets"),
-        may("subject", LONG_TEXT, "Subject decoded for people"),
+        must("has_subject", sa.Boolean(), "its Subject says something"),
         may("salt", OCTETS, "of its evidence, from which message.salt was derived; null: unsalted"),
         must("fields", OCTETS, "header fields in order, exact; see header_store"),
         comment="a table of its own, since it may have to go earlier than the envelope",
