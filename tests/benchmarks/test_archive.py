@@ -12,13 +12,16 @@ from benchmarks import archive, archive_questions, archive_report
 from benchmarks.archive_filling import Material
 
 _COUNT = 1500
+_TIMES = 4  # each query
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> archive.Results:
     directory = tmp_path_factory.mktemp("archive")
     material = Material(directory / "segments", _COUNT, is_kept=True)
-    return archive._run("sqlite", material, directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive, "_TIMES", _TIMES)
+        return archive._run("sqlite", material, directory)
 
 
 def test_every_record_arrives_and_every_question_is_answered(run: archive.Results) -> None:
@@ -26,9 +29,9 @@ def test_every_record_arrives_and_every_question_is_answered(run: archive.Result
     assert run["loading"]["records_per_second"] > 0
     assert len(run["questions"]) == 25
     empty = {one["name"] for one in run["questions"] if not one["found"]}
-    # Some of 1,500 messages; only the second of these must always be empty.
+    # Few of 1,500 messages are what is asked for; of a million, only the second finds nothing.
     assert empty <= {"two people who may never have written", "nobody of that name"}
-    assert all(one["times"] == archive._TIMES for one in run["questions"])
+    assert all(one["times"] == _TIMES for one in run["questions"])
 
 
 def test_every_octet_is_accounted_for(run: archive.Results) -> None:
