@@ -119,12 +119,13 @@ class Chain:
         survey: Survey,
         *,
         relay: str,
+        aside: int,
         audit: tuple[int, bytes],
         sealed_at: str,
     ) -> Sealed:
         """Seal a segment that `find` does not know; returns when its entry is on disk.
 
-        `relay` is the chain's name if this is its first entry.
+        `relay` is the chain's name if this is its first entry; `aside`: lines that were set aside.
         """
         last = self._head_facts
         facts = Facts(
@@ -135,6 +136,7 @@ class Chain:
             first=1 if last is None else last.first + last.lines,
             first_record_id=survey.first_record_id,
             last_record_id=survey.last_record_id,
+            aside=aside,
             root=survey.root,
             previous=seal.BEGINNING if self.head is None else self.head.digest,
             audit_number=audit[0],

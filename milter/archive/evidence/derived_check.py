@@ -22,7 +22,10 @@ def wrong_columns(one: Rows, made: Rows) -> list[str]:
         ("message", one.message, made.message),
         ("header_section", one.header_section, made.header_section),
     )
-    return [
+    wrong = [
+        name for name in ("recipients", "signatures") if getattr(one, name) != getattr(made, name)
+    ]
+    return wrong + [
         f"{table}.{name}"
         for table, stored, anew in pairs
         for name, value in anew.items()

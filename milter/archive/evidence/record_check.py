@@ -14,6 +14,7 @@ Does not: look at signatures (`chain_check`): leaves are held against the root i
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ from carbonseal.milter.archive.rows import Rows
 _PAGE = 500
 _CHUNK = 500
 _PATIENCE_MS = 24 * 3600 * 1000  # after that a record should have been sealed
-_BROKEN = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
+_BROKEN = (zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 _message, _seal = schema.message.c, schema.seal.c
 
 Explain = Callable[[str, int, Rows], str | None]
@@ -71,6 +72,7 @@ class _Segment:
     first: str
     last: str
     leaves: bytes
+    aside: int
     seen: bytearray
     bare: set[int] = field(default_factory=set)  # positions without their header section
     unheaded: set[int] = field(default_factory=set)  # without their subject
@@ -370,6 +372,7 @@ class RecordCheck:
             first=row.first_record_id,
             last=row.last_record_id,
             leaves=leaves,
+            aside=_aside_of(row.entry),
             seen=bytearray(len(leaves) // leaf.ENTRY),
         )
         return segment
@@ -433,6 +436,9 @@ class RecordCheck:
 
     def _check_aside(self, segment: _Segment, aside: set[int]) -> Iterator[Finding]:
         self._counts.aside += len(aside)
+        if len(aside) != segment.aside:
+            what = f"{len(aside)} lines are said to be set aside, and {segment.aside} were"
+            yield segment.finding("aside", what)
         for place in sorted(aside):
             if place < segment.lines and segment.seen[place]:
                 what = "was set aside, and yet a record stands at its place"
@@ -501,6 +507,13 @@ def _octets(value: Any) -> bytes | None:
 
 def _fits(found: leaf.Commitments, entry: bytes) -> bool:
     return found.rest == entry[: leaf.DIGEST] and found.header in (None, entry[leaf.DIGEST :])
+
+
+def _aside_of(entry: str) -> int:
+    try:
+        return seal.read(entry).aside
+    except BadEntry:
+        return 0
 
 
 def _name(entry: str) -> str:

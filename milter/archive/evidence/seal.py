@@ -3,11 +3,12 @@
 An entry is canonical JSON (see `leaf.canonical`) of
     v 1 · relay (name of the chain) · number (from 1 without a gap) · segment (its name) ·
     lines (of records, what was no record included) · first (number of its first line among all
-    lines of the relay, from 1) · first_record_id, last_record_id (none of its records is older or
-    newer) · root (Merkle root over its leaves, hex) · previous (digest of the entry before, hex;
-    zeros before the first) · audit (number and digest of the audit's last event) · sealed_at
-    (RFC 3339) · key (public Ed25519 key that signed, hex) · findings (only where the segment was
-    not as it should have been: sentences).
+    lines of the relay, from 1) · aside (how many of its lines no database would take) ·
+    first_record_id, last_record_id (none of its records is older or newer) · root (Merkle root
+    over its leaves, hex) · previous (digest of the entry before, hex; zeros before the first) ·
+    audit (number and digest of the audit's last event) · sealed_at (RFC 3339) · key (public
+    Ed25519 key that signed, hex) · findings (only where the segment was not as it should have
+    been: sentences).
 The digest of an entry is SHA-256(entry | signature); the signature is over the entry's octets.
 
 Promises: `survey` reads a segment once, with memory for 64 octets a line.
@@ -64,6 +65,7 @@ class Facts:
     first: int
     first_record_id: str
     last_record_id: str
+    aside: int
     root: bytes
     previous: bytes
     audit_number: int
@@ -83,6 +85,7 @@ class Facts:
             "first": self.first,
             "first_record_id": self.first_record_id,
             "last_record_id": self.last_record_id,
+            "aside": self.aside,
             "root": self.root.hex(),
             "previous": self.previous.hex(),
             "audit": {"number": self.audit_number, "digest": self.audit_digest.hex()},
@@ -108,6 +111,7 @@ def read(entry: str) -> Facts:
             first=_count(said["first"]),
             first_record_id=_record_id(said["first_record_id"]),
             last_record_id=_record_id(said["last_record_id"]),
+            aside=_count(said["aside"]),
             root=_digest(said["root"]),
             previous=_digest(said["previous"]),
             audit_number=_count(said["audit"]["number"]),

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from carbonseal.keys import evidence_key
 from carbonseal.milter.archive import audit, audit_place, record, schema, terms
-from carbonseal.milter.archive.evidence import seal, stamp
+from carbonseal.milter.archive.evidence import absence, seal, stamp
 from carbonseal.milter.archive.evidence.chain import Chain, ChainUnusable
 from carbonseal.milter.archive.evidence.seal import Sealed, Survey
 from carbonseal.milter.archive.evidence.settings import Settings
@@ -76,6 +76,7 @@ class Sealer:
             sealed = chain.append(
                 survey,
                 relay=self._name,
+                aside=self._aside(segment, transaction),
                 audit=self._audit_head(transaction),
                 sealed_at=record.timestamp(time.time()),
             )
@@ -121,6 +122,10 @@ class Sealer:
             _catch_up(chain, self._name, connection)
         self._chain = chain
         return chain
+
+    def _aside(self, segment: Segment, transaction: Transaction) -> int:
+        with transaction() as connection:
+            return len(absence.aside(terms.term(segment.name), connection))
 
     def _audit_head(self, transaction: Transaction) -> tuple[int, bytes]:
         if audit_place.file_of_archive(self._database_url) is None:
