@@ -65,17 +65,7 @@ class _Known:
             self._ids.popitem(last=False)
 
 
-_REMOVED = schema.tombstone
-
-
-def _mark(event: int, connection: Connection) -> bytes | None:
-    """Which change of dictionaries the event made last; see `keeping.taking.announce`."""
-    columns = _REMOVED.c
-    query = select(columns.positions).where(
-        columns.event == event, columns.segment_id == 0, columns.part == 9
-    )
-    found = connection.execute(query).scalar_one_or_none()
-    return None if found is None else bytes(found)
+CHANGES = (0, 0, 9)  # key of the row of `tombstone` that counts changes of dictionaries
 
 
 class Dictionary:
@@ -84,7 +74,7 @@ class Dictionary:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._known = {name: _Known(capacity) for name in _LEARN}
         self._fresh: dict[str, dict[Any, int]] = {name: {} for name in _LEARN}
-        self._mark: tuple[int | None, bytes | None] | None = None
+        self._mark: bytes | None = None
 
     def ids(self, name: str, values: Iterable[Any], connection: Connection) -> dict[Any, int]:
         """The id of each value in table `name`; unknown values are added to it."""
@@ -108,17 +98,19 @@ class Dictionary:
     def refresh(self, connection: Connection) -> None:
         """Forget everything if rows were taken out of dictionaries since; first in a transaction.
 
-        Whoever takes rows out writes to `tombstone` first, and waits for those who have read it.
+        Whoever takes rows out counts that first, and waits for all who have read the count.
         """
-        newest = select(_REMOVED.c.event).order_by(_REMOVED.c.event.desc()).limit(1)
+        columns = schema.tombstone.c
+        event, segment_id, part = CHANGES
+        query = select(columns.positions).where(
+            columns.event == event, columns.segment_id == segment_id, columns.part == part
+        )
         if connection.dialect.name in ("mysql", "mariadb"):
-            newest = newest.with_for_update(read=True)
-        event = connection.execute(newest).scalar_one_or_none()
-        mark = (event, None if event is None else _mark(event, connection))
+            query = query.with_for_update(read=True)
+        mark = connection.execute(query).scalar_one_or_none()
         if mark != self._mark:
-            if self._mark is not None:
-                for known in self._known.values():
-                    known.clear()
+            for known in self._known.values():
+                known.clear()
             self._mark = mark
 
     def keep(self) -> None:

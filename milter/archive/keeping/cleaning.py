@@ -24,6 +24,7 @@ from carbonseal.milter.archive.keeping import taking, transactions
 from carbonseal.milter.archive.keeping.taking import Held
 
 _CHUNK = 200
+_STREAM = 1000
 _SAMPLE = 1000  # records at either end whose archive recipients stay
 _ANY = schema.ANY_ROLE | schema.ANY_ROLE << schema.INDIRECT
 
@@ -31,9 +32,8 @@ _ANY = schema.ANY_ROLE | schema.ANY_ROLE << schema.INDIRECT
 class Cleaning:
     """What may be left over after records went."""
 
-    def __init__(self, engine: Engine, event: int, protected: frozenset[str]) -> None:
+    def __init__(self, engine: Engine, protected: frozenset[str]) -> None:
         self._engine = engine
-        self._event = event
         self._protected_texts = protected
         self._protected: set[int] | None = None
         self._texts: set[str] = set()
@@ -48,9 +48,14 @@ class Cleaning:
             self._texts.update(one.parsed.participants)
             self._domains.update(one.parsed.domains)
 
-    def note(self, address_ids: Iterable[int]) -> None:
-        """These may be left over."""
-        self._ids.update(address_ids)
+    def note_terms(self, elements: frozenset[int]) -> None:
+        """Everybody whose terms these are (PostgreSQL, where a month goes unread)."""
+        columns = schema.address.c
+        query = select(columns.address_id).execution_options(yield_per=_STREAM)
+        with self._engine.connect() as connection:
+            for address_id in connection.scalars(query):
+                if not elements.isdisjoint(postings.with_address(address_id, _ANY)):
+                    self._ids.add(address_id)
 
     def sweep(self) -> None:
         """Delete what nobody refers to, of all that was noted."""
@@ -78,7 +83,7 @@ class Cleaning:
         unused = [one for one in address_ids if not _is_used(one, connection)]
         if not unused:
             return 0
-        taking.announce(self._event, connection)
+        taking.announce(connection)
         unused = [one for one in unused if not _is_used(one, connection)]
         columns = schema.address.c
         connection.execute(delete(schema.address).where(columns.address_id.in_(unused)))
@@ -88,7 +93,7 @@ class Cleaning:
         unused = _unused_domains(domain_ids, connection)
         if not unused:
             return 0
-        taking.announce(self._event, connection)
+        taking.announce(connection)
         unused = _unused_domains(unused, connection)
         columns = schema.domain.c
         connection.execute(delete(schema.domain).where(columns.domain_id.in_(unused)))

@@ -326,7 +326,7 @@ class Erasure:
 
     def _empty(self, connection: Connection) -> bool:
         """Empty the dictionary rows, unless records came that have to be changed before."""
-        taking.announce(self._event, connection)
+        taking.announce(connection)
         ids = sorted(self._emptied.values())
         late = [
             one

@@ -36,6 +36,7 @@ from carbonseal.policies.errors import DataError, NotFound
 
 BATCH = 1000  # members in one transaction
 _CHUNK = 500
+_TURN = 0  # id of a row that is no hold
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 Find = Callable[[Search], Iterator[str]]  # ids of the records that meet a search
@@ -91,6 +92,7 @@ def begin(
         search = replace(search, until=now)
 
     def work(connection: Connection) -> Hold:
+        _take_turns(connection)
         before = _named(name, connection)
         if before is not None:
             return _continued(before, search, is_live=is_live)
@@ -200,7 +202,8 @@ def _less(hold: Hold, connection: Connection) -> int:
 
 def listed(connection: Connection) -> list[Hold]:
     """All holds there ever were, the oldest first."""
-    query = select(schema.hold).order_by(schema.hold.c.set_at, schema.hold.c.name)
+    columns = schema.hold.c
+    query = select(schema.hold).where(columns.hold_id != _TURN).order_by(columns.set_at)
     return [_hold(row) for row in connection.execute(query)]
 
 
@@ -243,13 +246,36 @@ def held_among(record_ids: Sequence[str], connection: Connection) -> dict[str, l
 
 def locked(connection: Connection) -> frozenset[int]:
     """Keep new holds waiting until this transaction ends; returns the ids of those in force."""
-    query = select(schema.hold.c.hold_id).where(schema.hold.c.released_at.is_(None))
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("LOCK TABLE hold IN SHARE MODE")
-    elif connection.dialect.name in ("mysql", "mariadb"):
-        # The whole table with its gaps: a hold that is being set waits.
-        connection.execute(select(schema.hold.c.hold_id).with_for_update()).all()
-    return frozenset(connection.scalars(query))
+    _take_turns(connection)
+    columns = schema.hold.c
+    return frozenset(connection.scalars(select(columns.hold_id).where(_is_in_force())))
+
+
+def _take_turns(connection: Connection) -> None:
+    """Change a row that stands for no hold: whoever sets holds or takes records out does.
+
+    A lock on it is a lock on all engines, and on Galera a conflict.
+    """
+    columns = schema.hold.c
+    row = {
+        "hold_id": _TURN,
+        "name": "-",
+        "reason": "",
+        "query": "{}",
+        "is_live": False,
+        "set_at": 0,
+        "set_by": "",
+        "released_at": 0,
+        "released_by": "",
+    }
+    connection.execute(dictionary.insert_missing(schema.hold, connection), row)
+    connection.execute(
+        update(schema.hold).where(columns.hold_id == _TURN).values(set_at=columns.set_at + 1)
+    )
+
+
+def _is_in_force() -> Any:
+    return schema.hold.c.released_at.is_(None)
 
 
 def ids(holds: Iterable[Hold]) -> frozenset[int]:

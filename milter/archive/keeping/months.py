@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_, select, text
+from sqlalchemy import Connection, and_, case, func, literal_column, or_, select, text
 
-from carbonseal.milter.archive import packed, schema, terms
+from carbonseal.milter.archive import schema, terms
 from carbonseal.milter.archive.keeping import holds, taking
 
 _PARTITION = re.compile(r"message_([0-9]{4})_([0-9]{2})")
@@ -51,7 +51,7 @@ class Taken:
     """What went with a month."""
 
     by_class: dict[int, int]  # records by retention class
-    address_ids: frozenset[int]  # people that took part, but for those in To and Cc only
+    elements: frozenset[int]  # terms of their rows: who took part
 
 
 def whole(connection: Connection, befores: Befores) -> Iterator[Month]:
@@ -113,7 +113,7 @@ def _expired(befores: Befores) -> Any:
 def empty(month: Month, befores: Befores, event: int, connection: Connection) -> Taken | None:
     """Drop the month, its held records carried over; None if it must stay after all."""
     # Nobody may load anything from here on, and then nobody remembers this month's partition.
-    taking.announce(event, connection)
+    taking.announce(connection)
     connection.exec_driver_sql("LOCK TABLE message, header_section IN SHARE ROW EXCLUSIVE MODE")
     if not _is_over(month, befores, connection):
         return None
@@ -129,25 +129,18 @@ def empty(month: Month, befores: Befores, event: int, connection: Connection) ->
 
 def _bury(goes: Any, event: int, connection: Connection) -> Taken:
     columns = schema.message.c
-    query = select(
-        columns.segment_id,
-        columns.position,
-        columns.retention_id,
-        columns.reverse_path_id,
-        columns.author_id,
-        columns.recipients,
-    ).where(goes)
+    terms_of: Any = literal_column("message.terms", schema.message_terms.c.terms.type)
+    query = select(columns.segment_id, columns.position, columns.retention_id, terms_of).where(goes)
     by_class: dict[int, int] = {}
-    people: set[int | None] = set()
+    elements: set[int] = set()
     lines: list[taking.Line] = []
-    rows = connection.execution_options(yield_per=_STREAM).execute(query)
-    for segment_id, position, retention_id, reverse_path_id, author_id, recipients in rows:
+    rows = connection.execute(query.execution_options(yield_per=_STREAM))
+    for segment_id, position, retention_id, found in rows:
         by_class[retention_id] = by_class.get(retention_id, 0) + 1
-        people.update((reverse_path_id, author_id))
-        people.update(one.address_id for one in packed.unpack_recipients(bytes(recipients)))
+        elements.update(found)
         lines.append((segment_id, position))
     taking.bury(lines, taking.RECORD, event, connection)
-    return Taken(by_class, frozenset(one for one in people if one is not None))
+    return Taken(by_class, frozenset(elements))
 
 
 def _carry(month: Month, connection: Connection) -> bool:

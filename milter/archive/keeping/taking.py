@@ -28,9 +28,6 @@ from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.rows import Rows
 
 RECORD, HEADER, SUBJECT = 0, 1, 2  # tombstone.part
-# A tombstone of no segment: dictionary rows were changed by this event, so what writers remember of
-# the dictionaries may be wrong.
-DICTIONARY, NO_SEGMENT = 9, 0
 _CHUNK = 500
 _TOKEN = re.compile(r"erased-([0-9a-f]{1,16})(?:@.*)?", re.DOTALL)
 # Columns of a message that are read from its header section and outlive it: facts about the
@@ -227,7 +224,7 @@ def address_ids(texts: Iterable[str], connection: Connection) -> dict[str, int]:
     return found
 
 
-def announce(event: int, connection: Connection) -> None:
+def announce(connection: Connection) -> None:
     """Make writers forget what they remember of dictionaries, before their next batch.
 
     From here to the end of the transaction no batch can be loaded (see `Dictionary.refresh`).
@@ -236,21 +233,12 @@ def announce(event: int, connection: Connection) -> None:
         # Whoever loads has read this table in his transaction.
         connection.exec_driver_sql("LOCK TABLE tombstone IN ACCESS EXCLUSIVE MODE")
     table = schema.tombstone
-    key = (
-        table.c.event == event,
-        table.c.segment_id == NO_SEGMENT,
-        table.c.part == DICTIONARY,
-    )
-    number = connection.execute(select(table.c.positions).where(*key)).scalar_one_or_none()
-    count = 0 if number is None else positions.unpack(bytes(number)).pop()
-    connection.execute(delete(table).where(*key))
-    row = {
-        "event": event,
-        "segment_id": NO_SEGMENT,
-        "part": DICTIONARY,
-        "positions": positions.pack([count + 1]),
-    }
-    connection.execute(insert(table), row)
+    event, segment_id, part = dictionary.CHANGES
+    key = (table.c.event == event, table.c.segment_id == segment_id, table.c.part == part)
+    row = {"event": event, "segment_id": segment_id, "part": part, "positions": b"0"}
+    connection.execute(dictionary.insert_missing(table, connection), row)
+    count = connection.execute(select(table.c.positions).where(*key).with_for_update()).scalar_one()
+    connection.execute(update(table).where(*key).values(positions=b"%d" % (int(count) + 1)))
 
 
 def bury(lines: Iterable[Line], part: int, event: int, connection: Connection) -> None:

@@ -1,0 +1,173 @@
+"""Retention: what is past its time goes, whole and in order; nothing else does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from support.archive import START, Archive, build_recipient, headers
+from support.keeping import Keeper, expiring, years
+
+from carbonseal.policies.errors import DataError, UsageError
+
+APPLY = "retain --apply --now 0d"  # the clock of a test stands still
+INDEXES = ("participant", "participant_domain", "header_term")
+
+
+def record_ids(archive: Archive) -> list[str]:
+    return archive.search()
+
+
+def test_a_dry_run_says_what_would_go_and_changes_nothing(keeper: Keeper) -> None:
+    """How many, of which class and part; the audit has it all the same."""
+    keeper.archive.fill(
+        expiring(1, seconds=years(2), keep=30),
+        expiring(2, seconds=years(2), keep=3000, headers=300, subject=30, name="long"),
+        expiring(3, seconds=0, keep=30),
+    )
+    said = keeper.run("retain --now 0d")
+    assert "nothing was changed" in said
+    for words in (["brief", "record", "1"], ["long", "header section", "1"]):
+        assert any(all(word in line for word in words) for line in said.splitlines()), said
+    assert len(record_ids(keeper.archive)) == 3
+    assert keeper.archive.rows("tombstone") == 0
+    assert [action for action, _ in keeper.events()] == ["retain", "answered"]
+
+
+def test_what_is_past_its_time_goes_with_all_that_leads_to_it(keeper: Keeper) -> None:
+    """Rows, index rows and the people in the dictionary whom nobody else names."""
+    old = expiring(
+        1,
+        seconds=years(2),
+        keep=30,
+        recipients=[build_recipient("gone@vanished.example")],
+        header_fields=headers(Subject="unheard of", To="<cc@elsewhere.example>", List_Id="<l.x>"),
+    )
+    young = expiring(2, seconds=0, keep=30)
+    keeper.archive.fill(old, young)
+    keeper.run(APPLY)
+    assert record_ids(keeper.archive) == [young["record_id"]]
+    assert keeper.archive.show(young["record_id"]) == young
+    for text in ("to:gone@vanished.example", "domain:vanished.example", "subject:unheard"):
+        assert keeper.archive.search(text) == []
+    assert keeper.archive.rows("header_section") == 1
+    names = dictionary_names(keeper.archive)
+    assert "vanished.example" not in names
+    assert "elsewhere.example" not in names
+    assert {"example.com", "partner.example", "archive.example.net"} <= names
+    assert keeper.findings() == []
+
+
+def dictionary_names(archive: Archive) -> set[str]:
+    with archive.engine.connect() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT name FROM domain WHERE domain_id IN (SELECT domain_id FROM address)"
+        )
+        return set(found.scalars())
+
+
+def test_no_index_row_is_left_without_its_record(keeper: Keeper) -> None:
+    """Where indexes are tables, no row of them leads nowhere."""
+    if keeper.archive.database_url.startswith("postgresql"):
+        pytest.skip("its indexes are in the rows")
+    keeper.archive.fill(
+        *(expiring(n, seconds=years(2) + n, keep=30) for n in range(7)),
+        expiring(8, seconds=years(2) + 10, keep=9000, headers=30, name="long"),
+    )
+    keeper.run(APPLY)
+    with keeper.archive.engine.connect() as connection:
+        for table in INDEXES:
+            count = connection.exec_driver_sql(
+                f"SELECT count(*) FROM {table} WHERE record_id NOT IN "
+                "(SELECT record_id FROM message)"
+            ).scalar_one()
+            assert count == 0, table
+    assert keeper.archive.rows("header_term") == 0
+    assert len(keeper.archive.search("from:alice@example.com")) == 1
+
+
+def test_the_subject_goes_first_then_the_header_section(keeper: Keeper) -> None:
+    """The envelope stays and is found; each step leaves the evidence whole."""
+    fields = [
+        ["Subject", " Quarterly report"],
+        ["From", " Alice <alice@example.com>"],
+        ["Thread-Topic", " Quarterly report"],
+        ["To", " Bob <bob@partner.example>"],
+        ["List-Id", " <news.example.com>"],
+        ["Message-ID", " <1.report@example.com>"],
+    ]
+    kept = expiring(
+        1, seconds=years(1), keep=3000, headers=400, subject=90, header_fields=fields
+    )
+    keeper.archive.fill(kept)
+    name = kept["record_id"]
+    keeper.run(APPLY)
+    shown = keeper.archive.show(name)
+    assert shown["header_fields"] == [
+        [field, "" if field in ("Subject", "Thread-Topic") else value] for field, value in fields
+    ]
+    assert keeper.archive.search("subject:quarterly") == []
+    assert keeper.archive.search("header.list-id:news.example.com") == [name]
+    assert keeper.findings() == []
+    again = keeper.run(APPLY)
+    assert "nothing is past its time" in again
+
+
+def test_the_header_section_goes_and_the_author_stays_known(keeper: Keeper) -> None:
+    """Who wrote it and under which Message-ID are facts of the envelope; To and Cc are not."""
+    kept = expiring(
+        1,
+        seconds=years(2),
+        keep=3000,
+        headers=400,
+        header_fields=headers(
+            From="Alice <alice@example.com>",
+            To="<third@party.example>",
+            Subject="Quarterly report",
+            Message_ID="<1.report@example.com>",
+        ),
+    )
+    keeper.archive.fill(kept)
+    name = kept["record_id"]
+    assert keeper.archive.search("participant:third@party.example") == [name]
+    keeper.run(APPLY)
+    assert keeper.archive.rows("header_section") == 0
+    assert keeper.archive.search("subject:quarterly") == []
+    assert keeper.archive.search("participant:third@party.example") == []
+    assert keeper.archive.search("from:alice@example.com") == [name]
+    assert keeper.archive.search("message-id:1.report@example.com") == [name]
+    assert keeper.archive.search("to:bob@partner.example") == [name]
+    assert keeper.findings() == []
+
+
+def test_nothing_without_a_stamp_and_nothing_younger_than_it_goes(keeper: Keeper) -> None:
+    """What is stamped is what counts, to the second."""
+    edge = 30 * 86400
+    before = expiring(1, seconds=0, keep=30)
+    for_ever = expiring(2, seconds=years(20), keep=None)
+    unstamped = expiring(3, seconds=years(20), keep=30) | {"retention": None}
+    keeper.archive.fill(before, for_ever, unstamped)
+    assert "nothing is past" in keeper.run(f"retain --now {_time(START + edge - 60)}")
+    assert "brief" in keeper.run(f"retain --now {_time(START + edge + 60)}")
+    keeper.run(APPLY)
+    assert len(record_ids(keeper.archive)) == 3
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def test_a_time_that_is_not_yet_cannot_be_applied(keeper: Keeper) -> None:
+    """It would shorten what was stamped."""
+    keeper.archive.fill(expiring(1, seconds=0, keep=30))
+    with pytest.raises(UsageError, match="shorten"):
+        keeper.run("retain --apply --now 2099-01-01")
+
+
+def test_a_clock_far_ahead_of_the_mail_is_doubted(keeper: Keeper) -> None:
+    """Before it takes everything; whoever is sure says so."""
+    keeper.archive.fill(expiring(1, seconds=years(3), keep=30))
+    with pytest.raises(DataError, match="clock"):
+        keeper.run("retain --apply")
+    keeper.run("retain --apply --now 0d")
+    assert record_ids(keeper.archive) == []
