@@ -319,6 +319,23 @@ def test_a_strange_manifest_is_one_sentence(bundle: Path, how: Callable[[Path], 
     assert "\n" not in raised.value.sentence
 
 
+def test_files_are_written_in_one_way_only(bundle: Path) -> None:
+    """Two of a key, and what else readers of JSON see differently, has no place to hide."""
+    path = bundle / manifest.RECORDS
+    first, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(b'{"size":1,' + first[1:] + b"\n" + rest)
+    bundles.make_fit(bundle)
+    assert bundles.findings(bundle)[0].endswith("is not written as exports write it")
+    path.write_bytes(first + b"\n" + rest)
+    bundles.make_fit(bundle)
+    assert bundles.findings(bundle) == []
+    path = bundle / manifest.MANIFEST
+    text = path.read_bytes().replace(b"{", b'{"records": 1,', 1)
+    path.write_bytes(text)
+    (bundle / manifest.DIGEST).write_bytes(manifest.digest_line(text))
+    assert bundles.findings(bundle) == ["manifest.json: is not written as exports write it"]
+
+
 def test_links_are_not_followed(bundle: Path, tmp_path: Path) -> None:
     """A bundle cannot make its reader read other files."""
     (tmp_path / "secret").write_bytes((bundle / manifest.RECORDS).read_bytes())
