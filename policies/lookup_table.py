@@ -293,32 +293,47 @@ _CLASSES = {
 _SHORT = {"d": "0-9", "w": "A-Za-z0-9_", "s": r" \t\n\r\f\v"}
 
 
+# What may stand behind one that can be repeated: POSIX has no lazy and no possessive form.
+_QUANTIFIERS = {
+    "pcre": re.compile(r"(?:[*+?]|\{\d{1,3}(?:,\d{0,3})?\})[+?]?"),
+    "regexp": re.compile(r"[*+?]|\{\d{1,3}(?:,\d{0,3})?\}"),
+}
+_GROUP = {"pcre": re.compile(r"\((?:\?(?:[:=!>]|<[=!]))?"), "regexp": re.compile(r"\(")}
+
+
 def _translated(body: str, kind: str) -> str:
     """The pattern in Python's words.  Raises: ValueError for what might mean something else."""
     out: list[str] = []
     position = 0
+    is_repeatable = False  # what stands before this place
     while position < len(body):
         sign = body[position]
+        if sign in "*+?{":
+            found = _QUANTIFIERS[kind].match(body, position)
+            if found is None or not is_repeatable:
+                raise ValueError(f"holds {body[position : position + 3]!r}; simplify it")
+            out.append(found[0])
+            position, is_repeatable = found.end(), False
+            continue
+        is_repeatable = sign not in "^$(|"
         if sign == "\\":
             if position + 1 >= len(body):
                 raise ValueError("ends in a backslash; remove it")
+            is_repeatable = body[position + 1] not in "bB"
             out.append(_escape(body[position + 1], kind))
             position += 2
         elif sign == "[":
             bracket, position = _bracket(body, position, kind)
             out.append(bracket)
-        elif body.startswith("(?", position) and (
-            kind == "regexp" or not re.match(r"\(\?(?:[:=!>#]|<[=!])", body[position:])
-        ):
-            raise ValueError(f"holds {body[position : position + 4]!r}; simplify it")
-        elif (
-            sign in "*+?}"
-            and body[position + 1 : position + 2] in ("+", "*", "?")
-            and (kind == "regexp" or body[position + 1] == "*")
-        ):
-            raise ValueError(f"holds {body[position : position + 2]!r}; simplify it")
-        elif body.startswith("{,", position):
-            raise ValueError("holds {, which may mean itself; write {0, instead")
+        elif sign == "(":
+            found = _GROUP[kind].match(body, position)
+            assert found is not None
+            if body.startswith("?", found.end()):
+                raise ValueError(f"holds {body[position : position + 4]!r}; simplify it")
+            out.append(found[0])
+            position = found.end()
+        elif sign in "}" or (sign == ")" and body[position - 1 : position] in ("(", "|")):
+            raise ValueError(f"holds {body[max(0, position - 1) : position + 1]!r}; simplify it")
         else:
             out.append(sign)
             position += 1
