@@ -71,18 +71,20 @@ class MariaDB(PrivateServer):
                 *(install, "--no-defaults", f"--datadir={self.data}", "--skip-test-db"),
                 *("--auth-root-authentication-method=normal", "--skip-name-resolve"),
                 *("--innodb-log-file-size=32M", "--innodb-flush-method=nosync"),
+                # A server that starts removes what others have begun in /tmp.
+                f"--tmpdir={self.directory}",
             ]
         )
         # Read before the first connection: at no time can a stranger log in as administrator.
-        self._users = self.directory / "users.sql"
-        self._users.write_text(
+        self.users = self.directory / "users.sql"
+        self.users.write_text(
             "DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost';\n"
             "FLUSH PRIVILEGES;\n"
             f"CREATE USER IF NOT EXISTS {OWNER}@'{ports.LOOPBACK}' "
             f"IDENTIFIED BY '{self.password}';\n"
             f"GRANT ALL ON `{OWNER}\\_%`.* TO {OWNER}@'{ports.LOOPBACK}';\n"
         )
-        self._users.chmod(0o644)  # the directory is 0700
+        self.users.chmod(0o644)  # the directory is 0700
 
     def start(self, *more: str) -> None:
         """Run; returns when it takes connections."""
@@ -90,8 +92,8 @@ class MariaDB(PrivateServer):
         self.launch(
             [
                 *(self._mariadbd, "--no-defaults", f"--datadir={self.data}"),
-                *(f"--socket={self.socket}", f"--port={self.port}"),
-                *(f"--pid-file={self.directory / 'pid'}", f"--init-file={self._users}"),
+                *(f"--socket={self.socket}", f"--port={self.port}", f"--tmpdir={self.directory}"),
+                *(f"--pid-file={self.directory / 'pid'}", f"--init-file={self.users}"),
                 *options,
                 *more,
             ],
