@@ -33,7 +33,7 @@ from sqlalchemy import (
 from carbonseal.milter.archive import header_store, terms
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.search import conditions
-from carbonseal.milter.archive.search.conditions import MESSAGE, SECTION, Leaf, Node, Text
+from carbonseal.milter.archive.search.conditions import MESSAGE, SECTION, Fields, Leaf, Node
 from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import DataError
 
@@ -256,28 +256,24 @@ class Walk:
         plan = self._plan
         if conditions.is_true(plan.open):
             return [row[0] for row in rows]
-        texts = _texts([row[0] for row in rows], connection)
+        headers = _headers([row[0] for row in rows], connection)
         return [
             row[0]
             for row in rows
             if conditions.is_met(
-                plan.open, dict(zip(plan.flags, map(bool, row[1:]), strict=True)), texts(row[0])
+                plan.open, dict(zip(plan.flags, map(bool, row[1:]), strict=True)), headers(row[0])
             )
         ]
 
 
-def _texts(record_ids: list[str], connection: Connection) -> Callable[[str], Text]:
-    query = select(SECTION.c.record_id, SECTION.c.subject, SECTION.c.fields)
-    stored: dict[str, tuple[str | None, bytes]] = {}
+def _headers(record_ids: list[str], connection: Connection) -> Callable[[str], Fields]:
+    """The header sections of these records; none of one that has gone."""
+    query = select(SECTION.c.record_id, SECTION.c.fields)
+    stored: dict[str, bytes] = {}
     for chunk in chunks(record_ids, _CHUNK):
-        for record_id, *rest in connection.execute(query.where(SECTION.c.record_id.in_(chunk))):
-            stored[record_id] = (rest[0], rest[1])
-
-    def of(record_id: str) -> Text:
-        subject, octets = stored.get(record_id, (None, b""))
-        return Text(subject, lambda: header_store.expand(octets) if octets else [])
-
-    return of
+        for record_id, octets in connection.execute(query.where(SECTION.c.record_id.in_(chunk))):
+            stored[record_id] = octets
+    return lambda record_id: header_store.expand(stored[record_id]) if record_id in stored else ()
 
 
 def _earlier(record_id: str, span: int, first: str) -> str:
