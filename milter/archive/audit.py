@@ -336,6 +336,7 @@ def _login() -> str | None:
 
 def _account(uid: int) -> str:
     try:
-        return pwd.getpwuid(uid).pw_name
+        name = pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"uid {uid}"
+        name = ""
+    return name if name and name.isprintable() else f"uid {uid}"

@@ -102,8 +102,9 @@ def _make_file(path: Path, archive: Path) -> None:
 
 def _share(handle: int, archive: Path) -> None:
     """Give the file the archive's group (and owner, where root makes it) and let it write."""
-    with contextlib.suppress(OSError):  # no archive yet, or not our group: the directory's stays
-        status = os.stat(archive)
+    with contextlib.suppress(OSError):  # not our group: the directory's stays
+        # Root may come before there is an archive; the writer has to get on with the file.
+        status = os.stat(archive if archive.exists() else archive.parent)
         os.fchown(handle, status.st_uid if os.geteuid() == 0 else -1, status.st_gid)
     os.fchmod(handle, _MODE)  # whatever the umask is
 

@@ -332,6 +332,52 @@ def test_an_officer_who_may_make_no_file_there_can_add(tmp_path: Path, url: str)
         assert faults(engine) == []
 
 
+@pytest.mark.root
+def test_what_root_makes_belongs_to_whoever_has_the_archive(tmp_path: Path) -> None:
+    """Or has its directory, before there is one: the writer must be able to go on."""
+    for name in ("before", "after"):
+        directory = tmp_path / name
+        directory.mkdir()
+        os.chown(directory, 65534, 65533)
+        if name == "after":
+            (directory / "archive.db").touch()
+            os.chown(directory / "archive.db", 65532, 65531)
+        with audit.opened(f"sqlite:///{directory / 'archive.db'}") as engine:
+            add(engine)
+        status = (directory / "archive-audit.db").stat()
+        wanted = {"before": (65534, 65533), "after": (65532, 65531)}[name]
+        assert (status.st_uid, status.st_gid) == wanted
+
+
+PIPED = """
+import sys
+from types import SimpleNamespace
+from carbonseal.milter.archive import commands
+commands.archive(["audit", "--json", "--all"], obj=SimpleNamespace(
+    database_url=sys.argv[1], require_reason=False))
+"""
+
+
+def test_a_reader_that_has_enough_is_no_reader_of_all(engine: Engine, url: str) -> None:
+    """`... | head -1`: some were handed out, not all, and the audit says so."""
+    add(engine)
+    many = [
+        {"number": number, "at": 0, "actor": "a", "action": "show", "reason": "r" * 400,
+         "detail": "{}", "previous": bytes(32), "digest": bytes(32)}
+        for number in range(2, 1500)
+    ]  # fmt: skip
+    with engine.begin() as connection:
+        connection.execute(insert(schema.audit), many)
+    process = subprocess.Popen([sys.executable, "-c", PIPED, url], stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    process.stdout.close()
+    process.wait(60)
+    last = next(audit.events(engine))
+    assert last.facts["outcome"] == "cut short"
+    assert 0 < last.facts["given"] < 1500
+
+
 def test_who_asks_is_who_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """The account always stands there; what only the environment says is marked."""
     monkeypatch.setattr(audit, "_login", lambda: None)

@@ -13,6 +13,7 @@ Does not: know what the files hold.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -31,6 +32,7 @@ from carbonseal.policies.errors import TryLater, UsageError
 
 _BLOCK = tarfile.BLOCKSIZE
 _BUFFER = 1 << 20
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems that have none
 
 
 class BundleUnwritable(TryLater):
@@ -98,8 +100,13 @@ def _give_name(temporary: Path, path: Path) -> None:
     if temporary.is_dir():
         os.rename(temporary, path)  # refused for all but an empty directory
     else:
-        os.link(temporary, path)  # refused for everything
-        os.unlink(temporary)
+        try:
+            os.link(temporary, path)  # refused for everything
+            os.unlink(temporary)
+        except OSError as fault:
+            if fault.errno not in _NO_LINKS:
+                raise
+            os.rename(temporary, path)  # a stick that people carry; it was free a moment ago
     _sync_directory(path.parent)
 
 
