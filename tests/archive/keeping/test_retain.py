@@ -96,9 +96,7 @@ def test_the_subject_goes_first_then_the_header_section(keeper: Keeper) -> None:
         ["List-Id", " <news.example.com>"],
         ["Message-ID", " <1.report@example.com>"],
     ]
-    kept = expiring(
-        1, seconds=years(1), keep=3000, headers=400, subject=90, header_fields=fields
-    )
+    kept = expiring(1, seconds=years(1), keep=3000, headers=400, subject=90, header_fields=fields)
     keeper.archive.fill(kept)
     name = kept["record_id"]
     keeper.run(APPLY)
