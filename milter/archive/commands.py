@@ -31,6 +31,7 @@ class _Commands(click.Group):
         "verify": "evidence.commands:verify",
         "audit": "audit_commands:audit_command",
         "write": "writer_commands:write",
+        "upgrade": "writer_commands:upgrade",
     }
 
     def list_commands(self, ctx: click.Context | None) -> list[str]:

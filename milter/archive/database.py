@@ -30,7 +30,7 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from carbonseal.milter.archive import schema, servers
+from carbonseal.milter.archive import faults, schema, servers
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -89,12 +89,29 @@ def upgrade(engine: Engine) -> None:
 
     Raises: DatabaseUnusable, WrongDatabase.
     """
+    version = None
     try:
         with engine.begin() as connection:
-            if _version(connection) == _newest():
+            version = _version(connection)
+            if version == _newest():
                 return
             with _alone(connection):
                 _upgrade(connection, engine)
+    except SQLAlchemyError as fault:
+        if faults.is_forbidden(fault):
+            raise DatabaseUnusable(
+                f"{place(engine.url)}: the archive has schema {version or 'none'} and this program "
+                f"needs {_newest()}, which this login may not make; run `carbonseal archive "
+                "upgrade` as the owner of the tables (--database URL says how to log in as such)"
+            ) from fault
+        raise unusable(engine.url, fault) from fault
+
+
+def schema_version(engine: Engine) -> str | None:
+    """The schema that the archive has; None where there is none.  Raises: DatabaseUnusable."""
+    try:
+        with engine.connect() as connection:
+            return _version(connection)
     except SQLAlchemyError as fault:
         raise unusable(engine.url, fault) from fault
 

@@ -40,7 +40,11 @@ _POISON_CLASSES = {"22", "23", "54"}
 # 57P shutdown, crash, idle session; 08 connection; 25P03 idle in transaction for too long
 _LOST_STATES = {"57P01", "57P02", "57P03", "57P05", "25P03"}
 
+_FORBIDDEN_STATES = {"42501"}
+
 # MariaDB: error numbers.
+# 1044 this database, 1142 this table, 1143 this column, 1227 this act, 1370 this function
+_FORBIDDEN_NUMBERS = {1044, 1142, 1143, 1227, 1370}
 # 1020 changed since it was read, 1205 lock wait timeout, 1213 deadlock, which on Galera is also
 # how a commit is told that another node was first
 _COLLISION_NUMBERS = {1020, 1205, 1213}
@@ -50,6 +54,13 @@ _READ_ONLY_NUMBERS = {1290, 1792, 1836}
 _POISON_NUMBERS = {1118, 1153, 1406}
 # 1047 this Galera node is not part of the cluster now, 1053 shutdown, 1927 killed, 20xx connection
 _LOST_NUMBERS = {1047, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
+
+
+def is_forbidden(fault: Exception) -> bool:
+    """Whether the login lacks a right for what was asked."""
+    if not isinstance(fault, DBAPIError):
+        return False
+    return _state(fault) in _FORBIDDEN_STATES or _number(fault) in _FORBIDDEN_NUMBERS
 
 
 def kind(fault: Exception) -> Kind:

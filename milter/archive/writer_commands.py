@@ -1,4 +1,4 @@
-"""`carbonseal archive write`: the writer in the foreground.
+"""`carbonseal archive write`, the writer in the foreground, and `archive upgrade`.
 
 See also: `writer`.
 """
@@ -10,7 +10,7 @@ import threading
 
 import click
 
-from carbonseal.milter.archive import writer
+from carbonseal.milter.archive import database, writer
 from carbonseal.milter.archive.command_line import Context
 
 
@@ -39,3 +39,27 @@ def write(context: Context, once: bool) -> None:
         keep_loaded=context.keep_loaded,
         evidence=context.evidence,
     )
+
+
+@click.command()
+@click.option(
+    "--database", "url", metavar="URL", help="Log in as the tables' owner; else record.database."
+)
+@click.pass_obj
+def upgrade(context: Context, url: str | None) -> None:
+    """Bring the archive's tables to this version; on a server, as their owner.
+
+    The writer does it by itself where it may, which is always so with SQLite.
+    """
+    engine = database.writing_engine(url or context.database_url, patience=None)
+    try:
+        before = database.schema_version(engine)
+        database.upgrade(engine)
+        after = database.schema_version(engine)
+    finally:
+        engine.dispose()
+    place = database.place(engine.url)
+    if before == after:
+        click.echo(f"{place}: the archive has schema {after} already")
+    else:
+        click.echo(f"{place}: the archive has schema {after} now (before: {before or 'none'})")
