@@ -1,12 +1,13 @@
 """`carbonseal policy compare`: where the BCC maps of Postfix and our archive copy part.
 
 Promises: streams; reads what `archive search --format jsonl` prints, and the lines of the spool.
-With archive.bcc_maps in the configuration each message is judged anew by the maps as they are now;
-without it, what the record says counts.  Changes nothing.
+What a record says counts; a record that was made without the comparison, or any with --anew, is
+judged by the maps of archive.bcc_maps as they are now.  Changes nothing.
 
 Raises: DataError for a line that is no record.
 
-Does not: need the archive or Postfix.
+Does not: need the archive or Postfix, or know how an address was typed where only the one that it
+led to is given: search prints that, the spool has both.
 """
 
 from __future__ import annotations
@@ -25,40 +26,55 @@ from carbonseal.policies import address, bcc_maps
 from carbonseal.policies.archiving import ArchivePlan
 from carbonseal.policies.bcc_maps import BccMaps
 from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
-from carbonseal.policies.errors import DataError
+from carbonseal.policies.errors import ConfigurationError, DataError
 
 _COLUMNS = ("recorded_at", "record_id", "queue_id", "reverse_path", "recipients", "difference")
 
 
 @policy.command()
 @click.option("--all", "show_all", is_flag=True, help="Messages on which both agree, too.")
+@click.option("--anew", is_flag=True, help="Judge all of them by the maps as they are now.")
 @click.argument("records", type=click.File("rb"), default="-")
 @tables.output_options
 @click.pass_obj
-def compare(context: Context, records: BinaryIO, show_all: bool, output_format: str) -> None:
+def compare(
+    context: Context, records: BinaryIO, show_all: bool, anew: bool, output_format: str
+) -> None:
     """List messages that Postfix's BCC maps would copy otherwise.
 
     RECORDS is a file of JSON Lines, such as `carbonseal archive search --format jsonl` prints, or -
-    for standard input.  The maps are those of archive.bcc_maps.
+    for standard input.  Records without a comparison are judged by the maps of archive.bcc_maps.
     """
     configuration = context.configuration
     model = configuration.file
     maps = None
+    if anew and model.archive.bcc_maps is None:
+        raise ConfigurationError(
+            f"{configuration.path}: archive.bcc_maps is missing, so there are no maps to judge by;"
+            f" carbonseal postfix bcc-maps prints it"
+        )
     if model.archive.bcc_maps is not None:
         maps = config.bcc_maps_of(model, configuration.path.resolve().parent)
     counts: Counter[str] = Counter()
-    tables.write_rows(_rows(records, maps, counts, show_all=show_all), _COLUMNS, output_format)
+    tables.write_rows(
+        _rows(records, maps, counts, show_all=show_all, anew=anew), _COLUMNS, output_format
+    )
     said = ", ".join(f"{number} {word}" for word, number in sorted(counts.items()))
     click.echo(f"{counts.total()} records: {said or 'none'}", err=True)
 
 
 def _rows(
-    lines: Iterable[bytes], maps: BccMaps | None, counts: Counter[str], *, show_all: bool
+    lines: Iterable[bytes],
+    maps: BccMaps | None,
+    counts: Counter[str],
+    *,
+    show_all: bool,
+    anew: bool,
 ) -> Iterator[dict[str, object]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            reasons = _reasons(record, maps)
+            reasons = _reasons(record, maps, anew=anew)
             recipients = [_address(one) for one in record["recipients"]]
             row = {name: record[name] for name in ("recorded_at", "record_id", "queue_id")}
             row["reverse_path"] = _address(record["reverse_path"])
@@ -74,9 +90,10 @@ def _rows(
             yield {**row, "recipients": recipients, "difference": reasons or [word]}
 
 
-def _reasons(record: dict[str, Any], maps: BccMaps | None) -> list[str]:
-    if maps is None:
-        return [one for one in record["reasons"] if one.startswith("bcc-maps-")]
+def _reasons(record: dict[str, Any], maps: BccMaps | None, *, anew: bool) -> list[str]:
+    recorded = [one for one in record["reasons"] if one.startswith("bcc-maps-")]
+    if maps is None or (recorded and not anew):
+        return recorded
     envelope = Envelope(
         client=Client("", 0, "", ""),
         listener="",
