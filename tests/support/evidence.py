@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, Engine, Table, bindparam, inspect, text
 
-from carbonseal.milter.archive import audit, database
+from carbonseal.milter.archive import audit, database, schema
 from carbonseal.milter.archive.evidence import verify
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.settings import Settings, beside
@@ -40,20 +40,22 @@ def verified(
     archive: Archive, asked: verify.Question | None = None, report: verify.Report | None = None
 ) -> list[Finding]:
     """What verify finds."""
-    engine = database.reading_engine(archive.database_url)
-    try:
-        with audit.opened(archive.database_url) as audit_engine:
-            return list(
-                verify.verify(
-                    engine,
-                    audit_engine,
-                    question(archive) if asked is None else asked,
-                    verify.Report() if report is None else report,
-                    lambda what, done, total: None,
-                )
-            )
-    finally:
-        engine.dispose()
+    with audit.opened(archive.database_url) as audit_engine:
+        return found_by(archive.engine, audit_engine, asked or question(archive), report)
+
+
+def found_by(
+    engine: Engine,
+    audit_engine: Engine,
+    asked: verify.Question,
+    report: verify.Report | None = None,
+) -> list[Finding]:
+    """What verify finds, with engines that are open already."""
+    return list(
+        verify.verify(
+            engine, audit_engine, asked, report or verify.Report(), lambda what, done, total: None
+        )
+    )
 
 
 @contextmanager
@@ -67,21 +69,65 @@ def tampering(archive: Archive) -> Iterator[Connection]:
         engine.dispose()
 
 
-@contextmanager
-def kept(archive: Archive, *tables: Table) -> Iterator[None]:
-    """Whatever is done to these tables inside is undone afterwards."""
-    with tampering(archive) as connection:
-        for name in tables:
-            connection.execute(text(f"DROP TABLE IF EXISTS kept_{name}"))
-            connection.execute(text(f"CREATE TABLE kept_{name} AS SELECT * FROM {name}"))
-    try:
-        yield
-    finally:
-        with tampering(archive) as connection:
-            for name in tables:
-                connection.execute(text(f"DELETE FROM {name}"))
-                connection.execute(text(f"INSERT INTO {name} SELECT * FROM kept_{name}"))
-                connection.execute(text(f"DROP TABLE kept_{name}"))
+class Sealed:
+    """An archive that tests change and that is as before afterwards."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.writing = database.writing_engine(archive.database_url)
+        self._audit = audit.opened(archive.database_url)
+        self.audit_engine = self._audit.__enter__()
+        with self.writing.begin() as connection:
+            there = inspect(connection).get_table_names()
+            for name in sorted(schema.metadata.tables.keys() & set(there)):
+                connection.execute(text(f"CREATE TABLE kept_{name} AS SELECT * FROM {name}"))
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._audit.__exit__(None, None, None)
+        self.writing.dispose()
+        self.archive.close()
+
+    @contextmanager
+    def tampering(self, *tables: Table) -> Iterator[Connection]:
+        """Change these tables inside; what is changed stays until `restore`."""
+        self._touched = tables
+        with self.writing.begin() as connection:
+            yield connection
+
+    def restore(self) -> None:
+        """Undo the changes."""
+        with self.writing.begin() as connection:
+            for table in self._touched:
+                connection.execute(table.delete())
+                connection.execute(text(f"INSERT INTO {table} SELECT * FROM kept_{table}"))
+        self._touched = ()
+
+    _touched: tuple[Table, ...] = ()
+
+    def found(
+        self, asked: verify.Question | None = None, report: verify.Report | None = None
+    ) -> list[Finding]:
+        """What verify finds with all that the relay has at hand, unless `asked` says otherwise."""
+        asked = asked or question(self.archive)
+        return found_by(self.archive.engine, self.audit_engine, asked, report)
+
+    def found_alone(self) -> list[Finding]:
+        """What verify finds with the database alone."""
+        return self.found(alone(self.archive))
+
+    def insert_copy(self, connection: Connection, table: Table, of: str, **changes: Any) -> None:
+        """Insert a row like that of a record, with other values in some columns."""
+        names = [one["name"] for one in inspect(connection).get_columns(table.name)]
+        picked = [f":{name}" if name in changes else name for name in names]
+        statement = text(
+            f"INSERT INTO {table} ({', '.join(names)}) "
+            f"SELECT {', '.join(picked)} FROM {table} WHERE record_id = :victim"
+        ).bindparams(
+            bindparam("victim", type_=schema.RecordId()),
+            *(bindparam(name, type_=table.c[name].type) for name in changes),
+        )
+        connection.execute(statement, {"victim": of, **changes})
 
 
 def file_line(path: Path, number: int) -> bytes:

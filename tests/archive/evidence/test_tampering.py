@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, delete, insert, select, update
 from support import mariadb, postgresql
 from support.archive import Archive, build_recipient, build_signature
-from support.evidence import alone, kept, salted, tampering, verified
+from support.evidence import Sealed, alone, salted
 
 from carbonseal.milter.archive import audit, schema
 
@@ -24,7 +24,7 @@ Tamper = Callable[[Connection, str], None]
 @pytest.fixture(scope="module", params=("sqlite", "postgresql", "mariadb"))
 def sealed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Archive]:
+) -> Iterator[Sealed]:
     """Three sealed segments of six records, and some events in the audit."""
     directory = tmp_path_factory.mktemp("sealed")
     server = {"postgresql": postgresql, "mariadb": mariadb}.get(request.param)
@@ -39,10 +39,17 @@ def sealed(
         archive.fill(*(_record(number) for number in range(start, start + PER_SEGMENT)))
         with audit.opened(archive.database_url) as engine:
             audit.append(engine, action="search", reason="case 7", detail={"n": segment})
-    yield archive
-    archive.close()
+    made = Sealed(archive)
+    yield made
+    made.close()
     if server is not None:
         server.shared().drop_database(name)
+
+
+@pytest.fixture(autouse=True)
+def _undone(sealed: Sealed) -> Iterator[None]:
+    yield
+    sealed.restore()
 
 
 def _record(number: int) -> dict[str, Any]:
@@ -61,17 +68,17 @@ def _record(number: int) -> dict[str, Any]:
     )
 
 
-def _victim(archive: Archive) -> str:
+def _victim(archive: Sealed) -> str:
     """A record in the middle of the second segment."""
     query = select(schema.message.c.record_id).order_by(schema.message.c.record_id)
-    with archive.engine.connect() as connection:
+    with archive.archive.engine.connect() as connection:
         return list(connection.execute(query).scalars())[PER_SEGMENT + 2]
 
 
-def test_an_untouched_archive_is_all_true(sealed: Archive) -> None:
+def test_an_untouched_archive_is_all_true(sealed: Sealed) -> None:
     """Neither with everything at hand nor with the database alone is there anything to say."""
-    assert verified(sealed) == []
-    assert verified(sealed, alone(sealed)) == []
+    assert sealed.found() == []
+    assert sealed.found_alone() == []
 
 
 # Every column of a fact but those that say where it came from (they have tests of their own).
@@ -102,16 +109,15 @@ def _changed(value: Any, column: Any) -> Any:
         *(pytest.param(schema.header_section, name, id=f"header.{name}") for name in _HEADER),
     ],
 )
-def test_a_changed_octet_is_named(sealed: Archive, table: Any, name: str) -> None:
+def test_a_changed_octet_is_named(sealed: Sealed, table: Any, name: str) -> None:
     """Whatever column of a record is changed, verify names the record and no other."""
     victim = _victim(sealed)
     column = table.c[name]
-    with kept(sealed, table):
-        with tampering(sealed) as connection:
-            row = table.c.record_id == victim
-            value = connection.execute(select(column).where(row)).scalar_one()
-            connection.execute(update(table).where(row).values({name: _changed(value, column)}))
-        found = verified(sealed, alone(sealed))
+    with sealed.tampering(table) as connection:
+        row = table.c.record_id == victim
+        value = connection.execute(select(column).where(row)).scalar_one()
+        connection.execute(update(table).where(row).values({name: _changed(value, column)}))
+    found = sealed.found_alone()
     assert [(one.kind, one.record_id) for one in found] == [("changed", victim)], found
     assert found[0].position == 2
     assert found[0].number == 2
@@ -130,65 +136,60 @@ _DICTIONARIES = [
 
 @pytest.mark.parametrize(("table", "name"), _DICTIONARIES)
 def test_a_changed_dictionary_changes_the_records_that_refer_to_it(
-    sealed: Archive, table: Any, name: str
+    sealed: Sealed, table: Any, name: str
 ) -> None:
     """Dictionaries have no evidence of their own: their records have."""
-    with kept(sealed, table):
-        with tampering(sealed) as connection:
-            for key, value in connection.execute(
-                select(*table.primary_key.columns, table.c[name])
-            ).all():
-                condition = next(iter(table.primary_key.columns)) == key
-                anew = f"{key}" + (value or "")[:100]
-                connection.execute(update(table).where(condition).values({name: anew}))
-        found = verified(sealed, alone(sealed))
+    with sealed.tampering(table) as connection:
+        for key, value in connection.execute(
+            select(*table.primary_key.columns, table.c[name])
+        ).all():
+            condition = next(iter(table.primary_key.columns)) == key
+            anew = f"{key}" + (value or "")[:100]
+            connection.execute(update(table).where(condition).values({name: anew}))
+    found = sealed.found_alone()
     assert found
     assert {one.kind for one in found} == {"changed"}
     assert all(one.record_id for one in found)
 
 
 @pytest.mark.parametrize(("table", "name"), _DICTIONARIES)
-def test_a_deleted_dictionary_row_is_noticed(sealed: Archive, table: Any, name: str) -> None:
+def test_a_deleted_dictionary_row_is_noticed(sealed: Sealed, table: Any, name: str) -> None:
     """A record that cannot be read back is a changed record, not a traceback."""
-    with kept(sealed, table):
-        with tampering(sealed) as connection:
-            connection.execute(delete(table))
-        found = verified(sealed, alone(sealed))
+    with sealed.tampering(table) as connection:
+        connection.execute(delete(table))
+    found = sealed.found_alone()
     assert {one.kind for one in found} == {"changed"}
     assert len(found) == SEGMENTS * PER_SEGMENT
 
 
-def test_the_part_that_changed_is_named_where_the_segment_is_at_hand(sealed: Archive) -> None:
+def test_the_part_that_changed_is_named_where_the_segment_is_at_hand(sealed: Sealed) -> None:
     """With loaded/ the finding says which part, and what in it."""
     victim = _victim(sealed)
-    with kept(sealed, schema.message):
-        with tampering(sealed) as connection:
-            row = schema.message.c.record_id == victim
-            connection.execute(update(schema.message).where(row).values(helo="x", client_port=1))
-        found = verified(sealed)
+    with sealed.tampering(schema.message) as connection:
+        row = schema.message.c.record_id == victim
+        connection.execute(update(schema.message).where(row).values(helo="x", client_port=1))
+    found = sealed.found()
     assert [str(one).partition(" (record")[0] for one in found] == [
         "changed: changed in client (helo, port)"
     ]
 
 
-def test_a_deleted_record_is_named(sealed: Archive) -> None:
+def test_a_deleted_record_is_named(sealed: Sealed) -> None:
     """With segment and place, as its id is gone."""
     victim = _victim(sealed)
-    with kept(sealed, schema.message, schema.header_section):
-        with tampering(sealed) as connection:
-            for table in (schema.message, schema.header_section):
-                connection.execute(delete(table).where(table.c.record_id == victim))
-        found = verified(sealed, alone(sealed))
+    with sealed.tampering(schema.message, schema.header_section) as connection:
+        for table in (schema.message, schema.header_section):
+            connection.execute(delete(table).where(table.c.record_id == victim))
+    found = sealed.found_alone()
     assert [(one.kind, one.number, one.position) for one in found] == [("removed", 2, 2)]
 
 
-def test_a_deleted_header_section_is_named(sealed: Archive) -> None:
+def test_a_deleted_header_section_is_named(sealed: Sealed) -> None:
     """Only retention may take it out, with a tombstone."""
     table = schema.header_section
-    with kept(sealed, table):
-        with tampering(sealed) as connection:
-            connection.execute(delete(table).where(table.c.record_id == _victim(sealed)))
-        found = verified(sealed, alone(sealed))
+    with sealed.tampering(table) as connection:
+        connection.execute(delete(table).where(table.c.record_id == _victim(sealed)))
+    found = sealed.found_alone()
     assert [(one.kind, one.what, one.position) for one in found] == [
         ("removed", "the header section is missing", 2)
     ]
@@ -202,20 +203,17 @@ def test_a_deleted_header_section_is_named(sealed: Archive) -> None:
         pytest.param(4711, 0, id="of-a-segment-that-never-was"),
     ],
 )
-def test_an_inserted_record_is_named(sealed: Archive, segment: int | None, position: int) -> None:
+def test_an_inserted_record_is_named(sealed: Sealed, segment: int | None, position: int) -> None:
     """A copy of a record under an id of its own."""
     victim = _victim(sealed)
     added = victim[:-1] + ("0" if victim[-1] != "0" else "1")
-    with kept(sealed, schema.message, schema.header_section):
-        with tampering(sealed) as connection:
-            for table in (schema.message, schema.header_section):
-                query = select(table).where(table.c.record_id == victim)
-                row = dict(connection.execute(query).mappings().one()) | {"record_id": added}
-                if table is schema.message:
-                    row |= {"position": position}
-                    row |= {} if segment is None else {"segment_id": segment}
-                connection.execute(insert(table), row)
-        found = verified(sealed, alone(sealed))
+    with sealed.tampering(schema.message, schema.header_section) as connection:
+        sealed.insert_copy(connection, schema.header_section, victim, record_id=added)
+        changes = {} if segment is None else {"segment_id": segment}
+        sealed.insert_copy(
+            connection, schema.message, victim, record_id=added, position=position, **changes
+        )
+    found = sealed.found_alone()
     kinds = [one.kind for one in found]
     if position == 2:  # of two at one place, one is not what was sealed there
         assert "added" in kinds
@@ -224,18 +222,17 @@ def test_an_inserted_record_is_named(sealed: Archive, segment: int | None, posit
         assert [(one.kind, one.record_id) for one in found] == [("added", added)]
 
 
-def test_swapped_records_are_named_with_both_places(sealed: Archive) -> None:
+def test_swapped_records_are_named_with_both_places(sealed: Sealed) -> None:
     """Two records that exchange their places."""
     table = schema.message
     first, second = 1, 4
-    with kept(sealed, table):
-        with tampering(sealed) as connection:
-            query = select(table.c.record_id).order_by(table.c.record_id)
-            ids = list(connection.execute(query).scalars())[:PER_SEGMENT]
-            for record_id, place in ((ids[first], second), (ids[second], first)):
-                row = table.c.record_id == record_id
-                connection.execute(update(table).where(row).values(position=place))
-        found = verified(sealed, alone(sealed))
+    with sealed.tampering(table) as connection:
+        query = select(table.c.record_id).order_by(table.c.record_id)
+        ids = list(connection.execute(query).scalars())[:PER_SEGMENT]
+        for record_id, place in ((ids[first], second), (ids[second], first)):
+            row = table.c.record_id == record_id
+            connection.execute(update(table).where(row).values(position=place))
+    found = sealed.found_alone()
     assert sorted((one.kind, one.what, one.record_id) for one in found) == sorted(
         [
             ("moved", "stands at place 4 and was sealed at place 1", ids[first]),
@@ -250,9 +247,9 @@ def _last_segment(connection: Connection) -> int:
     return found
 
 
-def _delete_segment(archive: Archive) -> None:
+def _delete_segment(sealed: Sealed) -> None:
     """The last segment with all its traces."""
-    with tampering(archive) as connection:
+    with sealed.tampering(*_FACTS) as connection:
         segment_id = _last_segment(connection)
         ids = select(schema.message.c.record_id).where(schema.message.c.segment_id == segment_id)
         gone = list(connection.execute(ids).scalars())
@@ -265,19 +262,18 @@ def _delete_segment(archive: Archive) -> None:
 _FACTS = (schema.message, schema.header_section, schema.seal, schema.segment)
 
 
-def test_the_last_segment_deleted_shows_by_what_the_relay_has(sealed: Archive) -> None:
+def test_the_last_segment_deleted_shows_by_what_the_relay_has(sealed: Sealed) -> None:
     """By its chain, by its loaded segments, and by a head that was noted; each on its own."""
     from carbonseal.milter.archive.evidence.chain_check import Expected  # noqa: PLC0415
     from carbonseal.milter.archive.evidence.verify import Report  # noqa: PLC0415
 
     report = Report()
-    verified(sealed, None, report)
+    sealed.found(None, report)
     noted = Expected.parse(report.chains[0].head)
-    with kept(sealed, *_FACTS):
-        _delete_segment(sealed)
-        whole = verified(sealed)
-        by_head = verified(sealed, _with(sealed, expected=(noted,)))
-        untold = verified(sealed, alone(sealed))
+    _delete_segment(sealed)
+    whole = sealed.found()
+    by_head = sealed.found(_with(sealed, expected=(noted,)))
+    untold = sealed.found_alone()
     assert {one.kind for one in whole} == {"lost"}
     assert any("segments were deleted, or an old backup" in one.what for one in whole)
     assert any("the database has no seal of it" in one.what for one in whole)
@@ -285,18 +281,17 @@ def test_the_last_segment_deleted_shows_by_what_the_relay_has(sealed: Archive) -
     assert untold == []  # the database alone cannot tell, and that is documented
 
 
-def _with(archive: Archive, **changes: Any) -> Any:
+def _with(sealed: Sealed, **changes: Any) -> Any:
     from dataclasses import replace  # noqa: PLC0415
 
-    return replace(alone(archive), **changes)
+    return replace(alone(sealed.archive), **changes)
 
 
-def test_a_segment_in_the_middle_deleted_breaks_the_chain(sealed: Archive) -> None:
+def test_a_segment_in_the_middle_deleted_breaks_the_chain(sealed: Sealed) -> None:
     """The database alone tells, as the numbers have a gap."""
-    with kept(sealed, schema.seal):
-        with tampering(sealed) as connection:
-            connection.execute(delete(schema.seal).where(schema.seal.c.number == 2))
-        found = verified(sealed, alone(sealed))
+    with sealed.tampering(schema.seal) as connection:
+        connection.execute(delete(schema.seal).where(schema.seal.c.number == 2))
+    found = sealed.found_alone()
     assert ("removed", 2) in [(one.kind, one.number) for one in found]
 
 
@@ -308,56 +303,53 @@ def _rewrite_leaves(connection: Connection, column: str) -> None:
 
 
 @pytest.mark.parametrize("column", ["entry", "signature", "leaves", "segment_id", "number"])
-def test_a_changed_seal_is_named(sealed: Archive, column: str) -> None:
+def test_a_changed_seal_is_named(sealed: Sealed, column: str) -> None:
     """Whatever column of it is changed."""
-    with kept(sealed, schema.seal):
-        with tampering(sealed) as connection:
-            if column == "number":
-                row = schema.seal.c.number == SEGMENTS
-                connection.execute(update(schema.seal).where(row).values(number=SEGMENTS + 1))
-            else:
-                _rewrite_leaves(connection, column)
-        found = verified(sealed, alone(sealed))
+    with sealed.tampering(schema.seal) as connection:
+        if column == "number":
+            row = schema.seal.c.number == SEGMENTS
+            connection.execute(update(schema.seal).where(row).values(number=SEGMENTS + 1))
+        else:
+            _rewrite_leaves(connection, column)
+    found = sealed.found_alone()
     assert {one.kind for one in found} & {"seal", "leaves", "removed", "chain"}
     assert any(one.number in (2, 3) for one in found)
 
 
-def test_a_record_changed_together_with_its_leaf_breaks_the_signed_root(sealed: Archive) -> None:
+def test_a_record_changed_together_with_its_leaf_breaks_the_signed_root(sealed: Sealed) -> None:
     """Whoever reckons the leaf anew cannot sign its root."""
     from carbonseal.milter.archive import retrieve  # noqa: PLC0415
     from carbonseal.milter.archive.evidence import leaf, record_check  # noqa: PLC0415
 
     victim = _victim(sealed)
-    with kept(sealed, schema.message, schema.seal):
-        with tampering(sealed) as connection:
-            row = schema.message.c.record_id == victim
-            connection.execute(update(schema.message).where(row).values(size=1))
-            [now] = retrieve.retrieve([victim], connection, with_fields=True)
-            _, found = record_check.evidence_of(now, None)
-            assert found is not None
-            seal = schema.seal.c.number == 2
-            leaves = connection.execute(select(schema.seal.c.leaves).where(seal)).scalar_one()
-            at = 2 * leaf.ENTRY
-            anew = leaves[:at] + found.entry + leaves[at + leaf.ENTRY :]
-            connection.execute(update(schema.seal).where(seal).values(leaves=anew))
-        said = verified(sealed, alone(sealed))
+    with sealed.tampering(schema.message, schema.seal) as connection:
+        row = schema.message.c.record_id == victim
+        connection.execute(update(schema.message).where(row).values(size=1))
+        [now] = retrieve.retrieve([victim], connection, with_fields=True)
+        _, found = record_check.evidence_of(now, None)
+        assert found is not None
+        seal = schema.seal.c.number == 2
+        leaves = connection.execute(select(schema.seal.c.leaves).where(seal)).scalar_one()
+        at = 2 * leaf.ENTRY
+        anew = leaves[:at] + found.entry + leaves[at + leaf.ENTRY :]
+        connection.execute(update(schema.seal).where(seal).values(leaves=anew))
+    said = sealed.found_alone()
     assert [(one.kind, one.number) for one in said] == [("leaves", 2)]
 
 
-def test_a_chain_signed_anew_with_a_foreign_key_is_noticed(sealed: Archive) -> None:
+def test_a_chain_signed_anew_with_a_foreign_key_is_noticed(sealed: Sealed) -> None:
     """A consistent forgery of everything: the relay's public key, or its chain, tells."""
     from support.forgery import forge  # noqa: PLC0415
 
     from carbonseal.keys import evidence_key  # noqa: PLC0415
 
-    path = sealed.spool_directory / "evidence" / evidence_key.PUBLIC
+    path = sealed.archive.spool_directory / "evidence" / evidence_key.PUBLIC
     key = evidence_key.read_public(path)
-    with kept(sealed, schema.seal):
-        with tampering(sealed) as connection:
-            forge(connection)
-        whole = verified(sealed)
-        by_key = verified(sealed, _with(sealed, keys=frozenset((key,))))
-        untold = verified(sealed, alone(sealed))
+    with sealed.tampering(schema.seal) as connection:
+        forge(connection)
+    whole = sealed.found()
+    by_key = sealed.found(_with(sealed, keys=frozenset((key,))))
+    untold = sealed.found_alone()
     assert {one.kind for one in by_key} == {"key"}
     assert {"key", "seal"} <= {one.kind for one in whole}
     assert untold == []  # who has nothing to compare with cannot tell
@@ -388,15 +380,15 @@ def _cut_audit(engine: Any) -> None:
     ],
 )
 def test_a_changed_audit_is_named(
-    sealed: Archive, change: Callable[[Any], None], number: int
+    sealed: Sealed, change: Callable[[Any], None], number: int
 ) -> None:
     """The audit's chain, and the head of it that every seal has signed."""
-    with audit.opened(sealed.database_url) as engine:
+    with audit.opened(sealed.archive.database_url) as engine:
         with engine.begin() as connection:
             rows = [dict(row) for row in connection.execute(select(schema.audit)).mappings()]
         try:
             change(engine)
-            found = verified(sealed, alone(sealed))
+            found = sealed.found_alone()
         finally:
             with engine.begin() as connection:
                 connection.execute(delete(schema.audit))
@@ -405,35 +397,36 @@ def test_a_changed_audit_is_named(
     assert any(f"event {number} " in one.what for one in found)
 
 
-def test_a_set_aside_row_does_not_excuse_a_deleted_record(sealed: Archive) -> None:
+def test_a_set_aside_row_does_not_excuse_a_deleted_record(sealed: Sealed) -> None:
     """Nor does a repetition, nor a tombstone without an event in the audit."""
     from carbonseal.milter.archive.evidence import positions  # noqa: PLC0415
 
     victim = _victim(sealed)
     for excuse in ("repeated", "tombstone", "set_aside"):
-        with kept(sealed, schema.message, schema.repeated, schema.tombstone, schema.set_aside):
-            with tampering(sealed) as connection:
-                row = schema.message.c.record_id == victim
-                segment_id = connection.execute(
-                    select(schema.message.c.segment_id).where(row)
-                ).scalar_one()
-                connection.execute(delete(schema.message).where(row))
-                given: dict[str, Any] = {"segment_id": segment_id}
-                if excuse == "repeated":
-                    given |= {"position": 2, "record_id": victim}
-                elif excuse == "tombstone":
-                    given |= {"event": 99, "part": 0, "positions": positions.pack([2])}
-                else:
-                    given |= {"segment_offset": 0, "position": 2, "why": "it was bad"}
-                connection.execute(insert(schema.metadata.tables[excuse]), given)
-            assert verified(sealed, alone(sealed)), excuse
+        with sealed.tampering(
+            schema.message, schema.repeated, schema.tombstone, schema.set_aside
+        ) as connection:
+            row = schema.message.c.record_id == victim
+            segment_id = connection.execute(
+                select(schema.message.c.segment_id).where(row)
+            ).scalar_one()
+            connection.execute(delete(schema.message).where(row))
+            given: dict[str, Any] = {"segment_id": segment_id}
+            if excuse == "repeated":
+                given |= {"position": 2, "record_id": victim}
+            elif excuse == "tombstone":
+                given |= {"event": 99, "part": 0, "positions": positions.pack([2])}
+            else:
+                given |= {"segment_offset": 0, "position": 2, "why": "it was bad"}
+            connection.execute(insert(schema.metadata.tables[excuse]), given)
+        assert sealed.found_alone(), excuse
+        sealed.restore()
 
 
-def test_an_old_backup_is_noticed(sealed: Archive) -> None:
+def test_an_old_backup_is_noticed(sealed: Sealed) -> None:
     """What was restored lacks the newest segments, and its relay knows them."""
-    with kept(sealed, *_FACTS):
-        _delete_segment(sealed)
-        found = verified(sealed)
-        once_more = verified(sealed, _with(sealed, evidence=sealed.spool_directory / "evidence"))
+    _delete_segment(sealed)
+    found = sealed.found()
+    once_more = sealed.found(_with(sealed, evidence=sealed.archive.spool_directory / "evidence"))
     assert "an old backup was restored" in "".join(one.what for one in found)
     assert [(one.kind, one.number) for one in once_more] == [("lost", SEGMENTS)]
