@@ -143,7 +143,7 @@ class People:
     def _domain(self, name: str, number: int) -> Domain:
         rng = self._rng
         address = (
-            f"2001:db8:{number % 65521:x}::{1 + number % 7:x}"
+            f"2001:db8:{1 + number % 65521:x}::{1 + number % 7:x}"
             if rng.random() < 0.15
             else f"198.{18 + number // 65536 % 2}.{number // 256 % 256}.{number % 256}"
         )
