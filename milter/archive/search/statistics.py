@@ -31,11 +31,13 @@ from sqlalchemy import (
 )
 
 from carbonseal.milter.archive import postings, retrieve, schema
+from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.search import query, walk
 from carbonseal.milter.archive.search.conditions import MESSAGE
 from carbonseal.milter.archive.search.wanted import Search
 
 _HOUR = 3_600_000_000  # microseconds
+_CHUNK = 500
 _IN_ENVELOPE = schema.REVERSE_PATH | schema.RECIPIENT
 _NONE = ""  # stands for no login, no author, the null reverse-path
 
@@ -67,8 +69,8 @@ def count(
     """
     wanted = replace(wanted, limit=None)
     sums: dict[Any, list[int]] = {}
-    for restricted, connection in _parts(engine, wanted, frozenset(indexed)):
-        for what, *numbers in _counted(by, restricted, connection):
+    for restricted, bounds, connection in _parts(engine, wanted, frozenset(indexed)):
+        for what, *numbers in _counted(by, restricted, bounds, connection):
             known = sums.setdefault(what, [0, 0, 0, 0])
             known[:] = [old + int(new) for old, new in zip(known, numbers, strict=True)]
     with query.reading(engine) as connection:
@@ -80,37 +82,53 @@ def count(
 
 def _parts(
     engine: Engine, wanted: Search, indexed: frozenset[str]
-) -> Iterator[tuple[Restricted, Connection]]:
+) -> Iterator[tuple[Restricted, walk.Bounds, Connection]]:
     """All at once where SQL decides, else page by page."""
     with query.reading(engine) as connection:
         plan = walk.planned(wanted, connection, indexed)
         whole = walk.whole(plan)
         if whole is not None:
-            yield _restricting(whole), connection
+            yield _restricting(whole), plan.bounds, connection
             return
     for record_ids in walk.each(plan, 1000, lambda: query.reading(engine)):
         with query.reading(engine) as connection:
-            yield _restricting(MESSAGE.c.record_id.in_(record_ids)), connection
+            some = _restricting(MESSAGE.c.record_id.in_(record_ids))
+            yield some, (record_ids[-1], plan.bounds[1]), connection
 
 
 def _restricting(condition: ColumnElement[bool]) -> Restricted:
     return lambda asked: asked.where(condition)
 
 
-def _counted(by: str, restricted: Restricted, connection: Connection) -> Iterable[Any]:
+def _counted(
+    by: str, restricted: Restricted, bounds: walk.Bounds, connection: Connection
+) -> Iterable[Any]:
     if by != "domain":
         what = _WHAT[by]
         return connection.execute(restricted(_sums(what)).group_by(what))
     if connection.dialect.name == "postgresql":
         return connection.execute(_domains_of_arrays(restricted))
-    part, name = schema.participant_domain, schema.domain.c.name
-    asked = restricted(
-        _sums(name)
-        .join(part, part.c.record_id == MESSAGE.c.record_id)
-        .join(schema.domain, schema.domain.c.domain_id == part.c.domain_id)
-        .where(part.c.roles.bitwise_and(_IN_ENVELOPE) != 0)
-    )
-    return connection.execute(asked.group_by(name))
+    return _domains_of_table(restricted, bounds, connection)
+
+
+def _domains_of_table(
+    restricted: Restricted, bounds: walk.Bounds, connection: Connection
+) -> Iterator[Any]:
+    """Domain by domain: the index begins with it, and the dictionary has few."""
+    domain, part = schema.domain.c, schema.participant_domain
+    names = {row[0]: row[1] for row in connection.execute(select(domain.domain_id, domain.name))}
+    for chunk in chunks(sorted(names), _CHUNK):
+        asked = restricted(
+            _sums(part.c.domain_id)
+            .join(part, part.c.record_id == MESSAGE.c.record_id)
+            .where(
+                part.c.domain_id.in_(chunk),
+                *walk.within(bounds, part.c),
+                part.c.roles.bitwise_and(_IN_ENVELOPE) != 0,
+            )
+        )
+        for domain_id, *numbers in connection.execute(asked.group_by(part.c.domain_id)):
+            yield names[domain_id], *numbers
 
 
 def _domains_of_arrays(restricted: Restricted) -> Select[Any]:

@@ -122,8 +122,13 @@ def _bounds(wanted: Search) -> Bounds:
     return first, last if wanted.before is None else min(last, wanted.before)
 
 
+def within(bounds: Bounds, columns: conditions.Columns) -> list[ColumnElement[bool]]:
+    """That a record is of that time."""
+    return [columns.record_id >= bounds[0], columns.record_id < bounds[1]]
+
+
 def _within(bounds: Bounds) -> conditions.Holds:
-    return lambda c: and_(c.record_id >= bounds[0], c.record_id < bounds[1])
+    return lambda c: and_(*within(bounds, c))
 
 
 def _frequency(leaf: Leaf, bounds: Bounds, connection: Connection) -> int:
@@ -137,10 +142,10 @@ def candidates(plan: Plan, lead: Leaf | None, bounds: Bounds) -> Select[Any]:
     """Ids that one lead brings, and the flags that are needed of them; in no order."""
     source = MESSAGE if lead is None or lead.table is None else lead.table
     walked = source.alias("walked")
-    within = _within(bounds)
+    in_time = _within(bounds)
     root = plan.root if lead is None else conditions.simplified(plan.root, lead)
-    others = within if plan.has_arrays else None
-    query: Select[Any] = select(walked.c.record_id).where(within(walked.c))
+    others = in_time if plan.has_arrays else None
+    query: Select[Any] = select(walked.c.record_id).where(in_time(walked.c))
     if lead is not None:
         query = query.where(lead.holds(walked.c))
     if not conditions.is_true(root):
