@@ -52,8 +52,9 @@ _COLLISION_NUMBERS = {1020, 1205, 1213}
 _READ_ONLY_NUMBERS = {1290, 1792, 1836}
 # 1118 row too large, 1153 packet too large, 1406 data too long
 _POISON_NUMBERS = {1118, 1153, 1406}
-# 1047 this Galera node is not part of the cluster now, 1053 shutdown, 1927 killed, 20xx connection
-_LOST_NUMBERS = {1047, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
+# 1047 this Galera node is not part of the cluster now, 1180 it left in the middle of a commit,
+# 1053 shutdown, 1927 killed, 20xx connection
+_LOST_NUMBERS = {1047, 1053, 1180, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
 
 
 def is_forbidden(fault: Exception) -> bool:
@@ -123,7 +124,7 @@ _REMEDIES: tuple[tuple[tuple[str | int, ...], str], ...] = (
     (("53100", 1021, 1114, 3), "free space on the server's file system"),
     (("53300", 1040, 1203), "let the server take more connections, or stop some of its clients"),
     (("57014", 1969, 3024), "the server is overloaded or waits for something; look at its log"),
-    ((1047,), "this node has left its Galera cluster; start the others, or name them all"),
+    ((1047, 1180), "this node has left its Galera cluster; start the others, or name them all"),
     (("40001", "40P01", "55P03", 1205, 1213), "find who holds it for so long; it is tried again"),
     (
         ("name or service not known", "name resolution", "could not translate host"),

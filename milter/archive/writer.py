@@ -378,6 +378,10 @@ class _Writer:
         if connection is None:
             return
         try:
+            if not connection.closed:
+                # Not back to the pool: that would roll back where nobody listens any more, and log
+                # the failure with its traceback.
+                connection.invalidate()
             connection.close()
         except SQLAlchemyError:
             pass  # it is being given up because it does not work
