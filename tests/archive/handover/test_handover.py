@@ -310,15 +310,15 @@ def test_a_dry_run_imports_nothing(archive: Archive, tmp_path: Path) -> None:
 
 def test_imported_records_are_durable_spool_segments(archive: Archive, tmp_path: Path) -> None:
     """They are read like what the milter wrote: checksummed lines, closed by a footer."""
-    archive.fill(*(build_record(number) for number in range(1200)))
+    archive.fill(*(build_record(number) for number in range(700)))
     path = bundles.export(archive, tmp_path / "b")
     (tmp_path / "other").mkdir()
     other = Archive(tmp_path / "other")
     assert bundles.call(other, "import", str(path)).exit_code == 0
     [segment] = other.spool_directory.glob("*.jsonl")
     *lines, footer = segment.read_bytes().splitlines()
-    assert len(lines) == json.loads(footer)["footer"]["records"] == 1200
-    assert other.load() == 1200
+    assert len(lines) == json.loads(footer)["footer"]["records"] == 700
+    assert other.load() == 700
     assert not [event for event, _ in other.events if event == "record-set-aside"]
     other.close()
 
