@@ -198,8 +198,10 @@ def _inline_parts(text: str) -> Iterator[str]:
 def _inline_pairs(about: Reference) -> Iterator[tuple[str, str]]:
     for part in _inline_parts(about.name):
         key, equals, result = part.partition("=")
-        if not equals or not key.strip():
-            raise errors.DataError(f"{about}: {part[:60]!r} is no entry; write key=result")
+        if not equals or len(key.split()) != 1:
+            raise errors.DataError(
+                f"{about}: {part[:60]!r} is no entry; write key=result, the key without white space"
+            )
         yield key.strip(), result.strip()
 
 

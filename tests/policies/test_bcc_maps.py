@@ -140,8 +140,12 @@ def test_patterns_see_the_whole_address_only() -> None:
 
 def test_quotes_are_taken_off_and_put_on_again() -> None:
     """Tables hold the quoted form where quotes are needed; the plain one is tried after it."""
-    table = maps(recipient='inline:{ {"john doe"@y = a@b}, {jane doe@y = c@d}, {joe@y = e@f} }')
-    assert adds(table, "", '"john doe"@y', '"jane doe"@y', '"joe"@y') == ("a@b", "c@d", "e@f")
+    text = '"john doe"@y a@b\njoe@y c@d\n'
+    table = lookup_table.parse(lookup_table.reference("texthash:/t"), text)
+    found = adds(BccMaps(recipient=(table,)), "", '"john doe"@y', '"joe"@y', '"john\\ doe"@y')
+    assert found == ("a@b", "c@d")
+    plain = maps(recipient="pcre:{{/^jane doe@y$/ e@f}}")
+    assert adds(plain, "", '"jane doe"@y') == ("e@f",)
 
 
 def test_always_bcc_and_results_are_qualified_and_come_once() -> None:

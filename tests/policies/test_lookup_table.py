@@ -81,6 +81,7 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
 }
 REFUSED = {
+    "white-space-in-an-inline-key": ("inline", "jane doe@x=y@z"),
     "flag-x": ("pcre", "/a b/x c@d"),
     "flag-of-basic-syntax": ("regexp", "/a/x c@d"),
     "unknown-flag": ("regexp", "/a/s c@d"),
@@ -137,8 +138,9 @@ def test_what_we_accept_postfix_answers_alike(tmp_path: Path, name: str) -> None
 def test_what_might_mean_something_else_is_refused(name: str) -> None:
     """With the rule and the remedy, when the table is read and not when mail comes."""
     kind, text = REFUSED[name]
+    name = f"{{{{{text}}}}}" if kind == "inline" else "/etc/postfix/table"
     with pytest.raises(DataError, match=";") as refused:
-        lookup_table.parse(lookup_table.reference(f"{kind}:/etc/postfix/table"), text)
+        lookup_table.parse(lookup_table.reference(f"{kind}:{name}"), text)
     assert text[:40] in refused.value.sentence.replace("\\\\", "\\")
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support import boundary_cases
 from support.boundary_cases import ARCHIVE, CASES, BoundaryCase
+from support.postfix import private_directory
 from support.relay import Relay, relay
 
 pytestmark = [
@@ -155,13 +157,16 @@ def test_the_differences_can_be_listed(running: Relay, records: dict[str, dict[s
     assert {one["record_id"] for one in map(json.loads, done.stdout.splitlines())} == differing
 
 
-KEYS = (
-    "user+ext@example.com=1@archive.example.net, user@example.com=2@archive.example.net,"
-    " local+ext=3@archive.example.net, other=4@archive.example.net,"
-    " @example.com=5@archive.example.net, @remote.test=6@archive.example.net,"
-    ' bare=7@archive.example.net, {{"john doe"@partner.example=8@archive.example.net}},'
-    " {{jane doe@partner.example=9@archive.example.net}}"
-)
+KEYS = """\
+user+ext@example.com 1@archive.example.net
+user@example.com 2@archive.example.net
+local+ext 3@archive.example.net
+other 4@archive.example.net
+@example.com 5@archive.example.net
+@Remote.Test 6@archive.example.net
+bare 7@archive.example.net
+"john doe"@partner.example 8@archive.example.net
+"""
 ADDRESSES = (
     *("user+ext@example.com", "User+Other@Example.com", "local+ext@example.com"),
     *("other+ext@example.com", "nobody@example.com", "x@remote.test", "bare@remote.test"),
@@ -173,7 +178,13 @@ ADDRESSES = (
 
 @pytest.fixture(scope="module")
 def indexed() -> Iterator[Relay]:
-    table = f"inline:{{ {KEYS.replace('{{', '{').replace('}}', '}')} }}"
+    with private_directory() as directory:
+        yield from with_tables(directory / "table")
+
+
+def with_tables(file: Path) -> Iterator[Relay]:
+    file.write_text(KEYS)
+    table = f"texthash:{file}, pcre:{{{{/^jane doe@/ 9@archive.example.net}}}}"
     changes = {
         "ours": OURS,
         "archive": {
@@ -197,7 +208,6 @@ def indexed() -> Iterator[Relay]:
             "sender_bcc_maps": table,
             "recipient_bcc_maps": table,
             "always_bcc": "always@archive.example.net",
-            "smtpd_recipient_limit": "1",
         },
     ) as started:
         yield started
@@ -206,8 +216,9 @@ def indexed() -> Iterator[Relay]:
 @pytest.fixture(scope="module")
 def looked_up(indexed: Relay) -> dict[str, dict[str, Any]]:
     for number, one in enumerate(ADDRESSES):
-        indexed.send("inside", one, ["x@elsewhere.test"], content(f"from-{number}"))
-        indexed.send("inside", "", [one], content(f"to-{number}"))
+        for mark, reverse_path, to in (("from", one, "x@elsewhere.test"), ("to", "", one)):
+            sending = indexed.send("inside", reverse_path, [to], content(f"{mark}-{number}"))
+            assert sending.end.code == 250, (one, sending, indexed.mta.log()[-2000:])
     indexed.mta.wait_until_empty(timeout=60)
     found = indexed.service.wait_for_records(2 * len(ADDRESSES))
     return {one["message_id"]: one for one in found}
