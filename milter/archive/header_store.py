@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
@@ -47,6 +48,13 @@ def expand(stored: bytes) -> list[Field]:
         raise ValueError(f"stored header section of unknown format {stored[:1].hex()}")
     try:
         text = zlib.decompressobj(wbits=-15, zdict=DICTIONARY_1).decompress(stored[1:])
-        return [(name, value) for name, value in json.loads(text.decode("utf-8", "surrogatepass"))]
+        return [(name, value) for name, value in _fields(text)]
     except zlib.error as fault:
         raise ValueError(f"stored header section is damaged: {fault}") from None
+
+
+def _fields(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # it knows no lone surrogates
+        return json.loads(text.decode("utf-8", "surrogatepass"))

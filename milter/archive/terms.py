@@ -20,6 +20,9 @@ from collections.abc import Iterator
 from hashlib import sha256
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+# Ten bits at a time: a page of results unpacks hundreds of record ids.
+_PAIRS = tuple(high + low for high in CROCKFORD for low in CROCKFORD)
+_SHIFTS = range(120, -1, -10)
 RECORD_ID_LENGTH = 26
 MAX_WORDS = 200  # of one subject; more is no subject
 _MAX_WORD = 64
@@ -51,7 +54,7 @@ def pack_record_id(text: str) -> bytes:
 def unpack_record_id(octets: bytes) -> str:
     """The text of a ULID."""
     value = int.from_bytes(octets, "big")
-    return "".join(CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(value >> shift) & 0x3FF] for shift in _SHIFTS])
 
 
 def first_record_id(milliseconds: int) -> str:
