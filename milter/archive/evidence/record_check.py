@@ -332,7 +332,7 @@ class RecordCheck:
 
     def _note_gone(
         self, one: Rows, redaction: tuple[str, int] | None, segment: _Segment, position: int
-    ) -> Iterator[Finding]:
+    ) -> None:
         """Remember what is not there any more, to be held against the tombstones."""
         if redaction is not None:
             self._counts.redacted += 1
