@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from support.archive import Archive, build_recipient, build_record, build_reverse_path, headers
 
 from carbonseal.milter.archive import commands
+from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.policies.errors import CarbonsealError
 
 EVIL = "\x1b]0;owned\x07\u202eexe.fdp\u202c\nnext line"
@@ -34,6 +35,10 @@ class Context:
     spool_directory: Path
     database_url: str
     require_reason: bool = False
+
+    @property
+    def evidence(self) -> Settings:
+        return Settings(self.spool_directory / "evidence")
 
 
 def call(archive: Archive, *arguments: str) -> Result:
@@ -328,8 +333,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from carbonseal.milter.archive import commands
+from carbonseal.milter.archive.evidence.settings import Settings
 commands.archive(["write"], obj=SimpleNamespace(
-    spool_directory=Path(sys.argv[1]), database_url=sys.argv[2], keep_loaded=None))
+    spool_directory=Path(sys.argv[1]), database_url=sys.argv[2], keep_loaded=None,
+    evidence=Settings(Path(sys.argv[1]) / "evidence")))
 """
 
 

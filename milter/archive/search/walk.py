@@ -27,6 +27,7 @@ from sqlalchemy import (
     func,
     select,
     text,
+    true,
     union,
 )
 
@@ -178,8 +179,13 @@ def whole(plan: Plan) -> ColumnElement[bool] | None:
         return None
     if not plan.leads:
         return false()
-    if plan.leads == (None,) and conditions.is_true(plan.root):
-        return _within(plan.bounds)(MESSAGE.c)
+    [lead, *more] = plan.leads
+    if not more and (lead is None or lead.table in (None, MESSAGE)):
+        # No need to meet the table twice.
+        root = plan.root if lead is None else conditions.simplified(plan.root, lead)
+        in_time = _within(plan.bounds)
+        rest = conditions.predicate(root, MESSAGE, MESSAGE, in_time if plan.has_arrays else None)
+        return and_(in_time(MESSAGE.c), true() if lead is None else lead.holds(MESSAGE.c), rest)
     return MESSAGE.c.record_id.in_(select(every(plan).subquery().c.record_id))
 
 
