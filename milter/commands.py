@@ -129,12 +129,26 @@ def _surroundings(configuration: Configuration) -> list[str]:
                 f"carbonseal keys generate {rule.sdid}"
             )
     complaints += _about_rotation(configuration)
+    complaints += _about_retention(configuration)
     if configuration.archive.when != "never" and not configuration.archive.all_recipients():
         complaints.append(
             "archive.recipients is empty, so nothing is copied; name a mailbox or set "
             "archive.when to never"
         )
     return complaints
+
+
+def _about_retention(configuration: Configuration) -> Iterator[str]:
+    """Copies in the spool must not outlive what they are copies of."""
+    kept = configuration.file.record.keep_loaded
+    for name, stamp in configuration.retention.stamps.items():
+        times = (stamp.terms.keep, stamp.terms.headers, stamp.terms.subject)
+        shortest = min((one for one in times if one is not None), default=None)
+        if shortest is not None and (kept is None or kept > shortest):
+            yield (
+                f"record.keep_loaded keeps copies in the spool longer than the "
+                f"{retention.days(shortest)} of retention.classes.{name}; write a shorter time"
+            )
 
 
 def _about_rotation(configuration: Configuration) -> Iterator[str]:

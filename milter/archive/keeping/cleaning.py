@@ -13,6 +13,7 @@ are few and shared.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from functools import partial
 
@@ -147,7 +148,10 @@ def _archive_recipients(connection: Connection) -> set[int]:
     for order in (columns.record_id.asc(), columns.record_id.desc()):
         query = select(columns.recipients).order_by(order).limit(_SAMPLE)
         for recipients in connection.scalars(query):
-            for one in packed.unpack_recipients(bytes(recipients)):
-                if one.kind == schema.COPY and one.address_id is not None:
-                    found.add(one.address_id)
+            with contextlib.suppress(ValueError):  # a damaged row says nothing
+                found.update(
+                    one.address_id
+                    for one in packed.unpack_recipients(bytes(recipients))
+                    if one.kind == schema.COPY and one.address_id is not None
+                )
     return found

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.archive import START, Archive, build_recipient, headers
 from support.keeping import Keeper, expiring, years
 
+from carbonseal.milter.archive.keeping import retain, taking
 from carbonseal.policies.errors import DataError, UsageError
 
 APPLY = "retain --apply --now 0d"  # the clock of a test stands still
@@ -169,3 +174,132 @@ def test_a_clock_far_ahead_of_the_mail_is_doubted(keeper: Keeper) -> None:
         keeper.run("retain --apply")
     keeper.run("retain --apply --now 0d")
     assert record_ids(keeper.archive) == []
+
+
+def test_a_month_that_is_not_over_loses_its_records_one_by_one(keeper: Keeper) -> None:
+    """Beside one that stays, in the same month and the same segment."""
+    stays = expiring(1, seconds=years(2), keep=9000, name="long")
+    keeper.archive.fill(stays, *(expiring(n, seconds=years(2) + n, keep=30) for n in (2, 3)))
+    said = keeper.run(APPLY)
+    assert "2 x record" in said
+    assert record_ids(keeper.archive) == [stays["record_id"]]
+    assert keeper.archive.show(stays["record_id"]) == stays
+    assert keeper.findings() == []
+
+
+def test_evidence_tells_retention_from_loss(archive: Archive) -> None:
+    """Without its tombstone, what is gone is missing."""
+    keeper = Keeper(archive)
+    archive.fill(expiring(1, seconds=years(2), keep=30), expiring(2, seconds=0, keep=3000))
+    keeper.run(APPLY)
+    assert keeper.findings() == []
+    execute(archive, "DELETE FROM tombstone")
+    [found] = keeper.findings()
+    assert "missing" in found
+
+
+def execute(archive: Archive, statement: str) -> None:
+    with closing(sqlite3.connect(archive.file)) as connection, connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize("batches", range(4))
+def test_whoever_is_interrupted_goes_on_next_time(
+    archive: Archive, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any batch; in between the evidence is whole, and nothing is taken twice."""
+    keeper = Keeper(archive)
+    brief = [expiring(n, seconds=years(2) + n, keep=30) for n in range(4)]
+    long = [
+        expiring(n, seconds=years(2) + n, keep=9000, headers=60, subject=30, name="long")
+        for n in range(4, 8)
+    ]
+    archive.fill(*brief, *long)
+    monkeypatch.setitem(retain.Run.__init__.__kwdefaults__, "batch", 2)
+    whole, left = taking.bury, iter(range(batches))
+
+    def breaks(*given: object) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        whole(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(taking, "bury", breaks)
+    keeper.run(APPLY, status=1)
+    monkeypatch.setattr(taking, "bury", whole)
+    assert len(record_ids(archive)) == 8 - 2 * min(batches, 2)
+    assert keeper.findings() == []
+    keeper.run(APPLY)
+    assert record_ids(archive) == [one["record_id"] for one in long[::-1]]
+    assert archive.rows("header_section") == 0
+    assert keeper.findings() == []
+    assert "nothing is past its time" in keeper.run(APPLY)
+
+
+def test_a_record_that_cannot_be_read_stays_and_is_named(archive: Archive) -> None:
+    """It may be the trace of a crime; the others go."""
+    keeper = Keeper(archive)
+    archive.fill(*(expiring(n, seconds=years(2) + n, keep=30) for n in range(3)))
+    damaged = record_ids(archive)[1]
+    statement = "UPDATE message SET recipients = x'07' WHERE position = 1"
+    execute(archive, statement)
+    said = keeper.run(APPLY)
+    assert f"{damaged}: cannot be read" in said
+    assert archive.rows("message") == 1
+
+
+STAMPS = st.none() | st.tuples(*[st.none() | st.integers(1, 60)] * 3)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    mail=st.lists(st.tuples(st.integers(0, 90), STAMPS, st.booleans()), min_size=1, max_size=8),
+    rounds=st.lists(st.integers(0, 90), min_size=1, max_size=3),
+)
+def test_no_more_and_no_less_goes_than_the_stamps_say(
+    tmp_path_factory: pytest.TempPathFactory,
+    mail: list[tuple[int, tuple[int | None, int | None, int | None] | None, bool]],
+    rounds: list[int],
+) -> None:
+    """Against a model: held stays whole; the rest loses each part on its day, never before."""
+    archive = Archive(tmp_path_factory.mktemp("model"))
+    keeper = Keeper(archive)
+    begin = START - 100 * 86400
+    made = []
+    for number, (day, stamp, is_held) in enumerate(mail):
+        keep, headers_, subject = stamp or (None, None, None)
+        content = expiring(
+            number,
+            seconds=begin - START + day * 86400,
+            keep=keep,
+            headers=headers_,
+            subject=subject,
+            name=f"{stamp}",
+            recipients=[build_recipient("held@case.example" if is_held else "x@free.example")],
+        )
+        made.append(content | ({"retention": None} if stamp is None else {}))
+    archive.fill(*made)
+    keeper.run("hold case to:held@case.example --live")
+    for day in sorted(rounds):
+        # a few minutes later: the hold is looked up by when a record was made
+        keeper.run(f"retain --apply --now {_time(begin + day * 86400 + 600)}")
+        for content, (born, stamp, is_held) in zip(made, mail, strict=True):
+            found = archive.search(f"record-id:{content['record_id']}")
+            shown = archive.show(content["record_id"]) if found else None
+            times = (None, None, None) if stamp is None or is_held else stamp
+            keep, headers_, subject = (
+                max_day if max_day is None else born + max_day <= day for max_day in times
+            )
+            if keep:
+                assert shown is None
+                continue
+            assert shown is not None
+            if headers_:
+                assert shown["header_fields"] is None
+            elif subject:
+                assert ["Subject", ""] in shown["header_fields"]
+            else:
+                assert shown == content
+    assert keeper.findings() == []
+    archive.close()
