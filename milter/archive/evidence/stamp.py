@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 10.0  # seconds
 _MOST = 1024 * 1024  # octets of an answer
+_DISORDER = "InvalidSetOrdering"
 _SHA256 = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
 
 
@@ -40,14 +41,25 @@ class StampFailed(TryLater):
 
 def ask(authority: Authority, sealed: Sealed) -> bytes:
     """The authority's answer (TimeStampResp, DER) for an entry.  Raises: StampFailed."""
-    library = _library()
-    builder = library.TimestampRequestBuilder().hash_algorithm(library.HashAlgorithm.SHA256)
-    asked = builder.data(_message(sealed)).cert_request(cert_request=True).build()
-    answer = _posted(authority.url, asked.as_bytes())
-    problem = check(answer, sealed, authority.certificate, nonce=asked.nonce)
+    answer, problem = _asked(authority, sealed, with_certificate=True)
+    if problem is not None and _DISORDER in problem:
+        # OpenSSL's authorities do not sort the certificates that they send along, as DER wants
+        # it; without them, the signer's has to be in record.timestamp.certificate.
+        answer, problem = _asked(authority, sealed, with_certificate=False)
     if problem is not None:
         raise StampFailed(f"{authority.url}: {problem}; check record.timestamp")
     return answer
+
+
+def _asked(
+    authority: Authority, sealed: Sealed, *, with_certificate: bool
+) -> tuple[bytes, str | None]:
+    """An answer, and what is wrong with it."""
+    library = _library()
+    builder = library.TimestampRequestBuilder().hash_algorithm(library.HashAlgorithm.SHA256)
+    asked = builder.data(_message(sealed)).cert_request(cert_request=with_certificate).build()
+    answer = _posted(authority.url, asked.as_bytes())
+    return answer, check(answer, sealed, authority.certificate, nonce=asked.nonce)
 
 
 def check(
@@ -90,16 +102,25 @@ def _signature_problem(
     chain = _certificates(certificate)
     roots = [one for one in chain if one.subject == one.issuer] or chain[-1:]
     for one in chain:
-        builder = (
-            builder.add_root_certificate(one)
-            if one in roots
-            else builder.add_intermediate_certificate(one)
-        )
+        if one in roots:
+            builder = builder.add_root_certificate(one)
+        elif _is_signer(one) and not response.signed_data.certificates:
+            builder = builder.tsa_certificate(one)
+        else:
+            builder = builder.add_intermediate_certificate(one)
     try:
         builder.build().verify(response, sealed.digest)
     except library.VerificationError as fault:
         return f"the authority in {certificate} has not signed it ({fault})"
     return None
+
+
+def _is_signer(certificate: x509.Certificate) -> bool:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    except x509.ExtensionNotFound:
+        return False
+    return x509.oid.ExtendedKeyUsageOID.TIME_STAMPING in found.value
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:
