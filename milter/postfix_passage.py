@@ -299,8 +299,9 @@ def _default_actions(
 
 # --- Does the milter get what it needs? -----------------------------------------------------------
 
-# What Postfix has to send by itself: all else is asked for when the session begins.
-_NEEDED_MACROS = {"milter_end_of_data_macros": macros.QUEUE_ID}
+# All other macros are asked for when the session begins.  At MAIL and at the first RCPT there is no
+# queue id yet; one of these has to bring it (measured with Postfix 3.7).
+_QUEUE_ID_COMES_WITH = ("milter_data_macros", "milter_end_of_data_macros")
 
 
 def _talked_to(settings: Settings) -> Iterator[Finding]:
@@ -312,15 +313,14 @@ def _talked_to(settings: Settings) -> Iterator[Finding]:
             f"it is {protocol}, and before 6 header fields come without their leading space, so the"
             " milter refuses to work; set it to 6",
         )
-    for parameter, name in _NEEDED_MACROS.items():
-        sent = [word.strip("{}") for word in settings.value(parameter).replace(",", " ").split()]
-        if name not in sent:
-            yield Finding(
-                "milter-macros",
-                parameter,
-                f"it does not send {name}, so records have no queue id; take the parameter out of"
-                " main.cf",
-            )
+    sent = " ".join(settings.value(parameter) for parameter in _QUEUE_ID_COMES_WITH)
+    if macros.QUEUE_ID not in [word.strip("{}") for word in sent.replace(",", " ").split()]:
+        yield Finding(
+            "milter-macros",
+            _QUEUE_ID_COMES_WITH[-1],
+            f"neither it nor {_QUEUE_ID_COMES_WITH[0]} sends {macros.QUEUE_ID}, so records have no"
+            " queue id; take both out of main.cf",
+        )
     if not settings.is_on("enable_long_queue_ids"):
         yield Finding(
             "short-queue-ids",

@@ -178,7 +178,9 @@ ROWS: Mapping[str, Broken] = {
     ),
     "old-protocol": Broken("milter-protocol", "milter_protocol", {"milter_protocol": "4"}),
     "no-queue-id-at-the-end": Broken(
-        "milter-macros", "milter_end_of_data_macros", {"milter_end_of_data_macros": "j"}
+        "milter-macros",
+        "milter_end_of_data_macros",
+        {"milter_end_of_data_macros": "j", "milter_data_macros": ""},
     ),
     "another-milter-behind-ours": Broken(
         "milter-order",
