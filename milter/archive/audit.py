@@ -23,6 +23,7 @@ import json
 import os
 import pwd
 import random
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,11 +32,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, insert, select
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy import ColumnElement, Connection, Engine, insert, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from carbonseal.milter.archive import audit_place, record, schema
+from carbonseal.milter.archive import audit_place, faults, record, schema
 from carbonseal.milter.archive.audit_place import AuditUnusable, audit_file, opened
+from carbonseal.milter.archive.faults import Kind
 from carbonseal.policies.errors import DataError, UsageError
 
 __all__ = ["AuditUnusable", "audit_file", "opened"]
@@ -48,9 +50,6 @@ _MAX_REASON = 500
 _PATIENCE = 30.0  # seconds of losing the race for the next number
 _PAGE = 500
 _NO_LOGIN = 2**32 - 1  # the kernel's word for a process that nobody logged in for
-# Deadlock, lock wait, changed since read (MariaDB); serialization, deadlock (PostgreSQL).
-_CONFLICTS = frozenset((1213, 1205, 1020))
-_SQL_STATES = frozenset(("40001", "40P01"))
 _COLUMNS = schema.audit.c
 
 Item = TypeVar("Item")
@@ -171,14 +170,16 @@ def append(
     Raises: AuditUnusable.
     """
     text = record.ascii_json(dict(detail)).decode("ascii")
-    who = actor or person()
+    who = actor or _person_at(engine)
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             with engine.begin() as connection:
                 return _add(connection, who, action, reason, text)
         except SQLAlchemyError as fault:
-            if not _is_conflict(fault) or time.monotonic() > deadline:
+            # Somebody else has just taken the number, in one of the ways in which engines say so.
+            is_taken = isinstance(fault, IntegrityError) or faults.kind(fault) is Kind.COLLISION
+            if not is_taken or time.monotonic() > deadline:
                 raise audit_place.unusable(engine, fault) from fault
             time.sleep(random.uniform(0.001, 0.05))  # noqa: S311
 
@@ -200,16 +201,6 @@ def _digest(previous: bytes, *columns: int | str) -> bytes:
     return hashlib.sha256(previous + record.ascii_json(columns)).digest()
 
 
-def _is_conflict(fault: SQLAlchemyError) -> bool:
-    """Whether somebody else has just taken the number."""
-    if isinstance(fault, IntegrityError):
-        return True
-    if not isinstance(fault, DBAPIError) or fault.orig is None:
-        return False
-    code = fault.orig.args[0] if fault.orig.args else None
-    return code in _CONFLICTS or getattr(fault.orig, "sqlstate", None) in _SQL_STATES
-
-
 def head(connection: Connection) -> Head:
     """The last event; number 0 where there is none."""
     query = select(_COLUMNS.number, _COLUMNS.digest).order_by(_COLUMNS.number.desc()).limit(1)
@@ -225,12 +216,15 @@ def events(
     actor: str | None = None,
     action: str | None = None,
 ) -> Iterator[Event]:
-    """Events that meet every condition, newest first.  Raises: AuditUnusable."""
+    """Events that meet every condition, newest first.  Raises: AuditUnusable.
+
+    `actor` also finds that person under other accounts and on other machines.
+    """
     query = select(schema.audit)
     for condition, value in (
         (_COLUMNS.at >= _microseconds(since), since),
         (_COLUMNS.at < _microseconds(until), until),
-        (_COLUMNS.actor == actor, actor),
+        (_is_by(actor or ""), actor),
         (_COLUMNS.action == action, action),
     ):
         if value is not None:
@@ -245,6 +239,10 @@ def events(
         if len(found) < _PAGE:
             return
         below = found[-1].number
+
+
+def _is_by(name: str) -> ColumnElement[bool]:
+    return (_COLUMNS.actor == name) | _COLUMNS.actor.startswith(f"{name} ", autoescape=True)
 
 
 def _microseconds(moment: datetime | None) -> int:
@@ -309,6 +307,12 @@ def _checked(reason: str, *, is_required: bool) -> str:
             f"--reason {reason[:40]!r}: write one line of at most {_MAX_REASON} characters"
         )
     return reason.strip()
+
+
+def _person_at(engine: Engine) -> str:
+    """Who runs this, and on which machine, where that may be one of several."""
+    is_here = engine.url.get_backend_name() == "sqlite"
+    return person() if is_here else f"{person()} on {socket.gethostname()}"
 
 
 def person() -> str:

@@ -61,14 +61,12 @@ def opened(url: str) -> Iterator[Engine]:
 
 
 def file_of_archive(url: str) -> Path | None:
-    """The SQLite file of an archive; None when it is on a server."""
+    """The SQLite file of an archive; None when it is on a server.  Raises: WrongDatabase."""
     try:
         parsed = sqlalchemy.make_url(url)
     except SQLAlchemyError:
         return None  # the engine says what is wrong with it
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return None
-    return Path(parsed.database)
+    return Path(database.place(parsed)) if parsed.get_backend_name() == "sqlite" else None
 
 
 def audit_file(archive: Path) -> Path:

@@ -218,6 +218,8 @@ def test_each_engine_keeps_the_same(any_url: str) -> None:
         added = [add(engine, detail={"text": "\x00\udcff\u202e"}, reason="Prüfung 7") for _ in "12"]
         assert all_events(engine) == added
         assert faults(engine, added[-1].head) == []
+        add(engine, actor=f"{audit.person()}% as root")
+        assert list(audit.events(engine, actor=audit.person()))[::-1] == added
         with engine.begin() as connection:
             connection.execute(update(schema.audit).where(ROW.number == 1).values(reason=""))
         assert faults(engine) == [(1, "was changed")]
