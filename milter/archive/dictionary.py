@@ -148,7 +148,8 @@ def _learn_addresses(
         connection.execute(insert_missing(schema.address, connection), rows)
         # Asked again, because another writer may have been first.
         found |= _address_ids(absent, connection)
-    return {by_hash[digest]: address_id for digest, address_id in found.items()}
+    # Two texts can be the same octets, and so the same address.
+    return {mailbox: found[terms.mailbox_hash(mailbox)] for mailbox in mailboxes}
 
 
 def _address_ids(hashes: list[bytes], connection: Connection) -> dict[bytes, int]:

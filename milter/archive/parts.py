@@ -334,7 +334,10 @@ def dictionary_form(text: str) -> tuple[str | None, bytes | None]:
     if not text:
         return None, None
     mailbox = terms.mailbox(text)
-    return mailbox, None if mailbox == text else terms.octets(text)
+    octets = terms.octets(text)
+    # Text that never was octets (a lone surrogate) does not come back from the dictionary as it is.
+    is_same = mailbox == text and (text.isascii() or _lossless(octets) == text)
+    return mailbox, None if is_same else octets
 
 
 def address_of(columns: Mapping[str, Any]) -> str:

@@ -169,7 +169,7 @@ def _message(
             login,
             client["address"],
             path["address"],
-            first_author,
+            parts.address_of({"address": author, "spelling": author_spelling}),
             end["about"],
             [*(one["address"] for one in record["recipients"]), *record["archive_recipients"]],
             [columns["about"] for columns, _, _ in envelope],

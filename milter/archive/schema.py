@@ -89,7 +89,7 @@ class RecordId(TypeDecorator[str]):
         return terms.unpack_record_id(value.bytes if isinstance(value, uuid.UUID) else value)
 
 
-_LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 _OCTETS = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 _HASH = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
 _LARGE = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
@@ -135,7 +135,7 @@ domain = Table(
     "domain",
     metadata,
     _key("domain_id", BigInteger, "first 8 octets of SHA-256 of the name"),
-    _must("name", _LONG_TEXT, "A-label, lower case, or an address literal"),
+    _must("name", _TEXT, "A-label, lower case, or an address literal"),
     comment="domains seen in addresses and their parent domains",
 )
 
@@ -147,7 +147,7 @@ address = Table(
     _may("domain_id", BigInteger, "its domain; null when it is unqualified or unreadable"),
     _may(
         "local_part",
-        _LONG_TEXT,
+        _TEXT,
         "lower case; the whole text when there is no domain; null once erased",
     ),
     _may("local_part_raw", _OCTETS, "its octets where local_part cannot hold them"),
@@ -161,16 +161,16 @@ circumstance = Table(
     metadata,
     _key("circumstance_id", BigInteger, "first 8 octets of SHA-256 of the other columns"),
     _must("version", SmallInteger, "version of the record format"),
-    _must("relay", Text, "name of the relay that sealed"),
-    _must("config_version", Text, "configuration in force"),
-    _must("listener", Text, "{daemon_name} of the smtpd service"),
-    _may("login_method", Text, "SASL mechanism"),
-    _may("tls", Text, "TLS version, cipher, bits of the client's connection as JSON"),
-    _must("origin_kind", Text, "how local origin was proven"),
-    _must("origin_about", Text, "by what; {login} or {client} where the message row says it"),
+    _must("relay", _TEXT, "name of the relay that sealed"),
+    _must("config_version", _TEXT, "configuration in force"),
+    _must("listener", _TEXT, "{daemon_name} of the smtpd service"),
+    _may("login_method", _TEXT, "SASL mechanism"),
+    _may("tls", _TEXT, "TLS version, cipher, bits of the client's connection as JSON"),
+    _must("origin_kind", _TEXT, "how local origin was proven"),
+    _must("origin_about", _TEXT, "by what; {login} or {client} where the message row says it"),
     _must("reverse_path_place", SmallInteger, "0 inside, 1 outside, 2 unknown"),
-    _must("reverse_path_why", Text, "code of the reason for that place"),
-    _may("body_canonicalization", Text, "canonicalization of the body hash"),
+    _must("reverse_path_why", _TEXT, "code of the reason for that place"),
+    _may("body_canonicalization", _TEXT, "canonicalization of the body hash"),
     comment="what many messages have in common",
 )
 
@@ -179,9 +179,9 @@ route = Table(
     metadata,
     _key("route_id", BigInteger, "first 8 octets of SHA-256 of the other columns"),
     _must("place", SmallInteger, "0 inside, 1 outside, 2 unknown"),
-    _must("why", Text, "code of the reason for that place"),
-    _may("mailer", Text, "{rcpt_mailer}: the transport Postfix would use"),
-    _may("host", _LONG_TEXT, "{rcpt_host}: its next hop"),
+    _must("why", _TEXT, "code of the reason for that place"),
+    _may("mailer", _TEXT, "{rcpt_mailer}: the transport Postfix would use"),
+    _may("host", _TEXT, "{rcpt_host}: its next hop"),
     comment="where recipients were found to be, and why",
 )
 
@@ -189,11 +189,11 @@ signing_form = Table(
     "signing_form",
     metadata,
     _key("form_id", BigInteger, "first 8 octets of SHA-256 of the other columns"),
-    _must("sdid", Text, "signing domain (d=)"),
-    _must("selector", Text, "selector (s=)"),
-    _must("algorithm", Text, "a="),
-    _must("canonicalization", Text, "c="),
-    _must("fields", _LONG_TEXT, "signed header fields (h=)"),
+    _must("sdid", _TEXT, "signing domain (d=)"),
+    _must("selector", _TEXT, "selector (s=)"),
+    _must("algorithm", _TEXT, "a="),
+    _must("canonicalization", _TEXT, "c="),
+    _must("fields", _TEXT, "signed header fields (h=)"),
     comment="what many signatures have in common",
 )
 
@@ -201,7 +201,7 @@ verdict = Table(
     "verdict",
     metadata,
     _key("verdict_id", BigInteger, "first 8 octets of SHA-256 of the text"),
-    _must("reasons", _LONG_TEXT, "reasons as JSON; {name} where the message row says about what"),
+    _must("reasons", _TEXT, "reasons as JSON; {name} where the message row says about what"),
     comment="reasons of all decisions, as many messages have them in common",
 )
 
@@ -209,7 +209,7 @@ retention = Table(
     "retention",
     metadata,
     _key("retention_id", BigInteger, "first 8 octets of SHA-256 of the other columns"),
-    _must("name", Text, "retention class"),
+    _must("name", _TEXT, "retention class"),
     _may("keep", BigInteger, "seconds for which the record is kept; null: for ever"),
     _may("headers", BigInteger, "seconds for its header section; null: as long as the record"),
     _may("subject", BigInteger, "seconds for its subject; null: as long as the header section"),
@@ -248,16 +248,16 @@ message = Table(
     _may(
         "client_address", _CLIENT, "4 and an IPv4 address, or 6 and an IPv6 address, of the client"
     ),
-    _must("client_name", Text, "client's host name"),
-    _may("helo", _LONG_TEXT, "argument of HELO or EHLO; null: the client's host name"),
-    _may("login", Text, "SASL login"),
+    _must("client_name", _TEXT, "client's host name"),
+    _may("helo", _TEXT, "argument of HELO or EHLO; null: the client's host name"),
+    _may("login", _TEXT, "SASL login"),
     _may("reverse_path_spelling", _OCTETS, "where it differs from the dictionary"),
     _may("reverse_path_raw", _OCTETS, "argument of MAIL FROM unless <address>"),
     _may("reverse_path_resolved", _OCTETS, "{mail_addr}; empty: the dictionary's; null: not given"),
-    _may("reverse_path_esmtp", _LONG_TEXT, "ESMTP parameters as JSON; null: none"),
+    _may("reverse_path_esmtp", _TEXT, "ESMTP parameters as JSON; null: none"),
     _may(
         "reverse_path_about",
-        _LONG_TEXT,
+        _TEXT,
         "what the reason for its place is about, unless the address",
     ),
     _may("author_spelling", _OCTETS, "where it differs from the dictionary"),
@@ -270,7 +270,7 @@ message = Table(
     _may("signatures", _OCTETS, "DKIM signatures made, in order; see packed; null: none"),
     _may(
         "bcc_maps",
-        _LONG_TEXT,
+        _TEXT,
         "what the classic BCC maps would have done, as JSON; null: not asked",
     ),
     _may("salt", _HASH, "of the evidence for all but the header section; null: unsalted, redacted"),
@@ -345,8 +345,8 @@ segment = Table(
     "segment",
     metadata,
     _key("segment_id", BigInteger, "first 8 octets of SHA-256 of the name"),
-    _must("name", Text, "file name in the spool without suffix"),
-    _must("relay", Text, "relay whose spool it was"),
+    _must("name", _TEXT, "file name in the spool without suffix"),
+    _must("relay", _TEXT, "relay whose spool it was"),
     _must("progress", BigInteger, "octets loaded: the next record begins here"),
     _must("lines", Integer, "lines of records in them, those set aside included"),
     _must("records", BigInteger, "records loaded"),
@@ -361,7 +361,7 @@ set_aside = Table(
     _key("segment_id", BigInteger, "segment of the line"),
     _key("segment_offset", BigInteger, "octets before it"),
     _must("position", Integer, "its place among the lines of that segment, from 0"),
-    _must("why", _LONG_TEXT, "what was wrong with it"),
+    _must("why", _TEXT, "what was wrong with it"),
     comment="spool lines that could not be loaded; the lines are in the spool's set-aside/",
 )
 
@@ -382,7 +382,7 @@ seal = Table(
     _must("segment_id", BigInteger, "the segment"),
     _must("first_record_id", RecordId(), "no record of the segment is older"),
     _must("last_record_id", RecordId(), "none is newer"),
-    _must("entry", _LONG_TEXT, "what was signed: canonical JSON; see evidence.seal"),
+    _must("entry", _TEXT, "what was signed: canonical JSON; see evidence.seal"),
     _must("signature", _OCTETS, "Ed25519 of the relay's evidence key over the entry"),
     _must("leaves", _LARGE, "evidence of each line in order, 64 octets each; see evidence.leaf"),
     Index("seal_by_segment", "segment_id"),
@@ -414,7 +414,7 @@ redaction = Table(
     metadata,
     _record_id(),
     _must("event", BigInteger, "number of the audit event"),
-    _must("evidence", _LONG_TEXT, "salts of the parts left, commitments of those gone, as JSON"),
+    _must("evidence", _TEXT, "salts of the parts left, commitments of those gone, as JSON"),
     comment="records from which a person was erased",
 )
 
@@ -423,13 +423,13 @@ hold = Table(
     metadata,
     _key("hold_id", BigInteger, "random"),
     _must("name", _INDEXED, "as people call it"),
-    _must("reason", _LONG_TEXT, "case, or why"),
-    _must("query", _LONG_TEXT, "what it holds, as JSON of a Search"),
+    _must("reason", _TEXT, "case, or why"),
+    _must("query", _TEXT, "what it holds, as JSON of a Search"),
     _must("is_live", Boolean, "records that come later are held as well"),
     _must("set_at", BigInteger, "microseconds UTC since 1970"),
-    _must("set_by", Text, "who"),
+    _must("set_by", _TEXT, "who"),
     _may("released_at", BigInteger, "null: in force"),
-    _may("released_by", Text, "who"),
+    _may("released_by", _TEXT, "who"),
     UniqueConstraint("name", name="hold_by_name"),
     comment="legal holds",
 )
@@ -453,10 +453,10 @@ audit = Table(
     audit_metadata,
     _key("number", BigInteger, "from 1 without a gap"),
     _must("at", BigInteger, "microseconds UTC since 1970"),
-    _must("actor", Text, "who"),
-    _must("action", Text, "search, show, trace, stats, export, hold, release, retain, erase, ..."),
-    _must("reason", _LONG_TEXT, "case, or why; empty where none is demanded"),
-    _must("detail", _LONG_TEXT, "query, counts and what else belongs to it, as JSON"),
+    _must("actor", _TEXT, "who"),
+    _must("action", _TEXT, "search, show, trace, stats, export, hold, release, retain, erase, ..."),
+    _must("reason", _TEXT, "case, or why; empty where none is demanded"),
+    _must("detail", _TEXT, "query, counts and what else belongs to it, as JSON"),
     _must("previous", _DIGEST, "digest of the event before"),
     _must("digest", _DIGEST, "SHA-256 over all of the above; see audit"),
     comment="who asked for, saw, exported, held and deleted what; rows are only ever added",

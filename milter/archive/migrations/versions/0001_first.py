@@ -18,7 +18,7 @@ RECORD_ID = (
     .with_variant(mysql.BINARY(16), *MYSQL)
     .with_variant(postgresql.UUID(), "postgresql")
 )
-LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), *MYSQL)
+TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), *MYSQL)
 OCTETS = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), *MYSQL)
 LARGE = sa.LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
 HASH = sa.LargeBinary(16).with_variant(mysql.BINARY(16), *MYSQL)
@@ -59,7 +59,7 @@ def tables() -> None:
     op.create_table(
         "domain",
         key("domain_id", sa.BigInteger(), "first 8 octets of SHA-256 of the name"),
-        must("name", LONG_TEXT, "A-label, lower case, or an address literal"),
+        must("name", TEXT, "A-label, lower case, or an address literal"),
         comment="domains seen in addresses and their parent domains",
     )
     op.create_table(
@@ -75,7 +75,7 @@ def tables() -> None:
         may("domain_id", sa.BigInteger(), "its domain; null when it is unqualified or unreadable"),
         may(
             "local_part",
-            LONG_TEXT,
+            TEXT,
             "lower case; the whole text when there is no domain; null once erased",
         ),
         may("local_part_raw", OCTETS, "its octets where local_part cannot hold them"),
@@ -87,49 +87,47 @@ def tables() -> None:
         "circumstance",
         key("circumstance_id", sa.BigInteger(), "first 8 octets of SHA-256 of the other columns"),
         must("version", sa.SmallInteger(), "version of the record format"),
-        must("relay", sa.Text(), "name of the relay that sealed"),
-        must("config_version", sa.Text(), "configuration in force"),
-        must("listener", sa.Text(), "{daemon_name} of the smtpd service"),
-        may("login_method", sa.Text(), "SASL mechanism"),
-        may("tls", sa.Text(), "TLS version, cipher, bits of the client's connection as JSON"),
-        must("origin_kind", sa.Text(), "how local origin was proven"),
-        must(
-            "origin_about", sa.Text(), "by what; {login} or {client} where the message row says it"
-        ),
+        must("relay", TEXT, "name of the relay that sealed"),
+        must("config_version", TEXT, "configuration in force"),
+        must("listener", TEXT, "{daemon_name} of the smtpd service"),
+        may("login_method", TEXT, "SASL mechanism"),
+        may("tls", TEXT, "TLS version, cipher, bits of the client's connection as JSON"),
+        must("origin_kind", TEXT, "how local origin was proven"),
+        must("origin_about", TEXT, "by what; {login} or {client} where the message row says it"),
         must("reverse_path_place", sa.SmallInteger(), "0 inside, 1 outside, 2 unknown"),
-        must("reverse_path_why", sa.Text(), "code of the reason for that place"),
-        may("body_canonicalization", sa.Text(), "canonicalization of the body hash"),
+        must("reverse_path_why", TEXT, "code of the reason for that place"),
+        may("body_canonicalization", TEXT, "canonicalization of the body hash"),
         comment="what many messages have in common",
     )
     op.create_table(
         "route",
         key("route_id", sa.BigInteger(), "first 8 octets of SHA-256 of the other columns"),
         must("place", sa.SmallInteger(), "0 inside, 1 outside, 2 unknown"),
-        must("why", sa.Text(), "code of the reason for that place"),
-        may("mailer", sa.Text(), "{rcpt_mailer}: the transport Postfix would use"),
-        may("host", LONG_TEXT, "{rcpt_host}: its next hop"),
+        must("why", TEXT, "code of the reason for that place"),
+        may("mailer", TEXT, "{rcpt_mailer}: the transport Postfix would use"),
+        may("host", TEXT, "{rcpt_host}: its next hop"),
         comment="where recipients were found to be, and why",
     )
     op.create_table(
         "signing_form",
         key("form_id", sa.BigInteger(), "first 8 octets of SHA-256 of the other columns"),
-        must("sdid", sa.Text(), "signing domain (d=)"),
-        must("selector", sa.Text(), "selector (s=)"),
-        must("algorithm", sa.Text(), "a="),
-        must("canonicalization", sa.Text(), "c="),
-        must("fields", LONG_TEXT, "signed header fields (h=)"),
+        must("sdid", TEXT, "signing domain (d=)"),
+        must("selector", TEXT, "selector (s=)"),
+        must("algorithm", TEXT, "a="),
+        must("canonicalization", TEXT, "c="),
+        must("fields", TEXT, "signed header fields (h=)"),
         comment="what many signatures have in common",
     )
     op.create_table(
         "verdict",
         key("verdict_id", sa.BigInteger(), "first 8 octets of SHA-256 of the text"),
-        must("reasons", LONG_TEXT, "reasons as JSON; {name} where the message row says about what"),
+        must("reasons", TEXT, "reasons as JSON; {name} where the message row says about what"),
         comment="reasons of all decisions, as many messages have them in common",
     )
     op.create_table(
         "retention",
         key("retention_id", sa.BigInteger(), "first 8 octets of SHA-256 of the other columns"),
-        must("name", sa.Text(), "retention class"),
+        must("name", TEXT, "retention class"),
         may("keep", sa.BigInteger(), "seconds for which the record is kept; null: for ever"),
         may(
             "headers",
@@ -175,28 +173,24 @@ def tables() -> None:
             CLIENT,
             "4 and an IPv4 address, or 6 and an IPv6 address, of the client",
         ),
-        must("client_name", sa.Text(), "client's host name"),
-        may("helo", LONG_TEXT, "argument of HELO or EHLO; null: the client's host name"),
-        may("login", sa.Text(), "SASL login"),
+        must("client_name", TEXT, "client's host name"),
+        may("helo", TEXT, "argument of HELO or EHLO; null: the client's host name"),
+        may("login", TEXT, "SASL login"),
         may("reverse_path_spelling", OCTETS, "where it differs from the dictionary"),
         may("reverse_path_raw", OCTETS, "argument of MAIL FROM unless <address>"),
         may(
             "reverse_path_resolved", OCTETS, "{mail_addr}; empty: the dictionary's; null: not given"
         ),
-        may("reverse_path_esmtp", LONG_TEXT, "ESMTP parameters as JSON; null: none"),
+        may("reverse_path_esmtp", TEXT, "ESMTP parameters as JSON; null: none"),
         may(
-            "reverse_path_about",
-            LONG_TEXT,
-            "what the reason for its place is about, unless the address",
+            "reverse_path_about", TEXT, "what the reason for its place is about, unless the address"
         ),
         may("author_spelling", OCTETS, "where it differs from the dictionary"),
         may("body_hash", DIGEST, "SHA-256 of the canonical body (RFC 6376 bh=)"),
         must("recipients", OCTETS, "envelope recipients, then archive recipients; see packed"),
         may("signatures", OCTETS, "DKIM signatures made, in order; see packed; null: none"),
         may(
-            "bcc_maps",
-            LONG_TEXT,
-            "what the classic BCC maps would have done, as JSON; null: not asked",
+            "bcc_maps", TEXT, "what the classic BCC maps would have done, as JSON; null: not asked"
         ),
         may(
             "salt", HASH, "of the evidence for all but the header section; null: unsalted, redacted"
@@ -217,8 +211,8 @@ def tables() -> None:
     op.create_table(
         "segment",
         key("segment_id", sa.BigInteger(), "first 8 octets of SHA-256 of the name"),
-        must("name", sa.Text(), "file name in the spool without suffix"),
-        must("relay", sa.Text(), "relay whose spool it was"),
+        must("name", TEXT, "file name in the spool without suffix"),
+        must("relay", TEXT, "relay whose spool it was"),
         must("progress", sa.BigInteger(), "octets loaded: the next record begins here"),
         must("lines", sa.Integer(), "lines of records in them, those set aside included"),
         must("records", sa.BigInteger(), "records loaded"),
@@ -231,7 +225,7 @@ def tables() -> None:
         key("segment_id", sa.BigInteger(), "segment of the line"),
         key("segment_offset", sa.BigInteger(), "octets before it"),
         must("position", sa.Integer(), "its place among the lines of that segment, from 0"),
-        must("why", LONG_TEXT, "what was wrong with it"),
+        must("why", TEXT, "what was wrong with it"),
         comment="spool lines that could not be loaded; the lines are in the spool's set-aside/",
     )
     op.create_table(
@@ -248,7 +242,7 @@ def tables() -> None:
         must("segment_id", sa.BigInteger(), "the segment"),
         must("first_record_id", RECORD_ID, "no record of the segment is older"),
         must("last_record_id", RECORD_ID, "none is newer"),
-        must("entry", LONG_TEXT, "what was signed: canonical JSON; see evidence.seal"),
+        must("entry", TEXT, "what was signed: canonical JSON; see evidence.seal"),
         must("signature", OCTETS, "Ed25519 of the relay's evidence key over the entry"),
         must("leaves", LARGE, "evidence of each line in order, 64 octets each; see evidence.leaf"),
         comment="sealed segments, chained per relay; rows are only ever added",
@@ -272,20 +266,20 @@ def tables() -> None:
         "redaction",
         key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
         must("event", sa.BigInteger(), "number of the audit event"),
-        must("evidence", LONG_TEXT, "salts of the parts left, commitments of those gone, as JSON"),
+        must("evidence", TEXT, "salts of the parts left, commitments of those gone, as JSON"),
         comment="records from which a person was erased",
     )
     op.create_table(
         "hold",
         key("hold_id", sa.BigInteger(), "random"),
         must("name", INDEXED, "as people call it"),
-        must("reason", LONG_TEXT, "case, or why"),
-        must("query", LONG_TEXT, "what it holds, as JSON of a Search"),
+        must("reason", TEXT, "case, or why"),
+        must("query", TEXT, "what it holds, as JSON of a Search"),
         must("is_live", sa.Boolean(), "records that come later are held as well"),
         must("set_at", sa.BigInteger(), "microseconds UTC since 1970"),
-        must("set_by", sa.Text(), "who"),
+        must("set_by", TEXT, "who"),
         may("released_at", sa.BigInteger(), "null: in force"),
-        may("released_by", sa.Text(), "who"),
+        may("released_by", TEXT, "who"),
         sa.UniqueConstraint("name", name="hold_by_name"),
         comment="legal holds",
     )
@@ -343,14 +337,12 @@ def audit() -> None:
         "audit",
         key("number", sa.BigInteger(), "from 1 without a gap"),
         must("at", sa.BigInteger(), "microseconds UTC since 1970"),
-        must("actor", sa.Text(), "who"),
+        must("actor", TEXT, "who"),
         must(
-            "action",
-            sa.Text(),
-            "search, show, trace, stats, export, hold, release, retain, erase, ...",
+            "action", TEXT, "search, show, trace, stats, export, hold, release, retain, erase, ..."
         ),
-        must("reason", LONG_TEXT, "case, or why; empty where none is demanded"),
-        must("detail", LONG_TEXT, "query, counts and what else belongs to it, as JSON"),
+        must("reason", TEXT, "case, or why; empty where none is demanded"),
+        must("detail", TEXT, "query, counts and what else belongs to it, as JSON"),
         must("previous", DIGEST, "digest of the event before"),
         must("digest", DIGEST, "SHA-256 over all of the above; see audit"),
         comment="who asked for, saw, exported, held and deleted what; rows are only ever added",
