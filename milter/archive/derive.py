@@ -64,9 +64,9 @@ def shown(fields: Sequence[Sequence[str]]) -> tuple[str | None, str | None]:
     """Message-ID and Subject as people see them, of the first such fields."""
     found: dict[str, bytes] = {}
     for name, value in fields:
-        name = name.strip().lower()
-        if name in _SHOWN:
-            found.setdefault(name, terms.octets(value))
+        wanted = _wanted(name, _SHOWN)
+        if wanted in _SHOWN:
+            found.setdefault(wanted, terms.octets(value))
     message_id, subject = found.get("message-id"), found.get("subject")
     return (
         None if message_id is None else stored_message_id(message_id),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError
 
 from carbonseal.milter.archive import schema
@@ -53,7 +53,7 @@ def _copy(table: Table, rows: Sequence[Row], connection: Connection, *, with_ter
             copy.set_types(types)
             for row in rows:
                 copy.write_row(row)
-    except raw_errors(connection.dialect) as fault:
+    except connection.dialect.loaded_dbapi.Error as fault:
         raise DBAPIError.instance(
             statement,
             None,
@@ -62,12 +62,6 @@ def _copy(table: Table, rows: Sequence[Row], connection: Connection, *, with_ter
             dialect=connection.dialect,
             connection_invalidated=connection.dialect.is_disconnect(fault, raw, None),
         ) from fault
-
-
-def raw_errors(dialect: Dialect) -> type[Exception]:
-    """What the driver raises."""
-    error: type[Exception] = dialect.loaded_dbapi.Error
-    return error
 
 
 @functools.cache

@@ -89,8 +89,8 @@ def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[Arriva
     known: dict[str, tuple[int, int]] = {}
     query = select(columns.record_id, columns.segment_id, columns.position)
     for chunk in chunks([one.rows.record_id for one in arrivals], _CHUNK):
-        for record_id, *line in connection.execute(query.where(columns.record_id.in_(chunk))):
-            known[record_id] = (line[0], line[1])
+        for record_id, *where in connection.execute(query.where(columns.record_id.in_(chunk))):
+            known[record_id] = (where[0], where[1])
     fresh, repeated = [], []
     for one in arrivals:
         line = (one.segment_id, one.position)

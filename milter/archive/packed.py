@@ -63,7 +63,7 @@ def pack_recipients(recipients: Iterable[Recipient]) -> bytes:
     packed, count, last = [b""], 0, None
     for one in recipients:
         known = one.address_id is not None
-        flags, texts = tail(known, one.spelling, one.raw, one.resolved, one.esmtp, one.about)
+        flags, texts = _tail(known, (one.spelling, one.raw, one.resolved, one.esmtp, one.about))
         if one.kind == schema.ENVELOPE:
             if len(packed) - 1 > count or one.route_id is None:
                 raise ValueError("envelope recipients have routes and come first")
@@ -85,15 +85,12 @@ def pack_recipients(recipients: Iterable[Recipient]) -> bytes:
 
 
 @functools.lru_cache(maxsize=4096)
-def tail(
+def _tail(
     has_address: bool,
-    spelling: bytes | None,
-    raw: bytes | None,
-    resolved: bytes | None,
-    esmtp: str | None,
-    about: str | None,
+    given: tuple[bytes | None, bytes | None, bytes | None, str | None, str | None],
 ) -> tuple[int, bytes]:
     """Flags and texts of a recipient: what recurs, whatever its ids are."""
+    spelling, raw, resolved, esmtp, about = given
     flags, texts = int(has_address), []
     for flag, text in (
         (_SPELLING, spelling),

@@ -40,4 +40,5 @@ def make_ahead(connection: Connection) -> int:
     """Make this month and those to come; how many were missing."""
     if connection.dialect.name != "postgresql":
         return 0
-    return connection.execute(select(func.carbonseal_partitions(AHEAD))).scalar_one()
+    made: int = connection.execute(select(func.carbonseal_partitions(AHEAD))).scalar_one()
+    return made

@@ -58,6 +58,8 @@ ANY_ROLE = REVERSE_PATH | RECIPIENT | AUTHOR | TO | CC
 # The same roles shifted: held by an address that differs in its extension, or by a subdomain.
 INDIRECT = 8
 
+_WITHOUT_ARRAYS: Any = ("sqlite", "mysql", "mariadb")
+
 metadata = MetaData()
 
 
@@ -104,11 +106,6 @@ _INDEXED = (
 )
 
 
-def _has_no_arrays(_ddl: Any, _target: Any, bind: Any, *, dialect: Any = None, **_: Any) -> bool:
-    name: str = (dialect or bind.dialect).name
-    return name != "postgresql"
-
-
 def _key(name: str, kind: Any, comment: str) -> Column[Any]:
     return Column(
         name, kind, primary_key=True, autoincrement=False, nullable=False, comment=comment
@@ -128,7 +125,7 @@ def _record_id() -> Column[Any]:
 
 
 # PostgreSQL only: a table for each month, made by the function carbonseal_partition.
-_BY_MONTH = {"postgresql_partition_by": "RANGE (record_id)"}
+_BY_MONTH: dict[str, Any] = {"postgresql_partition_by": "RANGE (record_id)"}
 
 
 domain = Table(
@@ -279,9 +276,9 @@ message = Table(
     Index("message_by_message_id", "message_id_hash", "record_id"),
     Index("message_by_client", "client_address", "record_id"),
     # PostgreSQL has these three as terms.
-    Index("message_by_login", "login_hash", "record_id").ddl_if(callable_=_has_no_arrays),
-    Index("message_by_crossing", "crossing", "record_id").ddl_if(callable_=_has_no_arrays),
-    Index("message_by_signed", "is_signed", "record_id").ddl_if(callable_=_has_no_arrays),
+    Index("message_by_login", "login_hash", "record_id").ddl_if(dialect=_WITHOUT_ARRAYS),
+    Index("message_by_crossing", "crossing", "record_id").ddl_if(dialect=_WITHOUT_ARRAYS),
+    Index("message_by_signed", "is_signed", "record_id").ddl_if(dialect=_WITHOUT_ARRAYS),
     comment="one row per sealed message",
     **_BY_MONTH,
 )

@@ -4,9 +4,9 @@ Reasons name addresses, logins and clients that the message row holds already.  
 placeholder stands for them: `origin-login({login})`, `recipient-outside({0..2})`.  What is left is
 the same for thousands of messages and goes into table `verdict` once.
 
-Placeholders: {login}, {client}, {reverse_path}, {author}, {0}, {1} .. (recipients by number,
-those of the archive last), {0..2} (one such reason for each of them), {why} and {why:0} (what the reason for the place
-of the reverse-path, or of a recipient, is about), {verbatim}.
+Placeholders: {login}, {client}, {reverse_path}, {author}, {0}, {1} .. (recipients by number, those
+of the archive last), {0..2} (one such reason for each of them), {why} and {why:0} (what the reason
+for the place of the reverse-path, or of a recipient, is about), {verbatim}.
 
 Promises: `spelled_out` gives back what `in_common` was given, unless that said that it is not
 exact: then something stands there that names a person, or looks like a placeholder, or is long.
