@@ -40,6 +40,6 @@ def made_anew(one: Rows, *, is_redacted: bool) -> Rows | None:
     if is_redacted or "fields" not in section or (salt is not None and len(salt) != SALT):
         return None
     try:
-        return rows.split(rows.join(one))
+        return rows.split(rows.join(one), frozenset())
     except rows.Unloadable:
         return None  # then it was changed, and that is said anyway

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from carbonseal.milter.archive import merkle, retrieve, rows, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.evidence import absence, derived_check, leaf, seal
+from carbonseal.milter.archive.evidence import absence, derived_check, index_check, leaf, seal
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.seal import BadEntry
 from carbonseal.milter.archive.rows import Rows
@@ -117,6 +117,8 @@ class RecordCheck:
         self._explain = explain
         self._patience = int((time.time() if now is None else now) * 1000) - _PATIENCE_MS
         self._active: dict[int, _Segment] = {}
+        # Of the page at hand: records as stored, as they would be made now, and where they are.
+        self._complete: dict[str, tuple[Rows, Rows, _Segment, int]] = {}
         self._waiting: dict[int, tuple[int, str, str]] = {}  # count, first and last record
 
     def total(self) -> int:
@@ -230,6 +232,7 @@ class RecordCheck:
     def _look_at(self, record_ids: list[str]) -> Iterator[Finding]:
         for one, redaction, fault in self._fetched(record_ids):
             yield from self._check(one, redaction, fault)
+        yield from self._check_indexes()
 
     def _fetched(
         self, record_ids: Sequence[str]
@@ -349,9 +352,24 @@ class RecordCheck:
         """What searches go by has to follow from the record."""
         made = derived_check.made_anew(one, is_redacted=redaction is not None)
         wrong = [] if made is None else derived_check.wrong_columns(one, made)
+        if made is not None:
+            self._complete[one.record_id] = (one, made, segment, position)
         if wrong:
             what = f"the record is what was sealed, and {', '.join(wrong)} does not follow from it"
             yield segment.finding("changed", what, position, one.record_id)
+
+    def _check_indexes(self) -> Iterator[Finding]:
+        """The records of the page have to be found by what they say."""
+        complete, self._complete = self._complete, {}
+        with self._engine.connect() as connection:
+            hidden = index_check.hidden([made for _, made, _, _ in complete.values()], connection)
+        for record_id, names in hidden.items():
+            one, _, segment, position = complete[record_id]
+            again = self._again(record_id)
+            if again is None or again[0] != one:
+                continue  # retention was at it just now
+            what = f"searches do not find it by all that it says: {', '.join(names)}"
+            yield segment.finding("hidden", what, position, record_id)
 
     def _segment(self, segment_id: int) -> _Segment | None:
         """The seal of a segment; None when it has none."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 from support import mariadb, postgresql
 from support.archive import Archive, build_recipient, build_signature
 from support.evidence import Sealed, alone, salted
@@ -160,6 +160,31 @@ def test_a_deleted_dictionary_row_is_noticed(sealed: Sealed, table: Any, name: s
     found = sealed.found_alone()
     assert {one.kind for one in found} == {"changed"}
     assert len(found) == SEGMENTS * PER_SEGMENT
+
+
+def _index_tables(sealed: Sealed) -> list[Any]:
+    if sealed.writing.dialect.name == "postgresql":
+        return [schema.message, schema.header_section]
+    return [schema.participant, schema.participant_domain, schema.header_term]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_record_that_searches_cannot_find_is_named(sealed: Sealed, number: int) -> None:
+    """Its row is as it was; what leads to it was deleted."""
+    tables = _index_tables(sealed)
+    if number >= len(tables):
+        pytest.skip("PostgreSQL has two arrays")
+    table, victim = tables[number], _victim(sealed)
+    with sealed.tampering(table) as connection:
+        row = table.c.record_id == victim
+        if sealed.writing.dialect.name == "postgresql":
+            emptied = text(f"UPDATE {table} SET terms = '{{}}' WHERE record_id = :victim")
+            typed = emptied.bindparams(bindparam("victim", type_=schema.RecordId()))
+            connection.execute(typed, {"victim": victim})
+        else:
+            connection.execute(delete(table).where(row))
+    found = sealed.found_alone()
+    assert [(one.kind, one.record_id) for one in found] == [("hidden", victim)]
 
 
 def test_the_part_that_changed_is_named_where_the_segment_is_at_hand(sealed: Sealed) -> None:
