@@ -223,14 +223,12 @@ def test_every_trace_and_view_goes_through_an_index(large: Archive, name: str) -
 
 def test_the_tests_above_know_a_scan_when_they_see_one(large: Archive) -> None:
     """A condition without an index, asked directly, is told apart on each engine."""
-    statements = sent(
-        large,
-        lambda: (
-            large.engine.connect()
-            .exec_driver_sql("SELECT record_id FROM message AS walked WHERE size > 5000")
-            .all()
-        ),
-    )
+
+    def ask() -> None:
+        with large.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT record_id FROM message AS walked WHERE size > 5000")
+
+    statements = sent(large, ask)
     assert list(scans(large, statements))
 
 
