@@ -577,26 +577,16 @@ def test_a_user_who_may_read_little_is_told_so(tmp_path: Path) -> None:
         if str(place).startswith("/tmp/"):
             place.chmod(place.stat().st_mode | 0o055)
     (etc / "closed").chmod(0o600)
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", COMMAND]
+    environment = {"PATH": os.environ["PATH"], "HOME": "/"}
+    if subprocess.run([*nobody, "--version"], env=environment, check=False).returncode:
+        pytest.skip("nobody else may run this checkout")
     done = subprocess.run(
-        [
-            "setpriv",
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--",
-            COMMAND,
-            "--config",
-            file,
-            "postfix",
-            "lint",
-            "--config-directory",
-            etc,
-            "--json",
-        ],
+        [*nobody, "--config", file, "postfix", "lint", "--config-directory", etc, "--json"],
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": os.environ["PATH"], "HOME": "/"},
+        env=environment,
     )
     found = {one["code"]: one["finding"] for one in map(json.loads, done.stdout.splitlines())}
     assert found.keys() == {"domain-table", "short-queue-ids"}, done.stderr
