@@ -102,7 +102,13 @@ def _domain(name: str, text: str) -> str:
     text = text.strip()
     text = text.removeprefix("@").removeprefix("*") if name.strip("-:") == "domain" else text
     dot = "." if text.startswith(".") else ""
-    return dot + domains.normalize(text.removeprefix("."))
+    found = domains.normalize(text.removeprefix("."))
+    if dot and "." not in found:
+        raise DataError(
+            f"{name}: {text[:80]!r} is all of a top-level domain, which no index knows; "
+            f"write .partner{text[:80]}"
+        )
+    return dot + found
 
 
 def _subject(name: str, text: str) -> str:
