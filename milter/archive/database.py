@@ -60,8 +60,11 @@ def writing_engine(url: str, *, patience: float | None = servers.ANSWER_SECONDS)
         return _engine(parsed, is_writer=True, patience=patience)
     path = _sqlite_path(parsed)
     _create_file(path)
+    # Header sections of some 700 octets fill pages of 8 KiB better than those of 4 (6 % less in
+    # all), and nothing fills larger ones.  A file that has tables keeps the size that it has.
+    pragmas = ("page_size=8192", "journal_mode=WAL", "synchronous=FULL")
     # mode=rw: a file that vanished later is an error, not an empty archive.
-    return _sqlite_engine(path, "rw", ("journal_mode=WAL", "synchronous=FULL"), "BEGIN IMMEDIATE")
+    return _sqlite_engine(path, "rw", pragmas, "BEGIN IMMEDIATE")
 
 
 def reading_engine(url: str) -> Engine:
