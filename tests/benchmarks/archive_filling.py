@@ -84,7 +84,6 @@ class Material:
 @functools.cache
 def _world(count: int) -> World:
     """Made once in each process."""
-    os.nice(5)
     return World(count)
 
 
