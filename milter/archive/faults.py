@@ -114,9 +114,9 @@ _REMEDIES: tuple[tuple[tuple[str | int, ...], str], ...] = (
         ("28P01", "28000", 1045, 1698, "password authentication failed", "no password supplied"),
         "check the user and the password file that record.database names",
     ),
-    (("3D000", 1049, "does not exist"), "create the database and its roles (packaging/)"),
+    (("3D000", 1049, "fatal: database"), "create the database and its roles (packaging/)"),
     (
-        ("42501", 1044, 1142, 1143, 1370),
+        ("42501", 1044, 1142, 1143, 1370, "permission denied"),
         "grant the rights of the role again (packaging/), or run carbonseal archive upgrade as the "
         "owner of the archive",
     ),

@@ -12,6 +12,7 @@ import functools
 import itertools
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pymysql
@@ -137,6 +138,22 @@ class MariaDB(PrivateServer):
             cursor.execute(query)
             row = cursor.fetchone()
         return None if row is None else row[-1]
+
+    def run_file(self, path: Path, database: str) -> None:
+        """A file of SQL through the client, as administrator."""
+        copy = self.directory / path.name
+        copy.write_bytes(path.read_bytes())
+        copy.chmod(0o644)  # the directory is 0700
+        client = program("mariadb", _PLACES, "mariadb-client")
+        where = ["--no-defaults", f"--socket={self.socket}", "--user=root", database]
+        self.run([client, *where, "-e", f"source {copy}"])
+
+    def make_login(self, name: str, *, member_of: str) -> None:
+        """A user in one role, with the password of all here; made where it is missing."""
+        who = f"{name}@'{ports.LOOPBACK}'"
+        self.execute(f"CREATE USER IF NOT EXISTS {who} IDENTIFIED BY '{self.password}'")
+        self.execute(f"GRANT {member_of} TO {who}")
+        self.execute(f"SET DEFAULT ROLE {member_of} FOR {who}")
 
     def _connect(self, database: str | None) -> Any:
         # By UNIX socket, which only this directory's owner and root can reach.

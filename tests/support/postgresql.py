@@ -152,6 +152,14 @@ class PostgreSQL(PrivateServer):
             row = connection.execute(query.encode()).fetchone()
         return None if row is None else row[0]
 
+    def run_file(self, path: Path, database: str, user: str = SUPERUSER) -> None:
+        """A file of SQL through psql, from this server's own host."""
+        copy = self.directory / path.name
+        copy.write_bytes(path.read_bytes())
+        copy.chmod(0o644)  # the directory is 0700
+        where = ["-h", self.directory, "-p", str(self.port), "-U", user, "-d", database]
+        self.run([_program("psql"), "--no-psqlrc", "--quiet", *where, "-f", copy])
+
     def _connect(self, database: str) -> psycopg.Connection[Any]:
         # By UNIX socket, which only this directory's owner and root can reach: trusted.
         return psycopg.connect(
@@ -175,11 +183,13 @@ class PostgreSQL(PrivateServer):
             self.make_login(OWNER)
 
     def make_login(self, name: str, *, member_of: str | None = None) -> None:
-        """A role that can log in, with the password of all roles here."""
+        """Let a role log in with the password of all here; made where it is missing."""
+        is_there = self.ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{name}'") is not None
+        verb = sql.SQL("ALTER" if is_there else "CREATE")
         with self._connect("postgres") as connection:
             connection.execute(
-                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
-                    sql.Identifier(name), sql.Literal(self.password)
+                sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+                    verb, sql.Identifier(name), sql.Literal(self.password)
                 )
             )
             if member_of is not None:
