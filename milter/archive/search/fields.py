@@ -47,14 +47,20 @@ def canonical(name: str, text: str, label: str = "") -> str:
     Raises: DataError, which calls the field `label`.
     """
     label = label or f"{name}:"
-    if len(text) > _LONGEST:
-        raise DataError(f"{label} has more than {_LONGEST} characters; shorten it")
+    bounded(text, label)
     if name.startswith(HEADER):
         return _header(label, text)
     field = FIELDS.get(name)
     if field is None:
         raise DataError(f"no field is called {name[:40]!r}; write one of {', '.join(FIELDS)}")
     return field.canonical(label, text)
+
+
+def bounded(text: str, label: str = "a value") -> str:
+    """The same.  Raises: DataError when it is longer than anything we keep."""
+    if len(text) > _LONGEST:
+        raise DataError(f"{label} has more than {_LONGEST} characters; shorten it")
+    return text
 
 
 def name_of(typed: str) -> str:
@@ -101,14 +107,17 @@ def with_extensions(mailbox: str) -> str:
 def _domain(name: str, text: str) -> str:
     text = text.strip()
     text = text.removeprefix("@").removeprefix("*") if name.strip("-:") == "domain" else text
-    dot = "." if text.startswith(".") else ""
     found = domains.normalize(text.removeprefix("."))
-    if dot and "." not in found:
+    if not text.startswith("."):
+        return found
+    if found.startswith("["):
+        raise DataError(f"{name} {text[:80]!r} is an address literal; it has no subdomains")
+    if "." not in found:
         raise DataError(
-            f"{name}: {text[:80]!r} is all of a top-level domain, which no index knows; "
+            f"{name} {text[:80]!r} is all of a top-level domain, which no index knows; "
             f"write .partner{text[:80]}"
         )
-    return dot + found
+    return f".{found}"
 
 
 def _subject(name: str, text: str) -> str:

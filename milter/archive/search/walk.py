@@ -31,7 +31,7 @@ from sqlalchemy import (
     union,
 )
 
-from carbonseal.milter.archive import header_store, terms
+from carbonseal.milter.archive import header_store, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.search import conditions
 from carbonseal.milter.archive.search.conditions import MESSAGE, SECTION, Fields, Leaf, Node
@@ -39,8 +39,12 @@ from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import DataError
 
 RARE = 1000  # counting further does not change which condition should lead
-_FIRST_WINDOW = 4 * 60_000  # milliseconds
-_GROWTH = 8
+# An hour, a day and a third, six weeks, everything.  Each window is a statement, which costs about
+# as much as finding a thousand records; "everything" is reached by what is rarer than a page in six
+# weeks.
+_FIRST_WINDOW = 3_600_000  # milliseconds
+_GROWTH = 32
+_LAST_WINDOW = 60 * 86_400_000
 _MOST_CANDIDATES = 2000  # whose stored text is looked at together
 _CHUNK = 500
 _OLDEST = "0" * terms.RECORD_ID_LENGTH
@@ -227,7 +231,9 @@ class Walk:
             self._begin(connection)
         found: list[Any] = []
         while len(found) < size and not self.is_over:
-            low = _earlier(self._last, self._span, self._first)
+            low = self._first
+            if self._span <= _LAST_WINDOW:
+                low = _earlier(self._last, self._span, self._first)
             rows = self._merged((low, self._last), size - len(found), connection)
             found += rows
             if len(found) < size:
@@ -240,20 +246,35 @@ class Walk:
         return found
 
     def _begin(self, connection: Connection) -> None:
-        """No window before the newest record."""
+        """No window before the newest record, where the search does not say where to begin."""
         self._has_begun = True
-        newest = MESSAGE.alias()
-        query = (
-            select(newest.c.record_id)
-            .where(_within((self._first, self._last))(newest.c))
-            .order_by(newest.c.record_id.desc())
+        if self._last < _NEWEST:
+            return
+        # What is sealed is known at once.  Of all partitions, only those after it are planned for.
+        sealed = connection.execute(
+            select(schema.seal.c.last_record_id)
+            .order_by(schema.seal.c.last_record_id.desc())
             .limit(1)
-        )
-        found = connection.execute(query).scalar_one_or_none()
+        ).scalar_one_or_none()
+        found = None
+        if sealed is not None:
+            found = self._newest(max(self._first, sealed), connection)
+        if found is None:
+            found = self._newest(self._first, connection)
         if found is None:
             self.is_over = True
         else:
             self._last = min(self._last, _after(found))
+
+    def _newest(self, first: str, connection: Connection) -> str | None:
+        newest = MESSAGE.alias()
+        found: str | None = connection.execute(
+            select(newest.c.record_id)
+            .where(_within((first, self._last))(newest.c))
+            .order_by(newest.c.record_id.desc())
+            .limit(1)
+        ).scalar_one_or_none()
+        return found
 
     def _merged(self, bounds: Bounds, size: int, connection: Connection) -> list[Any]:
         rows: dict[str, Any] = {}
@@ -328,5 +349,9 @@ def each(plan: Plan, page_size: int, reading: Callable[[], Any]) -> Iterator[lis
 def steady(connection: Connection) -> None:
     """Plans that hang on the question and not on statistics of yesterday."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL enable_seqscan = off"))
-        connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+        connection.execute(
+            text(
+                "SELECT set_config('enable_seqscan', 'off', true), "
+                "set_config('plan_cache_mode', 'force_custom_plan', true)"
+            )
+        )

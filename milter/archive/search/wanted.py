@@ -164,9 +164,9 @@ def _condition_from_json(content: Any, depth: int) -> Condition:
             raise _not_ours(value)
         of = tuple(_condition_from_json(one, depth - 1) for one in value)
         return All(of) if name == "all" else Either(of)
-    found = fields.canonical(_text(name), _text(value))
-    # A Message-ID may have brackets inside its brackets; these have been taken off already.
-    return Is(name, value if name == "message-id" else found)
+    if name == "message-id":  # its brackets are off already; there may be others inside
+        return Is(name, fields.bounded(_text(value)))
+    return Is(name, fields.canonical(_text(name), _text(value)))
 
 
 def _moment(content: Any) -> datetime | None:

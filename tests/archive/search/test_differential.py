@@ -204,7 +204,8 @@ def _is_size(size: int, value: str) -> bool:
 
 ADDRESSES = [
     *(one.lower() for one in PEOPLE), "nobody@never.test", "bob+*@example.com", "bob+*@partner.org",
-    "@example.com", "@partner.org", "@.partner.org", "@.eu.partner.org", "@.partner.test", "@never.test",
+    "@example.com", "@partner.org", "@.partner.org", "@.eu.partner.org", "@.partner.test",
+    "@never.test",
 ]  # fmt: skip
 FIRST_MOMENTS = [T0 + timedelta(seconds=second) for second in (-5, 0, 100, DAY, 50 * DAY)]
 

@@ -126,6 +126,9 @@ REFUSED = [
     pytest.param("from:(to:a@x.org)", "inside each other", id="field-in-a-field"),
     pytest.param("from:alice", "no domain", id="no-address"),
     pytest.param("domain:a..b", "a..b", id="no-domain"),
+    pytest.param("domain:.org", "top-level", id="top-level"),
+    pytest.param("to:@.org", "top-level", id="people-of-a-top-level-domain"),
+    pytest.param("domain:.[192.0.2.1]", "no subdomains", id="literal-with-a-dot"),
     pytest.param("client:300.1.1.1", "192.0.2.1", id="no-network"),
     pytest.param("client:fe80::1%eth0", "192.0.2.1", id="zone"),
     pytest.param("crossing:sideways", "internal or outbound", id="no-crossing"),
@@ -187,7 +190,8 @@ def test_one_spelling_of_each_value(name: str, value: str) -> None:
         once = fields.canonical(name, value)
     except DataError:
         return
-    assert fields.canonical(name, once) == once or name == "message-id"
+    if name != "message-id":  # the brackets of its answer are part of it
+        assert fields.canonical(name, once) == once
     assert wanted.from_json({"v": 1, "where": {name: once}}).where == Is(name, once)
 
 
