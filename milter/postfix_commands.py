@@ -93,4 +93,7 @@ def bcc_maps_command(context: Context, directory: Path | None) -> None:
     for name in _AFTERWARDS:
         if settings.value(name):
             click.echo(f"# {name} rewrites addresses before the maps see them; not followed here.")
+    for service in settings.running("smtpd"):
+        if "no_address_mappings" in settings.value("receive_override_options", service):
+            click.echo(f"# {service.place} has no_address_mappings: no maps there; not followed.")
     bcc_map_files.read(sources)  # says what cannot be compared

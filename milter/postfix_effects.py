@@ -41,6 +41,7 @@ _ACTION = re.compile(r"!?\s*([^\w\s\\])(?:\\.|(?!\1).)*\1\w*\s+([A-Za-z]+)")
 def check(settings: Settings, configuration: Configuration) -> Iterator[Finding]:
     """Every finding about copies and about mail after the milter."""
     yield from _copies(settings, configuration)
+    yield from _compared(settings, configuration)
     yield from _visible(settings, configuration)
     yield from _parameters(settings, configuration)
     yield from _rewritten_after(settings)
@@ -137,6 +138,26 @@ def _of_table(settings: Settings, about: Reference) -> list[str]:
     if found.problems or found.patterns:
         raise errors.TryLater(found.problems[0] if found.problems else f"{about} cannot be listed")
     return list(found.results.values())
+
+
+def _compared(settings: Settings, configuration: Configuration) -> Iterator[Finding]:
+    section = configuration.file.archive.bcc_maps
+    if configuration.compare is None:
+        return
+    ours = {
+        "sender_bcc_maps": section.sender if section else "",
+        "recipient_bcc_maps": section.recipient if section else "",
+        "always_bcc": (section.always or "") if section else "",
+        "recipient_delimiter": section.delimiter if section else "",
+    }
+    for parameter, value in ours.items():
+        if " ".join(value.split()) != " ".join(settings.value(parameter).split()):
+            yield Finding(
+                "compare-differs",
+                parameter,
+                "it is not what archive.bcc_maps has, so the comparison is with something else;"
+                " paste what carbonseal postfix bcc-maps prints",
+            )
 
 
 def _visible(settings: Settings, configuration: Configuration) -> Iterator[Finding]:

@@ -42,6 +42,7 @@ CATALOGUE: Mapping[str, tuple[Severity, str]] = {
     "milter-missing": (_E, "no smtpd service asks the milter"),
     "service-without-milter": (_E, "one smtpd service does not ask the milter"),
     "no-milters": (_E, "receive_override_options switches milters off for a service"),
+    "no-milters-loopback": (_W, "milters are off on loopback, and no content filter is configured"),
     "milter-maps": (_W, "smtpd_milter_maps can switch the milter off for some clients"),
     "non-smtpd-missing": (_W, "mail of sendmail(1) does not reach the milter"),
     "socket-form": (
@@ -83,6 +84,7 @@ CATALOGUE: Mapping[str, tuple[Severity, str]] = {
     "copy-doubled": (_W, "a BCC setting of Postfix adds our archive recipient too"),
     "copy-elsewhere": (_W, "a BCC setting of Postfix sends a copy to another mailbox"),
     "copy-unknown": (_W, "a BCC table cannot be read"),
+    "compare-differs": (_W, "archive.bcc_maps is not what Postfix has"),
     "copy-visible": (_H, "the copy may travel in one transaction with the recipients"),
     "dsn-discarded": (_W, "NOTIFY=NEVER is not passed on, so a lost copy may bounce to the author"),
     "original-recipient": (_H, "the log does not say from which alias a recipient came"),

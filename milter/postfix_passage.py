@@ -176,7 +176,15 @@ def _of_service(
     is_handed_back = service.name.startswith(_LOOPBACK) and bool(_filters(settings))
     position = _position(settings, ours, service)
     if "no_milters" in switches:
-        if not is_handed_back:
+        if service.name.startswith(_LOOPBACK) and not is_handed_back:
+            yield Finding(
+                "no-milters-loopback",
+                service.place,
+                "receive_override_options has no_milters, but no content filter is configured that"
+                " hands mail back here, so what local programs send there is neither signed, copied"
+                " nor recorded; take the service out",
+            )
+        elif not is_handed_back:
             yield Finding(
                 "no-milters",
                 service.place,

@@ -109,7 +109,7 @@ ROWS: Mapping[str, Broken] = {
         master=with_smtpd("receive_override_options = no_milters"),
     ),
     "milters-off-on-loopback-without-a-filter": Broken(
-        "no-milters",
+        "no-milters-loopback",
         "master.cf 127.0.0.1:10025/inet",
         master=and_service(
             "127.0.0.1:10025 inet n - n - - smtpd -o receive_override_options=no_milters"
@@ -341,6 +341,12 @@ ROWS: Mapping[str, Broken] = {
     ),
     "bcc-maps-that-cannot-be-read": Broken(
         "copy-unknown", "recipient_bcc_maps", {"recipient_bcc_maps": "hash:{etc}/nothing"}
+    ),
+    "the-comparison-is-with-older-maps": Broken(
+        "compare-differs",
+        "recipient_delimiter",
+        {"recipient_delimiter": "+"},
+        ours={"archive": {"compare": "bcc_maps", "bcc_maps": {"delimiter": "-"}}},
     ),
     "copy-beside-the-recipients": Broken(
         "copy-visible", "transport_maps", {"transport_maps": ""}, says="archive.example.net"
@@ -615,6 +621,30 @@ def test_postfix_is_asked_a_bounded_number_of_questions(tmp_path: Path) -> None:
         patched.setattr(postfix_settings, "_run", counting)
         assert postfix_lint.lint(etc, config.load(file)) == []
     assert len(asked) < 20
+
+
+def test_our_own_snippet_yields_hints_at_most(tmp_path: Path) -> None:
+    """Who pastes what `postfix snippet` prints is not told off for it."""
+    etc, file = write(tmp_path, Broken("", ""))
+    printed = subprocess.run(
+        [COMMAND, "--config", file, "postfix", "snippet"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    main, _, master = printed.partition("# --- master.cf")
+    ours = {
+        name: value
+        for name, value in MAIN.items()
+        if not re.search(rf"^{name} =", main, re.MULTILINE)
+    }
+    lines = [f"{name} = {value}" for name, value in ours.items()]
+    # The service for mail that a filter hands back stands there for sites that have a filter.
+    (etc / "main.cf").write_text("\n".join([*lines, "content_filter = scan:[::1]:9"]) + f"\n{main}")
+    others = [MASTER[0], *MASTER[2:]]
+    (etc / "master.cf").write_text("\n".join([*others, f"# {master}"]) + "\n")
+    found = postfix_lint.lint(etc, config.load(file))
+    assert {one.code for one in found} == {"content-filter"}
 
 
 def test_config_check_says_it_too(tmp_path: Path) -> None:
