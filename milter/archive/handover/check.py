@@ -15,6 +15,7 @@ Does not: import SQLAlchemy, or anything that needs it.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import sys
@@ -27,12 +28,19 @@ from typing import Any, NamedTuple
 import click
 
 from carbonseal.keys import evidence_key, tables
-from carbonseal.milter.archive.evidence import chain, leaf
-from carbonseal.milter.archive.evidence.seal import BadEntry, Facts
+from carbonseal.milter.archive.evidence import chain, leaf, stamp
+from carbonseal.milter.archive.evidence.seal import BadEntry, Facts, Sealed
 from carbonseal.milter.archive.handover import manifest as manifests
 from carbonseal.milter.archive.handover import proof as proofs
 from carbonseal.milter.archive.handover import reading
-from carbonseal.milter.archive.handover.manifest import MANIFEST, PROOFS, RECORDS, SEALS, Manifest
+from carbonseal.milter.archive.handover.manifest import (
+    MANIFEST,
+    PROOFS,
+    RECORDS,
+    SEALS,
+    STAMPS,
+    Manifest,
+)
 from carbonseal.milter.archive.handover.reading import Bundle
 from carbonseal.policies.errors import CarbonsealError, DataError
 
@@ -65,6 +73,7 @@ class Outcome:
     relays: set[str] = field(default_factory=set)
     config_versions: set[str] = field(default_factory=set)
     keys: dict[str, set[str]] = field(default_factory=dict)  # relay: ids of keys that signed
+    stamps: int = 0  # that are of a seal of the bundle
     manifest_sha256: str = ""
 
 
@@ -73,7 +82,7 @@ class _Seals:
     """The seals that are signed as they should be."""
 
     facts: dict[tuple[str, int], Facts] = field(default_factory=dict)
-    digests: dict[tuple[str, int], str] = field(default_factory=dict)
+    digests: dict[tuple[str, int], bytes] = field(default_factory=dict)
 
 
 def check(
@@ -143,6 +152,8 @@ def _check_files(bundle: Bundle, manifest: Manifest) -> Iterator[Finding]:
 def _check_seals(
     bundle: Bundle, seals: _Seals, outcome: Outcome, trusted: Collection[bytes] | None
 ) -> Iterator[Finding]:
+    stamps, findings = _stamps(bundle)
+    yield from findings
     with bundle.open(SEALS) as stream:
         for number, line in enumerate(reading.lines(stream, SEALS), 1):
             where = f"{SEALS} line {number}"
@@ -161,7 +172,41 @@ def _check_seals(
                 yield Finding(f"was signed by the key {name}, which is none of those given", where)
                 continue
             seals.facts[facts.relay, facts.number] = facts
-            seals.digests[facts.relay, facts.number] = sealed.digest.hex()
+            seals.digests[facts.relay, facts.number] = sealed.digest
+            if (token := stamps.pop((facts.relay, facts.number), None)) is not None:
+                yield from _check_stamp(token, sealed, outcome)
+    for relay, number in stamps:
+        yield Finding(f"the stamped seal {number} of {relay} is not there", STAMPS)
+    for (relay, number), facts in seals.facts.items():
+        if seals.digests.get((relay, number - 1), facts.previous) != facts.previous:
+            what = f"seal {number} of {relay} does not follow from the one before"
+            yield Finding(what, SEALS)
+
+
+def _stamps(bundle: Bundle) -> tuple[dict[tuple[str, int], bytes], list[Finding]]:
+    """Time stamps by the seal that they are said to stamp."""
+    found, findings = {}, []
+    with bundle.open(STAMPS) as stream:
+        for number, line in enumerate(reading.lines(stream, STAMPS), 1):
+            try:
+                said = json.loads(line)
+                key = str(said["relay"]), int(said["number"])
+                found[key] = base64.b64decode(said["token"], validate=True)
+            except _BROKEN:
+                findings.append(Finding("is no time stamp", f"{STAMPS} line {number}"))
+    return found, findings
+
+
+def _check_stamp(token: bytes, sealed: Sealed, outcome: Outcome) -> Iterator[Finding]:
+    """The imprint; whose stamp it is, `openssl ts -verify` tells with the authority's root."""
+    try:
+        problem = stamp.check(token, sealed, None)
+    except stamp.StampFailed:
+        return  # the library that reads them is optional
+    if problem is None:
+        outcome.stamps += 1
+    else:
+        yield Finding(problem, STAMPS)
 
 
 def _check_records(bundle: Bundle, seals: _Seals, outcome: Outcome) -> Iterator[Finding]:
@@ -229,7 +274,8 @@ def _check_sums(manifest: Manifest, outcome: Outcome, seals: _Seals) -> Iterator
     for name in ("relays", "config_versions"):
         yield from _compare(name, sorted(getattr(manifest, name)), sorted(getattr(outcome, name)))
     for relay, head in manifest.heads.items():
-        if seals.digests.get((relay, head.number)) != head.digest:
+        found = seals.digests.get((relay, head.number))
+        if found is None or found.hex() != head.digest:
             yield Finding(f"the last seal of {relay}, number {head.number}, is not there", MANIFEST)
 
 
@@ -255,6 +301,8 @@ def report(path: Path, *, trusted: Collection[bytes] | None, manifest_sha256: st
             f"{outcome.without_header_section} without their header section, {outcome.redacted} "
             "of which parts were taken out: what is under 'unproven' is not proven"
         )
+    if outcome.stamps:
+        click.echo(f"{outcome.stamps} time stamps are of these seals, or of seals that follow them")
     if trusted is None:
         click.echo("no key was given: compare the fingerprints with those of the relays")
     if manifest_sha256 is None:

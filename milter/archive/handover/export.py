@@ -13,6 +13,7 @@ Does not: choose (`search`), audit (`commands`) or check (`check`).
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,8 +136,10 @@ class _Files:
             seals.write(chain.to_line(sealed))
             keys.add(sealed.facts.key)
         stamps = self._made.file(manifest.STAMPS)
-        for line in source.stamp_lines():
-            stamps.write(line)
+        for relay, number, token in source.stamps():
+            text = base64.b64encode(token).decode("ascii")
+            said = {"relay": relay, "number": number, "token": text}
+            stamps.write(leaf.canonical(said) + b"\n")
         for public in sorted(keys):
             name = manifest.key_name(evidence_key.key_id(public))
             self._made.file(name).write(evidence_key.to_pem(public))

@@ -3,7 +3,7 @@
 Promises: any number of records, a page at a time, each exactly as it was sealed or, where parts of
 it are gone, what is left, with the proof that it was.
 
-Raises: database.DatabaseUnusable.
+Raises: database.DatabaseUnusable, DataError for a seal that is none.
 
 Does not: choose records (`search.query` does), make proofs (`proving` does), or judge them
 (`check` does).
@@ -11,6 +11,7 @@ Does not: choose records (`search.query` does), make proofs (`proving` does), or
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from carbonseal.milter.archive import database, retrieve, rows, schema
 from carbonseal.milter.archive.evidence import leaf
-from carbonseal.milter.archive.evidence.seal import Sealed
+from carbonseal.milter.archive.evidence.seal import BadEntry, Sealed
 from carbonseal.milter.archive.handover import proof as proofs
 from carbonseal.milter.archive.handover.proof import Proof
 from carbonseal.milter.archive.handover.proving import Prover
 from carbonseal.milter.archive.rows import Rows
+from carbonseal.policies.errors import DataError
+
+_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +59,49 @@ class Source:
                 yield Given(proofs.set_apart(_content(one), proof.gone), proof_said, proof)
 
     def seals(self, heads: Iterable[Sealed]) -> Iterator[Sealed]:
-        """The seals of the records given, and those heads that are not among them."""
-        given = self._prover.seals()
-        known = {sealed.digest for sealed in given}
-        yield from given
-        yield from (sealed for sealed in heads if sealed.digest not in known)
+        """The seals of the records given, those from there to the next stamp, and the heads."""
+        last = {sealed.facts.relay: sealed for sealed in heads}
+        for relay, numbers in self._prover.sealed().items():
+            for first, end in _runs(numbers, self._stamped(relay)):
+                for sealed in self._run(relay, first, end):
+                    if sealed.digest == (last[relay].digest if relay in last else None):
+                        del last[relay]
+                    yield sealed
+        yield from last.values()
 
-    def stamp_lines(self) -> list[bytes]:
-        """Lines of stamps.jsonl: what others say of the time of the seals."""
+    def stamps(self) -> Iterator[tuple[str, int, bytes]]:
+        """Time stamps that may say something about the seals given: relay, number, token."""
+        columns = schema.stamp.c
+        for relay, numbers in self._prover.sealed().items():
+            wanted = sorted({end for _, end in _runs(numbers, self._stamped(relay))})
+            for number in wanted:
+                query = select(columns.token).where(
+                    columns.relay == relay, columns.number == number
+                )
+                with self._reading() as connection:
+                    tokens = connection.execute(query).scalars().all()
+                yield from ((relay, number, bytes(token)) for token in tokens)
+
+    def _stamped(self, relay: str) -> list[int]:
+        columns = schema.stamp.c
+        query = select(columns.number).where(columns.relay == relay).order_by(columns.number)
         with self._reading() as connection:
-            return list(self._prover.stamp_lines(connection))
+            return list(connection.execute(query).scalars())
+
+    def _run(self, relay: str, first: int, end: int) -> Iterator[Sealed]:
+        """The seals from `first` to `end`, a page at a time."""
+        columns = schema.seal.c
+        while first <= end:
+            query = (
+                select(columns.entry, columns.signature)
+                .where(columns.relay == relay, columns.number >= first, columns.number <= end)
+                .order_by(columns.number)
+                .limit(_PAGE)
+            )
+            with self._reading() as connection:
+                found = connection.execute(query).all()
+            yield from (_sealed(entry, signature) for entry, signature in found)
+            first += _PAGE
 
     def heads(self) -> list[Sealed]:
         """The last seal of each relay.  Raises: database.DatabaseUnusable."""
@@ -78,7 +115,7 @@ class Source:
         )
         with self._reading() as connection:
             found = connection.execute(query).all()
-        return [Sealed(entry, bytes(signature)) for entry, signature in found]
+        return [_sealed(entry, signature) for entry, signature in found]
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -87,6 +124,33 @@ class Source:
                 yield connection
         except SQLAlchemyError as fault:
             raise database.unusable(self._engine.url, fault) from fault
+
+
+def _sealed(entry: str, signature: bytes) -> Sealed:
+    found = Sealed(entry, bytes(signature))
+    try:
+        found.facts  # noqa: B018
+    except BadEntry as fault:
+        raise DataError(
+            f"a seal in the archive is damaged ({fault}); run carbonseal archive verify, which "
+            "says where"
+        ) from None
+    return found
+
+
+def _runs(numbers: Sequence[int], stamped: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last of the seals that lead from each number to the stamp at or after it.
+
+    A stamp is of one seal, and every seal says which one was before it: so it is a stamp of all
+    those before, for whoever has those between.
+    """
+    done = 0
+    for number in numbers:
+        if number <= done:
+            continue
+        at = bisect.bisect_left(stamped, number)
+        done = stamped[at] if at < len(stamped) else number
+        yield number, done
 
 
 def _content(one: Rows) -> dict[str, Any]:

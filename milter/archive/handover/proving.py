@@ -16,17 +16,15 @@ Does not: judge (`proof` does).
 
 from __future__ import annotations
 
-import base64
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from carbonseal.milter.archive import schema
-from carbonseal.milter.archive.evidence import leaf, seal
+from carbonseal.milter.archive.evidence import leaf
 from carbonseal.milter.archive.evidence.inclusion import Levels
-from carbonseal.milter.archive.evidence.seal import Facts, Sealed
 from carbonseal.milter.archive.rows import Rows
 
 _MOST_LEAVES = 150_000  # of the segments that are kept; some 40 MB
@@ -36,8 +34,8 @@ class Prover:
     """Makes the proofs of the records of one bundle."""
 
     def __init__(self) -> None:
-        self._seals: dict[int, tuple[Sealed, Facts]] = {}  # by segment
-        self._trees: OrderedDict[int, tuple[Levels, bytes]] = OrderedDict()
+        self._segments: dict[int, tuple[str, int]] = {}  # relay and number of the seal
+        self._trees: OrderedDict[tuple[str, int], tuple[Levels, bytes]] = OrderedDict()
         self._kept = 0  # leaves of them
 
     def prove(self, batch: Sequence[Rows], connection: Connection) -> list[dict[str, Any]]:
@@ -46,48 +44,36 @@ class Prover:
         self._learn({one.message["segment_id"] for one in batch}, connection)
         return [self._proof(one, redactions.get(one.record_id), connection) for one in batch]
 
-    def seals(self) -> list[Sealed]:
-        """Those that the proofs name."""
-        return [sealed for sealed, _ in self._seals.values()]
-
-    def stamp_lines(self, connection: Connection) -> Iterator[bytes]:
-        """The lines of stamps.jsonl: {"relay", "number", "token" (base64)}."""
-        columns = schema.stamp.c
-        for _, facts in self._seals.values():
-            query = select(columns.token).where(
-                columns.relay == facts.relay, columns.number == facts.number
-            )
-            for (token,) in connection.execute(query):
-                text = base64.b64encode(bytes(token)).decode("ascii")
-                said = {"relay": facts.relay, "number": facts.number, "token": text}
-                yield leaf.canonical(said) + b"\n"
+    def sealed(self) -> dict[str, list[int]]:
+        """The seals that the proofs name: their numbers in order, by relay."""
+        found: dict[str, list[int]] = {}
+        for relay, number in self._segments.values():
+            found.setdefault(relay, []).append(number)
+        return {relay: sorted(numbers) for relay, numbers in sorted(found.items())}
 
     def _learn(self, segment_ids: set[int], connection: Connection) -> None:
         columns = schema.seal.c
-        query = select(columns.segment_id, columns.entry, columns.signature).where(
-            columns.segment_id.in_(segment_ids.difference(self._seals))
+        query = select(columns.segment_id, columns.relay, columns.number).where(
+            columns.segment_id.in_(segment_ids.difference(self._segments))
         )
-        for segment_id, entry, signature in connection.execute(query):
-            sealed = Sealed(entry, bytes(signature))
-            try:
-                self._seals[segment_id] = sealed, sealed.facts
-            except seal.BadEntry:
-                continue  # as if it were not sealed; the check of the archive names it
+        for segment_id, relay, number in connection.execute(query):
+            self._segments[segment_id] = relay, number
 
     def _proof(self, one: Rows, redaction: str | None, connection: Connection) -> dict[str, Any]:
         segment_id, position = one.message["segment_id"], one.message["position"]
-        found = self._seals.get(segment_id)
+        found = self._segments.get(segment_id)
         if found is None:
             return {"record_id": one.record_id, "is_sealed": False}
-        tree, leaves = self._tree(segment_id, found[1], connection)
+        relay, number = found
+        tree, leaves = self._tree(relay, number, connection)
         entry = leaves[position * leaf.ENTRY : (position + 1) * leaf.ENTRY]
         # A place that the segment has not: the check says so.
         path = [digest.hex() for digest in tree.path(position)] if entry else []
         entry = entry or bytes(leaf.ENTRY)
         proof: dict[str, Any] = {
             "record_id": one.record_id,
-            "relay": found[1].relay,
-            "number": found[1].number,
+            "relay": relay,
+            "number": number,
             "position": position,
             "rest": entry[: leaf.DIGEST].hex(),
             "header": entry[leaf.DIGEST :].hex(),
@@ -96,18 +82,16 @@ class Prover:
         salts = _salts(one, redaction)
         return proof if salts is None else {**proof, "salts": salts}
 
-    def _tree(self, segment_id: int, facts: Facts, connection: Connection) -> tuple[Levels, bytes]:
-        found = self._trees.get(segment_id)
+    def _tree(self, relay: str, number: int, connection: Connection) -> tuple[Levels, bytes]:
+        found = self._trees.get((relay, number))
         if found is not None:
-            self._trees.move_to_end(segment_id)
+            self._trees.move_to_end((relay, number))
             return found
         columns = schema.seal.c
-        query = select(columns.leaves).where(
-            columns.relay == facts.relay, columns.number == facts.number
-        )
+        query = select(columns.leaves).where(columns.relay == relay, columns.number == number)
         leaves = bytes(connection.execute(query).scalar_one())
         found = Levels(_hashed(leaves)), leaves
-        self._trees[segment_id] = found
+        self._trees[relay, number] = found
         self._kept += len(leaves) // leaf.ENTRY
         while self._kept > _MOST_LEAVES and len(self._trees) > 1:
             _, (_, old) = self._trees.popitem(last=False)

@@ -8,16 +8,19 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import authority as authorities
 from support import bundles
 from support.archive import Archive, build_recipient, build_record
 from support.bundles import Lines
 
 from carbonseal.keys import evidence_key
-from carbonseal.milter.archive.evidence import chain, leaf
+from carbonseal.milter.archive import writer
+from carbonseal.milter.archive.evidence import chain, leaf, settings
 from carbonseal.milter.archive.evidence.seal import Sealed
 from carbonseal.milter.archive.handover import check, manifest
 from carbonseal.policies.errors import DataError
@@ -278,6 +281,74 @@ def test_a_signature_that_does_not_fit_is_found(bundle: Path) -> None:
     (bundle / manifest.SEALS).write_bytes(text.replace(b'"lines":3', b'"lines":4'))
     bundles.make_fit(bundle)
     assert "signature does not fit" in bundles.findings(bundle)[0]
+
+
+@pytest.fixture
+def stamped(tmp_path: Path) -> Iterator[Path]:
+    """A bundle of the first of four records; the seal of the second was stamped."""
+    authority = authorities.Authority(tmp_path / "authority")
+    (tmp_path / "archive").mkdir()
+    archive = Archive(tmp_path / "archive")
+    directory = settings.beside(archive.spool_directory).directory
+    for number in range(4):
+        archive.put(build_record(number))
+        asked = settings.Authority(authority.url, 0, authority.certificate)
+        writer.run_once(
+            archive.spool_directory,
+            archive.database_url,
+            report=archive.report,
+            evidence=settings.Settings(directory, asked if number == 1 else None),
+        )
+    yield bundles.export(archive, tmp_path / "bundle", "queue-id:4XYZ0")
+    archive.close()
+    authority.close()
+
+
+def numbers(bundle: Path) -> list[int]:
+    return [
+        chain.from_line(line).facts.number
+        for line in (bundle / manifest.SEALS).read_bytes().splitlines()
+    ]
+
+
+def test_a_time_stamp_comes_with_the_seals_that_lead_to_it(stamped: Path) -> None:
+    """The record's own seal, all up to the one that was stamped, and the head; no other."""
+    outcome = check.Outcome()
+    assert list(check.check(stamped, outcome)) == []
+    assert (outcome.records, outcome.proven, outcome.stamps) == (1, 1, 1)
+    assert numbers(stamped) == [1, 2, 4]
+
+
+def test_a_time_stamp_of_something_else_is_found(stamped: Path) -> None:
+    """Of another seal, of a seal that is not there, and what is no stamp at all."""
+    path = stamped / manifest.STAMPS
+    [said] = bundles.lines(stamped, manifest.STAMPS)
+    for changes, what in (
+        ({"number": 1}, "it stamps something else"),
+        ({"number": 3}, "the stamped seal 3 of mx1.example.com is not there"),
+        ({"token": "AAAA"}, "it is no time stamp"),
+        ({"token": "A"}, "is no time stamp"),
+    ):
+        path.write_bytes(leaf.canonical(said | changes) + b"\n")
+        bundles.make_fit(stamped)
+        [found] = bundles.findings(stamped)
+        assert what in found
+
+
+def test_a_seal_between_record_and_stamp_cannot_be_another(stamped: Path, tmp_path: Path) -> None:
+    """Each names the one before it."""
+    (tmp_path / "evidence").mkdir()
+    forger = evidence_key.make(tmp_path / "evidence")
+    path = stamped / manifest.SEALS
+    _, *rest = path.read_bytes().splitlines(keepends=True)
+    facts = chain.from_line(path.read_bytes().splitlines()[0]).facts
+    text = replace(facts, key=forger.public).text()
+    forged = chain.to_line(Sealed(text, forger.sign(text.encode())))
+    path.write_bytes(b"".join((forged, *rest)))
+    bundles.make_fit(stamped)
+    assert bundles.findings(stamped) == [
+        "evidence/seals.jsonl: seal 2 of mx1.example.com does not follow from the one before"
+    ]
 
 
 def test_what_was_put_beside_is_found(bundle: Path) -> None:

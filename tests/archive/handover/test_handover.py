@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from support import bundles, mariadb, postgresql
 from support.archive import (
     Archive,
@@ -22,7 +23,7 @@ from support.archive import (
     headers,
 )
 
-from carbonseal.milter.archive import audit
+from carbonseal.milter.archive import audit, database, schema
 from carbonseal.milter.archive.handover import manifest
 from carbonseal.policies.errors import CarbonsealError, DataError, TryLater, UsageError
 
@@ -234,6 +235,19 @@ def test_nothing_is_overwritten(archive: Archive, tmp_path: Path, name: str, kin
     assert isinstance(result.exception, UsageError)
     assert "is there already" in str(result.exception)
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_seal_that_was_damaged_is_a_sentence(archive: Archive, tmp_path: Path) -> None:
+    """What proves nothing is not handed over as a proof."""
+    archive.fill(build_record(1))
+    engine = database.writing_engine(archive.database_url)
+    with engine.begin() as connection:
+        connection.execute(update(schema.seal).values(entry='{"v":1}'))
+    engine.dispose()
+    result = bundles.call(archive, "export", str(tmp_path / "b"), "--all")
+    assert isinstance(result.exception, DataError)
+    assert "archive verify" in str(result.exception)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(archive: Archive, tmp_path: Path) -> None:
