@@ -272,8 +272,8 @@ message = Table(
     ),
     _may("salt", _HASH, "of the evidence for all but the header section; null: unsalted, redacted"),
     _may("verbatim", _OCTETS, "the record itself where these columns cannot tell it exactly"),
-    Index("message_by_queue_id", "queue_id", "record_id"),
-    Index("message_by_message_id", "message_id_hash", "record_id"),
+    Index("message_by_queue_id", "queue_id"),
+    Index("message_by_message_id", "message_id_hash"),
     Index("message_by_client", "client_address", "record_id"),
     # PostgreSQL has these three as terms.
     Index("message_by_login", "login_hash", "record_id").ddl_if(dialect=_WITHOUT_ARRAYS),

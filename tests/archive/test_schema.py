@@ -66,8 +66,13 @@ def test_facts_can_be_partitioned_by_time(table: Table) -> None:
 
 @pytest.mark.parametrize("table", FACTS, ids=lambda table: str(table.name))
 def test_indexes_are_in_order_of_time(table: Table) -> None:
-    """Each index of facts is (what, record id), so that the newest come first without sorting."""
+    """Each index of facts is (what, record id), so that the newest come first without sorting.
+
+    Queue ids and Message-IDs have few records each: those are sorted, and not stored twice.
+    """
     for index in indexed_columns(table):
+        if index.name in {"message_by_queue_id", "message_by_message_id"}:
+            continue
         assert [column.name for column in index.columns][-1] == "record_id"
 
 

@@ -291,8 +291,8 @@ def tables() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("message_by_client", "message", ["client_address", "record_id"])
-    op.create_index("message_by_message_id", "message", ["message_id_hash", "record_id"])
-    op.create_index("message_by_queue_id", "message", ["queue_id", "record_id"])
+    op.create_index("message_by_message_id", "message", ["message_id_hash"])
+    op.create_index("message_by_queue_id", "message", ["queue_id"])
     op.create_index("seal_by_segment", "seal", ["segment_id"])
     op.create_index("seal_by_time", "seal", ["last_record_id"])
     op.create_index("hold_member_by_record", "hold_member", ["record_id"])
