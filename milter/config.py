@@ -144,9 +144,7 @@ def _database(value: Any) -> Any:
 
 Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0, le=_LONGEST)]
 # Less than a day would let a slip of the pen empty the archive.
-Period = Annotated[
-    int, BeforeValidator(_period), Field(ge=retention.DAY, le=1000 * retention.YEAR)
-]
+Period = Annotated[int, BeforeValidator(_period), Field(ge=retention.DAY, le=1000 * retention.YEAR)]
 Size = Annotated[int, BeforeValidator(_octets), Field(ge=0)]
 Line = Annotated[str, BeforeValidator(_checked(_line))]
 Directory = Annotated[Path, BeforeValidator(_checked(_line)), Field(strict=False)]
@@ -351,8 +349,8 @@ class RetentionSection(_Section):
     classes: dict[Line, TermsSection] = {}
     rules: list[RetentionRuleSection] = []
     default: Line | None = None
-    floor: TermsSection = TermsSection()
-    ceiling: TermsSection = TermsSection()
+    floor: TermsSection | None = None
+    ceiling: TermsSection | None = None
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> RetentionSection:
@@ -374,7 +372,9 @@ def _retention(section: RetentionSection) -> retention.RetentionPolicy:
     )
 
 
-def _terms(section: TermsSection) -> retention.Terms:
+def _terms(section: TermsSection | None) -> retention.Terms:
+    if section is None:
+        return retention.Terms()
     return retention.Terms(section.keep, section.headers, section.subject)
 
 
