@@ -40,6 +40,8 @@ from benchmarks.archive_engines import Store
 from benchmarks.archive_filling import Material, fill
 from benchmarks.archive_questions import Question
 from carbonseal.milter.archive import database
+from carbonseal.milter.archive.search import query
+from carbonseal.milter.archive.search.wanted import Search
 
 _ENGINES = ("sqlite", "postgresql", "mariadb")
 _SIZES = (100_000, 1_000_000)
@@ -125,9 +127,9 @@ def _run(engine: str, material: Material, directory: Path) -> Results:
 
 def _measure(store: Store, material: Material, place: Path) -> Results:
     chunks = fill(place, store.url, material, console.print)
-    loaded = sum(one["records"] for one in chunks)
-    if loaded != material.count:
-        raise SystemExit(f"{store.name}: {loaded} of {material.count} records arrived: {chunks}")
+    arrived = _count(store.url)
+    if arrived != material.count:
+        raise SystemExit(f"{store.name}: {arrived} of {material.count} records arrived: {chunks}")
     begun = time.perf_counter()
     store.settle()
     questions = archive_questions.questions(material.samples())
@@ -145,6 +147,14 @@ def _measure(store: Store, material: Material, place: Path) -> Results:
     cold = _ask_cold(store.url, questions)
     run["questions"] = [{**one, "cold_ms": cold[one["name"]]} for one in warm]
     return run
+
+
+def _count(url: str) -> int:
+    engine = database.reading_engine(url)
+    try:
+        return query.count(engine, Search())
+    finally:
+        engine.dispose()
 
 
 def _loading(chunks: list[Results]) -> Results:

@@ -1,8 +1,8 @@
 """Invented mail into an archive: segments made beforehand, then the product's own writer.
 
 Promises: segments are made once for each number of messages and linked into each archive's spool;
-the writer runs in a process of its own, as in the product, and only its time counts.  What is
-loaded goes on the next time: a chunk is loaded when its segments lie in the spool's loaded/.
+the writer runs in a process of its own, as in the product, and only its time counts.  Loading that
+was stopped goes on where it stopped; the rate of that chunk is that of its rest.
 
 Does not: sync the segments to the disk; what the milter pays for that is in `benchmarks`.
 """
@@ -28,7 +28,8 @@ from traffic.generator import World
 from carbonseal.milter.archive import segments as spool_segments
 from carbonseal.milter.archive import spool, writer
 
-CHUNK_PARTS = 5  # of the generator: 100,000 messages
+CHUNK_PARTS = 5  # of the generator
+CHUNK = CHUNK_PARTS * generator.PART  # 100,000 messages
 _SAMPLES = 6000  # records from which the queries' parameters are drawn
 Facts = dict[str, Any]
 Say = Callable[[str], None]
@@ -49,23 +50,28 @@ class Material:
         """How many there are, of 100,000 messages each."""
         return -(-self._parts // CHUNK_PARTS)
 
-    def link(self, chunk: int, target: Path) -> int:
-        """Put the segments of `chunk` into the spool `target`; how many messages they hold."""
-        source = self._made(chunk)
-        for path in sorted(source.glob(f"*{spool.CLOSED_SUFFIX}")):
-            os.link(path, target / path.name)
+    def link(self, chunk: int, target: Path) -> None:
+        """Put the segments of `chunk` into the spool `target`, but those that it has or had."""
+        for path in sorted(self._made(chunk).glob(f"*{spool.CLOSED_SUFFIX}")):
+            places = (target / path.name, target / spool_segments.LOADED / path.name)
+            if not any(place.exists() for place in places):
+                os.link(path, places[0])
+
+    def forget(self, chunk: int) -> None:
+        """`chunk` is loaded; its segments go, unless another archive will want them."""
         if not self._is_kept:
-            shutil.rmtree(source)
-        first, last = chunk * CHUNK_PARTS, min((chunk + 1) * CHUNK_PARTS, self._parts)
-        return min(last * generator.PART, self.count) - first * generator.PART
+            shutil.rmtree(self._place(chunk), ignore_errors=True)
 
     def samples(self) -> list[dict[str, Any]]:
         """Records drawn evenly from those made so far, oldest first."""
         files = sorted(self.directory.glob("sample-*.json"))
         return [one for path in files for one in json.loads(path.read_text(encoding="utf-8"))]
 
+    def _place(self, chunk: int) -> Path:
+        return self.directory / f"{chunk:04d}"
+
     def _made(self, chunk: int) -> Path:
-        target = self.directory / f"{chunk:04d}"
+        target = self._place(chunk)
         if target.exists():
             return target
         partial = target.with_suffix(".part")
@@ -109,16 +115,16 @@ def fill(directory: Path, url: str, material: Material, say: Say) -> list[Facts]
     journal = directory / "chunks.json"
     done: list[Facts] = json.loads(journal.read_text()) if journal.exists() else []
     for chunk in range(len(done), material.chunks):
-        if not spool_segments.pending(spool_directory):
-            material.link(chunk, spool_directory)
+        material.link(chunk, spool_directory)
         facts = _load(spool_directory, url)
         done.append(facts)
         journal.write_text(json.dumps(done))
         shutil.rmtree(spool_directory / spool_segments.LOADED, ignore_errors=True)
+        material.forget(chunk)
         say(
-            f"  {sum(one['records'] for one in done):>10,} records, "
+            f"  {min(len(done) * CHUNK, material.count):>10,} records, "
             f"{facts['records'] / facts['seconds']:,.0f}/s, "
-            f"{facts['cpu_seconds'] / facts['records'] * 1e6:.0f} µs CPU each"
+            f"{facts['cpu_seconds'] / max(facts['records'], 1) * 1e6:.0f} µs CPU each"
         )
     return done
 

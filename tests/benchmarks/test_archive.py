@@ -62,3 +62,20 @@ def test_the_same_questions_are_asked_each_time() -> None:
     asked = list(archive_questions.asked(question, 20))
     assert asked == list(archive_questions.asked(question, 20))
     assert len(set(asked)) > 10
+
+
+def test_loading_that_was_stopped_gets_no_segment_twice(tmp_path: Path) -> None:
+    """Neither one that waits in the spool nor one that was loaded."""
+    material = Material(tmp_path / "segments", _COUNT, is_kept=False)
+    made, target = material.directory / "0000", tmp_path / "spool"
+    made.mkdir()
+    (target / "loaded").mkdir(parents=True)
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
+        (made / name).write_text(name)
+    material.link(0, target)
+    (target / "a.jsonl").rename(target / "loaded/a.jsonl")
+    (target / "c.jsonl").unlink()  # as if it was stopped before that
+    material.link(0, target)
+    assert sorted(path.name for path in target.glob("*.jsonl")) == ["b.jsonl", "c.jsonl"]
+    material.forget(0)
+    assert not made.exists()
