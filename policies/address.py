@@ -101,6 +101,9 @@ def as_typed(raw: str) -> tuple[str, str | None] | None:
     """
     if len(raw) > MAX_LENGTH:
         return None
+    plain = _PLAIN.fullmatch(raw)
+    if plain is not None:
+        return plain[2], plain[3]
     text = raw.strip(" \t\r\n")
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1]

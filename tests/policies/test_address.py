@@ -196,3 +196,25 @@ def test_configured_addresses_are_refused_with_the_remedy(text: str, fault: str)
         address.parse_address(text)
     assert "like user@example.com" in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        pytest.param("<A@Example.com>", ("A", "Example.com"), id="plain"),
+        pytest.param("x@bücher.example", ("x", "bücher.example"), id="u-label"),
+        pytest.param("<a@example.com.>", ("a", "example.com."), id="trailing-dot"),
+        pytest.param("<@r.test,@s.test:a@example.com>", ("a", "example.com"), id="route"),
+        pytest.param('<"a@b"@example.com>', ('"a@b"', "example.com"), id="quoted"),
+        pytest.param("<postmaster>", ("postmaster", None), id="unqualified"),
+        pytest.param("<>", None, id="null"),
+        pytest.param("", None, id="nothing"),
+        pytest.param("<a@>", None, id="no-domain"),
+        pytest.param("<a b@c>", None, id="unreadable"),
+    ],
+)
+def test_an_address_as_typed_keeps_its_spelling(
+    raw: str, parts: tuple[str, str | None] | None
+) -> None:
+    """For the tables of Postfix, which compare what is written."""
+    assert address.as_typed(raw) == parts
