@@ -11,6 +11,9 @@ Does not: look at the indexes (`index_check`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from carbonseal.milter.archive import rows
 from carbonseal.milter.archive.evidence.leaf import SALT
 from carbonseal.milter.archive.rows import Rows
@@ -33,13 +36,16 @@ def wrong_columns(one: Rows, made: Rows) -> list[str]:
     ]
 
 
-def made_anew(one: Rows, *, is_redacted: bool) -> Rows | None:
-    """The rows that would be made of a stored record now; None where it is not complete."""
+def made_anew(one: Rows, content: Mapping[str, Any], *, is_redacted: bool) -> Rows | None:
+    """The rows that would be made of a stored record now; None where it is not complete.
+
+    `content`: the record as `rows.join` gives it.
+    """
     section = one.header_section
     salt = section.get("salt")
     if is_redacted or "fields" not in section or (salt is not None and len(salt) != SALT):
         return None
     try:
-        return rows.split(rows.join(one), frozenset())
+        return rows.split(content, frozenset())
     except rows.Unloadable:
         return None  # then it was changed, and that is said anyway

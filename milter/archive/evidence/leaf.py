@@ -182,7 +182,9 @@ def header_parts(header_fields: Any) -> dict[str, Any]:
     if not isinstance(header_fields, list | tuple):
         return {FIELDS: header_fields}
     for place, one in enumerate(header_fields):
-        found[_group(one)].append([place, one])
+        is_plain = type(one) is list and len(one) == 2 and type(one[0]) is str
+        group = _group_of(one[0]) if is_plain and len(one[0]) <= _SHORT else _group(one)
+        found[group].append([place, one])
     return found
 
 

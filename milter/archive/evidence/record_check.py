@@ -297,11 +297,13 @@ class RecordCheck:
     def _compare(
         self, one: Rows, redaction: tuple[str, int] | None, segment: _Segment, position: int
     ) -> Iterator[Finding]:
-        problem, found = evidence_of(one, redaction)
+        problem, found, content = _reckoned(one, redaction)
         entry = segment.entry(position)
         if found is not None and _fits(found, entry):
             self._note_gone(one, redaction, segment, position)
-            yield from self._check_derived(one, redaction, segment, position)
+            made = derived_check.made_anew(one, content, is_redacted=redaction is not None)
+            if made is not None:
+                yield from self._check_derived(one, made, segment, position)
             return
         again = self._again(one.record_id)
         if again is not None and again[0].message["position"] == position:
@@ -347,13 +349,11 @@ class RecordCheck:
             segment.bare.add(position)
 
     def _check_derived(
-        self, one: Rows, redaction: tuple[str, int] | None, segment: _Segment, position: int
+        self, one: Rows, made: Rows, segment: _Segment, position: int
     ) -> Iterator[Finding]:
         """What searches go by has to follow from the record."""
-        made = derived_check.made_anew(one, is_redacted=redaction is not None)
-        wrong = [] if made is None else derived_check.wrong_columns(one, made)
-        if made is not None:
-            self._complete[one.record_id] = (one, made, segment, position)
+        self._complete[one.record_id] = (one, made, segment, position)
+        wrong = derived_check.wrong_columns(one, made)
         if wrong:
             what = f"the record is what was sealed, and {', '.join(wrong)} does not follow from it"
             yield segment.finding("changed", what, position, one.record_id)
@@ -497,6 +497,14 @@ def evidence_of(
     one: Rows, redaction: tuple[str, int] | None
 ) -> tuple[str | None, leaf.Commitments | None]:
     """What the row is held to now; or why that cannot be reckoned."""
+    problem, found, _ = _reckoned(one, redaction)
+    return problem, found
+
+
+def _reckoned(
+    one: Rows, redaction: tuple[str, int] | None
+) -> tuple[str | None, leaf.Commitments | None, dict[str, Any]]:
+    """As `evidence_of`, with the record."""
     section = one.header_section
     try:
         content = rows.join(one)
@@ -508,9 +516,9 @@ def evidence_of(
         )
         if is_subject_gone(one):
             content.pop("salt", None)  # no salt of a line, but what is left of one
-        return None, leaf.commitments_of(content, known, has_header="fields" in section)
+        return None, leaf.commitments_of(content, known, has_header="fields" in section), content
     except _BROKEN as fault:
-        return f"the row cannot be read back ({type(fault).__name__})", None
+        return f"the row cannot be read back ({type(fault).__name__})", None, {}
 
 
 def is_subject_gone(one: Rows) -> bool:

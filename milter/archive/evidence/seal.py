@@ -208,9 +208,11 @@ def survey(segment: Segment) -> Survey:
 
 def _usable_id(value: Any) -> str | None:
     try:
-        return terms.unpack_record_id(terms.pack_record_id(value))
+        terms.pack_record_id(value)
     except (ValueError, TypeError):
         return None
+    found: str = value.upper()  # texts of ids are in the order of ids
+    return found
 
 
 def _compare(
