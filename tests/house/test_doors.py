@@ -660,7 +660,7 @@ DOORS = [
     door("search-limit-negative", "archive search --limit -5", USAGE, "--limit"),
     door("search-limit-word", "archive search --limit all", USAGE, "--limit"),
     *(
-        door(f"search-cursor-{name}", ["archive", "search", "--after", text], DATA, "--after",
+        door(f"search-cursor-{name}", ["archive", "search", "--cursor", text], DATA, "--cursor",
              "cursor")
         for name, text in (
             ("word", "next"), ("empty", ""), ("cut", "01KB0000000000000000000"), ("sql", SQL),

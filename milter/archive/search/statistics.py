@@ -127,8 +127,8 @@ def _domains_of_table(
                 part.c.roles.bitwise_and(_IN_ENVELOPE) != 0,
             )
         )
-        for domain_id, *numbers in connection.execute(asked.group_by(part.c.domain_id)):
-            yield names[domain_id], *numbers
+        for row in connection.execute(asked.group_by(part.c.domain_id)):
+            yield names[row[0]], *row[1:]
 
 
 def _domains_of_arrays(restricted: Restricted) -> Select[Any]:
