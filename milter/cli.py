@@ -112,6 +112,11 @@ class Context:
         return self.configuration.file.record.keep_loaded
 
     @property
+    def index_headers(self) -> frozenset[str]:
+        """For the archive commands."""
+        return self.configuration.index_headers
+
+    @property
     def evidence(self) -> Settings:
         """For the archive commands."""
         return self.configuration.evidence

@@ -256,6 +256,7 @@ class RecordSection(_Section):
     keep_loaded: Duration | None = 7 * 86400
     database: DatabaseUrl = "sqlite:////var/lib/carbonseal/archive/archive.db"
     headers: Literal["all"] | list[FieldName] = "all"
+    index_headers: list[FieldName] = ["List-Id"]
     relay: Line | None = None
     evidence: Directory | None = None
     timestamp: TimestampSection | None = None
@@ -431,6 +432,11 @@ class Configuration:
     def keys_directory(self) -> Path:
         """Where the key store lives."""
         return self.file.signing.keys
+
+    @property
+    def index_headers(self) -> frozenset[str]:
+        """Names in lower case of header fields whose values can be searched by an index."""
+        return frozenset(name.lower() for name in self.file.record.index_headers)
 
     @property
     def spool_directory(self) -> Path:

@@ -132,6 +132,7 @@ class Supervisor:
                 control,
                 keep_loaded=configuration.file.record.keep_loaded,
                 evidence=configuration.evidence,
+                indexed=configuration.index_headers,
             )
 
         count = configuration.file.milter.workers

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from carbonseal.milter import log
-from carbonseal.milter.archive import rows, terms
+from carbonseal.milter.archive import derive, rows, terms
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.segments import Entry, Segment
 
@@ -45,8 +45,10 @@ class Batch:
             )
 
 
-def read(segment: Segment, entries: Iterable[Entry]) -> Batch | None:
-    """All of `entries`; None when there are none."""
+def read(
+    segment: Segment, entries: Iterable[Entry], indexed: frozenset[str] = derive.INDEXED
+) -> Batch | None:
+    """All of `entries`; None when there are none.  `indexed`: header fields to be found."""
     batch = Batch(segment, [], [], [])
     segment_id = terms.term(segment.name)
     for entry in entries:
@@ -57,7 +59,8 @@ def read(segment: Segment, entries: Iterable[Entry]) -> Batch | None:
             batch.refused.append((entry, entry.fault))
             continue
         try:
-            batch.arrivals.append(Arrival(segment_id, entry.position, rows.split(entry.content)))
+            made = rows.split(entry.content, indexed)
+            batch.arrivals.append(Arrival(segment_id, entry.position, made))
         except ValueError as fault:
             batch.refused.append((entry, str(fault)))
         except Exception as fault:

@@ -42,6 +42,10 @@ class Context(Protocol):
         """SQLAlchemy URL of the archive."""
 
     @property
+    def index_headers(self) -> frozenset[str]:
+        """Header fields, in lower case, that records are found by."""
+
+    @property
     def evidence(self) -> Settings:
         """Where this relay keeps its evidence, and who stamps it."""
 

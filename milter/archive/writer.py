@@ -37,6 +37,7 @@ from carbonseal.milter import log
 from carbonseal.milter.archive import batch as batches
 from carbonseal.milter.archive import (
     database,
+    derive,
     faults,
     loader,
     partitions,
@@ -109,6 +110,7 @@ def serve(
     *,
     keep_loaded: int | None = None,
     evidence: settings.Settings | None = None,
+    indexed: frozenset[str] = derive.INDEXED,
 ) -> int:
     """Load until the supervisor at the other end of `control` says so or is gone."""
     stop = _ControlStop(control)
@@ -121,6 +123,7 @@ def serve(
                 report=to_log,
                 keep_loaded=keep_loaded,
                 evidence=evidence,
+                indexed=indexed,
             )
             return 0
         except SpoolTaken as fault:
@@ -154,15 +157,17 @@ def run(
     report: Report,
     keep_loaded: int | None = None,
     evidence: settings.Settings | None = None,
+    indexed: frozenset[str] = derive.INDEXED,
 ) -> None:
     """Load the spool until `stop`; what is in the spool by then is still loaded, if that can be.
 
     `report(event, **facts)` is told what an operator may want to know.  Loaded segments are deleted
     after `keep_loaded` seconds; never when it is None.  `evidence` None: in the spool's own.
+    `indexed`: names in lower case of the header fields by whose values records are to be found.
     """
     _spare_the_collector()
     with _locked(spool_directory):
-        writer = _Writer(spool_directory, url, report, evidence)
+        writer = _Writer(spool_directory, url, report, evidence, indexed)
         try:
             tidy_at = 0.0
             while not stop.is_set():
@@ -193,6 +198,7 @@ def run_once(
     *,
     report: Report,
     evidence: settings.Settings | None = None,
+    indexed: frozenset[str] = derive.INDEXED,
 ) -> int:
     """Load what the spool holds now; returns the number of records.
 
@@ -200,7 +206,7 @@ def run_once(
     """
     _spare_the_collector()
     with _locked(spool_directory):
-        writer = _Writer(spool_directory, url, report, evidence)
+        writer = _Writer(spool_directory, url, report, evidence, indexed)
         try:
             writer.load_pending(_Never())
             return writer.loaded
@@ -257,8 +263,10 @@ class _Writer:
         url: str,
         report: Report,
         evidence: settings.Settings | None = None,
+        indexed: frozenset[str] = derive.INDEXED,
     ) -> None:
         self._directory = directory
+        self._indexed = indexed
         self._evidence = evidence or settings.beside(directory)
         self._sealer: sealing.Sealer | None = None
         self._url = url
@@ -410,7 +418,7 @@ class _Writer:
         if known.is_complete or size == self._sizes.get(segment.name):
             return True
         entries = segments.read(segment, known.offset, known.lines)
-        while (batch := batches.read(segment, islice(entries, BATCH))) is not None:
+        while (batch := batches.read(segment, islice(entries, BATCH), self._indexed)) is not None:
             for entry, why in batch.refused:
                 self._set_aside(segment, entry, why)
             self._commit(batch)

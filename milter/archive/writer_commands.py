@@ -25,6 +25,7 @@ def write(context: Context, once: bool) -> None:
             context.database_url,
             report=writer.to_log,
             evidence=context.evidence,
+            indexed=context.index_headers,
         )
         click.echo(f"{count} records loaded")
         return
@@ -38,6 +39,7 @@ def write(context: Context, once: bool) -> None:
         report=writer.to_log,
         keep_loaded=context.keep_loaded,
         evidence=context.evidence,
+        indexed=context.index_headers,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from typing import Any
 
@@ -162,6 +163,32 @@ def test_what_cannot_become_rows_says_why(changes: dict[str, Any]) -> None:
 def test_a_header_section_comes_back(fields: list[tuple[str, str]]) -> None:
     """Compression is lossless, lone surrogates included."""
     assert header_store.expand(header_store.compress(fields)) == fields
+
+
+def test_records_are_found_by_the_fields_that_are_configured() -> None:
+    """By the whole value and by what stands in brackets, without regard to case and space."""
+    fields = [["X-Case", " Case  7\n <A.7>"], ["List-Id", "<news.example.com>"]]
+    content = build_record(1, header_fields=fields)
+    by_case = {terms.field_term("X-Case", "case 7 <a.7>"), terms.field_term("x-case", "A.7")}
+    by_list = {terms.field_term("List-ID", "NEWS.example.com")}
+    assert set(rows.split(content, frozenset({"x-case"})).header_terms) == by_case
+    assert set(rows.split(content).header_terms) > by_list
+    assert not set(rows.split(content).header_terms) & by_case
+
+
+@given(st.ip_addresses(v=4) | st.ip_addresses(v=6), st.integers(0, 128), st.ip_addresses())
+def test_clients_pack_so_that_networks_are_ranges(network: Any, bits: int, client: Any) -> None:
+    """An address lies between the bounds of a network exactly when it is of that network."""
+    if getattr(client, "scope_id", None) or getattr(network, "scope_id", None):
+        return
+    wide = ipaddress.ip_network((network, min(bits, network.max_prefixlen)), strict=False)
+    first, last = terms.client_bounds(wide)
+    packed = terms.pack_client(str(client))
+    assert packed is not None
+    plain = getattr(client, "ipv4_mapped", None) or client
+    assert terms.unpack_client(packed) == str(plain)
+    mapped = ipaddress.IPv6Address(f"::ffff:{plain}") if plain.version == 4 else plain
+    assert (first <= packed <= last) is (plain in wide or mapped in wide)
 
 
 def test_a_damaged_header_section_says_so() -> None:
