@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Engine, delete, select
 from sqlalchemy.dialects import postgresql
@@ -26,7 +27,7 @@ from carbonseal.milter.archive.keeping.taking import Held
 
 _CHUNK = 200
 _STREAM = 1000
-_SAMPLE = 1000  # records at either end whose archive recipients stay
+_SAMPLES, _SAMPLE = 100, 100  # how often, and how many records, to look for archive recipients
 _ANY = schema.ANY_ROLE | schema.ANY_ROLE << schema.INDIRECT
 
 
@@ -142,16 +143,32 @@ def _domains_of(address_ids: Iterable[int], connection: Connection) -> set[str]:
 
 
 def _archive_recipients(connection: Connection) -> set[int]:
-    """Ids of archive recipients in the oldest and the newest records."""
+    """Ids of archive recipients, in samples from the oldest to the newest record."""
     columns = schema.message.c
-    found: set[int] = set()
-    for order in (columns.record_id.asc(), columns.record_id.desc()):
-        query = select(columns.recipients).order_by(order).limit(_SAMPLE)
-        for recipients in connection.scalars(query):
-            with contextlib.suppress(ValueError):  # a damaged row says nothing
-                found.update(
-                    one.address_id
-                    for one in packed.unpack_recipients(bytes(recipients))
-                    if one.kind == schema.COPY and one.address_id is not None
-                )
+    query = select(columns.record_id, columns.recipients).order_by(columns.record_id).limit(_SAMPLE)
+    oldest = connection.execute(query.limit(1)).first()
+    newest = connection.execute(query.order_by(None).order_by(columns.record_id.desc())).all()
+    if oldest is None:
+        return set()
+    first, last = (_milliseconds(one.record_id) for one in (oldest, newest[0]))
+    found = _copies(newest)
+    for number in range(_SAMPLES):
+        begin = terms.first_record_id(first + (last - first) * number // _SAMPLES)
+        found |= _copies(connection.execute(query.where(columns.record_id >= begin)).all())
     return found
+
+
+def _copies(rows: Iterable[Any]) -> set[int]:
+    found: set[int] = set()
+    for row in rows:
+        with contextlib.suppress(ValueError):  # a damaged row says nothing
+            found.update(
+                one.address_id
+                for one in packed.unpack_recipients(bytes(row.recipients))
+                if one.kind == schema.COPY and one.address_id is not None
+            )
+    return found
+
+
+def _milliseconds(record_id: str) -> int:
+    return int.from_bytes(terms.pack_record_id(record_id)[:6], "big")
