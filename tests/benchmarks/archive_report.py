@@ -44,7 +44,12 @@ def judge(results: Results) -> list[Goal]:
     for engine, small, large in _pairs(results["runs"]):
         steps = f"{_count(small['messages'])} to {_count(large['messages'])}"
         bound = math.log(large["messages"]) / math.log(small["messages"])
-        ratio = statistics.median(one[3] for one in _growth(small, large) if one[1] == "look-up")
+        comparable = _alike(small, large)
+        ratio = statistics.median(
+            ratio
+            for name, kind, _, ratio in _growth(small, large)
+            if kind == "look-up" and name in comparable
+        )
         figure = f"{_NAMES[engine]}: p50 of look-ups, {steps}, median growth"
         found.append(Goal(figure, ratio, round(bound, 3), False, " x"))
     return found
@@ -62,6 +67,16 @@ def _pairs(runs: list[Results]) -> Iterator[tuple[str, Results, Results]]:
             (one for one in runs if one["engine"] == engine), key=lambda one: int(one["messages"])
         )
         yield from ((engine, *pair) for pair in itertools.pairwise(sized))
+
+
+def _alike(small: Results, large: Results) -> set[str]:
+    """Queries that find about as much in both: of the others, the results have grown as well."""
+    before = {one["name"]: one["found"] for one in small["questions"]}
+    return {
+        one["name"]
+        for one in large["questions"]
+        if abs(one["found"] - before.get(one["name"], -1e9)) <= 0.1 * one["found"]
+    }
 
 
 def _growth(small: Results, large: Results) -> list[tuple[str, str, float, float]]:
