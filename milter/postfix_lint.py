@@ -7,7 +7,8 @@ Raises: `postfix_settings.SettingsUnreadable`.
 
 Does not: know what runs; it reads the files that the next reload would read.
 
-See also: `postfix_passage` (does mail reach the milter), `postfix_domains`, `postfix_effects`.
+See also: `postfix_passage` (does mail reach the milter), `postfix_trust`, `postfix_domains`,
+`postfix_effects` (what happens afterwards).
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from carbonseal.milter import postfix_domains, postfix_effects, postfix_passage, postfix_settings
+from carbonseal.milter import (
+    postfix_domains,
+    postfix_effects,
+    postfix_passage,
+    postfix_settings,
+    postfix_trust,
+)
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.postfix_finding import Finding, Severity
 
@@ -27,6 +34,7 @@ def lint(directory: Path | None, configuration: Configuration) -> list[Finding]:
     settings = postfix_settings.read(directory)
     found = [
         *postfix_passage.check(settings, configuration),
+        *postfix_trust.check(settings, configuration),
         *postfix_domains.check(settings, configuration),
         *postfix_effects.check(settings, configuration),
     ]

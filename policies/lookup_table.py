@@ -7,6 +7,8 @@ dbm, lmdb, texthash, inline) fold case on both sides, as Postfix does for mail a
 
 Raises: `errors.DataError` with the rule and the remedy.
 
+See also: `table_pattern`, the subset.
+
 Does not: read files (the caller brings the text), search an address in its several forms
 (`bcc_maps` does), or know tables whose answers lie elsewhere (ldap, mysql, tcp and the like).
 
@@ -20,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from carbonseal.policies import errors
+from carbonseal.policies import errors, table_pattern
 
 PATTERN_TYPES = frozenset(("pcre", "regexp"))
 INDEXED_TYPES = frozenset(
@@ -260,7 +262,7 @@ def _pattern(text: str, kind: str) -> tuple[re.Pattern[str], bool, str]:
     flags, rest = re.match(r"([^\s!]*)(.*)", bare[position + 1 :], re.DOTALL).groups()  # type: ignore[union-attr]
     if rest.lstrip().startswith("!"):
         raise ValueError("has a second pattern; write it as if ... endif")
-    translated = _translated(body, kind)
+    translated = table_pattern.translated(body, kind)
     try:
         return re.compile(translated, _flags(flags, kind)), is_negated, rest.strip()
     except (re.error, RecursionError, OverflowError) as fault:
@@ -279,124 +281,6 @@ def _flags(letters: str, kind: str) -> re.RegexFlag:
             raise ValueError(f"has the flag {letter!r}, which only Postfix can follow; drop it")
         flags ^= toggles[letter]
     return flags
-
-
-_CLASSES = {
-    "alnum": "A-Za-z0-9",
-    "alpha": "A-Za-z",
-    "blank": r" \t",
-    "digit": "0-9",
-    "lower": "a-z",
-    "punct": r"!-/:-@\[-`{-~",
-    "space": r" \t\n\r\f\v",
-    "upper": "A-Z",
-    "xdigit": "0-9A-Fa-f",
-}
-_SHORT = {"d": "0-9", "w": "A-Za-z0-9_", "s": r" \t\n\r\f\v"}
-
-
-# What may stand behind one that can be repeated: POSIX has no lazy and no possessive form.
-_QUANTIFIERS = {
-    "pcre": re.compile(r"(?:[*+?]|\{\d{1,3}(?:,\d{0,3})?\})[+?]?"),
-    "regexp": re.compile(r"[*+?]|\{\d{1,3}(?:,\d{0,3})?\}"),
-}
-_GROUP = {"pcre": re.compile(r"\((?:\?(?:[:=!>]|<[=!]))?"), "regexp": re.compile(r"\(")}
-
-
-def _translated(body: str, kind: str) -> str:
-    """The pattern in Python's words.  Raises: ValueError for what might mean something else."""
-    out: list[str] = []
-    position = 0
-    is_repeatable = False  # what stands before this place
-    while position < len(body):
-        sign = body[position]
-        if sign in "*+?{":
-            found = _QUANTIFIERS[kind].match(body, position)
-            if found is None or not is_repeatable:
-                raise ValueError(f"holds {body[position : position + 3]!r}; simplify it")
-            out.append(found[0])
-            position, is_repeatable = found.end(), False
-            continue
-        is_repeatable = sign not in "^$(|"
-        if sign == "\\":
-            if position + 1 >= len(body):
-                raise ValueError("ends in a backslash; remove it")
-            is_repeatable = body[position + 1] not in "bB"
-            out.append(_escape(body[position + 1], kind))
-            position += 2
-        elif sign == "[":
-            bracket, position = _bracket(body, position, kind)
-            out.append(bracket)
-        elif sign == "(":
-            found = _GROUP[kind].match(body, position)
-            assert found is not None
-            if body.startswith("?", found.end()):
-                raise ValueError(f"holds {body[position : position + 4]!r}; simplify it")
-            out.append(found[0])
-            position = found.end()
-        elif sign in "}" or (sign == ")" and body[position - 1 : position] in ("(", "|")):
-            raise ValueError(f"holds {body[max(0, position - 1) : position + 1]!r}; simplify it")
-        else:
-            out.append(sign)
-            position += 1
-    return "".join(out)
-
-
-def _escape(sign: str, kind: str) -> str:
-    if sign in _SHORT:
-        return f"[{_SHORT[sign]}]"
-    if sign.lower() in _SHORT:
-        return f"[^{_SHORT[sign.lower()]}]"
-    if sign in "bB":
-        return rf"(?a:\{sign})"
-    if sign in "tnrf" and kind == "pcre":
-        return f"\\{sign}"
-    if sign in "123456789":
-        return f"(?:\\{sign})"
-    if sign.isalnum() or not sign.isascii():
-        raise ValueError(f"holds \\{sign}, which only Postfix can follow; write it otherwise")
-    return re.escape(sign)
-
-
-def _bracket(body: str, start: int, kind: str) -> tuple[str, int]:
-    """A bracket expression from `start`, and where it ends."""
-    position = start + 1
-    out = ["["]
-    if body.startswith("^", position):
-        out.append("^")
-        position += 1
-    first = position
-    while position < len(body):
-        sign = body[position]
-        if sign == "]" and position > first:
-            return "".join([*out, "]"]), position + 1
-        if named := re.match(r"\[:(\^?)([a-z]+):\]", body[position:]):
-            if named[1] or named[2] not in _CLASSES:
-                raise ValueError(f"holds {named[0]}; write the characters out")
-            out.append(_CLASSES[named[2]])
-            position += named.end()
-        elif body[position : position + 2] in ("[=", "[."):
-            raise ValueError(f"holds {body[position : position + 2]}; write the characters out")
-        elif sign == "\\" and kind == "pcre":
-            if position + 1 >= len(body):
-                break
-            out.append(_inside(body[position + 1]))
-            position += 2
-        else:
-            # In POSIX a backslash in brackets is itself.
-            out.append("\\" + sign if sign in "\\[]&~|" else sign)
-            position += 1
-    raise ValueError("has a [ without ]; add it")
-
-
-def _inside(sign: str) -> str:
-    if sign in _SHORT:
-        return _SHORT[sign]
-    if sign in "tnrf":
-        return f"\\{sign}"
-    if sign.isalnum() or not sign.isascii():
-        raise ValueError(f"holds [\\{sign}], which only Postfix can follow; write it otherwise")
-    return re.escape(sign) if sign in "\\[]^-&~|" else sign
 
 
 _MACRO = re.compile(r"\$(?:\$|([0-9A-Za-z_]+)|\{([^{}]*)\}|\(([^()]*)\))?")

@@ -476,7 +476,7 @@ def test_every_code_has_a_row() -> None:
     assert {row.code for row in ROWS.values()} == set(CATALOGUE)
     source = "".join(
         Path(module).read_text()
-        for module in Path(postfix_lint.__file__).parent.glob("postfix_[dep]*.py")
+        for module in Path(postfix_lint.__file__).parent.glob("postfix_[dept]*.py")
     )
     assert set(re.findall(r'Finding\(\s*"([a-z0-9-]+)"', source)) == set(CATALOGUE)
 
