@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -303,3 +304,31 @@ def test_no_more_and_no_less_goes_than_the_stamps_say(
                 assert shown == content
     assert keeper.findings() == []
     archive.close()
+
+
+def test_a_hold_set_after_the_batch_was_listed_is_seen(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was listed is asked again in the transaction that deletes it."""
+    keeper = Keeper(archive)
+    held = expiring(1, seconds=years(2), keep=30)
+    archive.fill(held, expiring(2, seconds=years(2) + 1, keep=30, login="bob"))
+    whole = retain.Run._take
+
+    def late(self: retain.Run, *given: Any) -> None:
+        monkeypatch.setattr(retain.Run, "_take", whole)
+        keeper.run("hold case login:alice")
+        whole(self, *given)
+
+    monkeypatch.setattr(retain.Run, "_take", late)
+    keeper.run(APPLY)
+    assert record_ids(archive) == [held["record_id"]]
+
+
+def test_what_was_recorded_counts_and_not_the_record_id(archive: Archive) -> None:
+    """An id may be older than its record: made by a clock that was wrong, or by another program."""
+    young = expiring(1, seconds=0, keep=30)
+    young["record_id"] = expiring(2, seconds=years(2), keep=30)["record_id"]
+    archive.fill(young)
+    Keeper(archive).run(APPLY)
+    assert record_ids(archive) == [young["record_id"]]
