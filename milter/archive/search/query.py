@@ -65,9 +65,9 @@ class Found:
 
 def search(engine: Engine, wanted: Search, *, indexed: Iterable[str] = INDEXED) -> Iterator[Found]:
     """Records that meet it, newest first, streamed; `indexed`: header fields that have terms."""
-    for record_ids in pages(engine, wanted, indexed=indexed):
+    for steps, size in _steps(engine, wanted, indexed, PAGE):
         with reading(engine) as connection:
-            found = in_short(record_ids, connection)
+            found = in_short(steps.next(size, connection), connection)
         yield from found
 
 
@@ -75,15 +75,24 @@ def pages(
     engine: Engine, wanted: Search, *, indexed: Iterable[str] = INDEXED, size: int = PAGE
 ) -> Iterator[list[str]]:
     """The record ids that meet it, newest first, in pages of at most `size`, none of them empty."""
-    with reading(engine) as connection:
-        steps = walk.Walk(walk.planned(wanted, connection, frozenset(indexed)))
-    left = wanted.limit
-    while not steps.is_over and (left is None or left > 0):
+    for steps, most in _steps(engine, wanted, indexed, size):
         with reading(engine) as connection:
-            found = steps.next(size if left is None else min(left, size), connection)
+            found = steps.next(most, connection)
         if found:
             yield found
-        left = None if left is None else left - len(found)
+
+
+def _steps(
+    engine: Engine, wanted: Search, indexed: Iterable[str], size: int
+) -> Iterator[tuple[walk.Walk, int]]:
+    """A walk, and how many ids to take next, until it is over or the limit is reached."""
+    with reading(engine) as connection:
+        steps = walk.Walk(walk.planned(wanted, connection, frozenset(indexed)))
+    while not steps.is_over:
+        left = None if wanted.limit is None else wanted.limit - steps.given
+        if left == 0:
+            return
+        yield steps, size if left is None else min(left, size)
 
 
 def count(engine: Engine, wanted: Search, *, indexed: Iterable[str] = INDEXED) -> int:

@@ -201,6 +201,7 @@ class Walk:
         self._first, self._last = plan.bounds
         self._span = _FIRST_WINDOW
         self._has_begun = False
+        self.given = 0
         self.is_over = not plan.leads
 
     def next(self, size: int, connection: Connection) -> list[str]:
@@ -217,6 +218,7 @@ class Walk:
         if len(found) > wanted:
             found = found[:wanted]
             self._last, self.is_over = found[-1], False
+        self.given += len(found)
         return found
 
     def _at_once(self, size: int, connection: Connection) -> list[Any]:
