@@ -216,6 +216,7 @@ def client_bounds(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tup
     return b"\4" + first.packed, b"\4" + last.packed
 
 
+@functools.lru_cache(maxsize=4096)
 def unpack_client(packed: bytes) -> str:
     """The textual address."""
     return str(ipaddress.ip_address(packed[1:]))

@@ -18,6 +18,7 @@ Does not: know what the codes mean.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from typing import NamedTuple
 from carbonseal.milter.archive import record as record_line
 
 _LONG = 200  # characters of a literal text
+_OFTEN = 2000  # characters of reasons worth remembering; longer ones are of one message only
 _PLACEHOLDER = re.compile(r"\{(?:(\w+)|(\d+)\.\.(\d+)|why:(\d+))\}", re.ASCII)
 _VERBATIM = "{verbatim}"
 
@@ -132,30 +134,49 @@ class _Places:
 
 def spelled_out(stored: str, abouts: Abouts) -> list[str]:
     """The reasons in their text form."""
-    given: list[str] = json.loads(stored)
-    if "{" not in stored:
-        return given
-    return [reason for text in given for reason in _reasons(text, abouts)]
+    made = _templates(stored) if len(stored) <= _OFTEN else _templates.__wrapped__(stored)
+    return [reason for one in made for reason in _reasons(one, abouts)]
 
 
-def _reasons(text: str, abouts: Abouts) -> Iterator[str]:
+class _Template(NamedTuple):
+    """One stored reason, taken apart at its placeholder."""
+
+    before: str
+    after: str = ""
+    name: str | None = None
+    run: range | None = None  # of recipients
+    why: int | None = None  # a recipient's number
+
+
+# Messages have their reasons in common: a page of results has a dozen.
+@functools.lru_cache(maxsize=1024)
+def _templates(stored: str) -> tuple[_Template, ...]:
+    return tuple(map(_template, json.loads(stored)))
+
+
+def _template(text: str) -> _Template:
     found = _PLACEHOLDER.search(text)
     if found is None:
-        yield text
-        return
-    code, rest = text[: found.start()], text[found.end() :]
+        return _Template(text)
     name, first, last, why = found.groups()
-    if first is not None:
-        for number in range(int(first), int(last) + 1):
-            yield f"{code}{abouts.recipients[number]}{rest}"
-        return
-    if why is not None:
-        about = abouts.recipient_whys[int(why)]
-    elif name.isdecimal():
-        about = abouts.recipients[int(name)]
+    run = None if first is None else range(int(first), int(last) + 1)
+    if name is not None and name.isdecimal():
+        name, run = None, range(int(name), int(name) + 1)
+    number = None if why is None else int(why)
+    return _Template(text[: found.start()], text[found.end() :], name, run, number)
+
+
+def _reasons(one: _Template, abouts: Abouts) -> Iterator[str]:
+    before, after, name, run, why = one
+    if run is not None:
+        for number in run:
+            yield f"{before}{abouts.recipients[number]}{after}"
+    elif name is not None:
+        yield f"{before}{_NAMED[name](abouts) or ''}{after}"
+    elif why is not None:
+        yield f"{before}{abouts.recipient_whys[why] or ''}{after}"
     else:
-        about = _NAMED[name](abouts)
-    yield f"{code}{about or ''}{rest}"
+        yield before
 
 
 _NAMED: dict[str, Callable[[Abouts], str | None]] = {
