@@ -341,6 +341,20 @@ def test_a_changed_seal_is_named(sealed: Sealed, column: str) -> None:
     assert any(one.number in (2, 3) for one in found)
 
 
+def test_a_changed_signature_of_the_last_seal_is_named(sealed: Sealed) -> None:
+    """No seal follows it whose chain would break."""
+    columns = schema.seal.c
+    with sealed.tampering(schema.seal) as connection:
+        row = columns.number == SEGMENTS
+        value = connection.execute(select(columns.signature).where(row)).scalar_one()
+        anew = _changed(value, columns.signature)
+        connection.execute(update(schema.seal).where(row).values(signature=anew))
+    found = sealed.found_alone()
+    assert [(one.what, one.number) for one in found] == [
+        ("the signature does not fit the entry", SEGMENTS)
+    ]
+
+
 def test_a_record_changed_together_with_its_leaf_breaks_the_signed_root(sealed: Sealed) -> None:
     """Whoever reckons the leaf anew cannot sign its root."""
     from carbonseal.milter.archive import retrieve  # noqa: PLC0415
