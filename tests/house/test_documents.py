@@ -1,8 +1,8 @@
 """The documents say what the code does: manual, example configuration, units, Postfix snippets.
 
-`python tests/house/test_documents.py` writes the generated tables of the README anew: commands and
-reasons.  The tables of the configuration and of the failure policy carry meanings written by hand;
-their keys and defaults are compared here.
+`python tests/house/test_documents.py` writes the generated tables of the manual anew: map,
+commands, reasons, findings.  The tables of the configuration and of the failure policy carry
+meanings written by hand; their keys and defaults are compared here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ import pytest
 import yaml
 
 from carbonseal.milter import cli, config, config_file
+from carbonseal.milter.postfix_finding import CATALOGUE
 from carbonseal.policies import disposition, errors, reason
 
 NOWHERE = click.Context(cli.carbonseal)
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+POSTFIX = ROOT / "docs/postfix.md"
+MANUAL = (README, POSTFIX, ROOT / "docs/archive.md", ROOT / "docs/keys.md")
 EXAMPLE = ROOT / "packaging/etc/carbonseal.yaml"
 UNITS = ROOT / "packaging/systemd"
 SNIPPETS = ROOT / "packaging/postfix"
@@ -121,6 +124,12 @@ def reasons_table() -> str:
     return "\n".join(rows)
 
 
+def findings_table() -> str:
+    rows = ["| code | severity | what it means |", "|---|---|---|"]
+    rows += [f"| `{code}` | {one} | {means} |" for code, (one, means) in CATALOGUE.items()]
+    return "\n".join(rows)
+
+
 FOLDERS = {
     "policies": "DECIDE: values in, values with reasons out; no files, sockets, clock or logs",
     "keys": "HOLD: the only room that sees private key bytes",
@@ -128,7 +137,11 @@ FOLDERS = {
     "keys/relays": "between a key and the relays that sign with it",
     "keys/takeover": "keys that other signers kept, and keys for them",
     "milter": "SPEAK: the process, its configuration and its commands",
-    "milter/archive": "the memory of what was sealed: record, spool, database, questions",
+    "milter/archive": "the memory of what was sealed: record, spool, database, writer, audit",
+    "milter/archive/search": "questions to the archive, and their language",
+    "milter/archive/evidence": "proof that what the archive says is what was recorded",
+    "milter/archive/keeping": "how long records are kept, what holds them, and how they go",
+    "milter/archive/handover": "records that leave the archive, with their proof, and come back",
     "milter/archive/migrations": "the steps of the database's schema",
 }
 
@@ -147,13 +160,18 @@ def house_map() -> str:
     return "\n".join([*lines, "```"])
 
 
-GENERATED = {"map": house_map, "commands": commands_table, "reasons": reasons_table}
+GENERATED = {
+    "map": (README, house_map),
+    "commands": (README, commands_table),
+    "reasons": (README, reasons_table),
+    "findings": (POSTFIX, findings_table),
+}
 
 
-def block(name: str) -> str:
-    """What stands between two marks of the README."""
-    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", README.read_text(), re.DOTALL)
-    assert found, f"README.md has no block <!-- {name} -->"
+def block(name: str, document: Path = README) -> str:
+    """What stands between two marks of a document."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", document.read_text(), re.DOTALL)
+    assert found, f"{document.name} has no block <!-- {name} -->"
     return found[1]
 
 
@@ -169,7 +187,8 @@ def rows(name: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", GENERATED)
 def test_the_manual_holds_the_table_the_code_gives(name: str) -> None:
     """Mend with: python tests/house/test_documents.py"""
-    assert block(name) == GENERATED[name]()
+    document, made = GENERATED[name]
+    assert block(name, document) == made()
 
 
 def test_the_manual_names_every_configuration_key() -> None:
@@ -226,7 +245,7 @@ def test_every_command_has_help(words: str) -> None:
 @pytest.mark.parametrize("words", commands())
 def test_the_manual_shows_every_command(words: str) -> None:
     """By the words one would type."""
-    assert f"carbonseal {words}" in README.read_text()
+    assert any(f"carbonseal {words}" in document.read_text() for document in MANUAL)
 
 
 def test_the_manual_calls_only_what_exists() -> None:
@@ -239,16 +258,19 @@ def test_the_manual_calls_only_what_exists() -> None:
         assert words, line
         called = words[1].strip()
         names = [name for name in known if called == name or called.startswith(name + " ")]
-        assert names, f"README.md: carbonseal {line}"
+        assert names, f"the manual: carbonseal {line}"
         options = {
             opt for one in known[names[0]].params for opt in (*one.opts, *one.secondary_opts)
         }
         used = set(re.findall(r"(?<![\w-])--[a-z-]+", line)) - {"--config", "--help"}
-        assert used <= options, f"README.md: carbonseal {line}"
+        assert used <= options, f"the manual: carbonseal {line}"
 
 
 def manual_code() -> str:
-    text = "\n".join(re.findall(r"^```\w*\n(.*?)^```", README.read_text(), re.DOTALL | re.M))
+    read = (document.read_text() for document in MANUAL)
+    text = "\n".join(
+        code for one in read for code in re.findall(r"^```\w*\n(.*?)^```", one, re.DOTALL | re.M)
+    )
     return text.replace("\\\n", " ")
 
 
@@ -581,13 +603,12 @@ def test_postfix_takes_each_snippet(path: Path, tmp_path: Path) -> None:
 
 
 def main() -> None:
-    """Write the generated tables of the README."""
-    text = README.read_text()
-    for name, make in GENERATED.items():
+    """Write the generated tables of the manual."""
+    for name, (document, make) in GENERATED.items():
         table = make().replace("\\", r"\\")
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, rf"\g<1>{table}\n\g<2>", text, flags=re.DOTALL)
-    README.write_text(text)
+        text = re.sub(pattern, rf"\g<1>{table}\n\g<2>", document.read_text(), flags=re.DOTALL)
+        document.write_text(text)
     print(json.dumps(sorted(GENERATED)))
 
 
