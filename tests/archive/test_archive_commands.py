@@ -35,6 +35,8 @@ class Context:
     spool_directory: Path
     database_url: str
     require_reason: bool = False
+    keep_loaded: int | None = None
+    index_headers: frozenset[str] = frozenset({"list-id"})
 
     @property
     def evidence(self) -> Settings:
