@@ -159,7 +159,7 @@ def _template(text: str) -> _Template:
     if found is None:
         return _Template(text)
     name, first, last, why = found.groups()
-    run = None if first is None else range(int(first), int(last) + 1)
+    run = None if first is None or last is None else range(int(first), int(last) + 1)
     if name is not None and name.isdecimal():
         name, run = None, range(int(name), int(name) + 1)
     number = None if why is None else int(why)
