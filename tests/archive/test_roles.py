@@ -11,7 +11,7 @@ import sqlalchemy
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from support import mariadb, postgresql
-from support.archive import START, Archive, build_record
+from support.archive import Archive, build_record
 from support.keeping import Keeper, expiring, years
 from support.mariadb import MariaDB
 from support.postgresql import PostgreSQL
@@ -261,4 +261,3 @@ def test_every_table_is_thought_of() -> None:
     only_elsewhere = {"participant", "participant_domain", "header_term"}
     for text, wanted in zip(texts, (tables - only_elsewhere, tables), strict=True):
         assert {name for name in wanted if name not in text} == set()
-    assert START
