@@ -68,6 +68,7 @@ class Leaf:
     rank: int  # the smaller, the rarer it is as a rule
     leads: bool = True  # an index finds its records in order of time
     elements: tuple[int, ...] = ()  # PostgreSQL: of the table's array
+    is_range: bool = False  # its index is in order of time for each value only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -325,14 +326,16 @@ class _Compiler:
         if not value.endswith("*"):
             return Leaf(MESSAGE, lambda c: c.queue_id == text, 1)
         last = text + "\U0010ffff"
-        return Leaf(MESSAGE, lambda c: and_(c.queue_id >= text, c.queue_id < last), 2)
+        return Leaf(
+            MESSAGE, lambda c: and_(c.queue_id >= text, c.queue_id < last), 2, is_range=True
+        )
 
     def _client(self, value: str) -> Node:
         network = ipaddress.ip_network(value)
         first, last = terms.client_bounds(network)
         if first == last:
             return Leaf(MESSAGE, lambda c: c.client_address == first, 20)
-        return Leaf(MESSAGE, lambda c: c.client_address.between(first, last), 60)
+        return Leaf(MESSAGE, lambda c: c.client_address.between(first, last), 60, is_range=True)
 
     def _relay(self, value: str) -> Node:
         columns = schema.circumstance.c

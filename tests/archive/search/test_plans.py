@@ -203,6 +203,37 @@ def test_every_search_goes_through_an_index(large: Archive, kind: str) -> None:
     assert not list(scans(large, statements))
 
 
+def walks_in_time(archive: Archive, statements: list[tuple[str, Any]]) -> Iterator[str]:
+    """Steps that meet candidates by nothing but their time."""
+    name = archive.engine.dialect.name
+    with query.reading(archive.engine) as connection:
+        for statement, parameters in statements:
+            if name == "sqlite":
+                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                ends = "(record_id>? AND record_id<?)"
+                yield from (
+                    row.detail for row in plan if " walked " in row.detail and ends in row.detail
+                )
+                continue
+            plan = connection.exec_driver_sql(f"EXPLAIN FORMAT=JSON {statement}", parameters)
+            for step in nodes(json.loads(plan.scalar_one())):
+                if step.get("table_name") == "walked" and step["used_key_parts"] == ["record_id"]:
+                    yield str(step)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_leads_to_the_candidates(large: Archive, kind: str) -> None:
+    """Unless only a period is asked for, or nothing: then the records themselves are walked."""
+    if large.engine.dialect.name == "postgresql":
+        pytest.skip("PostgreSQL may walk a window in time, because it is short")
+    wanted = build_search(kind, limit=20)
+    if None in plan_of(large, wanted).leads or kind.startswith("(after"):
+        return
+    assert not list(
+        walks_in_time(large, sent(large, lambda: list(query.search(large.engine, wanted))))
+    )
+
+
 @pytest.mark.parametrize("by", statistics.BY)
 @pytest.mark.parametrize("kind", ["on:2026-11-22", "from:user1@example.com", '"word1 word200"'])
 def test_every_count_goes_through_an_index(large: Archive, by: str, kind: str) -> None:
