@@ -210,7 +210,7 @@ retention = Table(
     _may("keep", BigInteger, "seconds for which the record is kept; null: for ever"),
     _may("headers", BigInteger, "seconds for its header section; null: as long as the record"),
     _may("subject", BigInteger, "seconds for its subject; null: as long as the header section"),
-    comment="retention classes as stamped when records were made; a later setting makes new rows",
+    comment="classes as stamped when records were made; a later setting makes new rows",
 )
 
 message = Table(

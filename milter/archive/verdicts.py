@@ -161,7 +161,8 @@ def _template(text: str) -> _Template:
     name, first, last, why = found.groups()
     run = None if first is None or last is None else range(int(first), int(last) + 1)
     if name is not None and name.isdecimal():
-        name, run = None, range(int(name), int(name) + 1)
+        run = range(int(name), int(name) + 1)
+        name = None
     number = None if why is None else int(why)
     return _Template(text[: found.start()], text[found.end() :], name, run, number)
 

@@ -139,7 +139,7 @@ def tables() -> None:
             sa.BigInteger(),
             "seconds for its subject; null: as long as the header section",
         ),
-        comment="retention classes as stamped when records were made; a later setting makes new rows",
+        comment="classes as stamped when records were made; a later setting makes new rows",
     )
     op.create_table(
         "message",
