@@ -56,7 +56,8 @@ def in_common(reasons: Sequence[str], abouts: Abouts) -> tuple[Verdict, bool]:
     """The reasons with placeholders, and whether they are exact."""
     places = _Places(abouts)
     made: list[str] = []
-    run_code, first, last = "", 0, 0
+    run_code: str | None = None
+    first = last = 0
     is_exact = True
     for reason in reasons:
         code, bracket, rest = reason.partition("(")
@@ -85,7 +86,7 @@ def in_common(reasons: Sequence[str], abouts: Abouts) -> tuple[Verdict, bool]:
                 run_code, first, last = code, place, place
                 made.append(f"{code}({{{place}}})")
                 continue
-        run_code = ""
+        run_code = None
         made.append(text)
     return Verdict(record_line.ascii_json(made).decode("ascii")), is_exact
 
