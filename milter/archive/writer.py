@@ -4,7 +4,9 @@ Promises: each record of the spool reaches the database exactly once, whatever h
 or to the database, because the records and how far the spool was read are committed together.  One
 writer works on a spool at a time.  A database that cannot serve is tried again for ever, said once,
 and said once more when it serves again.  A record that the database refuses is found by halving its
-batch, set aside with the reason, and the others go on.  Open segments are read as they grow.
+batch, set aside with the reason, and the others go on; a batch that met another transaction is
+loaded again as it is.  Open segments are read as they grow.  What a database has lost (a standby
+that lagged, an old backup) is loaded again from loaded/ when the writer connects.
 
 Safe direction: where both are possible, a record stays in the spool rather than counting as loaded.
 
