@@ -110,12 +110,13 @@ class World:
     def content(self) -> dict[str, str]:
         """Every name below the directory with its kind, mode and content.
 
-        Left out: SQLite's -wal and -shm, which readers may make, and the lock of the keys.
+        Left out: SQLite's -wal and -shm, which readers may make, the lock of the keys, and the
+        audit, in which questions stand that have no answer.
         """
         return {
             str(path.relative_to(self.directory)): _state(path)
             for path in sorted(self.directory.rglob("*"))
-            if not path.name.endswith(("-wal", "-shm", ".lock"))
+            if not path.name.endswith(("-wal", "-shm", ".lock", "-audit.db"))
         }
 
 
@@ -626,7 +627,7 @@ DOORS = [
             ("bare", "bob", "user@example.com"),
             ("empty", "", "user@example.com"),
             ("sql", SQL, "user@example.com"),
-            ("huge", HUGE, "user@example.com"),
+            ("huge", HUGE, "shorten"),
         )
     ),
     *(
@@ -641,7 +642,45 @@ DOORS = [
         door(f"stats-{option}", ["archive", "stats", f"--{option}", "soon"], DATA, f"--{option}")
         for option in ("since", "until")
     ),
-    door("stats-by", "archive stats --by year", USAGE, "'year'", "day"),
+    door("stats-by", "archive stats --by moon", USAGE, "'moon'", "day"),
+    door("stats-top", "archive stats --top 0", USAGE, "--top"),
+    door("stats-plot", "archive stats --plot picture.bmp", DATA, "picture.bmp", ".svg"),
+    *(
+        door(f"{command}-{option}-wrong", ["archive", command, f"--{option}", text], status, part)
+        for command in ("search", "stats")
+        for option, text, status, part in (
+            ("from", "alice", DATA, "no domain"),
+            ("to", "@a..b", DATA, "a..b"),
+            ("recipient", "*", DATA, "user@example.com"),
+            ("cc", "", DATA, "user@example.com"),
+            ("author", "a b", DATA, "user@example.com"),
+            ("sender", SQL, DATA, "user@example.com"),
+            ("participant", "alice", DATA, "no domain"),
+            ("domain", ".org", DATA, "top-level"),
+            ("message-id", "<>", DATA, "--message-id"),
+            ("queue-id", "*", DATA, "--queue-id"),
+            ("client", "300.1.1.1", DATA, "--client"),
+            ("login", " ", DATA, "--login"),
+            ("relay", "", DATA, "--relay"),
+            ("class", "", DATA, "--class"),
+            ("size", "big", DATA, "--size"),
+            ("subject", "%", DATA, "--subject"),
+            ("header", "List-Id", DATA, "--header"),
+            ("crossing", "sideways", USAGE, "'sideways'"),
+            ("reason", "two\nlines", DATA, "reason"),
+        )
+    ),
+    *(
+        door(f"search-query-{name}", ["archive", "search", text], DATA, part)
+        for name, text, part in (
+            ("wildcard", "*", "wildcard"),
+            ("quote", 'from:"a', "close it"),
+            ("sql", SQL, "quer"),
+            ("fields", "x:y", "no field"),
+            ("terms", " ".join(map(str, range(10_000))), "make several"),
+            ("no-index", "size:>1M", "no index"),
+        )
+    ),
     door("stats-reversed", "archive stats --since 2026-11-21 --until 2026-11-01", DATA,
          "exchange"),
     door("search-reversed", "archive search --since 2026-11-21 --until 2026-11-01", DATA,
