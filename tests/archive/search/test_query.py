@@ -364,6 +364,16 @@ def test_a_long_result_streams_in_pages(archive: Archive, monkeypatch: pytest.Mo
     assert len(archive.search("report", limit=None)) == 50
 
 
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_pages_of_a_phrase_leave_nothing_out(any_archive: Archive, size: int) -> None:
+    """More candidates are looked at than a page holds: the next one begins after the last given."""
+    any_archive.fill(*(build_record(number) for number in range(60)))
+    wanted = build_search('"quarterly report"', limit=None)
+    found = [one for page in query.pages(any_archive.engine, wanted, size=size) for one in page]
+    assert found == sorted(set(found), reverse=True)
+    assert len(found) == 60
+
+
 def test_records_of_one_millisecond_are_told_apart(archive: Archive) -> None:
     """Equal times do not confuse the pages."""
     archive.fill(*(build_record(number, seconds=5) for number in range(30)))
