@@ -338,7 +338,7 @@ from carbonseal.milter.archive import commands
 from carbonseal.milter.archive.evidence.settings import Settings
 commands.archive(["write"], obj=SimpleNamespace(
     spool_directory=Path(sys.argv[1]), database_url=sys.argv[2], keep_loaded=None,
-    evidence=Settings(Path(sys.argv[1]) / "evidence")))
+    index_headers=("List-Id",), evidence=Settings(Path(sys.argv[1]) / "evidence")))
 """
 
 

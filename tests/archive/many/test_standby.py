@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_a_synchronous_standby_takes_over(pair: Pair, tmp_path: Path) -> None:
         wait_for(lambda: first.is_done and second.is_done, "the rest")
         # Both relays noticed, and neither had to load anything again.
         for relay in (first, second):
-            assert relay.said("database-serves-again")
+            wait_for(partial(relay.said, "database-serves-again"), "the relay to notice")
             assert not relay.said("segments-brought-back")
     check_whole([first, second], pair.standby.url(pair.name))
 
