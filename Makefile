@@ -4,7 +4,8 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 ROOMS := policies keys milter
 
-.PHONY: help setup test demo run check ns bench bench-archive bench-quick clean soak soak-rotation test-crash
+.PHONY: help setup test demo run check ns bench bench-archive bench-quick clean soak soak-rotation \
+  test-crash test-many
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,8 +64,12 @@ build/bench/load: tests/benchmarks/load.c
 soak: setup ## 500,000 messages: memory stays flat, and every one is on record (some ten minutes)
 	@PYTHONPATH=tests $(PY) -m benchmarks.soak $(MESSAGES)
 
-test-crash: setup ## kill every keys command at every system call (some 16 minutes; `make test` takes a sample)
-	CRASH=all $(PY) -m pytest tests/keys/test_life_crash.py -n 2 --dist load --timeout 3600
+test-crash: setup ## kill keys commands at every system call, connections at every request (20 minutes)
+	CRASH=all $(PY) -m pytest tests/keys/test_life_crash.py tests/archive/test_writer_on_servers.py \
+	  -n 2 --dist load --timeout 3600
+
+test-many: setup ## 100,000 records through two relays while servers are killed (some 25 minutes)
+	MANY=$(or $(RECORDS),100000) $(PY) -m pytest tests/archive/many --timeout 3600
 
 soak-rotation: setup ## rotate under mail, TURNS times for each domain (default 30, half an hour)
 	ROTATIONS=$(or $(TURNS),30) $(PY) -m pytest tests/postfix/test_rotation.py -k many -s --timeout 7200
