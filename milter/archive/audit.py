@@ -35,7 +35,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import ColumnElement, Connection, Engine, insert, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from carbonseal.milter.archive import audit_place, faults, record, schema
+from carbonseal.milter.archive import audit_place, faults, record, schema, terms
 from carbonseal.milter.archive.audit_place import AuditUnusable, audit_file, opened
 from carbonseal.milter.archive.faults import Kind
 from carbonseal.policies.errors import DataError, UsageError
@@ -220,6 +220,9 @@ def events(
 
     `actor` also finds that person under other accounts and on other machines.
     """
+    # As it is stored; what is none of that would be refused by the driver.
+    actor = actor and terms.storable(actor)
+    action = action and terms.storable(action)
     query = select(schema.audit)
     for condition, value in (
         (_COLUMNS.at >= _microseconds(since), since),

@@ -8,6 +8,7 @@ See also: `audit`.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -60,7 +61,7 @@ def audit_command(
         audit.opened(context.database_url) as engine,
     ):
         found = audit.events(engine, since=first, until=last, actor=actor, action=action)
-        some = itertools.islice(found, None if everything else limit)
+        some = itertools.islice(found, None if everything else min(limit, sys.maxsize))
         tables.write_rows(_rows(asked.counted(some)), _COLUMNS, output_format)
 
 

@@ -9,8 +9,9 @@ See also: `verify` (what is checked); `handover.check` (bundles).
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,9 +28,9 @@ from carbonseal.milter.archive import audit, command_line, database, segments, t
 from carbonseal.milter.archive.command_line import Context
 from carbonseal.milter.archive.evidence import verify as verifying
 from carbonseal.milter.archive.evidence.chain_check import Expected
-from carbonseal.milter.archive.evidence.record_check import Span
+from carbonseal.milter.archive.evidence.record_scan import Span
 from carbonseal.milter.archive.evidence.verify import Question, Report
-from carbonseal.policies.errors import UsageError
+from carbonseal.policies.errors import DataError, NotFound, UsageError
 
 _FALSE = 1
 _MOST = 100
@@ -83,6 +84,7 @@ def verify(
     trusted = frozenset(map(evidence_key.read_public, options["keys"]))
     say = _Said(most, as_json)
     if bundle is not None:
+        _refuse_ignored(options)
         _verify_bundle(bundle, trusted, options["manifest_sha256"], say)
     else:
         if options["manifest_sha256"]:
@@ -90,6 +92,19 @@ def verify(
         _verify_archive(context, trusted, options, say)
     if say.findings:
         raise click.exceptions.Exit(_FALSE)
+
+
+def _refuse_ignored(options: dict[str, Any]) -> None:
+    """What is not looked at must not read as true."""
+    for option, name in (
+        ("--since", "since"),
+        ("--until", "until"),
+        ("--relay", "relay"),
+        ("--segments", "directory"),
+        ("--expect", "expected"),
+    ):
+        if options[name]:
+            raise UsageError(f"{option} is of the archive, not of a bundle; leave out one of them")
 
 
 class _Said:
@@ -141,8 +156,18 @@ def _verify_archive(
         except SQLAlchemyError as fault:
             raise database.unusable(engine.url, fault) from fault
         heads = {one.name: one.head for one in report.chains}
+        _refuse_unknown(question.relay, heads, say)
         asked.note(findings=say.findings, heads=heads, records=report.counts.records)
     say.end(_lines(report), {"heads": heads, **_facts(report)})
+
+
+def _refuse_unknown(relay: str | None, heads: Collection[str], say: _Said) -> None:
+    """Nothing false was found where nothing was looked at: that must not read as all true."""
+    if relay is not None and relay not in heads and not say.findings:
+        raise NotFound(
+            f"--relay {relay[:80]!r}: the archive has no chain of that name; verify without it "
+            "prints the names"
+        )
 
 
 def _question(context: Context, trusted: frozenset[bytes], options: dict[str, Any]) -> Question:
@@ -155,6 +180,7 @@ def _question(context: Context, trusted: frozenset[bytes], options: dict[str, An
         None if first is None else terms.first_record_id(int(first.timestamp() * 1000)),
         None if last is None else terms.first_record_id(int(last.timestamp() * 1000)),
     )
+    _check_names(options["relay"], options["directory"])
     settings = context.evidence
     return Question(
         span=span,
@@ -165,6 +191,13 @@ def _question(context: Context, trusted: frozenset[bytes], options: dict[str, An
         segments=options["directory"] or context.spool_directory / segments.LOADED,
         certificate=None if settings.authority is None else settings.authority.certificate,
     )
+
+
+def _check_names(relay: str | None, directory: Path | None) -> None:
+    if relay is not None and terms.storable(relay) != relay:
+        raise DataError(f"--relay {relay[:80]!r} is no name of a relay; write record.relay of one")
+    if directory is not None and not os.path.isdir(directory):
+        raise DataError(f"--segments {directory}: is no directory; name one with loaded segments")
 
 
 def _query(options: dict[str, Any]) -> dict[str, Any]:

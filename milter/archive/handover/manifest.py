@@ -127,14 +127,18 @@ def parse(text: bytes) -> Manifest:
         if content.pop("format") != FORMAT:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise DataError(f"{MANIFEST} is no manifest of an export of records") from None
+        raise DataError(
+            f"{MANIFEST} is no manifest of an export of records; name what archive export has made"
+        ) from None
     version = content.pop("version", None)
     if version != VERSION:
-        raise DataError(f"{MANIFEST} has version {version!r}, and this program knows {VERSION}")
+        raise DataError(f"{MANIFEST} is of another version than {VERSION}; upgrade carbonseal")
     try:
         return _manifest(content)
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise DataError(f"{MANIFEST} lacks something or has a wrong value: {fault}") from None
+        raise DataError(
+            f"{MANIFEST} lacks something or has a wrong value: {fault}; ask for the bundle again"
+        ) from None
 
 
 def _manifest(content: dict[str, Any]) -> Manifest:

@@ -25,6 +25,7 @@ from carbonseal.policies.errors import DataError
 LONGEST = 64 << 20
 _MANIFEST_BYTES = 16 << 20
 _MOST_FILES = 10_000  # a relay may have had several keys
+_REMEDY = "name what archive export has made"
 
 
 class Bundle(Protocol):
@@ -40,15 +41,15 @@ class Bundle(Protocol):
 @contextmanager
 def opened(path: Path) -> Iterator[Bundle]:
     """The bundle at `path`.  Raises: DataError."""
-    if path.is_dir():
+    if os.path.isdir(path):  # False, too, for a name that cannot be
         yield _Directory(path)
         return
     try:
         archive = tarfile.open(path, "r:")
     except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror})") from None
+        raise DataError(f"{path}: cannot be read ({fault.strerror}); {_REMEDY}") from None
     except tarfile.TarError:
-        raise DataError(f"{path}: is neither a directory nor a tar file of an export") from None
+        raise DataError(f"{path}: is neither a directory nor a tar file; {_REMEDY}") from None
     with archive:
         yield _Tar(path, archive)
 
@@ -87,7 +88,7 @@ class _Directory:
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as fault:
-            raise DataError(f"{path}: cannot be read ({fault.strerror})") from None
+            raise DataError(f"{path}: cannot be read ({fault.strerror}); {_REMEDY}") from None
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
             raise DataError(f"{path}: is no plain file")
@@ -122,7 +123,7 @@ class _Tar:
         member = self._members.get(_known(name))
         stream = None if member is None else self._archive.extractfile(member)
         if stream is None:
-            raise DataError(f"{self._path}: lacks {name}")
+            raise DataError(f"{self._path}: lacks {name}; {_REMEDY}")
         return stream
 
 

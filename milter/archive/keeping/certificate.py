@@ -29,6 +29,7 @@ from carbonseal.policies.errors import DataError
 
 KIND = "carbonseal certificate of erasure"
 VERSION = 1
+_MOST_BYTES = 64 << 20  # a mailbox takes some 40 octets
 LEFT = (
     "the audit, and the searches that legal holds were set with, say what was asked and done",
     "names, telephone numbers and host names that only people understand, and the IP addresses of "
@@ -145,16 +146,26 @@ def check_place(path: Path) -> None:
     if path.suffix != ".json":
         raise DataError(f"{path}: name a file that ends in .json; the text goes beside it")
     for target in (path, path.with_suffix(".txt")):
-        if target.exists():
-            raise DataError(f"{target}: it exists already; name another file")
+        try:
+            os.lstat(target)
+        except FileNotFoundError:
+            continue
+        except OSError as fault:
+            raise DataError(
+                f"{target}: cannot be a certificate ({fault.strerror}); name another file"
+            ) from None
+        raise DataError(f"{target}: it exists already; name another file")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise DataError(f"{path.parent}: not writable for this user; name another file")
+        raise DataError(
+            f"{path.parent}: not there, or not writable for this user; name another file"
+        )
 
 
 def read(path: Path) -> Certificate:
     """A certificate.  Raises: DataError."""
     try:
-        content = json.loads(path.read_bytes())
+        with path.open("rb") as stream:
+            content = json.loads(stream.read(_MOST_BYTES))  # more than that is cut, and no JSON
     except OSError as fault:
         raise DataError(f"{path}: cannot be read ({fault.strerror}); name a certificate") from None
     except (ValueError, RecursionError):
@@ -162,7 +173,9 @@ def read(path: Path) -> Certificate:
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise DataError(f"{path}: it is no certificate of erasure; name the .json file")
     if content.get("v") != VERSION:
-        raise DataError(f"{path}: of version {content.get('v')!r}, and {VERSION} is known")
+        raise DataError(
+            f"{path}: is no certificate of version {VERSION}; upgrade carbonseal, or name another"
+        )
     return content
 
 
@@ -173,7 +186,7 @@ def findings(content: Certificate, engine: Engine, audit_engine: Engine) -> Iter
     try:
         number = int(content["audit"]["number"])
         hashes = [bytes.fromhex(one) for one in content["person"]["mailboxes_sha256_16"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         yield "the certificate was changed: what it should say is not there"
         return
     yield from _about_audit(content, number, audit_engine)

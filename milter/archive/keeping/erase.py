@@ -112,7 +112,7 @@ def _mailboxes(who: Person, connection: Connection) -> tuple[dict[str, int], tup
 def _like(text: str) -> str:
     """As much of the text as LIKE takes literally on every engine; the rest is compared after."""
     for number, character in enumerate(text):
-        if character in "%_\\":
+        if character in "%_\\" or terms.storable(character) != character:
             return text[:number] + "%"
     return text
 

@@ -161,7 +161,8 @@ def release(engine: Engine, name: str, *, by: str, now: datetime) -> Hold:
     """End a hold.  Raises: NotFound, DataError."""
 
     def work(connection: Connection) -> Hold:
-        hold = _named(name, connection)
+        # A name that none can have may be one that no database takes.
+        hold = _named(name, connection) if _NAME.fullmatch(name) else None
         if hold is None:
             raise NotFound(f"hold {name[:80]!r}: there is none of that name; see archive holds")
         if not hold.is_in_force:
