@@ -28,6 +28,8 @@ from carbonseal.policies.bcc_maps import BccMaps
 from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
 from carbonseal.policies.errors import ConfigurationError, DataError
 
+# A header section ends at 8 MiB; as JSON an octet may take six.
+_LONGEST = 64 << 20
 _COLUMNS = ("recorded_at", "record_id", "queue_id", "reverse_path", "recipients", "difference")
 
 
@@ -57,10 +59,14 @@ def compare(
         maps = config.bcc_maps_of(model, configuration.path.resolve().parent)
     counts: Counter[str] = Counter()
     tables.write_rows(
-        _rows(records, maps, counts, show_all=show_all, anew=anew), _COLUMNS, output_format
+        _rows(_lines(records), maps, counts, show_all=show_all, anew=anew), _COLUMNS, output_format
     )
     said = ", ".join(f"{number} {word}" for word, number in sorted(counts.items()))
     click.echo(f"{counts.total()} records: {said or 'none'}", err=True)
+
+
+def _lines(records: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: records.readline(_LONGEST), b"")
 
 
 def _rows(
@@ -73,6 +79,8 @@ def _rows(
 ) -> Iterator[dict[str, object]]:
     for number, line in enumerate(lines, start=1):
         try:
+            if len(line) == _LONGEST:
+                raise ValueError("longer than any record")
             record = json.loads(line)
             reasons = _reasons(record, maps, anew=anew)
             recipients = [_address(one) for one in record["recipients"]]

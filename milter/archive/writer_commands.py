@@ -53,7 +53,7 @@ def upgrade(context: Context, url: str | None) -> None:
 
     The writer does it by itself where it may, which is always so with SQLite.
     """
-    engine = database.writing_engine(url or context.database_url, patience=None)
+    engine = database.writing_engine(context.database_url if url is None else url, patience=None)
     try:
         before = database.schema_version(engine)
         database.upgrade(engine)
