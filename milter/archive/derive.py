@@ -19,7 +19,7 @@ from carbonseal.policies import header_fields
 _NAMES = frozenset(("from", "to", "cc", "subject", "message-id", "date"))
 INDEXED = frozenset(("list-id",))  # unless configured otherwise
 _MOST_VALUES = 20  # of one indexed field; more is no mail of people
-_SHOWN = frozenset(("message-id", "subject"))
+SHOWN = frozenset(("message-id", "subject"))  # by `shown`
 _SHORT = 200  # octets of values worth remembering; a stranger's long ones take no memory
 
 
@@ -64,14 +64,19 @@ def shown(fields: Sequence[Sequence[str]]) -> tuple[str | None, str | None]:
     """Message-ID and Subject as people see them, of the first such fields."""
     found: dict[str, bytes] = {}
     for name, value in fields:
-        wanted = _wanted(name, _SHOWN)
-        if wanted in _SHOWN:
+        wanted = _wanted(name, SHOWN)
+        if wanted in SHOWN:
             found.setdefault(wanted, terms.octets(value))
     message_id, subject = found.get("message-id"), found.get("subject")
     return (
         None if message_id is None else stored_message_id(message_id),
         None if subject is None else _subject(subject),
     )
+
+
+def authors(fields: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Addresses in From, in order."""
+    return _authors([terms.octets(value) for name, value in fields if _wanted(name) == "from"])
 
 
 def stored_message_id(value: bytes) -> str | None:
@@ -85,7 +90,7 @@ def _subject(value: bytes) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _wanted(name: str, indexed: frozenset[str]) -> str:
+def _wanted(name: str, indexed: frozenset[str] = frozenset()) -> str:
     """The field's name in lower case if anything is derived from it."""
     name = name.strip().lower()
     return name if name in _NAMES or name in indexed else ""

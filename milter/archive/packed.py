@@ -22,17 +22,17 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from carbonseal.milter.archive import schema
 
 _FORMAT_1 = 1
-_ID = struct.Struct(">q")
 _TWO_IDS = struct.Struct(">Bqq")
 _ONE_ID = struct.Struct(">Bq")
 _HAS_ADDRESS, _SPELLING, _RAW, _RESOLVED_AS_KNOWN = 1, 2, 4, 8
 _RESOLVED, _ESMTP, _ABOUT, _SAME_ROUTE = 16, 32, 64, 128
+_TEXTS = _SPELLING | _RAW | _RESOLVED | _ESMTP | _ABOUT
 _AUID, _EXPIRES = 1, 2
 
 
@@ -114,15 +114,14 @@ def unpack_recipients(octets: bytes) -> list[Recipient]:
     while not reader.is_at_end:
         is_copy = left == 0
         left -= not is_copy
-        flags = reader.octet()
-        address_id = reader.identifier() if flags & _HAS_ADDRESS else None
-        if not flags & _SAME_ROUTE:
-            route_id = reader.identifier()
-        spelling = reader.text(flags & _SPELLING)
-        raw = reader.text(flags & _RAW)
-        resolved = reader.text(flags & _RESOLVED)
-        esmtp = reader.text(flags & _ESMTP)
-        about = reader.text(flags & _ABOUT)
+        flags, address_id, route_id = reader.beginning(route_id)
+        spelling = raw = resolved = esmtp = about = None
+        if flags & _TEXTS:
+            spelling = reader.text(flags & _SPELLING)
+            raw = reader.text(flags & _RAW)
+            resolved = reader.text(flags & _RESOLVED)
+            esmtp = reader.text(flags & _ESMTP)
+            about = reader.text(flags & _ABOUT)
         found.append(
             Recipient(
                 schema.COPY if is_copy else schema.ENVELOPE,
@@ -158,21 +157,23 @@ def pack_signatures(signatures: Sequence[Signature], second: int) -> bytes | Non
 
 def unpack_signatures(octets: bytes | None, second: int) -> list[Signature]:
     """What was packed.  Raises: ValueError."""
-    return [] if octets is None else list(_signatures(octets, second))
-
-
-def _signatures(octets: bytes, second: int) -> Iterator[Signature]:
+    found: list[Signature] = []
+    if octets is None:
+        return found
     reader = _Reader(octets, "signatures")
     while not reader.is_at_end:
-        flags, form_id = reader.octet(), reader.identifier()
+        flags, form_id = reader.flags_and_identifier()
         signed_at = second + reader.zigzag()
         auid = reader.text(flags & _AUID)
-        yield Signature(
-            form_id,
-            None if auid is None else auid.decode("utf-8"),
-            signed_at,
-            signed_at + reader.zigzag() if flags & _EXPIRES else None,
+        found.append(
+            Signature(
+                form_id,
+                None if auid is None else auid.decode("utf-8"),
+                signed_at,
+                signed_at + reader.zigzag() if flags & _EXPIRES else None,
+            )
         )
+    return found
 
 
 def _varint(number: int) -> bytes:
@@ -201,18 +202,41 @@ class _Reader:
     def is_at_end(self) -> bool:
         return self._at >= len(self._octets)
 
-    def octet(self) -> int:
-        return self._taken(1)[0]
+    def flags_and_identifier(self) -> tuple[int, int]:
+        flags, identifier = _ONE_ID.unpack(self._taken(9))
+        return flags, identifier
 
-    def identifier(self) -> int:
-        number: int = _ID.unpack(self._taken(8))[0]
-        return number
+    def beginning(self, route_id: int | None) -> tuple[int, int | None, int | None]:
+        """Flags, address id and route id of a recipient; `route_id`: of the one before."""
+        octets, at = self._octets, self._at
+        flags, address_id = octets[at], None
+        try:
+            match flags & (_HAS_ADDRESS | _SAME_ROUTE):
+                case 1:  # most are so, or as the next
+                    _, address_id, route_id = _TWO_IDS.unpack_from(octets, at)
+                    self._at = at + 17
+                case 129:
+                    _, address_id = _ONE_ID.unpack_from(octets, at)
+                    self._at = at + 9
+                case 0:
+                    _, route_id = _ONE_ID.unpack_from(octets, at)
+                    self._at = at + 9
+                case _:
+                    self._at = at + 1
+        except struct.error:
+            raise self._damage() from None
+        return flags, address_id, route_id
 
     def varint(self) -> int:
-        number = shift = 0
-        while (octet := self.octet()) > 127:
-            number |= (octet & 127) << shift
-            shift += 7
+        octets, at, number, shift = self._octets, self._at, 0, 0
+        try:
+            while (octet := octets[at]) > 127:
+                number |= (octet & 127) << shift
+                shift += 7
+                at += 1
+        except IndexError:
+            raise self._damage() from None
+        self._at = at + 1
         return number | octet << shift
 
     def zigzag(self) -> int:
@@ -226,5 +250,8 @@ class _Reader:
         taken = self._octets[self._at : self._at + count]
         self._at += count
         if len(taken) < count:
-            raise ValueError(f"stored {self._what} are damaged: they end too early")
+            raise self._damage()
         return taken
+
+    def _damage(self) -> ValueError:
+        return ValueError(f"stored {self._what} are damaged: they end too early")

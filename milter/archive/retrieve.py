@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, bindparam, select
 
 from carbonseal.milter.archive import derive, header_store, packed, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
@@ -122,17 +122,27 @@ class _Values:
         return None if address_id is None else self._mailboxes.get(address_id, ERASED)
 
 
+_ADDRESSES = (
+    select(
+        schema.address.c.address_id,
+        schema.address.c.local_part,
+        schema.address.c.local_part_raw,
+        schema.domain.c.name,
+    )
+    .select_from(
+        schema.address.outerjoin(
+            schema.domain, schema.address.c.domain_id == schema.domain.c.domain_id
+        )
+    )
+    .where(schema.address.c.address_id.in_(bindparam("keys", expanding=True)))
+)
+
+
 def mailboxes(address_ids: Iterable[int], connection: Connection) -> dict[int, str]:
     """Dictionary addresses by id, lossless."""
-    address, domain = schema.address.c, schema.domain.c
-    query = select(
-        address.address_id, address.local_part, address.local_part_raw, domain.name
-    ).select_from(schema.address.outerjoin(schema.domain, address.domain_id == domain.domain_id))
     found = {}
     for chunk in chunks(sorted(address_ids), _CHUNK):
-        for address_id, local_part, raw, name in connection.execute(
-            query.where(address.address_id.in_(chunk))
-        ):
+        for address_id, local_part, raw, name in connection.execute(_ADDRESSES, {"keys": chunk}):
             text = pseudonym(address_id) if local_part is None else local_part
             if raw is not None:
                 text = raw.decode("utf-8", "surrogateescape")

@@ -51,6 +51,7 @@ def pack_record_id(text: str) -> bytes:
     return int(text.translate(TO_BASE32), 32).to_bytes(16, "big")
 
 
+@functools.lru_cache(maxsize=1024)
 def unpack_record_id(octets: bytes) -> str:
     """The text of a ULID."""
     value = int.from_bytes(octets, "big")

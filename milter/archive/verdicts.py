@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -136,7 +136,18 @@ class _Places:
 def spelled_out(stored: str, abouts: Abouts) -> list[str]:
     """The reasons in their text form."""
     made = _templates(stored) if len(stored) <= _OFTEN else _templates.__wrapped__(stored)
-    return [reason for one in made for reason in _reasons(one, abouts)]
+    reasons: list[str] = []
+    for before, after, name, run, why in made:
+        if run is not None:
+            recipients = abouts.recipients
+            reasons += [f"{before}{recipients[number]}{after}" for number in run]
+        elif name is not None:
+            reasons.append(f"{before}{_NAMED[name](abouts) or ''}{after}")
+        elif why is not None:
+            reasons.append(f"{before}{abouts.recipient_whys[why] or ''}{after}")
+        else:
+            reasons.append(before)
+    return reasons
 
 
 class _Template(NamedTuple):
@@ -166,19 +177,6 @@ def _template(text: str) -> _Template:
         name = None
     number = None if why is None else int(why)
     return _Template(text[: found.start()], text[found.end() :], name, run, number)
-
-
-def _reasons(one: _Template, abouts: Abouts) -> Iterator[str]:
-    before, after, name, run, why = one
-    if run is not None:
-        for number in run:
-            yield f"{before}{abouts.recipients[number]}{after}"
-    elif name is not None:
-        yield f"{before}{_NAMED[name](abouts) or ''}{after}"
-    elif why is not None:
-        yield f"{before}{abouts.recipient_whys[why] or ''}{after}"
-    else:
-        yield before
 
 
 _NAMED: dict[str, Callable[[Abouts], str | None]] = {

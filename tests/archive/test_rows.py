@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.archive import build_recipient, build_record, build_reverse_path, build_signature
 
-from carbonseal.milter.archive import header_store, record, rows, terms
+from carbonseal.milter.archive import derive, header_store, record, rows, terms
 from carbonseal.policies import address
 
 NUL_AND_MORE = "a\0b\udcff\u202e\U0001f4e7"
@@ -163,6 +163,29 @@ def test_what_cannot_become_rows_says_why(changes: dict[str, Any]) -> None:
 def test_a_header_section_comes_back(fields: list[tuple[str, str]]) -> None:
     """Compression is lossless, lone surrogates included."""
     assert header_store.expand(header_store.compress(fields)) == fields
+
+
+white = st.text(alphabet=" \t\r\n\x0b\x1c\xa0\u2003", max_size=3)
+lossless = st.text(
+    alphabet=st.sampled_from('["],\\:SubjectMessage-ID \t\0\u00fc\udcff'), max_size=30
+)
+named_field = st.builds(
+    lambda before, name, after, upper: before + (name.upper() if upper else name.title()) + after,
+    white,
+    st.sampled_from(["subject", "message-id", "x-subject", "resent-message-id", "subjects"]),
+    white,
+    st.booleans(),
+)
+
+
+@given(st.lists(st.tuples(named_field | lossless, lossless), max_size=12))
+def test_fields_are_found_by_name_without_reading_the_others(fields: list[tuple[str, str]]) -> None:
+    """Whatever the others hold, and whatever white space is in names: as if all had been read."""
+    stored = header_store.compress(fields)
+    found = header_store.named(stored, derive.SHOWN)
+    exact = [one for one in fields if one[0].strip().lower() in derive.SHOWN]
+    assert [one for one in found if one[0].strip().lower() in derive.SHOWN] == exact
+    assert derive.shown(found) == derive.shown(fields)
 
 
 def test_records_are_found_by_the_fields_that_are_configured() -> None:

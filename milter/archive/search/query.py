@@ -12,10 +12,9 @@ Does not: parse what people type (`language`, `options`), find (`conditions`, `w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,51 +22,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from carbonseal.milter.archive import (
     database,
     derive,
-    header_store,
-    parts,
     retrieve,
     rows,
     schema,
     terms,
 )
-from carbonseal.milter.archive.rows import Rows
-from carbonseal.milter.archive.search import walk
+from carbonseal.milter.archive.search import short, walk
 from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import NotFound
 
+Item = TypeVar("Item")
+
 PAGE = 200
 INDEXED = derive.INDEXED
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One record in short."""
-
-    record_id: str
-    recorded_at: str  # RFC 3339, UTC
-    relay: str
-    queue_id: str
-    crossing: str
-    disposition: str
-    reverse_path: str  # '' is the null reverse-path
-    author: str  # several are separated by ', '
-    recipients: tuple[str, ...]
-    archive_recipients: tuple[str, ...]
-    archive_addressed: bool
-    signatures: tuple[dict[str, Any], ...]
-    message_id: str | None
-    subject: str | None
-    client_address: str
-    login: str | None
-    size: int
-    reasons: tuple[str, ...]
+Found = short.Found
+in_short = short.in_short
 
 
 def search(engine: Engine, wanted: Search, *, indexed: Iterable[str] = INDEXED) -> Iterator[Found]:
     """Records that meet it, newest first, streamed; `indexed`: header fields that have terms."""
-    for steps, size in _steps(engine, wanted, indexed, PAGE):
-        with reading(engine) as connection:
-            found = in_short(steps.next(size, connection), connection)
+    for found in _paged(engine, wanted, indexed, PAGE, in_short):
         yield from found
 
 
@@ -75,24 +49,32 @@ def pages(
     engine: Engine, wanted: Search, *, indexed: Iterable[str] = INDEXED, size: int = PAGE
 ) -> Iterator[list[str]]:
     """The record ids that meet it, newest first, in pages of at most `size`, none of them empty."""
-    for steps, most in _steps(engine, wanted, indexed, size):
+    return _paged(engine, wanted, indexed, size, lambda found, _: found)
+
+
+def _paged(
+    engine: Engine,
+    wanted: Search,
+    indexed: Iterable[str],
+    size: int,
+    made: Callable[[list[str], Connection], list[Item]],
+) -> Iterator[list[Item]]:
+    """What is `made` of record ids, until the search is over or its limit reached.
+
+    Each page is of a transaction of its own, in the first of which the search is planned.
+    """
+    steps: walk.Walk | None = None
+    left = size if wanted.limit is None else wanted.limit
+    while left > 0 and not (steps and steps.is_over):
         with reading(engine) as connection:
-            found = steps.next(most, connection)
-        if found:
-            yield found
-
-
-def _steps(
-    engine: Engine, wanted: Search, indexed: Iterable[str], size: int
-) -> Iterator[tuple[walk.Walk, int]]:
-    """A walk, and how many ids to take next, until it is over or the limit is reached."""
-    with reading(engine) as connection:
-        steps = walk.Walk(walk.planned(wanted, connection, frozenset(indexed)))
-    while not steps.is_over:
-        left = None if wanted.limit is None else wanted.limit - steps.given
-        if left == 0:
-            return
-        yield steps, size if left is None else min(left, size)
+            if steps is None:
+                steps = walk.Walk(walk.planned(wanted, connection, frozenset(indexed)))
+            found = [] if steps.is_over else steps.next(min(left, size), connection)
+            page = made(found, connection) if found else []
+        if page:
+            yield page
+        if wanted.limit is not None:
+            left = wanted.limit - steps.given
 
 
 def count(engine: Engine, wanted: Search, *, indexed: Iterable[str] = INDEXED) -> int:
@@ -114,54 +96,6 @@ def reading(engine: Engine) -> Iterator[Connection]:
             yield connection
     except SQLAlchemyError as fault:
         raise database.unusable(engine.url, fault) from fault
-
-
-def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
-    """These records in this order."""
-    found = retrieve.retrieve(record_ids, connection, with_fields=False)
-    several = [one.record_id for one in found if one.message["author_count"] > 1]
-    authors = dict(_authors(several, connection))
-    return [_found(one, authors.get(one.record_id)) for one in found]
-
-
-def _authors(record_ids: list[str], connection: Connection) -> Iterator[tuple[str, str]]:
-    """Authors beyond the first are only in the header section."""
-    section = schema.header_section.c
-    query = select(section.record_id, section.fields).where(section.record_id.in_(record_ids))
-    for record_id, fields in connection.execute(query) if record_ids else ():
-        yield record_id, ", ".join(derive.derive(header_store.expand(fields)).authors)
-
-
-def _found(one: Rows, authors: str | None) -> Found:
-    columns, common = one.message, one.message["circumstance"]
-    first = {"address": columns["author"], "spelling": columns["author_spelling"]}
-    reverse_path = {
-        "address": columns["reverse_path"],
-        "spelling": columns["reverse_path_spelling"],
-    }
-    by_kind: dict[int, list[str]] = {schema.ENVELOPE: [], schema.COPY: []}
-    for recipient in one.recipients:
-        by_kind[recipient["kind"]].append(parts.address_of(recipient))
-    return Found(
-        record_id=one.record_id,
-        recorded_at=rows.moment_text(columns["recorded_at"]),
-        relay=common.relay,
-        queue_id=columns["queue_id"],
-        crossing=schema.CROSSINGS[columns["crossing"]],
-        disposition=schema.DISPOSITIONS[columns["disposition"]],
-        reverse_path=parts.address_of(reverse_path),
-        author=parts.address_of(first) if authors is None else authors,
-        recipients=tuple(by_kind[schema.ENVELOPE]),
-        archive_recipients=tuple(by_kind[schema.COPY]),
-        archive_addressed=bool(columns["archive_addressed"]),
-        signatures=tuple(parts.signature_of(signature) for signature in one.signatures),
-        message_id=one.header_section["message_id"],
-        subject=one.header_section["subject"],
-        client_address=parts.client_address_of(columns),
-        login=columns["login"],
-        size=columns["size"],
-        reasons=tuple(rows.reasons_of(one)),
-    )
 
 
 def show(engine: Engine, name: str) -> list[dict[str, Any]]:

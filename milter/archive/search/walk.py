@@ -13,6 +13,7 @@ Does not: fetch the records (`query`), or say what a condition is (`conditions`)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,10 +151,16 @@ def _frequency(leaf: Leaf, bounds: Bounds, connection: Connection) -> int:
     return connection.execute(query).scalar_one()
 
 
+@functools.cache
+def _walked(source: FromClause) -> FromClause:
+    """Made once: its forty columns take SQLAlchemy as long as the rest of the statement."""
+    return source.alias("walked")
+
+
 def candidates(plan: Plan, lead: Leaf | None, bounds: Bounds) -> Select[Any]:
     """Ids that one lead brings, and the flags that are needed of them; in no order."""
     source = MESSAGE if lead is None or lead.table is None else lead.table
-    walked = source.alias("walked")
+    walked = _walked(source)
     in_time = _within(bounds)
     root = plan.root if lead is None else conditions.simplified(plan.root, lead)
     others = in_time if plan.has_arrays else None

@@ -1,0 +1,211 @@
+"""Records in short: one line of a page of results each.
+
+Promises: a page costs four statements, whatever is on it: the messages with what they have in
+common, their header sections, the addresses, the forms of their signatures.  Nothing is unpacked
+that a line does not show: of a header section only Message-ID and Subject.  What `rows.join` would
+say of the same record is said in the same words.
+
+Does not: find records (`walk` does), or give complete ones (`retrieve` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, bindparam, select
+
+from carbonseal.milter.archive import (
+    derive,
+    header_store,
+    packed,
+    parts,
+    retrieve,
+    rows,
+    schema,
+    verdicts,
+)
+from carbonseal.milter.archive.dictionary import chunks
+from carbonseal.milter.archive.packed import Recipient, Signature
+from carbonseal.milter.archive.parts import SigningForm
+
+_CHUNK = 500
+Mailboxes = dict[Any, str | None]  # by address id
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One record in short."""
+
+    record_id: str
+    recorded_at: str  # RFC 3339, UTC
+    relay: str
+    queue_id: str
+    crossing: str
+    disposition: str
+    reverse_path: str  # '' is the null reverse-path
+    author: str  # several are separated by ', '
+    recipients: tuple[str, ...]
+    archive_recipients: tuple[str, ...]
+    archive_addressed: bool
+    signatures: tuple[dict[str, Any], ...]
+    message_id: str | None
+    subject: str | None
+    client_address: str
+    login: str | None
+    size: int
+    reasons: tuple[str, ...]
+
+
+def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
+    """These records in this order; ids that are not there are left out."""
+    messages = {row.record_id: row for row in _rows(_MESSAGES, record_ids, connection)}
+    sections = {row.record_id: row.fields for row in _rows(_SECTIONS, record_ids, connection)}
+    found = [
+        _Line(row, sections.get(name))
+        for name in record_ids
+        if (row := messages.get(name)) is not None
+    ]
+    addresses: set[Any] = {one.address_id for line in found for one in line.recipients}
+    addresses |= {key for line in found for key in line.message[_ENDS]}
+    named = retrieve.mailboxes(addresses - {None}, connection)
+    mailboxes: Mailboxes = {None: None, **named}
+    forms = {one.form_id for line in found for one in line.signatures}
+    known = {row[0]: SigningForm._make(row[1:]) for row in _rows(_FORMS, sorted(forms), connection)}
+    return [line.found(mailboxes, known) for line in found]
+
+
+def _asked(query: Select[Any], key: Any) -> Select[Any]:
+    """Built once: SQLAlchemy takes as long to build a statement as SQLite to answer it."""
+    return query.where(key.in_(bindparam("keys", expanding=True)))
+
+
+def _rows(query: Select[Any], keys: Iterable[Any], connection: Connection) -> Iterator[Row[Any]]:
+    for chunk in chunks(list(keys), _CHUNK):
+        yield from connection.execute(query, {"keys": chunk}).all()
+
+
+_MESSAGE = schema.message.c
+_ENDS = slice(0, 2)
+_MESSAGES = _asked(
+    select(
+        _MESSAGE.reverse_path_id,
+        _MESSAGE.author_id,
+        _MESSAGE.record_id,
+        _MESSAGE.recorded_at,
+        _MESSAGE.queue_id,
+        _MESSAGE.crossing,
+        _MESSAGE.disposition,
+        _MESSAGE.reverse_path_spelling,
+        _MESSAGE.reverse_path_about,
+        _MESSAGE.author_spelling,
+        _MESSAGE.author_count,
+        _MESSAGE.recipients,
+        _MESSAGE.signatures,
+        _MESSAGE.archive_addressed,
+        _MESSAGE.client_address,
+        _MESSAGE.login,
+        _MESSAGE.size,
+        _MESSAGE.verbatim,
+        schema.circumstance.c.relay,
+        schema.verdict.c.reasons,
+    ).select_from(
+        schema.message.outerjoin(
+            schema.circumstance, _MESSAGE.circumstance_id == schema.circumstance.c.circumstance_id
+        ).outerjoin(schema.verdict, _MESSAGE.verdict_id == schema.verdict.c.verdict_id)
+    ),
+    _MESSAGE.record_id,
+)
+# Not joined to the messages: PostgreSQL would look for them in every partition.
+_SECTION = schema.header_section.c
+_SECTIONS = _asked(select(_SECTION.record_id, _SECTION.fields), _SECTION.record_id)
+_FORM = schema.signing_form.c
+_FORMS = _asked(
+    select(_FORM.form_id, *(_FORM[name] for name in SigningForm._fields)), _FORM.form_id
+)
+
+
+class _Line:
+    """One record on its way to a line."""
+
+    __slots__ = ("fields", "message", "recipients", "signatures")
+
+    def __init__(self, message: Row[Any], fields: bytes | None) -> None:
+        self.message: Any = message
+        self.fields = fields  # null: the header section has gone earlier
+        self.recipients = packed.unpack_recipients(message.recipients)
+        second = message.recorded_at // 1_000_000
+        self.signatures = packed.unpack_signatures(message.signatures, second)
+
+    def found(self, mailboxes: Mailboxes, forms: dict[int, SigningForm]) -> Found:
+        """What is shown, from the addresses and forms by id."""
+        # At once: asking the row for each by its name takes twice as long.
+        (reverse_path_id, author_id, record_id, recorded_at, queue_id, *more) = self.message
+        (crossing, disposition, reverse_path_spelling, reverse_path_about, *more) = more
+        (author_spelling, author_count, _, _, archive_addressed, client, *more) = more
+        login, size, verbatim, relay, common = more
+
+        def address(address_id: int | None, spelling: bytes | None) -> str:
+            mailbox = mailboxes.get(address_id, retrieve.ERASED)
+            return parts.address_of({"address": mailbox, "spelling": spelling})
+
+        author = address(author_id, author_spelling)
+        message_id, subject, authors = self._said(author_count)
+        abouts = verdicts.Abouts(
+            login,
+            parts.client_address_of({"client_address": client}),
+            address(reverse_path_id, reverse_path_spelling),
+            author,
+            reverse_path_about,
+            [address(one.address_id, one.spelling) for one in self.recipients],
+            [one.about for one in self.recipients],
+        )
+        reasons = (
+            verdicts.spelled_out(common, abouts)
+            if verbatim is None
+            else rows.verbatim(verbatim)["reasons"]
+        )
+        in_envelope = _in_envelope(self.recipients)
+        return Found(
+            record_id=record_id,
+            recorded_at=rows.moment_text(recorded_at),
+            relay=relay,
+            queue_id=queue_id,
+            crossing=schema.CROSSINGS[crossing],
+            disposition=schema.DISPOSITIONS[disposition],
+            reverse_path=abouts.reverse_path,
+            author=author if authors is None else authors,
+            recipients=tuple(abouts.recipients[:in_envelope]),
+            archive_recipients=tuple(abouts.recipients[in_envelope:]),
+            archive_addressed=bool(archive_addressed),
+            signatures=tuple(_facts(one, forms[one.form_id]) for one in self.signatures),
+            message_id=message_id,
+            subject=subject,
+            client_address=abouts.client,
+            login=login,
+            size=size,
+            reasons=tuple(reasons),
+        )
+
+    def _said(self, author_count: int) -> tuple[str | None, str | None, str | None]:
+        """Message-ID, Subject, and where there are several authors, all of them."""
+        if self.fields is None:
+            return None, None, None
+        message_id, subject = derive.shown(header_store.named(self.fields, derive.SHOWN))
+        if author_count < 2:
+            return message_id, subject, None
+        # Only the header section has those beyond the first.
+        return message_id, subject, ", ".join(derive.authors(header_store.expand(self.fields)))
+
+
+def _in_envelope(recipients: Sequence[Recipient]) -> int:
+    """How many are of the envelope; those of the archive come after them."""
+    return [one.kind for one in recipients].count(schema.ENVELOPE)
+
+
+def _facts(one: Signature, form: SigningForm) -> dict[str, Any]:
+    _, auid, signed_at, expires_at = one
+    return parts.signature_of(
+        {"form": form, "auid": auid, "signed_at": signed_at, "expires_at": expires_at}
+    )
