@@ -14,24 +14,31 @@ Does not: look at signatures (`chain_check`): leaves are held against the root i
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, select
 
-from carbonseal.milter.archive import merkle, retrieve, rows, schema, terms
+from carbonseal.milter.archive import merkle, retrieve, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.evidence import absence, derived_check, index_check, leaf, seal
+from carbonseal.milter.archive.evidence import (
+    absence,
+    derived_check,
+    index_check,
+    leaf,
+    reckoning,
+    seal,
+    sealed_segment,
+)
 from carbonseal.milter.archive.evidence.finding import Finding
+from carbonseal.milter.archive.evidence.reckoning import BROKEN
+from carbonseal.milter.archive.evidence.record_scan import EVERYTHING, Scan, Span
 from carbonseal.milter.archive.evidence.seal import BadEntry
+from carbonseal.milter.archive.evidence.sealed_segment import SealedSegment
 from carbonseal.milter.archive.rows import Rows
 
-_PAGE = 500
 _CHUNK = 500
 _PATIENCE_MS = 24 * 3600 * 1000  # after that a record should have been sealed
-_BROKEN = (zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 _message, _seal = schema.message.c, schema.seal.c
 
 Explain = Callable[[str, int, Rows], str | None]
@@ -53,50 +60,6 @@ class Counts:
     events: set[int] = field(default_factory=set)  # audit events of tombstones and redactions
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Record ids to look at; None: without end."""
-
-    first: str | None = None
-    last: str | None = None
-
-
-@dataclass(slots=True)
-class _Segment:
-    """A sealed segment while its records come by."""
-
-    relay: str
-    number: int
-    name: str
-    segment_id: int
-    first: str
-    last: str
-    leaves: bytes
-    aside: int
-    seen: bytearray
-    bare: set[int] = field(default_factory=set)  # positions without their header section
-    unheaded: set[int] = field(default_factory=set)  # without their subject
-    _places: dict[bytes, int] | None = None
-
-    @property
-    def lines(self) -> int:
-        return len(self.leaves) // leaf.ENTRY
-
-    def entry(self, position: int) -> bytes:
-        return self.leaves[position * leaf.ENTRY : (position + 1) * leaf.ENTRY]
-
-    def place_of(self, entry: bytes) -> int | None:
-        """Where in the segment such a line was sealed."""
-        if self._places is None:
-            self._places = {self.entry(place): place for place in range(self.lines)}
-        return self._places.get(entry)
-
-    def finding(
-        self, kind: str, what: str, position: int | None = None, record_id: str | None = None
-    ) -> Finding:
-        return Finding(kind, what, self.relay, self.number, self.name, position, record_id)
-
-
 class RecordCheck:
     """One look at all records of a span."""
 
@@ -105,34 +68,30 @@ class RecordCheck:
         engine: Engine,
         counts: Counts,
         *,
-        span: Span = Span(),
+        span: Span = EVERYTHING,
         relay: str | None = None,
         explain: Explain = lambda segment, position, one: None,
         now: float | None = None,
     ) -> None:
         self._engine = engine
         self._counts = counts
-        self._span = span
-        self._relay = relay
+        self._scan = Scan(engine, span, relay)
         self._explain = explain
         self._patience = int((time.time() if now is None else now) * 1000) - _PATIENCE_MS
-        self._active: dict[int, _Segment] = {}
+        self._active: dict[int, SealedSegment] = {}
         # Of the page at hand: records as stored, as they would be made now, and where they are.
-        self._complete: dict[str, tuple[Rows, Rows, _Segment, int]] = {}
+        self._complete: dict[str, tuple[Rows, Rows, SealedSegment, int]] = {}
         self._waiting: dict[int, tuple[int, str, str]] = {}  # count, first and last record
 
     def total(self) -> int:
         """How many segments there are to be looked at."""
-        with self._engine.connect() as connection:
-            return int(
-                connection.execute(select(func.count()).select_from(schema.seal)).scalar_one()
-            )
+        return self._scan.total()
 
     def run(self) -> Iterator[Finding | int]:
         """Findings, and between them the number of seals that were done with since the last."""
-        seals = self._seals()
+        seals = self._scan.seals()
         ahead = next(seals, None)
-        for page in self._pages():
+        for page in self._scan.pages():
             yield from self._look_at(page)
             done = 0
             while ahead is not None and ahead[0] <= page[-1]:
@@ -145,89 +104,6 @@ class RecordCheck:
             yield 1
             ahead = next(seals, None)
         yield from self._never_sealed()
-
-    def _pages(self) -> Iterator[list[str]]:
-        """Record ids in order."""
-        scan = self._scan()
-        if scan is None:
-            return
-        last, end = scan
-        while True:
-            query = select(_message.record_id).order_by(_message.record_id).limit(_PAGE)
-            if last is not None:
-                query = query.where(_message.record_id > last)
-            if end is not None:
-                query = query.where(_message.record_id <= end)
-            with self._engine.connect() as connection:
-                page = list(connection.execute(query).scalars())
-            if page:
-                yield page
-            if len(page) < _PAGE:
-                return
-            last = page[-1]
-
-    def _scan(self) -> tuple[str | None, str | None] | None:
-        """Before which record to begin, with which to end: all segments that reach into the span
-        are looked at as a whole."""
-        if self._span.first is None and self._span.last is None:
-            return None, None
-        query = select(func.count(), *self._bounds()).where(*self._reaching())
-        with self._engine.connect() as connection:
-            count, first, last = connection.execute(query).one()
-        if not count:
-            return self._span.first, self._span.last
-        packed = int.from_bytes(terms.pack_record_id(min(first, self._span.first or first)), "big")
-        before = terms.unpack_record_id(max(packed - 1, 0).to_bytes(16, "big"))
-        return before, max(last, self._span.last or last)
-
-    def _bounds(self) -> tuple[Any, Any]:
-        first = select(_seal.first_record_id).where(*self._reaching())
-        last = select(_seal.last_record_id).where(*self._reaching())
-        # PostgreSQL knows no min() of uuid.
-        return (
-            first.order_by(_seal.first_record_id).limit(1).scalar_subquery(),
-            last.order_by(_seal.last_record_id.desc()).limit(1).scalar_subquery(),
-        )
-
-    def _reaching(self) -> list[Any]:
-        """The seals whose segments have records in the span."""
-        conditions = [] if self._relay is None else [_seal.relay == self._relay]
-        if self._span.first is not None:
-            conditions.append(_seal.last_record_id >= self._span.first)
-        if self._span.last is not None:
-            conditions.append(_seal.first_record_id <= self._span.last)
-        return conditions
-
-    def _is_wanted(self, segment: _Segment) -> bool:
-        first, last = self._span.first, self._span.last
-        return (
-            (first is None or segment.last >= first)
-            and (last is None or segment.first <= last)
-            and self._relay in (None, segment.relay)
-        )
-
-    def _seals(self) -> Iterator[tuple[str, int]]:
-        """Last record and id of each segment, in the order of the last records."""
-        last, relay, number = None, "", 0
-        while True:
-            query = (
-                select(_seal.last_record_id, _seal.relay, _seal.number, _seal.segment_id)
-                .where(*self._reaching())
-                .order_by(_seal.last_record_id, _seal.relay, _seal.number)
-                .limit(_PAGE)
-            )
-            if last is not None:
-                later = (_seal.relay > relay) | ((_seal.relay == relay) & (_seal.number > number))
-                query = query.where(
-                    (_seal.last_record_id > last) | ((_seal.last_record_id == last) & later)
-                )
-            with self._engine.connect() as connection:
-                page = connection.execute(query).all()
-            for row in page:
-                yield row.last_record_id, row.segment_id
-            if len(page) < _PAGE:
-                return
-            last, relay, number = page[-1].last_record_id, page[-1].relay, page[-1].number
 
     def _look_at(self, record_ids: list[str]) -> Iterator[Finding]:
         for one, redaction, fault in self._fetched(record_ids):
@@ -242,7 +118,7 @@ class RecordCheck:
             with self._engine.connect() as connection:
                 found = retrieve.retrieve(record_ids, connection, with_fields=True)
                 redactions = absence.redactions(record_ids, connection)
-        except _BROKEN as fault:
+        except BROKEN as fault:
             if len(record_ids) == 1:
                 yield record_ids[0], None, f"{type(fault).__name__}"
                 return
@@ -262,7 +138,7 @@ class RecordCheck:
         if segment is None:
             self._wait(segment_id, record_id)
             return
-        if not self._is_wanted(segment):
+        if not self._scan.reaches(segment.relay, segment.first, segment.last):
             self._forget(segment)
             return
         self._counts.records += 1
@@ -295,11 +171,11 @@ class RecordCheck:
         return row.segment_id, row.position
 
     def _compare(
-        self, one: Rows, redaction: tuple[str, int] | None, segment: _Segment, position: int
+        self, one: Rows, redaction: tuple[str, int] | None, segment: SealedSegment, position: int
     ) -> Iterator[Finding]:
-        problem, found, content = _reckoned(one, redaction)
+        problem, found, content = reckoning.reckoned(one, redaction)
         entry = segment.entry(position)
-        if found is not None and _fits(found, entry):
+        if found is not None and reckoning.fits(found, entry):
             self._note_gone(one, redaction, segment, position)
             made = derived_check.made_anew(one, content, is_redacted=redaction is not None)
             if made is not None:
@@ -308,8 +184,8 @@ class RecordCheck:
         again = self._again(one.record_id)
         if again is not None and again[0].message["position"] == position:
             one, redaction = again
-            problem, found = evidence_of(one, redaction)
-            if found is not None and _fits(found, entry):
+            problem, found = reckoning.evidence_of(one, redaction)
+            if found is not None and reckoning.fits(found, entry):
                 self._note_gone(one, redaction, segment, position)
                 return
         if found is None:
@@ -336,20 +212,20 @@ class RecordCheck:
         return None
 
     def _note_gone(
-        self, one: Rows, redaction: tuple[str, int] | None, segment: _Segment, position: int
+        self, one: Rows, redaction: tuple[str, int] | None, segment: SealedSegment, position: int
     ) -> None:
         """Remember what is not there any more, to be held against the tombstones."""
         if redaction is not None:
             self._counts.redacted += 1
             self._counts.events.add(redaction[1])
-        elif is_subject_gone(one):
+        elif reckoning.is_subject_gone(one):
             segment.unheaded.add(position)
         if "fields" not in one.header_section:
             self._counts.without_header += 1
             segment.bare.add(position)
 
     def _check_derived(
-        self, one: Rows, made: Rows, segment: _Segment, position: int
+        self, one: Rows, made: Rows, segment: SealedSegment, position: int
     ) -> Iterator[Finding]:
         """What searches go by has to follow from the record."""
         self._complete[one.record_id] = (one, made, segment, position)
@@ -371,31 +247,17 @@ class RecordCheck:
             what = f"searches do not find it by all that it says: {', '.join(names)}"
             yield segment.finding("hidden", what, position, record_id)
 
-    def _segment(self, segment_id: int) -> _Segment | None:
-        """The seal of a segment; None when it has none."""
+    def _segment(self, segment_id: int) -> SealedSegment | None:
+        """The segment, from now on remembered; None when it was not sealed."""
         found = self._active.get(segment_id)
         if found is not None or segment_id in self._waiting:
             return found
-        query = select(schema.seal).where(_seal.segment_id == segment_id).limit(1)
-        with self._engine.connect() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            return None
-        leaves = bytes(row.leaves)
-        segment = self._active[segment_id] = _Segment(
-            relay=row.relay,
-            number=row.number,
-            name=_name(row.entry),
-            segment_id=segment_id,
-            first=row.first_record_id,
-            last=row.last_record_id,
-            leaves=leaves,
-            aside=_aside_of(row.entry),
-            seen=bytearray(len(leaves) // leaf.ENTRY),
-        )
+        segment = sealed_segment.fetch(self._engine, segment_id)
+        if segment is not None:
+            self._active[segment_id] = segment
         return segment
 
-    def _forget(self, segment: _Segment) -> None:
+    def _forget(self, segment: SealedSegment) -> None:
         """Drop a segment that was opened for a record outside of its time."""
         if not any(segment.seen):
             self._active.pop(segment.segment_id, None)
@@ -435,7 +297,7 @@ class RecordCheck:
         for place in sorted(segment.unheaded - gone.subjects - gone.headers):
             yield segment.finding("removed", "the subject is missing", place)
 
-    def _check_leaves(self, segment: _Segment) -> Iterator[Finding]:
+    def _check_leaves(self, segment: SealedSegment) -> Iterator[Finding]:
         with self._engine.connect() as connection:
             entry = connection.execute(
                 select(_seal.entry).where(
@@ -452,7 +314,7 @@ class RecordCheck:
         if tree.root() != facts.root or tree.leaves != facts.lines:
             yield segment.finding("leaves", "the leaves are not those whose root was signed")
 
-    def _check_aside(self, segment: _Segment, aside: set[int]) -> Iterator[Finding]:
+    def _check_aside(self, segment: SealedSegment, aside: set[int]) -> Iterator[Finding]:
         self._counts.aside += len(aside)
         if len(aside) != segment.aside:
             what = f"{len(aside)} lines are said to be set aside, and {segment.aside} were"
@@ -462,7 +324,7 @@ class RecordCheck:
                 what = "was set aside, and yet a record stands at its place"
                 yield segment.finding("added", what, place)
 
-    def _check_repeats(self, segment: _Segment, repeats: dict[int, str]) -> Iterator[Finding]:
+    def _check_repeats(self, segment: SealedSegment, repeats: dict[int, str]) -> Iterator[Finding]:
         """A repeated line is there if the very line is there elsewhere, or was taken out there."""
         self._counts.repeated += len(repeats)
         with self._engine.connect() as connection:
@@ -491,62 +353,6 @@ class RecordCheck:
                 yield Finding("added", what, segment=name, record_id=first)
             else:
                 self._counts.waiting += count
-
-
-def evidence_of(
-    one: Rows, redaction: tuple[str, int] | None
-) -> tuple[str | None, leaf.Commitments | None]:
-    """What the row is held to now; or why that cannot be reckoned."""
-    problem, found, _ = _reckoned(one, redaction)
-    return problem, found
-
-
-def _reckoned(
-    one: Rows, redaction: tuple[str, int] | None
-) -> tuple[str | None, leaf.Commitments | None, dict[str, Any]]:
-    """As `evidence_of`, with the record."""
-    section = one.header_section
-    try:
-        content = rows.join(one)
-        header_salt = section.get("salt")
-        known = leaf.stored_salts(
-            _octets(one.message["salt"]),
-            _octets(header_salt),
-            None if redaction is None else redaction[0],
-        )
-        if is_subject_gone(one):
-            content.pop("salt", None)  # no salt of a line, but what is left of one
-        return None, leaf.commitments_of(content, known, has_header="fields" in section), content
-    except _BROKEN as fault:
-        return f"the row cannot be read back ({type(fault).__name__})", None, {}
-
-
-def is_subject_gone(one: Rows) -> bool:
-    """Whether the subject was taken out and the other header fields have been left."""
-    salt = one.header_section.get("salt")
-    return salt is not None and len(salt) != leaf.SALT
-
-
-def _octets(value: Any) -> bytes | None:
-    return None if value is None else bytes(value)
-
-
-def _fits(found: leaf.Commitments, entry: bytes) -> bool:
-    return found.rest == entry[: leaf.DIGEST] and found.header in (None, entry[leaf.DIGEST :])
-
-
-def _aside_of(entry: str) -> int:
-    try:
-        return seal.read(entry).aside
-    except BadEntry:
-        return 0
-
-
-def _name(entry: str) -> str:
-    try:
-        return seal.read(entry).segment
-    except BadEntry:
-        return "?"
 
 
 def _names(segment_ids: list[int], connection: Connection) -> dict[int, str]:

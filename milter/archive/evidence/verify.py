@@ -25,7 +25,8 @@ from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.evidence import chain_check, copy_check, stamp
 from carbonseal.milter.archive.evidence.chain_check import Chain, Expected, Known
 from carbonseal.milter.archive.evidence.finding import Finding
-from carbonseal.milter.archive.evidence.record_check import Counts, RecordCheck, Span
+from carbonseal.milter.archive.evidence.record_check import Counts, RecordCheck
+from carbonseal.milter.archive.evidence.record_scan import Span
 from carbonseal.milter.archive.evidence.seal import Sealed
 
 _CHUNK = 500

@@ -358,14 +358,14 @@ def test_a_changed_signature_of_the_last_seal_is_named(sealed: Sealed) -> None:
 def test_a_record_changed_together_with_its_leaf_breaks_the_signed_root(sealed: Sealed) -> None:
     """Whoever reckons the leaf anew cannot sign its root."""
     from carbonseal.milter.archive import retrieve  # noqa: PLC0415
-    from carbonseal.milter.archive.evidence import leaf, record_check  # noqa: PLC0415
+    from carbonseal.milter.archive.evidence import leaf, reckoning  # noqa: PLC0415
 
     victim = _victim(sealed)
     with sealed.tampering(schema.message, schema.seal) as connection:
         row = schema.message.c.record_id == victim
         connection.execute(update(schema.message).where(row).values(size=1))
         [now] = retrieve.retrieve([victim], connection, with_fields=True)
-        _, found = record_check.evidence_of(now, None)
+        _, found = reckoning.evidence_of(now, None)
         assert found is not None
         seal = schema.seal.c.number == 2
         leaves = connection.execute(select(schema.seal.c.leaves).where(seal)).scalar_one()

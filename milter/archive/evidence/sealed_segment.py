@@ -1,0 +1,89 @@
+"""A sealed segment while its records come by: what was sealed, and what was seen of it.
+
+Does not: decide what is wrong (`record_check` does).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import Engine, select
+
+from carbonseal.milter.archive import schema
+from carbonseal.milter.archive.evidence import leaf, seal
+from carbonseal.milter.archive.evidence.finding import Finding
+from carbonseal.milter.archive.evidence.seal import BadEntry
+
+
+@dataclass(slots=True)
+class SealedSegment:
+    """A sealed segment while its records come by."""
+
+    relay: str
+    number: int
+    name: str
+    segment_id: int
+    first: str
+    last: str
+    leaves: bytes
+    aside: int
+    seen: bytearray
+    bare: set[int] = field(default_factory=set)  # positions without their header section
+    unheaded: set[int] = field(default_factory=set)  # without their subject
+    _places: dict[bytes, int] | None = None
+
+    @property
+    def lines(self) -> int:
+        """How many lines were sealed."""
+        return len(self.leaves) // leaf.ENTRY
+
+    def entry(self, position: int) -> bytes:
+        """The evidence of one line."""
+        return self.leaves[position * leaf.ENTRY : (position + 1) * leaf.ENTRY]
+
+    def place_of(self, entry: bytes) -> int | None:
+        """Where in the segment such a line was sealed."""
+        if self._places is None:
+            self._places = {self.entry(place): place for place in range(self.lines)}
+        return self._places.get(entry)
+
+    def finding(
+        self, kind: str, what: str, position: int | None = None, record_id: str | None = None
+    ) -> Finding:
+        """Something that is not true of this segment."""
+        return Finding(kind, what, self.relay, self.number, self.name, position, record_id)
+
+
+def fetch(engine: Engine, segment_id: int) -> SealedSegment | None:
+    """The seal of a segment; None when it has none."""
+    query = select(schema.seal).where(schema.seal.c.segment_id == segment_id).limit(1)
+    with engine.connect() as connection:
+        row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    leaves = bytes(row.leaves)
+    return SealedSegment(
+        relay=row.relay,
+        number=row.number,
+        name=_name(row.entry),
+        segment_id=segment_id,
+        first=row.first_record_id,
+        last=row.last_record_id,
+        leaves=leaves,
+        aside=_aside_of(row.entry),
+        seen=bytearray(len(leaves) // leaf.ENTRY),
+    )
+
+
+def _aside_of(entry: str) -> int:
+    try:
+        return seal.read(entry).aside
+    except BadEntry:
+        return 0
+
+
+def _name(entry: str) -> str:
+    try:
+        return seal.read(entry).segment
+    except BadEntry:
+        return "?"
