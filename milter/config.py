@@ -605,6 +605,13 @@ def bcc_maps_of(model: FileModel, base: Path) -> BccMaps:
 def _compare(document: config_file.Document, model: FileModel) -> BccMaps | None:
     if model.archive.compare is None:
         return None
+    if model.archive.bcc_maps is None:
+        raise InvalidConfiguration(
+            [
+                f"{document.place(('archive', 'compare'))}: archive.compare: archive.bcc_maps is "
+                "missing, so there is nothing to compare with; carbonseal postfix bcc-maps prints it"
+            ]
+        )
     try:
         return bcc_maps_of(model, document.path.resolve().parent)
     except bcc_map_files.UnusableMap as fault:
@@ -682,6 +689,8 @@ _PLAIN = {
 _PATTERNS = {
     "socket_mode": "write an octal mode in quotes, such as '0660'",
     "canonicalization": "write relaxed/relaxed, relaxed/simple, simple/relaxed or simple/simple",
+    "provider": "write the name of a provider in small letters, such as route53",
+    "url": "write an address that begins with http:// or https://",
 }
 
 
@@ -742,8 +751,10 @@ def _found(value: Any) -> str:
 
 def _known_names(key_path: tuple[Any, ...]) -> list[str]:
     model: Any = FileModel
+    is_named = False  # the next part is a name that the operator chose
     for part in key_path:
-        if isinstance(part, int):
+        if isinstance(part, int) or is_named:
+            is_named = False
             continue
         annotation = model.model_fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
@@ -751,4 +762,5 @@ def _known_names(key_path: tuple[Any, ...]) -> list[str]:
         if not models:
             return []
         model = models[0]
+        is_named = getattr(annotation, "__origin__", None) is dict
     return list(model.model_fields)
