@@ -339,7 +339,7 @@ class _Compiler:
 
     def _relay(self, value: str) -> Node:
         columns = schema.circumstance.c
-        query = select(columns.circumstance_id).where(columns.relay == value)
+        query = select(columns.circumstance_id).where(columns.relay == terms.storable(value))
         found = list(self._connection.scalars(query))
         if not found:
             return FALSE
@@ -347,7 +347,7 @@ class _Compiler:
 
     def _retention(self, value: str) -> Node:
         columns = schema.retention.c
-        query = select(columns.retention_id).where(columns.name == value)
+        query = select(columns.retention_id).where(columns.name == terms.storable(value))
         found = list(self._connection.scalars(query))
         if not found:
             return FALSE
