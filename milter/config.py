@@ -609,7 +609,7 @@ def _compare(document: config_file.Document, model: FileModel) -> BccMaps | None
         raise InvalidConfiguration(
             [
                 f"{document.place(('archive', 'compare'))}: archive.compare: archive.bcc_maps is "
-                "missing, so there is nothing to compare with; carbonseal postfix bcc-maps prints it"
+                "missing, so nothing can be compared; carbonseal postfix bcc-maps prints it"
             ]
         )
     try:
