@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 
 import click
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -33,6 +34,8 @@ FORMATS: Final = ("table", "jsonl", "csv")
 _PAGE = 500  # rows of a table that are measured and printed together
 _LONGEST = 1500  # of a complaint; what was typed may be longer than any screen
 _WIDE = 4096  # columns of a "terminal" that is a file
+_WORD = 27  # characters of a time or an id, which are copied as a whole
+_NARROWEST = 7  # columns of anything else
 
 # Full-width forms count in spreadsheets of East Asian languages.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -159,14 +162,32 @@ def _write_tables(rows: Iterable[Row], columns: Sequence[str]) -> int:
     )
     total = 0
     for page in _pages(rows):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            table.add_column(column.replace("_", " "), overflow="fold")
-        for row in page:
-            table.add_row(*(Text(cell(row.get(column), precise=False)) for column in columns))
-        console.print(table)
+        cells = [[cell(row.get(column), precise=False) for column in columns] for row in page]
+        console.print(_table([column.replace("_", " ") for column in columns], cells, console))
         total += len(page)
     return total
+
+
+def _table(heads: Sequence[str], cells: Sequence[Sequence[str]], console: Console) -> Table:
+    """A table as wide as the console; times, ids and other short words stay in one piece."""
+    padding = (0, 1) if console.width == _WIDE else (0, 1, 0, 0)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
+    lines = [heads, *cells]
+    widest = [max(cell_len(line[place]) for line in lines) for place in range(len(heads))]
+    whole = [
+        width <= _WORD and not any(" " in line[place] for line in cells)
+        for place, width in enumerate(widest)
+    ]
+    needed = sum(
+        (width if is_whole else min(width, _NARROWEST)) + 3
+        for width, is_whole in zip(widest, whole, strict=True)
+    )
+    for head, is_whole in zip(heads, whole, strict=True):
+        # What does not fit is cut off there, so rather all of them are folded.
+        table.add_column(head, overflow="fold", no_wrap=is_whole and needed <= console.width)
+    for line in cells:
+        table.add_row(*(Text(text) for text in line))
+    return table
 
 
 class _Console(Console):
