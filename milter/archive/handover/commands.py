@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from sqlalchemy import Engine
 
 from carbonseal.keys import progress, tables
 from carbonseal.milter.archive import audit, command_line
 from carbonseal.milter.archive.command_line import Context
 from carbonseal.milter.archive.handover import check, export, importing
 from carbonseal.milter.archive.handover.given import Given
+from carbonseal.milter.archive.keeping import holds
 from carbonseal.milter.archive.search import options as options_
 from carbonseal.milter.archive.search import query
-from carbonseal.policies.errors import UsageError
+from carbonseal.milter.archive.search.wanted import Search
+from carbonseal.policies.errors import NotFound, UsageError
 
 _FORMATS = ("jsonl", "csv", "both")
 
@@ -32,6 +35,9 @@ _FORMATS = ("jsonl", "csv", "both")
 @click.argument("path", type=click.Path(path_type=Path))
 @options_.search_options
 @click.option("--all", "everything", is_flag=True, help="Export every record; needs no query.")
+@click.option(
+    "--hold", metavar="NAME", help="Export what the query of this legal hold finds, instead."
+)
 @click.option(
     "--format",
     "output_format",
@@ -54,6 +60,7 @@ def export_command(
     *,
     path: Path,
     everything: bool,
+    hold: str | None,
     output_format: str,
     most: int | None,
     reason: str,
@@ -65,26 +72,29 @@ def export_command(
     """
     now = datetime.now(UTC)
     wanted = options_.wanted(options, now, limit=None)
-    said = wanted.to_json()
-    if not everything and said.keys() <= {"v"}:
-        raise UsageError("no query says what to export; write one, or --all")
-    with (
-        command_line.reading(context) as engine,
-        audit.asking(context, "export", {**said, "to": str(path)}, reason) as asked,
-    ):
-        order = export.Order(
-            query=said,
-            made_at=now.isoformat().replace("+00:00", "Z"),
-            made_by=asked.event.actor,
-            reason=asked.event.reason,
-            audit={"number": asked.event.number, "digest": asked.event.digest.hex()},
-            with_table=output_format != "jsonl",
-            most=most,
-        )
-        total = query.count(engine, wanted) if progress.is_watched() else 0
-        pages = query.pages(engine, wanted)
-        sums = export.export(path, engine, pages, order, _watch(asked, total))
-        asked.note(manifest_sha256=sums.manifest_sha256)
+    is_every = wanted.to_json().keys() <= {"v"}
+    if hold is not None and (everything or not is_every):
+        raise UsageError("--hold has a query of its own; leave the other conditions and --all out")
+    if not everything and hold is None and is_every:
+        raise UsageError("no query says what to export; write one, --hold NAME or --all")
+    with command_line.reading(context) as engine:
+        if hold is not None:
+            wanted = _what_is_held(engine, hold)
+        details = {**wanted.to_json(), "to": str(path), **({"hold": hold} if hold else {})}
+        with audit.asking(context, "export", details, reason) as asked:
+            order = export.Order(
+                query=wanted.to_json(),
+                made_at=now.isoformat().replace("+00:00", "Z"),
+                made_by=asked.event.actor,
+                reason=asked.event.reason,
+                audit={"number": asked.event.number, "digest": asked.event.digest.hex()},
+                with_table=output_format != "jsonl",
+                most=most,
+            )
+            total = query.count(engine, wanted) if progress.is_watched() else 0
+            pages = query.pages(engine, wanted)
+            sums = export.export(path, engine, pages, order, _watch(asked, total))
+            asked.note(manifest_sha256=sums.manifest_sha256)
     _say(f"{sums.records} records in {path}")
     if sums.unsealed:
         _say(
@@ -96,6 +106,15 @@ def export_command(
     _say(f"SHA-256 of the manifest: {sums.manifest_sha256}")
 
 
+def _what_is_held(engine: Engine, name: str) -> Search:
+    """The search of a legal hold, released or not.  Raises: NotFound."""
+    with query.reading(engine) as connection:
+        for one in holds.listed(connection):
+            if one.name == name:
+                return one.wanted
+    raise NotFound(f"hold {name[:80]!r}: there is none of that name; see archive holds")
+
+
 def _watch(asked: audit.Asked, total: int) -> Callable[[Iterable[Given]], Iterable[Given]]:
     return lambda found: progress.watched(asked.counted(found), total, "records")
 
@@ -103,6 +122,7 @@ def _watch(asked: audit.Asked, total: int) -> Callable[[Iterable[Given]], Iterab
 @click.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
+    "--public-key",
     "--key",
     "keys",
     multiple=True,
@@ -128,7 +148,8 @@ def import_command(
     Records that the archive has already stay as they are.
     """
     trusted = check.trusted_keys(keys)
-    _refuse_root(context.spool_directory)
+    if not dry_run:
+        _refuse_root(context.spool_directory)
     asked_for = {"from": str(path), "dry_run": dry_run}
     with audit.asking(context, "import", asked_for, reason) as asked:
         seen = importing.refuse_damaged(path, trusted=trusted, manifest_sha256=manifest_sha256)
@@ -150,11 +171,13 @@ def _refuse_root(spool: Path) -> None:
     """What root writes the writer could not read."""
     if os.geteuid() != 0 or not spool.is_dir():
         return
-    owner = spool.stat().st_uid
-    if owner != 0:
+    # The milter owns the spool; the archive and its audit are open to the writer only.
+    lock = spool / "writer.lock"
+    writer = (lock if lock.exists() else spool).stat().st_uid
+    if writer != 0:
         raise UsageError(
-            f"{spool}: belongs to user {owner}, who could not read what root puts there; run this "
-            f"as that user (sudo -u '#{owner}' carbonseal archive import ...)"
+            f"{spool}: the writer, user {writer}, could not read what root puts there; run this as "
+            f"that user (sudo -u '#{writer}' carbonseal archive import ...)"
         )
 
 

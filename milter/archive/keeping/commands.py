@@ -33,7 +33,7 @@ from carbonseal.milter.archive.keeping import erase as erasing
 from carbonseal.milter.archive.keeping.holds import Find, Hold
 from carbonseal.milter.archive.keeping.person import Person
 from carbonseal.milter.archive.search import options as options_
-from carbonseal.milter.archive.search import query
+from carbonseal.milter.archive.search import query, written
 from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies import address as addresses
 from carbonseal.policies.errors import UsageError
@@ -111,6 +111,8 @@ def holds_command(context: Context, reason: str, output_format: str) -> None:
             listed = [
                 _hold_row(one, holds.members(one, connection)) for one in holds.listed(connection)
             ]
+        if output_format == "table":
+            listed = [_for_people(one) for one in listed]
         tables.write_rows(asked.counted(listed), _HOLDS, output_format)
 
 
@@ -126,7 +128,14 @@ def _hold_row(hold: Hold, members: int) -> dict[str, object]:
         "released_by": hold.released_by,
         "reason": hold.reason,
         "query": hold.wanted.to_json(),
+        "written": written.query(hold.wanted),
     }
+
+
+def _for_people(row: dict[str, object]) -> dict[str, object]:
+    """Whole seconds, and a query that can be typed."""
+    times = {name: str(row[name])[:19] + "Z" for name in ("set_at", "released_at") if row[name]}
+    return row | times | {"query": row["written"]}
 
 
 @click.command("release")
