@@ -90,7 +90,8 @@ def _make_file(path: Path, archive: Path) -> None:
         except OSError as fault:
             raise AuditUnusable(
                 f"{wanted}: the audit cannot be made, so there is no answer ({fault.strerror}); "
-                "let the service's user make it: carbonseal archive audit"
+                "let the writer's user make it (carbonseal archive audit), and ask as one of its "
+                "group"
             ) from None
         try:
             _share(handle, archive)

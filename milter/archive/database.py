@@ -75,11 +75,7 @@ def reading_engine(url: str) -> Engine:
     parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         path = _sqlite_path(parsed)
-        if not path.exists():
-            raise DatabaseUnusable(
-                f"{path}: no archive database there; check record.database, or start the writer "
-                "(carbonseal archive write), which creates it"
-            )
+        _check_is_there(path)
         engine = _sqlite_engine(path, "ro", ("query_only=ON",), "BEGIN")
     else:
         engine = _engine(parsed, is_writer=False)
@@ -105,7 +101,8 @@ def upgrade(engine: Engine) -> None:
             raise DatabaseUnusable(
                 f"{place(engine.url)}: the archive has schema {version or 'none'} and this program "
                 f"needs {_newest()}, which this login may not make; run `carbonseal archive "
-                "upgrade` as the owner of the tables (--database URL says how to log in as such)"
+                "upgrade` as the owner of the tables (--database URL says how to log in as such), "
+                "and grant the rights of the roles after it (packaging/)"
             ) from fault
         raise unusable(engine.url, fault) from fault
 
@@ -166,7 +163,9 @@ def check_version(engine: Engine) -> None:
     if version != _newest():
         raise DatabaseUnusable(
             f"{place(engine.url)}: the archive has schema {version or 'none'} and this program "
-            f"needs {_newest()}; start the writer (carbonseal archive write), which upgrades it"
+            f"needs {_newest()}; start the writer (carbonseal archive write), which upgrades it, "
+            "or run carbonseal archive upgrade as the owner of the tables and grant the rights of "
+            "the roles after it"
         )
 
 
@@ -190,7 +189,8 @@ def unusable(url: URL, fault: SQLAlchemyError) -> DatabaseUnusable:
         return DatabaseUnusable(servers.sentence(url, fault))
     cause = str(fault.orig) if isinstance(fault, DBAPIError) and fault.orig else str(fault)
     cause = " ".join(cause.split())
-    return DatabaseUnusable(f"{place(url)}: {cause}; {_remedy(cause)}")
+    is_reader = url.query.get("mode") == "ro"
+    return DatabaseUnusable(f"{place(url)}: {cause}; {_remedy(cause, is_reader=is_reader)}")
 
 
 def place(url: URL) -> str:
@@ -200,11 +200,19 @@ def place(url: URL) -> str:
     return servers.place(url)
 
 
-def _remedy(cause: str) -> str:
+def _remedy(cause: str, *, is_reader: bool) -> str:
+    # A reader makes SQLite's -shm file where no other process has it open.
+    may_not_write = (
+        "who may not write to its directory can read only while the writer runs; start it "
+        "(carbonseal archive write)"
+        if is_reader
+        else "run this as the writer's user or as root, or give the service's user write "
+        "permission on the file and its directory"
+    )
     for part, remedy in (
         ("locked", "another program holds it; it should be done soon"),
         ("unable to open", "check its directory and permissions"),
-        ("readonly", "give the service's user write permission on the file and its directory"),
+        ("readonly", may_not_write),
         ("full", "free space on its file system"),
         ("not a database", "check record.database, or restore the file from a backup"),
         ("malformed", "restore the file from a backup, or load it again from spool/loaded"),
@@ -232,6 +240,21 @@ def _sqlite_path(url: URL) -> Path:
     if not name or name == ":memory:":
         raise WrongDatabase("record.database: an archive in memory would be lost; name a file")
     return Path(name)
+
+
+def _check_is_there(path: Path) -> None:
+    try:
+        path.stat()
+    except PermissionError:
+        raise DatabaseUnusable(
+            f"{path}: user {os.geteuid()} may not enter the directory; whoever asks the archive "
+            "has to be in its group, or root"
+        ) from None
+    except OSError:
+        raise DatabaseUnusable(
+            f"{path}: no archive database there; check record.database, or start the writer "
+            "(carbonseal archive write), which creates it"
+        ) from None
 
 
 def _create_file(path: Path) -> None:

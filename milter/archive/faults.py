@@ -117,8 +117,8 @@ _REMEDIES: tuple[tuple[tuple[str | int, ...], str], ...] = (
     (("3D000", 1049, "fatal: database"), "create the database and its roles (packaging/)"),
     (
         ("42501", 1044, 1142, 1143, 1370, "permission denied"),
-        "grant the rights of the role again (packaging/), or run carbonseal archive upgrade as the "
-        "owner of the archive",
+        "log in with the role for it (holds, retention and erasure: carbonseal_keeper), or grant "
+        "the rights of the roles again, as after each upgrade (packaging/)",
     ),
     (("42P01", 1146), "run carbonseal archive upgrade as the owner of the archive"),
     (("53100", 1021, 1114, 3), "free space on the server's file system"),
