@@ -196,8 +196,13 @@ def _question(context: Context, trusted: frozenset[bytes], options: dict[str, An
 def _check_names(relay: str | None, directory: Path | None) -> None:
     if relay is not None and terms.storable(relay) != relay:
         raise DataError(f"--relay {relay[:80]!r} is no name of a relay; write record.relay of one")
-    if directory is not None and not os.path.isdir(directory):
-        raise DataError(f"--segments {directory}: is no directory; name one with loaded segments")
+    if directory is None:
+        return
+    if not os.path.isdir(directory) or not os.access(directory, os.R_OK | os.X_OK):
+        raise DataError(
+            f"--segments {directory}: is no directory that this user may read; name one with loaded "
+            "segments"
+        )
 
 
 def _query(options: dict[str, Any]) -> dict[str, Any]:
