@@ -65,7 +65,6 @@ class _Known:
             self._ids.popitem(last=False)
 
 
-CHANGES = (0, 0, 9)  # key of the row of `tombstone` that counts changes of dictionaries
 
 
 class Dictionary:
@@ -74,7 +73,7 @@ class Dictionary:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._known = {name: _Known(capacity) for name in _LEARN}
         self._fresh: dict[str, dict[Any, int]] = {name: {} for name in _LEARN}
-        self._mark: bytes | None = None
+        self._epoch: int | None = None
 
     def ids(self, name: str, values: Iterable[Any], connection: Connection) -> dict[Any, int]:
         """The id of each value in table `name`; unknown values are added to it."""
@@ -100,18 +99,14 @@ class Dictionary:
 
         Whoever takes rows out counts that first, and waits for all who have read the count.
         """
-        columns = schema.tombstone.c
-        event, segment_id, part = CHANGES
-        query = select(columns.positions).where(
-            columns.event == event, columns.segment_id == segment_id, columns.part == part
-        )
+        query = select(schema.dictionary_epoch.c.epoch)
         if connection.dialect.name in ("mysql", "mariadb"):
             query = query.with_for_update(read=True)
-        mark = connection.execute(query).scalar_one_or_none()
-        if mark != self._mark:
+        epoch = connection.execute(query).scalar_one()
+        if epoch != self._epoch:
             for known in self._known.values():
                 known.clear()
-            self._mark = mark
+            self._epoch = epoch
 
     def keep(self) -> None:
         """The transaction was committed: what it learned is true."""

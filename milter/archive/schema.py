@@ -396,6 +396,14 @@ stamp = Table(
     comment="time stamps of others; rows are only ever added",
 )
 
+dictionary_epoch = Table(
+    "dictionary_epoch",
+    metadata,
+    _key("epoch_id", SmallInteger, "1: there is one row"),
+    _must("epoch", BigInteger, "how often rows were taken out of dictionaries or emptied"),
+    comment="tells writers when to forget what they remember of dictionaries",
+)
+
 tombstone = Table(
     "tombstone",
     metadata,

@@ -53,6 +53,7 @@ GRANT INSERT, DELETE ON redaction TO carbonseal_keeper;
 GRANT INSERT, DELETE ON participant TO carbonseal_keeper;
 GRANT INSERT, DELETE ON participant_domain TO carbonseal_keeper;
 GRANT INSERT, DELETE ON header_term TO carbonseal_keeper;
+GRANT UPDATE ON dictionary_epoch TO carbonseal_keeper;
 GRANT INSERT, UPDATE, DELETE ON tombstone TO carbonseal_keeper;
 GRANT INSERT, UPDATE, DELETE ON address TO carbonseal_keeper;
 GRANT INSERT, UPDATE, DELETE ON domain TO carbonseal_keeper;

@@ -43,6 +43,7 @@ GRANT INSERT, DELETE ON hold_member TO carbonseal_keeper;
 -- Retention and erasure: records go, or come back without a person or a subject; what went is
 -- written down.
 GRANT INSERT, DELETE ON message, header_section, redaction TO carbonseal_keeper;
+GRANT UPDATE ON dictionary_epoch TO carbonseal_keeper;
 GRANT INSERT, UPDATE, DELETE ON tombstone TO carbonseal_keeper;
 GRANT INSERT ON
     domain, address, circumstance, route, signing_form, verdict, retention, repeated

@@ -231,14 +231,9 @@ def announce(connection: Connection) -> None:
     """
     if connection.dialect.name == "postgresql":
         # Whoever loads has read this table in his transaction.
-        connection.exec_driver_sql("LOCK TABLE tombstone IN ACCESS EXCLUSIVE MODE")
-    table = schema.tombstone
-    event, segment_id, part = dictionary.CHANGES
-    key = (table.c.event == event, table.c.segment_id == segment_id, table.c.part == part)
-    row = {"event": event, "segment_id": segment_id, "part": part, "positions": b"0"}
-    connection.execute(dictionary.insert_missing(table, connection), row)
-    count = connection.execute(select(table.c.positions).where(*key).with_for_update()).scalar_one()
-    connection.execute(update(table).where(*key).values(positions=b"%d" % (int(count) + 1)))
+        connection.exec_driver_sql("LOCK TABLE dictionary_epoch IN ACCESS EXCLUSIVE MODE")
+    table = schema.dictionary_epoch
+    connection.execute(update(table).values(epoch=table.c.epoch + 1))
 
 
 def bury(lines: Iterable[Line], part: int, event: int, connection: Connection) -> None:

@@ -254,6 +254,14 @@ def tables() -> None:
         must("token", OCTETS, "RFC 3161 time-stamp token"),
         comment="time stamps of others; rows are only ever added",
     )
+    epochs = op.create_table(
+        "dictionary_epoch",
+        key("epoch_id", sa.SmallInteger(), "1: there is one row"),
+        must("epoch", sa.BigInteger(), "how often rows were taken out of dictionaries or emptied"),
+        comment="tells writers when to forget what they remember of dictionaries",
+    )
+    # There from the beginning, so that there is something to lock.
+    op.bulk_insert(epochs, [{"epoch_id": 1, "epoch": 0}])
     op.create_table(
         "tombstone",
         key("segment_id", sa.BigInteger(), "segment they came from"),
