@@ -200,7 +200,7 @@ def _check_names(relay: str | None, directory: Path | None) -> None:
         return
     if not os.path.isdir(directory) or not os.access(directory, os.R_OK | os.X_OK):
         raise DataError(
-            f"--segments {directory}: is no directory that this user may read; name one with loaded "
+            f"--segments {directory}: is no directory that this user may read; name that of loaded "
             "segments"
         )
 
