@@ -117,6 +117,11 @@ class Context:
         return self.configuration.index_headers
 
     @property
+    def archive_recipients(self) -> frozenset[str]:
+        """For the archive commands."""
+        return frozenset(map(str, self.configuration.archive.all_recipients()))
+
+    @property
     def evidence(self) -> Settings:
         """For the archive commands."""
         return self.configuration.evidence

@@ -46,6 +46,10 @@ class Context(Protocol):
         """Header fields, in lower case, that records are found by."""
 
     @property
+    def archive_recipients(self) -> frozenset[str]:
+        """Addresses that mail is archived at."""
+
+    @property
     def evidence(self) -> Settings:
         """Where this relay keeps its evidence, and who stamps it."""
 

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from support.archive import Archive, build_recipient, build_record, build_reverse_path, headers
 
-from carbonseal.milter.archive import commands
+from carbonseal.milter.archive import commands, writer
 from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.policies.errors import CarbonsealError
 
@@ -37,14 +37,15 @@ class Context:
     require_reason: bool = False
     keep_loaded: int | None = None
     index_headers: frozenset[str] = frozenset({"list-id"})
+    archive_recipients: frozenset[str] = frozenset()
 
     @property
     def evidence(self) -> Settings:
         return Settings(self.spool_directory / "evidence")
 
 
-def call(archive: Archive, *arguments: str) -> Result:
-    context = Context(archive.spool_directory, archive.database_url)
+def call(archive: Archive, *arguments: str, **settings: Any) -> Result:
+    context = Context(archive.spool_directory, archive.database_url, **settings)
     return CliRunner().invoke(commands.archive, arguments, obj=context)
 
 
@@ -85,6 +86,31 @@ def test_json_lines_carry_what_is_promised(filled: Archive) -> None:
     assert found[1]["reverse_path"] == ""
     assert found[1]["recipients"] == ["bob@partner.example", "x@b.example"]
     assert found[2]["signatures"][0]["sdid"] == "example.com"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["search", "header.x-case:seven"], id="search"),
+        pytest.param(["search", "--count", "header.x-case:seven"], id="count"),
+        pytest.param(["stats", "header.x-case:seven before:2031-01-01"], id="stats"),
+        pytest.param(["hold", "case", "header.x-case:seven"], id="hold"),
+        pytest.param(["export", "{}/bundle", "header.x-case:seven"], id="export"),
+    ],
+)
+def test_fields_that_are_configured_answer_on_their_own(
+    archive: Archive, tmp_path: Path, arguments: list[str]
+) -> None:
+    """What the writer was told to index is an index for whoever asks; else a period is needed."""
+    archive.put(build_record(1, header_fields=headers(X_Case="seven")), build_record(2))
+    names = frozenset({"x-case"})
+    writer.run_once(
+        archive.spool_directory, archive.database_url, indexed=names, report=archive.report
+    )
+    asked = [one.format(tmp_path) for one in arguments]
+    assert "no index answers" in str(call(archive, *asked).exception)
+    found = call(archive, *asked, index_headers=names)
+    assert found.exit_code == 0, found.output
 
 
 SEARCHES = [

@@ -28,6 +28,7 @@ class Context:
     database_url: str
     require_reason: bool = False
     keep_loaded: int | None = None
+    index_headers: frozenset[str] = frozenset({"list-id"})
 
 
 def call(archive: Archive, *arguments: str, **settings: Any) -> Result:

@@ -44,6 +44,7 @@ class _Context:
     require_reason: bool = False
     keep_loaded: int | None = None
     index_headers: frozenset[str] = frozenset({"list-id"})
+    archive_recipients: frozenset[str] = frozenset()
 
 
 class Keeper:

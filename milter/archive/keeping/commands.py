@@ -23,7 +23,6 @@ from carbonseal.milter.archive import (
     audit_place,
     command_line,
     database,
-    derive,
     rows,
     terms,
 )
@@ -48,7 +47,7 @@ def _keeping(context: Context) -> Iterator[tuple[Engine, Find]]:
         engine = database.writing_engine(context.database_url, patience=None)
 
         def find(search: Search) -> Iterator[str]:
-            for page in query.pages(reader, search):
+            for page in query.pages(reader, search, indexed=context.index_headers):
                 yield from page
 
         try:
@@ -194,7 +193,8 @@ def retain_command(context: Context, /, is_applied: bool, moment: str | None, re
                 now,
                 event=asked.event.number,
                 find=find,
-                indexed=derive.INDEXED,
+                indexed=context.index_headers,
+                protected=frozenset(map(terms.mailbox, context.archive_recipients)),
                 progress=advance,
             ).apply()
         asked.note(
@@ -320,10 +320,11 @@ def erase_command(
         _keeping(context) as (engine, find),
         audit.asking(context, "erase", detail, reason) as asked,
     ):
+        spooled = copies.look(context.spool_directory, who)
         with progress.counting(0, "records read") as advance:
             found = erasing.look(engine, who, find, everywhere=everywhere, progress=advance)
         asked.note(found=len(found.record_ids), held=sum(found.holds.values()))
-        _show_found(found, copies.look(context.spool_directory, who))
+        _show_found(found, spooled)
         erasing.refuse_held(found)
         if not is_applied:
             click.echo("nothing was changed; --apply does it", err=True)
@@ -337,7 +338,7 @@ def erase_command(
                 found,
                 event=asked.event.number,
                 now=datetime.now(UTC),
-                indexed=derive.INDEXED,
+                indexed=context.index_headers,
                 spool_directory=context.spool_directory,
                 progress=advance,
             ).apply()

@@ -105,12 +105,12 @@ def search(
         audit.asking(context, "search", wanted.to_json() | _only(only_count), reason) as asked,
     ):
         if only_count:
-            number = query.count(engine, wanted)
+            number = query.count(engine, wanted, indexed=context.index_headers)
             asked.note(count=number)
             tables.write_rows([{"records": number}], ("records",), output_format)
             return
         columns = _CSV if output_format == "csv" else _TABLE
-        found = asked.counted(query.search(engine, wanted))
+        found = asked.counted(query.search(engine, wanted, indexed=context.index_headers))
         total = tables.write_rows(as_rows(found), columns, output_format)
     if total and total == wanted.limit:
         click.echo(f"older ones: --cursor {last[0]}", err=True)

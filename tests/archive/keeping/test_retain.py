@@ -64,6 +64,24 @@ def test_what_is_past_its_time_goes_with_all_that_leads_to_it(keeper: Keeper) ->
     assert keeper.findings() == []
 
 
+def test_a_configured_archive_recipient_stays_in_the_dictionary(keeper: Keeper) -> None:
+    """Whoever mail is archived at is not forgotten with the records that name nobody else."""
+    spellings = ("Vault@kept.example", "vault@gone.example")
+    old = expiring(
+        1,
+        seconds=years(2),
+        keep=30,
+        recipients=[build_recipient(one) for one in spellings],
+        archive_recipients=[],
+    )
+    keeper.archive.fill(old, expiring(2, seconds=0, keep=30))
+    keeper.context.archive_recipients = frozenset({"VAULT@kept.example"})
+    keeper.run(APPLY)
+    names = dictionary_names(keeper.archive)
+    assert "kept.example" in names
+    assert "gone.example" not in names
+
+
 def dictionary_names(archive: Archive) -> set[str]:
     with archive.engine.connect() as connection:
         found = connection.exec_driver_sql(
