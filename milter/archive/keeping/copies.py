@@ -9,7 +9,7 @@ Promises: a file is replaced whole or not at all, keeps its time (and so is remo
 have been) and its owner; doing it twice changes nothing.  A line set aside that names the person is
 removed, as nobody can tell what it is.
 
-Raises: OSError, as a sentence, where the spool cannot be read or written.
+Raises: CopiesUnreachable where the spool cannot be read or written.
 
 Does not: touch segments that wait to be loaded (`waiting` counts what names the person there), or
 spools of other relays: the same command has to be given there.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,26 @@ from carbonseal.milter.archive import merkle, record, segments, spool
 from carbonseal.milter.archive.keeping import person
 from carbonseal.milter.archive.keeping.person import Person
 from carbonseal.milter.archive.segments import Segment
+from carbonseal.policies.errors import TryLater
 
 Record = dict[str, Any]
 Erase = Callable[[Record], Record]
+
+
+class CopiesUnreachable(TryLater):
+    """The spool cannot be looked through, so copies of the person could stay in it."""
+
+
+@contextmanager
+def _reaching(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise CopiesUnreachable(
+            f"{fault.filename or directory}: the spool cannot be looked through for copies "
+            f"({fault.strerror}); run this as the writer's user or as root, and make room if it is "
+            "full"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +62,23 @@ class Copies:
 
 def look(directory: Path, who: Person) -> Copies:
     """What names the person, without touching it."""
-    counts = [_named_lines(one, who) for one in segments.loaded(directory)]
-    return Copies(
-        segments=sum(1 for count in counts if count),
-        lines=sum(counts),
-        set_aside=sum(1 for _ in _set_aside(directory, who)),
-        waiting=waiting(directory, who),
-    )
+    with _reaching(directory):
+        counts = [_named_lines(one, who) for one in segments.loaded(directory)]
+        return Copies(
+            segments=sum(1 for count in counts if count),
+            lines=sum(counts),
+            set_aside=sum(1 for _ in _set_aside(directory, who)),
+            waiting=waiting(directory, who),
+        )
 
 
 def rewrite(directory: Path, who: Person, erase: Erase) -> Copies:
     """Take the person out of every copy; the counts are of what was changed now."""
+    with _reaching(directory):
+        return _rewritten(directory, who, erase)
+
+
+def _rewritten(directory: Path, who: Person, erase: Erase) -> Copies:
     touched = lines = 0
     for one in segments.loaded(directory):
         if _named_lines(one, who):
