@@ -14,11 +14,14 @@ Does not: look at the database again.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from carbonseal.policies.errors import CarbonsealError
+
+_ERRNO = re.compile(r"\[Errno \d+\] ?", re.ASCII)
 
 
 class Kind(StrEnum):
@@ -87,9 +90,9 @@ def plain(fault: Exception) -> str:
     cause = fault.orig if isinstance(fault, StatementError) and fault.orig else fault
     if isinstance(cause, CarbonsealError):
         return cause.sentence
-    if _number(fault):  # PyMySQL's is a pair of number and text
-        return " ".join(str(cause.args[-1]).split())
-    return " ".join(str(cause).split())
+    # PyMySQL's is a pair of number and text, in which Python's own numbers may stand.
+    text = str(cause.args[-1]) if _number(fault) else str(cause)
+    return " ".join(_ERRNO.sub("", text).split())
 
 
 def _state(fault: DBAPIError) -> str:
