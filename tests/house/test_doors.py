@@ -111,13 +111,23 @@ class World:
         """Every name below the directory with its kind, mode and content.
 
         Left out: SQLite's -wal and -shm, which readers may make, the lock of the keys, and the
-        audit, in which questions stand that have no answer.
+        audit, in which questions stand that have no answer (`audit` has them).
         """
         return {
             str(path.relative_to(self.directory)): _state(path)
             for path in sorted(self.directory.rglob("*"))
             if not path.name.endswith(("-wal", "-shm", ".lock", "-audit.db"))
         }
+
+    def audit(self) -> list[tuple[str, ...]]:
+        """Number, action and detail of each event; none where there is no audit to be read."""
+        place = self.directory / "archive-audit.db"
+        query = "SELECT number, action, detail FROM audit ORDER BY number"
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as opened:
+                return opened.execute(query).fetchall()
+        except sqlite3.Error:
+            return []
 
 
 def _state(path: Path) -> str:
@@ -145,7 +155,14 @@ def template() -> Iterator[Path]:
             assert not world.run(
                 "keys", "generate", "example.com", "--selector", selector
             ).returncode
-        assert not world.run("keys", "activate", "example.com", "s1", PUBLISHED).returncode
+        for command in (
+            f"keys activate example.com s1 {PUBLISHED}",
+            "archive export bundle --all",
+            "archive hold taken from:alice@example.com",
+            "archive hold gone from:alice@example.com",
+            "archive release gone",
+        ):
+            assert not world.run(*command.split()).returncode
         yield world.directory
 
 
@@ -230,6 +247,18 @@ def without_example_keys(world: World) -> None:
 
 def as_nobody(world: World) -> None:
     world.prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+
+
+def open_to_nobody(world: World) -> None:
+    """All but `closed` and what is in it."""
+    as_nobody(world)
+    for path in (world.directory, *world.directory.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    (world.directory / "closed").mkdir(mode=0o700)
+
+
+def mode(name: str, bits: int) -> Prepare:
+    return lambda world: (world.directory / name).chmod(bits)
 
 
 def closed_to_nobody(name: str) -> Prepare:
@@ -344,6 +373,8 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
 )
 HUGE = "x" * 100_000
 SQL = "x' OR '1'='1'; DROP TABLE message; --"
+CERTIFICATE = '{"kind": "carbonseal certificate of erasure", "v": %s}'
+HEAD = f"1:{'00' * 32}"
 IMPORT = "keys import example.com new --private-key key.pem"
 
 # --- The doors ------------------------------------------------------------------------------------
@@ -407,6 +438,40 @@ CONFIGURATIONS = [
     ("bad-canonicalization", added("signing: {canonicalization: strict}\n"), ["relaxed/relaxed"]),
     ("bad-field", added("signing: {oversign: ['Sub ject:']}\n"), ["signing.oversign",
          "header field"]),
+    ("evidence-as-number", added("record: {evidence: 7}\n"), ["line 2", "record.evidence", "path"]),
+    ("timestamp-empty", added("record: {timestamp: {}}\n"), ["record.timestamp.url is missing"]),
+    ("timestamp-scheme", added("record: {timestamp: {url: 'ftp://x'}}\n"), ["record.timestamp.url",
+         "https://"]),
+    ("timestamp-often", added("record: {timestamp: {url: 'http://x/', every: 1}}\n"),
+         ["record.timestamp.every", "from 60 up"]),
+    ("index-headers", added("record: {index_headers: ['Sub ject']}\n"), ["record.index_headers",
+         "header field"]),
+    ("compare-what", added("archive: {compare: maps}\n"), ["archive.compare", "'bcc_maps'"]),
+    ("compare-nothing", added("archive: {compare: bcc_maps}\n"), ["line 2", "archive.bcc_maps",
+         "carbonseal postfix bcc-maps"]),
+    ("compare-missing", added("archive: {compare: bcc_maps, bcc_maps: {sender: 'hash:none'}}\n"),
+         ["line 2", "archive.bcc_maps.sender", "inline:{...}"]),
+    ("compare-type", added("archive: {compare: bcc_maps, bcc_maps: {sender: 'ldap:/x'}}\n"),
+         ["archive.bcc_maps.sender", "ldap", "inline:{...}"]),
+    ("compare-always", added("archive: {bcc_maps: {always: nobody}}\n"),
+         ["archive.bcc_maps.always", "user@example.com"]),
+    ("retention-number", added("retention: {classes: {a: {keep: 5}}}\n"),
+         ["retention.classes.a.keep", "86400"]),
+    ("retention-endless", added("retention: {classes: {a: {keep: 99999999y}}}\n"),
+         ["retention.classes.a.keep", "7y"]),
+    ("retention-unknown", added("retention: {classes: {a: {keep: 1y}}, default: b}\n"),
+         ["line 2", "retention", "'b'", "not defined"]),
+    ("retention-key", added("retention: {classes: {a: {forever: 1d}}}\n"),
+         ["retention.classes.a.forever is not a key", "keep"]),
+    ("retention-name", added('retention: {classes: {"a\\nb": {keep: 1y}}}\n'),
+         ["retention.classes", "one line"]),
+    ("retention-part", added("retention: {classes: {a: {keep: 1d, headers: 2d}}}\n"),
+         ["retention.classes.a.headers", "make it shorter"]),
+    ("retention-floor", added("retention: {floor: {keep: 10y}, ceiling: {keep: 1y}}\n"),
+         ["retention.floor", "lower the floor"]),
+    ("audit-word", added("audit: {require_reason: perhaps}\n"), ["audit.require_reason",
+         "true or false"]),
+    ("audit-key", added("audit: {reason: true}\n"), ["audit.reason", "require_reason"]),
 ]  # fmt: skip
 
 LIVES = (
@@ -638,17 +703,16 @@ DOORS = [
             ("yesterday", "", "2026-13-01", "21.11.2026", "-7d", "7y", "9999999d", SQL, HUGE)
         )
     ),
-    *(
-        door(f"stats-{option}", ["archive", "stats", f"--{option}", "soon"], DATA, f"--{option}")
-        for option in ("since", "until")
-    ),
     door("stats-by", "archive stats --by moon", USAGE, "'moon'", "day"),
     door("stats-top", "archive stats --top 0", USAGE, "--top"),
     door("stats-plot", "archive stats --plot picture.bmp", DATA, "picture.bmp", ".svg"),
     *(
-        door(f"{command}-{option}-wrong", ["archive", command, f"--{option}", text], status, part)
-        for command in ("search", "stats")
+        door(f"{command.split()[0]}-{option}-wrong",
+             ["archive", *command.split(), f"--{option}", text], status, part)
+        for command in ("search", "stats", "export there", "hold case")
         for option, text, status, part in (
+            ("since", "soon", DATA, "2026-11-21"),
+            ("until", "soon", DATA, "2026-11-21"),
             ("from", "alice", DATA, "no domain"),
             ("to", "@a..b", DATA, "a..b"),
             ("recipient", "*", DATA, "user@example.com"),
@@ -685,6 +749,10 @@ DOORS = [
          "exchange"),
     door("search-reversed", "archive search --since 2026-11-21 --until 2026-11-01", DATA,
          "exchange"),
+    *(
+        door(f"search-{option}-huge", ["archive", "search", f"--{option}", HUGE], DATA, "shorten")
+        for option in ("queue-id", "message-id", "client")
+    ),
     door("search-domain", "archive search --domain a..b", DATA, "'a..b'"),
     door("search-domain-sql", ["archive", "search", "--domain", SQL], DATA, "domain"),
     door("search-message-id", ["archive", "search", "--message-id", ""], DATA, "--message-id"),
@@ -693,7 +761,6 @@ DOORS = [
          DATA, "50 words"),
     door("search-client", "archive search --client 192.0.2.0/99", DATA, "--client", "192.0.2.1"),
     door("search-client-zone", "archive search --client fe80::1%eth0", DATA, "--client"),
-    door("search-client-huge", ["archive", "search", "--client", HUGE], DATA, "--client"),
     door("search-crossing", "archive search --crossing sideways", USAGE, "'sideways'", "outbound"),
     door("search-limit-0", "archive search --limit 0", USAGE, "--limit"),
     door("search-limit-negative", "archive search --limit -5", USAGE, "--limit"),
@@ -729,8 +796,10 @@ DOORS = [
             ("port", CONFIGURATION, "record.database", database_url("sqlite://h:x/d")),
             ("memory", CONFIGURATION, "memory", database_url("sqlite://")),
             ("driver", CONFIGURATION, "carbonseal[postgresql]",
+             database_url("postgresql+pg8000://u:secret@127.0.0.1:1/d")),
+            ("server", LATER, "postgresql d at 127.0.0.1:1: ",
              database_url("postgresql+psycopg://u:secret@127.0.0.1:1/d")),
-            ("mysql", CONFIGURATION, "carbonseal[mysql]",
+            ("mysql", LATER, "mysql d at 127.0.0.1:1: ",
              database_url("mysql+pymysql://u:secret@127.0.0.1:1/d")),
         )
         if command == "archive search" or name in ("missing", "garbage", "locked")
@@ -743,6 +812,173 @@ DOORS = [
          given=both(lambda world: (world.directory / "spool").rmdir(), written("spool", b""))),
     door("write-no-directory", "archive write --once", LATER, "create",
          given=database_url("sqlite:///none/archive.db")),
+    # Evidence, and what is handed over.
+    door("export-what", "archive export there", USAGE, "--all"),
+    *(
+        door(f"export-{name}", ["archive", "export", path, "--all"], status, *words)
+        for name, path, status, words in (
+            ("taken", "message.eml", USAGE, ("is there already", "another name")),
+            ("directory", "keys", USAGE, ("is there already", "another name")),
+            ("empty", "", USAGE, ("is there already",)),
+            ("nowhere", "none/there", LATER, ("none/there", "another place")),
+            ("below-file", "message.eml/there.tar", LATER, ("another place",)),
+            ("huge", HUGE, LATER, ("too long", "another place")),
+        )
+    ),
+    door("export-max", "archive export there --all --max 1", USAGE, "more than 1 records", "--max"),
+    door("export-format", "archive export there --all --format xml", USAGE, "'xml'", "both"),
+    *(
+        door(f"import-bundle-{name}", ["archive", "import", path], DATA, *words, given=given)
+        for name, path, words, given in (
+            ("missing", "none", ("none", "archive export"), None),
+            ("message", "message.eml", ("neither a directory nor a tar file",), None),
+            ("keys", "keys", ("manifest.json", "archive export"), None),
+            ("huge", HUGE, ("too long",), None),
+            ("device", "/dev/zero", ("manifest.json",), None),
+            ("no-manifest", "bundle", ("no manifest",),
+             written("bundle/manifest.json", "[" * 9999)),
+            ("changed", "bundle", ("nothing was imported", "records.jsonl"),
+             written("bundle/records.jsonl", "{}")),
+        )
+    ),
+    door("import-bundle-sum", "archive import bundle --manifest-sha256 x", DATA,
+         "nothing was imported", "SHA-256"),
+    door("import-bundle-key", "archive import bundle --key keys/example.com/s1.pem", DATA, "s1.pem",
+         "evidence.pub"),
+    door("import-bundle-reason", ["archive", "import", "bundle", "--reason", "a\nb"], DATA,
+         "--reason"),
+    door("import-bundle-no-spool", "archive import bundle", LATER, "spool", "create",
+         given=lambda world: (world.directory / "spool").rmdir()),
+    *(
+        door(f"verify-{option}-{number}", ["archive", "verify", f"--{option}", text], status, part)
+        for number, (option, text, status, part) in enumerate(
+            (
+                ("since", "soon", DATA, "2026-11-21"),
+                ("until", "2026-13-01", DATA, "2026-11-21"),
+                ("relay", "none", DATA, "no chain of that name"),
+                ("relay", "\udcff", DATA, "record.relay"),
+                ("segments", "none", DATA, "loaded segments"),
+                ("segments", HUGE, DATA, "loaded segments"),
+                ("public-key", "none", DATA, "check the name"),
+                ("public-key", "keys/example.com/s1.pem", DATA, "evidence.pub"),
+                ("public-key", "/dev/zero", DATA, "evidence.pub"),
+                ("expect", "nonsense", DATA, "NUMBER:HASH"),
+                ("expect", "1:00", DATA, "NUMBER:HASH"),
+                ("expect", "9" * 5000 + HEAD, DATA, "NUMBER:HASH"),
+                ("bundle", "none", DATA, "archive export"),
+                ("bundle", "message.eml", DATA, "neither a directory nor a tar file"),
+                ("bundle", HUGE, DATA, "too long"),
+                ("manifest-sha256", "x", USAGE, "--bundle"),
+                ("most", "0", USAGE, "--most"),
+                ("reason", HUGE, DATA, "500"),
+            )
+        )
+    ),
+    door("verify-both", f"archive verify --bundle bundle --expect {HEAD}", USAGE, "--expect",
+         "leave out"),
+    # Keeping.
+    door("hold-what", "archive hold case", USAGE, "after:2000-01-01"),
+    *(
+        door(f"hold-{name}", ["archive", "hold", text, "from:alice@example.com"], DATA, part)
+        for name, text, part in (
+            ("space", "a b", "case-2026-17"), ("huge", HUGE, "case-2026-17"),
+            ("gone", "gone", "was released"),
+        )
+    ),
+    door("hold-taken", "archive hold taken from:bob@x.example", DATA, "hold taken", "another"),
+    door("hold-no-index", ["archive", "hold", "case", "size:>1M"], DATA, "no index"),
+    door("holds-format", "archive holds --format xml", USAGE, "'xml'"),
+    door("holds-reason", ["archive", "holds", "--reason", HUGE], DATA, "500"),
+    *(
+        door(f"release-{name}", ["archive", "release", text], DATA, "archive holds")
+        for name, text in (("unknown", "none"), ("octets", "\udcff"), ("huge", HUGE),
+                           ("again", "gone"))
+    ),
+    door("release-reason", ["archive", "release", "taken", "--reason", "\x07"], DATA, "--reason"),
+    door("retain-now", "archive retain --now soon", DATA, "--now", "2026-11-21"),
+    door("retain-ahead", "archive retain --apply --now 2999-01-01", USAGE, "--now", "--apply"),
+    door("retain-reason", ["archive", "retain", "--apply", "--reason", "\x07"], DATA, "--reason"),
+    door("erase-whom", "archive erase --apply", USAGE, "ADDRESS", "--check"),
+    *(
+        door(f"erase-{name}", ["archive", "erase", "--apply", text], DATA, "user@example.com")
+        for name, text in (("bare", "bob"), ("empty", ""), ("domain", "@x.example"), ("sql", SQL),
+                           ("null", "<>"))
+    ),
+    *(
+        door(f"erase-certificate-{name}",
+             ["archive", "erase", "--apply", "bob@x.example", "--certificate", text], DATA, part,
+             given=given)
+        for name, text, part, given in (
+            ("kind", "x.txt", ".json", None),
+            ("nowhere", "none/x.json", "another file", None),
+            ("huge", HUGE + ".json", "another file", None),
+            ("taken", "x.json", "exists already", written("x.json", "")),
+            ("text-taken", "x.json", "x.txt", written("x.txt", "")),
+        )
+    ),
+    *(
+        door(f"erase-check-{name}", ["archive", "erase", "--check", text], DATA, part, given=given)
+        for name, text, part, given in (
+            ("missing", "none.json", "name a certificate", None),
+            ("message", "message.eml", "no certificate of erasure", None),
+            ("version", "x.json", "version 1", written("x.json", CERTIFICATE % "null")),
+        )
+    ),
+    door("erase-check-apply", "archive erase --check x.json --apply", USAGE, "leave out"),
+    door("erase-reason", ["archive", "erase", "bob@x.example", "--reason", HUGE], DATA, "500"),
+    # Looking back.
+    door("trace-unknown", ["archive", "trace", "\udcff"], DATA, "archive search"),
+    door("trace-format", "archive trace 4TWICE --format xml", USAGE, "'xml'"),
+    door("trace-reason", ["archive", "trace", "4TWICE", "--reason", HUGE], DATA, "500"),
+    door("show-reason", ["archive", "show", "4TWICE", "--reason", HUGE], DATA, "500"),
+    door("reason-required", "archive search", USAGE, "--reason", "audit.require_reason",
+         given=changed("ours:", "audit: {require_reason: true}\nours:")),
+    *(
+        door(f"audit-{option}", ["archive", "audit", f"--{option}", text], status, part)
+        for option, text, status, part in (
+            ("since", "soon", DATA, "2026-11-21"), ("until", "2026-13-01", DATA, "2026-11-21"),
+            ("limit", "0", USAGE, "--limit"), ("format", "xml", USAGE, "'xml'"),
+            ("reason", "\x07", DATA, "--reason"),
+        )
+    ),
+    door("audit-garbage", "archive search", LATER, "the audit cannot be used", "no answer",
+         given=written("archive-audit.db", b"garbage" * 1000)),
+    *(
+        door(f"upgrade-{name}", ["archive", "upgrade", "--database", url], status, part)
+        for name, url, status, part in (
+            ("empty", "", CONFIGURATION, "database"),
+            ("word", "archive", CONFIGURATION, "sqlite:///"),
+            ("dialect", "oracel://u:secret@h/d", CONFIGURATION, "oracel"),
+            ("nowhere", "sqlite:////none/x.db", LATER, "/none"),
+        )
+    ),
+    door("upgrade-newer", "archive upgrade", CONFIGURATION, "upgrade carbonseal",
+         given=newer_schema),
+    door("upgrade-foreign", "archive upgrade", CONFIGURATION, "another program",
+         given=foreign_tables),
+    # Beside Postfix.
+    *(
+        door(f"{command}-{name}", ["postfix", command, "--config-directory", text], status, part)
+        for command in ("lint", "bcc-maps")
+        for name, text, status, part in (
+            ("nowhere", "none", LATER, "--config-directory"),
+            ("file", "message.eml", USAGE, "--config-directory"),
+            ("huge", HUGE, LATER, "--config-directory"),
+        )
+    ),
+    door("lint-format", "postfix lint --format xml", USAGE, "'xml'"),
+    *(
+        door(f"compare-{name}", ["policy", "compare", text], status, *words)
+        for name, text, status, words in (
+            ("missing", "none", USAGE, ("'none'",)),
+            ("message", "message.eml", DATA, ("line 1", "archive search --format jsonl")),
+            ("database", "archive.db", DATA, ("line 1",)),
+            ("device", "/dev/zero", DATA, ("line 1",)),
+        )
+    ),
+    door("compare-anew", "policy compare --anew message.eml", CONFIGURATION, "archive.bcc_maps",
+         "postfix bcc-maps"),
+    door("compare-format", "policy compare --format xml", USAGE, "'xml'"),
     door("write-newer", "archive write --once", CONFIGURATION, "upgrade carbonseal",
          given=newer_schema),
 ]  # fmt: skip
@@ -761,6 +997,30 @@ AS_NOBODY = [
          given=closed_to_nobody("message.eml")),
     door("database", "archive search", LATER, "archive.db", "permission",
          given=closed_to_nobody("archive.db")),
+    door("audit", "archive search", LATER, "the audit cannot be used", "archive-audit.db",
+         given=both(open_to_nobody, mode("archive-audit.db", 0o600))),
+    door("audit-read-only", "archive audit", LATER, "the audit cannot be used", "permission",
+         given=both(open_to_nobody, mode("archive-audit.db", 0o444))),
+    *(
+        door(f"{call.split()[1]}-closed{number}", call, status, "ermission denied", part,
+             given=open_to_nobody)
+        for number, (call, status, part) in enumerate((
+            ("archive export closed/there --all", LATER, "another place"),
+            ("archive erase a@b.example --apply --certificate closed/x.json", DATA, "another file"),
+            ("archive erase --check closed/x.json", DATA, "certificate"),
+            ("archive verify --public-key closed/evidence.pub", DATA, "check the name"),
+            ("archive verify --bundle closed/bundle", DATA, "archive export"),
+            ("policy compare closed/records.jsonl", USAGE, "closed"),
+        ))
+    ),
+    door("verify-segments", "archive verify --segments closed", DATA, "closed", "may read",
+         given=open_to_nobody),
+    door("import-spool", "archive import bundle", LATER, "spool", "permission",
+         given=both(open_to_nobody, mode("spool", 0o755))),
+    door("erase-spool", "archive erase bob@x.example", LATER, "spool",
+         given=both(open_to_nobody, mode("spool", 0o700))),
+    door("hold-database", "archive hold case from:bob@x.example", LATER, "archive.db", "permission",
+         given=both(open_to_nobody, mode("archive.db", 0o444))),
     door("write", "archive write --once", LATER, "spool", "permissions", given=as_nobody),
     door("run-port", "run", CONFIGURATION, "cannot listen", "Permission denied", given=both(
         socket_at("inet:25@127.0.0.1"), without_example_keys, as_nobody)),
@@ -796,11 +1056,34 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(
     """Whatever is wrong: place and remedy in one line, the exit code of sysexits, no change."""
     if given is not None:
         given(world)
-    before = world.content()
+    before, asked = world.content(), world.audit()
     done = world.run(*arguments, env=env)
     assert done.returncode == status, done.stderr[-3000:]
     assert_one_sentence(done, words)
     assert world.content() == before
+    assert_only_asked(world.audit(), asked)
+
+
+def assert_only_asked(events: list[tuple[str, ...]], before: list[tuple[str, ...]]) -> None:
+    """The one change that is right: that it was asked, and that there was no answer."""
+    assert events[: len(before)] == before
+    if added := events[len(before) :]:
+        [(_, action, _), (_, answered, detail)] = added
+        assert action != "answered"
+        assert answered == "answered"
+        assert '"outcome":"failed"' in detail.replace(" ", "")
+
+
+def test_whom_a_hold_covers_is_not_erased_and_the_hold_is_named(world: World) -> None:
+    """What was found is shown, as without --apply; the audit says that it was asked."""
+    before, asked = world.content(), world.audit()
+    done = world.run("archive", "erase", "--apply", "alice@example.com")
+    assert done.returncode == DATA
+    assert done.stdout.startswith("mailboxes in the dictionary   1\n")
+    done.stdout = ""
+    assert_one_sentence(done, ("taken", "release"))
+    assert world.content() == before
+    assert_only_asked(world.audit(), asked)
 
 
 @pytest.mark.root
@@ -826,17 +1109,21 @@ def test_a_user_without_permission_is_told_which(
 FINE = [
     pytest.param(["config", "check"], {}, id="check"),
     pytest.param(["archive", "search", "--queue-id", "\udcff"], {}, id="queue-id-octets"),
-    pytest.param(["archive", "search", "--queue-id", HUGE], {}, id="queue-id-huge"),
     pytest.param(["archive", "search", "--login", SQL], {}, id="login-sql"),
     pytest.param(["archive", "search", "--login", "\udcff"], {}, id="login-octets"),
-    pytest.param(["archive", "search", "--message-id", HUGE], {}, id="message-id-huge"),
     pytest.param(["archive", "search", "--subject", SQL], {}, id="subject-sql"),
     pytest.param(["archive", "search", "--since", "0001-01-01"], {}, id="since-year-1"),
     pytest.param(["archive", "search", "--since", "99999d"], {}, id="since-before-1970"),
     pytest.param(["archive", "search", "--until", "9999-12-30"], {}, id="until-year-9999"),
     pytest.param(["archive", "stats", "--since", "0001-01-01"], {}, id="stats-year-1"),
     pytest.param(["archive", "search", "--limit", "9" * 30], {}, id="limit-huge"),
-    pytest.param(["archive", "search", "--after", "0" * 26], {}, id="cursor-of-another-query"),
+    pytest.param(["archive", "search", "--cursor", "0" * 26], {}, id="cursor-of-another-query"),
+    pytest.param([*"archive search --since 7d --relay".split(), "\udcff"], {}, id="relay-octets"),
+    pytest.param(["archive", "audit", "--actor", "\udcff"], {}, id="actor-octets"),
+    pytest.param(["archive", "audit", "--action", HUGE], {}, id="action-huge"),
+    pytest.param(["archive", "audit", "--limit", "9" * 30], {}, id="audit-limit-huge"),
+    pytest.param(["archive", "erase", "\udcff@b.example"], {}, id="erase-octets"),
+    pytest.param(["archive", "retain", "--now", "0001-01-01"], {}, id="retain-year-1"),
     pytest.param(["archive", "show", "4TWICE"], {}, id="ambiguous-queue-id"),
     pytest.param(["archive", "search", "--format", "table"], {"COLUMNS": "20"}, id="narrow"),
     pytest.param(["archive", "search"], {"COLUMNS": "0"}, id="no-width"),
