@@ -271,6 +271,12 @@ def _lines(report: Report) -> list[str]:
     return lines
 
 
+_UNTRUSTED = (
+    "the keys are the bundle's own: compare them with the evidence.pub of the relays, or give "
+    "those with --public-key"
+)
+
+
 def _verify_bundle(
     path: Path, trusted: frozenset[bytes], manifest_sha256: str | None, say: _Said
 ) -> None:
@@ -284,6 +290,7 @@ def _verify_bundle(
     lines = [
         f"{outcome.proven} of {outcome.records} records are proven",
         *(f"signed by {relay} with the key {', '.join(names)}" for relay, names in keys.items()),
+        *(() if trusted else (_UNTRUSTED,)),
         f"SHA-256 of the manifest: {outcome.manifest_sha256}",
     ]
     facts = {
