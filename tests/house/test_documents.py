@@ -24,6 +24,7 @@ import pytest
 import yaml
 
 from carbonseal.milter import cli, config, config_file
+from carbonseal.milter.archive import audit
 from carbonseal.milter.postfix_finding import CATALOGUE
 from carbonseal.policies import disposition, errors, reason
 
@@ -520,7 +521,7 @@ def test_units_directories_and_configuration_agree() -> None:
 def test_every_user_of_units_and_directories_is_made() -> None:
     """postfix comes with Postfix, root with the machine."""
     text = (ROOT / "packaging/sysusers.d/carbonseal.conf").read_text()
-    made = set(re.findall(r"^u (\S+)", text, re.M)) | {"root", "postfix"}
+    made = set(re.findall(r"^[ug] (\S+)", text, re.M)) | {"root", "postfix"}
     for path in UNITS.glob("*.service"):
         content = unit(path)
         assert {*content.get("User", ()), *content.get("Group", ())} <= made
@@ -580,6 +581,55 @@ def test_two_users_share_the_spool_that_tmpfiles_makes() -> None:
 
         run(MILTER, "seal")
         assert run(WRITER, "load").split() == ["2", "1"]
+
+
+OFFICER = 64803
+
+WRITE_AND_ASK = """
+import os, sys
+from carbonseal.milter.archive import audit, database
+os.umask(0o027)
+url, user, groups = sys.argv[1], int(sys.argv[2]), [int(one) for one in sys.argv[3:]]
+os.setgroups(groups); os.setgid(user); os.setuid(user)
+if not groups:
+    engine = database.writing_engine(url)
+    database.upgrade(engine)
+    engine.connect()
+    print("written", flush=True)
+    sys.stdin.read()
+else:
+    database.reading_engine(url).dispose()
+    with audit.opened(url) as engine:
+        print(audit.append(engine, action="search", reason="", detail={}).number)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: two users share an archive")
+def test_officers_ask_the_archive_that_tmpfiles_makes_room_for() -> None:
+    """Their group reads it while the writer runs, and adds to the audit, whoever made the file."""
+    mode, owner, group = wanted_directories()["/var/lib/carbonseal/archive"]
+    numbers = {"carbonseal-writer": WRITER, "carbonseal-officer": OFFICER}
+    with tempfile.TemporaryDirectory() as base:
+        Path(base).chmod(0o755)
+        place = Path(base) / "archive"
+        place.mkdir()
+        os.chown(place, numbers[owner], numbers[group])
+        place.chmod(mode)
+        command = [sys.executable, "-c", WRITE_AND_ASK, f"sqlite:///{place}/archive.db"]
+        with subprocess.Popen(
+            [*command, str(WRITER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "written\n"
+            url = f"sqlite:///{place}/archive.db"
+            with audit.opened(url) as engine:  # root asks first
+                audit.append(engine, action="search", reason="", detail={})
+            done = subprocess.run(
+                [*command, "64804", str(OFFICER)], capture_output=True, text=True, check=False
+            )
+            assert done.stdout == "2\n", done.stderr
+            writer.communicate("")
 
 
 MASTER_CF = {"submission.cf", "reinjection.cf"}
