@@ -19,6 +19,12 @@
 --   GRANT carbonseal_writer TO mx1@'192.0.2.25';
 --   SET DEFAULT ROLE carbonseal_writer FOR mx1@'192.0.2.25';
 --
+-- The owner of the command above is such a user as well, of the same name as its role:
+--
+--   CREATE USER carbonseal_owner@localhost IDENTIFIED BY '…';
+--   GRANT carbonseal_owner TO carbonseal_owner@localhost;
+--   SET DEFAULT ROLE carbonseal_owner FOR carbonseal_owner@localhost;
+--
 -- The password belongs into an option file of mode 0600 that record.database names
 -- (?read_default_file=/etc/carbonseal/mariadb.cnf), not into the URL.
 
