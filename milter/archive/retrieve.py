@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, select
+from sqlalchemy import Column, Connection, Select, Table, any_, bindparam, select
+from sqlalchemy.dialects import postgresql
 
 from carbonseal.milter.archive import derive, header_store, packed, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
@@ -122,31 +123,49 @@ class _Values:
         return None if address_id is None else self._mailboxes.get(address_id, ERASED)
 
 
-_ADDRESSES = (
+class ByKey:
+    """A statement for rows by their keys, built once.
+
+    SQLAlchemy takes as long to build a statement as SQLite to answer it.  PostgreSQL gets the keys
+    as one array: a hundred parameters take its driver longer than a hundred rows.
+    """
+
+    def __init__(self, query: Select[Any], key: Column[Any]) -> None:
+        self._listed = query.where(key.in_(bindparam("keys", expanding=True)))
+        keys = bindparam("keys", type_=postgresql.ARRAY(key.type))
+        self._array = query.where(key == any_(keys))
+
+    def rows(self, keys: Iterable[Any], connection: Connection) -> Iterator[Any]:
+        """The rows that there are, in no order."""
+        is_array = connection.dialect.name == "postgresql"
+        query = self._array if is_array else self._listed
+        for chunk in chunks(list(keys), _CHUNK):
+            yield from connection.execute(query, {"keys": chunk}).all()
+
+
+_ADDRESSES = ByKey(
     select(
         schema.address.c.address_id,
         schema.address.c.local_part,
         schema.address.c.local_part_raw,
         schema.domain.c.name,
-    )
-    .select_from(
+    ).select_from(
         schema.address.outerjoin(
             schema.domain, schema.address.c.domain_id == schema.domain.c.domain_id
         )
-    )
-    .where(schema.address.c.address_id.in_(bindparam("keys", expanding=True)))
+    ),
+    schema.address.c.address_id,
 )
 
 
 def mailboxes(address_ids: Iterable[int], connection: Connection) -> dict[int, str]:
     """Dictionary addresses by id, lossless."""
     found = {}
-    for chunk in chunks(sorted(address_ids), _CHUNK):
-        for address_id, local_part, raw, name in connection.execute(_ADDRESSES, {"keys": chunk}):
-            text = pseudonym(address_id) if local_part is None else local_part
-            if raw is not None:
-                text = raw.decode("utf-8", "surrogateescape")
-            found[address_id] = text if name is None else f"{text}@{name}"
+    for address_id, local_part, raw, name in _ADDRESSES.rows(sorted(address_ids), connection):
+        text = pseudonym(address_id) if local_part is None else local_part
+        if raw is not None:
+            text = raw.decode("utf-8", "surrogateescape")
+        found[address_id] = text if name is None else f"{text}@{name}"
     return found
 
 

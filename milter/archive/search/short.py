@@ -10,11 +10,11 @@ Does not: find records (`walk` does), or give complete ones (`retrieve` does).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, select
+from sqlalchemy import Connection, Row, select
 
 from carbonseal.milter.archive import (
     derive,
@@ -26,11 +26,10 @@ from carbonseal.milter.archive import (
     schema,
     verdicts,
 )
-from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import SigningForm
+from carbonseal.milter.archive.retrieve import ByKey
 
-_CHUNK = 500
 Mailboxes = dict[Any, str | None]  # by address id
 
 
@@ -60,8 +59,8 @@ class Found:
 
 def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
     """These records in this order; ids that are not there are left out."""
-    messages = {row.record_id: row for row in _rows(_MESSAGES, record_ids, connection)}
-    sections = {row.record_id: row.fields for row in _rows(_SECTIONS, record_ids, connection)}
+    messages = {row.record_id: row for row in _MESSAGES.rows(record_ids, connection)}
+    sections = {row.record_id: row.fields for row in _SECTIONS.rows(record_ids, connection)}
     found = [
         _Line(row, sections.get(name))
         for name in record_ids
@@ -72,23 +71,13 @@ def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
     named = retrieve.mailboxes(addresses - {None}, connection)
     mailboxes: Mailboxes = {None: None, **named}
     forms = {one.form_id for line in found for one in line.signatures}
-    known = {row[0]: SigningForm._make(row[1:]) for row in _rows(_FORMS, sorted(forms), connection)}
+    known = {row[0]: SigningForm._make(row[1:]) for row in _FORMS.rows(sorted(forms), connection)}
     return [line.found(mailboxes, known) for line in found]
-
-
-def _asked(query: Select[Any], key: Any) -> Select[Any]:
-    """Built once: SQLAlchemy takes as long to build a statement as SQLite to answer it."""
-    return query.where(key.in_(bindparam("keys", expanding=True)))
-
-
-def _rows(query: Select[Any], keys: Iterable[Any], connection: Connection) -> Iterator[Row[Any]]:
-    for chunk in chunks(list(keys), _CHUNK):
-        yield from connection.execute(query, {"keys": chunk}).all()
 
 
 _MESSAGE = schema.message.c
 _ENDS = slice(0, 2)
-_MESSAGES = _asked(
+_MESSAGES = ByKey(
     select(
         _MESSAGE.reverse_path_id,
         _MESSAGE.author_id,
@@ -119,11 +108,9 @@ _MESSAGES = _asked(
 )
 # Not joined to the messages: PostgreSQL would look for them in every partition.
 _SECTION = schema.header_section.c
-_SECTIONS = _asked(select(_SECTION.record_id, _SECTION.fields), _SECTION.record_id)
+_SECTIONS = ByKey(select(_SECTION.record_id, _SECTION.fields), _SECTION.record_id)
 _FORM = schema.signing_form.c
-_FORMS = _asked(
-    select(_FORM.form_id, *(_FORM[name] for name in SigningForm._fields)), _FORM.form_id
-)
+_FORMS = ByKey(select(_FORM.form_id, *(_FORM[name] for name in SigningForm._fields)), _FORM.form_id)
 
 
 class _Line:
