@@ -709,7 +709,7 @@ DOORS = [
     *(
         door(f"{command.split()[0]}-{option}-wrong",
              ["archive", *command.split(), f"--{option}", text], status, part)
-        for command in ("search", "stats", "export there", "hold case")
+        for command in ("search", "stats", "export there message", "hold case message")
         for option, text, status, part in (
             ("since", "soon", DATA, "2026-11-21"),
             ("until", "soon", DATA, "2026-11-21"),
@@ -825,6 +825,7 @@ DOORS = [
             ("huge", HUGE, LATER, ("too long", "another place")),
         )
     ),
+    door("export-hold", "archive export there --hold none", DATA, "none", "archive holds"),
     door("export-max", "archive export there --all --max 1", USAGE, "more than 1 records", "--max"),
     door("export-format", "archive export there --all --format xml", USAGE, "'xml'", "both"),
     *(
@@ -1013,8 +1014,11 @@ AS_NOBODY = [
             ("policy compare closed/records.jsonl", USAGE, "closed"),
         ))
     ),
-    door("verify-segments", "archive verify --segments closed", DATA, "closed", "may read",
-         given=open_to_nobody),
+    *(
+        door(f"verify-segments-{status}", f"archive verify --segments {path}", status, "closed",
+             "rea", given=open_to_nobody)
+        for path, status in (("closed", USAGE), ("closed/loaded", DATA))
+    ),
     door("import-spool", "archive import bundle", LATER, "spool", "permission",
          given=both(open_to_nobody, mode("spool", 0o755))),
     door("erase-spool", "archive erase bob@x.example", LATER, "spool",
