@@ -29,6 +29,7 @@ class Context:
     require_reason: bool = False
     keep_loaded: int | None = None
     index_headers: frozenset[str] = frozenset({"list-id"})
+    archive_recipients: frozenset[str] = frozenset()
 
 
 def call(archive: Archive, *arguments: str, **settings: Any) -> Result:
