@@ -134,8 +134,9 @@ class _Line:
         login, size, verbatim, relay, common = more
 
         def address(address_id: int | None, spelling: bytes | None) -> str:
-            mailbox = mailboxes.get(address_id, retrieve.ERASED)
-            return parts.address_of({"address": mailbox, "spelling": spelling})
+            if spelling is None:
+                return mailboxes.get(address_id, retrieve.ERASED) or ""
+            return parts.address_of({"address": None, "spelling": spelling})
 
         author = address(author_id, author_spelling)
         message_id, subject, authors = self._said(author_count)
