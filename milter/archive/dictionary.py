@@ -65,8 +65,6 @@ class _Known:
             self._ids.popitem(last=False)
 
 
-
-
 class Dictionary:
     """All dictionaries of one database."""
 

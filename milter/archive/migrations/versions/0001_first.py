@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql, postgresql
 
-revision = "rooms_1"
+revision = "archive_1"
 down_revision = None
 
 # Written out and never changed: `schema` describes the newest version, this the first.
