@@ -1,7 +1,8 @@
 """The tables of the archive, in SQLAlchemy Core, the same on SQLite, PostgreSQL and MariaDB.
 
 Facts: `message`, `header_section`.  Dictionaries of what many messages share: `address`, `domain`,
-`circumstance`, `route`, `signing_form`, `verdict`, `retention`.  Indexes that are tables on SQLite
+`circumstance`, `route`, `signing_form`, `verdict`, `retention`; `dictionary_epoch` counts how often
+they were emptied.  Indexes that are tables on SQLite
 and MariaDB: `participant`, `participant_domain`, `header_term`; PostgreSQL, where a row of such a
 table costs a hundred octets, has arrays of terms with GIN instead (`message_terms`,
 `header_section_terms`; `postings` says what goes in).  The spool as loaded: `segment`, `set_aside`,
