@@ -63,7 +63,9 @@ def checked(target: Path) -> Path:
     if target.suffix.lower() not in _SUFFIXES:
         raise DataError(f"--plot {target} is no picture; name it something.svg or something.png")
     if target.suffix.lower() == ".png" and importlib.util.find_spec("matplotlib") is None:
-        raise UsageError(f"--plot {target} needs matplotlib; install carbonseal[png], or name it .svg")
+        raise UsageError(
+            f"--plot {target} needs matplotlib; install carbonseal[png], or name it .svg"
+        )
     return target
 
 
