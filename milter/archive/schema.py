@@ -2,12 +2,11 @@
 
 Facts: `message`, `header_section`.  Dictionaries of what many messages share: `address`, `domain`,
 `circumstance`, `route`, `signing_form`, `verdict`, `retention`; `dictionary_epoch` counts how often
-they were emptied.  Indexes that are tables on SQLite
-and MariaDB: `participant`, `participant_domain`, `header_term`; PostgreSQL, where a row of such a
-table costs a hundred octets, has arrays of terms with GIN instead (`message_terms`,
-`header_section_terms`; `postings` says what goes in).  The spool as loaded: `segment`, `set_aside`,
-`repeated`.  Evidence: `seal`, `stamp`.  What was taken out, and what must not be: `tombstone`,
-`redaction`, `hold`, `hold_member`.
+they were emptied.  Indexes that are tables on SQLite and MariaDB: `participant`,
+`participant_domain`, `header_term`; PostgreSQL, where a row of such a table costs a hundred octets,
+has arrays of terms with GIN instead (`message_terms`, `header_section_terms`; `postings` says what
+goes in).  The spool as loaded: `segment`, `set_aside`, `repeated`.  Evidence: `seal`, `stamp`.
+What was taken out, and what must not be: `tombstone`, `redaction`, `hold`, `hold_member`.
 
 Promises: the record id is the only key of a fact.  Its first 48 bits are the time, so each index
 (what, record_id) is in order of time, pages are cut by comparing one value (MariaDB finds no index

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from support.cut_wire import CutWire, Moment
 from support.mariadb import MariaDB
 from support.ports import LOOPBACK
 from support.postgresql import PostgreSQL
+from support.relays import wait_for
 
 from carbonseal.milter.archive import database, schema, segments, servers, terms, writer
 
@@ -69,13 +69,6 @@ def writing(*relays: Archive) -> Iterator[None]:
         for thread in threads:
             thread.join(PATIENCE)
             assert not thread.is_alive()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def said(relay: Archive, event: str) -> list[dict[str, Any]]:
@@ -168,7 +161,7 @@ def load_whatever_comes(relay: Archive) -> None:
     loading = writer._Writer(relay.spool_directory, relay.database_url, relay.report, None)
     never = threading.Event()
     try:
-        wait_for(lambda: loading.advance(never) >= 0 and is_empty(relay))
+        wait_for(lambda: loading.advance(never) >= 0 and is_empty(relay), "the load")
     finally:
         loading.close()
 
@@ -182,10 +175,10 @@ def test_a_lost_connection_is_told_once_and_again_when_it_is_back(
         relay.database_url = url.render_as_string(hide_password=False)
         with writing(relay):
             relay.put(build_record(1))
-            wait_for(lambda: is_empty(relay))
+            wait_for(lambda: is_empty(relay), "the load")
             wire.cut()
             relay.put(build_record(2))
-            wait_for(lambda: is_empty(relay))
+            wait_for(lambda: is_empty(relay), "the load")
     [waits] = said(relay, "database-waits")
     assert waits["problem"].startswith(f"{relay_place(url)}: ")
     assert len(said(relay, "database-serves-again")) == 1
@@ -209,7 +202,7 @@ def test_two_relays_that_write_the_same_addresses(
         for one, name in ((relay, "mx1.example.com"), (other, "mx2.example.com")):
             one.put(*(of_relay(name, index * 40 + number) for number in range(40)))
     with writing(relay, other):
-        wait_for(lambda: is_empty(relay) and is_empty(other))
+        wait_for(lambda: is_empty(relay) and is_empty(other), "both loads")
     assert facts(relay.engine) == (800, 800, 800, 20)
     assert not said(relay, "record-set-aside")
     assert not said(other, "record-set-aside")
@@ -239,9 +232,9 @@ def test_a_collision_is_tried_again(
         holder.execute(sqlalchemy.insert(schema.domain), domain)
         with writing(relay):
             relay.put(build_record(1))
-            wait_for(lambda: bool(said(relay, "batch-collided")))
+            wait_for(lambda: bool(said(relay, "batch-collided")), "a collision")
             transaction.rollback()
-            wait_for(lambda: is_empty(relay))
+            wait_for(lambda: is_empty(relay), "the load")
     other.dispose()
     check_whole(relay.engine, 1, 1)
     assert not said(relay, "database-waits")
@@ -251,13 +244,13 @@ def test_a_server_that_takes_no_writes_is_waited_for(relay: Archive, server: Ser
     """A primary is demoted in the middle, and promoted again."""
     with writing(relay):
         relay.put(build_record(1))
-        wait_for(lambda: is_empty(relay))
+        wait_for(lambda: is_empty(relay), "the load")
         set_read_only(server, relay, "on")
         relay.put(build_record(2))
-        wait_for(lambda: "standby" in str(said(relay, "database-waits")))
+        wait_for(lambda: "standby" in str(said(relay, "database-waits")), "the standby's refusal")
         relay.put(build_record(3))
         set_read_only(server, relay, "off")
-        wait_for(lambda: is_empty(relay))
+        wait_for(lambda: is_empty(relay), "the load")
     assert not said(relay, "record-set-aside")
     check_whole(relay.engine, 3, 3)
 
@@ -297,11 +290,11 @@ def test_a_commit_that_hangs_is_not_done_twice(
         server.execute("SELECT pg_reload_conf()")
         with writing(relay):
             relay.put(*(build_record(number) for number in range(1, 21)))
-            wait_for(lambda: "no answer" in str(said(relay, "database-waits")))
-            wait_for(lambda: bool(said(relay, "batch-collided")))
+            wait_for(lambda: "no answer" in str(said(relay, "database-waits")), "giving up")
+            wait_for(lambda: bool(said(relay, "batch-collided")), "a collision")
             server.execute("ALTER SYSTEM RESET synchronous_standby_names")
             server.execute("SELECT pg_reload_conf()")
-            wait_for(lambda: is_empty(relay))
+            wait_for(lambda: is_empty(relay), "the load")
         check_whole(relay.engine, 21, 2)
         relay.close()
     finally:
@@ -349,5 +342,5 @@ def test_two_relays_make_the_tables_at_the_same_time(tmp_path: Path, relay: Arch
     for index, one in enumerate((relay, *others)):
         one.put(build_record(index, relay=f"mx{index}.example.com"))
     with writing(relay, *others):
-        wait_for(lambda: all(is_empty(one) for one in (relay, *others)))
+        wait_for(lambda: all(is_empty(one) for one in (relay, *others)), "all loads")
     assert facts(relay.engine) == (4, 4, 4, 4)
