@@ -35,6 +35,10 @@ from carbonseal.policies import retention
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
 _OTHER_QUEUES = 5 * 86400  # seconds
+_DRY_RUN = (
+    "DRY RUN (milter.dry_run): no mail is signed, copied or refused, only recorded; do not rotate"
+    " keys with carbonseal while another signer uses them, and set it to false to seal mail"
+)
 
 
 class Context(Protocol):
@@ -95,6 +99,8 @@ def check(context: Context) -> None:
     complaints = list(_surroundings(configuration))
     for complaint in complaints:
         click.echo(tables.presentable(complaint), err=True)
+    if configuration.file.milter.dry_run:
+        click.echo(tables.presentable(_DRY_RUN))
     for hint in postfix_effects.failures(configuration):
         click.echo(tables.presentable(f"hint: {hint.place}: {hint.text}"))
     if complaints:

@@ -121,7 +121,10 @@ def error(name: str, /, **facts: Any) -> None:
 
 def message(verdict: Verdict, *, milliseconds: float) -> None:
     """The canonical line of one message."""
-    if verdict.summary["disposition"] == "accept":
+    if "would_answer" in verdict.summary:
+        if _least <= logging.INFO:
+            _write("dry-run", "info", verdict.summary, milliseconds)
+    elif verdict.summary["disposition"] == "accept":
         if _least <= logging.INFO:
             _write("sealed", "info", verdict.summary, milliseconds)
     elif _least <= logging.ERROR:

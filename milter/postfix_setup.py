@@ -14,6 +14,14 @@ def snippet(configuration: Configuration) -> str:
     """Lines for main.cf and master.cf."""
     address = socket_address.parse(configuration.file.milter.socket)
     milter = address.postfix_form
+    is_dry_run = configuration.file.milter.dry_run
+    entry = f"OLD_SIGNER, {{ {milter}, default_action=accept }}" if is_dry_run else milter
+    beside = (
+        "# DRY RUN (milter.dry_run): beside the old signer, whose entry comes first, so that the\n"
+        "# record has its signature; put the address that stands there now for OLD_SIGNER.\n"
+        if is_dry_run
+        else ""
+    )
     listeners = ", ".join(sorted(configuration.ours.listeners)) or "none"
     chroot = (
         f"# Debian runs smtpd in a chroot: there {milter} means\n"
@@ -24,7 +32,7 @@ def snippet(configuration: Configuration) -> str:
     )
     return f"""\
 # --- main.cf ---
-{chroot}smtpd_milters = {milter}
+{chroot}{beside}smtpd_milters = {entry}
 # Mail of sendmail(1) on the relay: without this line it is neither signed, copied nor recorded.
 non_smtpd_milters = $smtpd_milters
 milter_protocol = 6

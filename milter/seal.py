@@ -5,7 +5,8 @@ sign; which archive copy; record it durably; tell the MTA.
 
 Promises: no message is accepted without a durable record, and no signature is inserted that did not
 verify.  Safe direction: a message recorded twice is better than a message not recorded, so the
-record comes last before the answer and is never taken back.
+record comes last before the answer and is never taken back.  In a dry run (milter.dry_run) the
+record says what would have been done, and the answer is always to go on.
 
 Does not: talk to the MTA (`session` does), read the clock, or touch SQL.
 """
@@ -13,7 +14,7 @@ Does not: talk to the MTA (`session` does), read the clock, or touch SQL.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,11 +39,13 @@ from carbonseal.policies import (
 from carbonseal.policies.address import Address
 from carbonseal.policies.archiving import ArchivePlan
 from carbonseal.policies.boundary import Classification
-from carbonseal.policies.disposition import Answer, FailureClass
+from carbonseal.policies.disposition import ACCEPTED, Answer, FailureClass
 from carbonseal.policies.origin import Origin
 from carbonseal.policies.reason import Reason
 from carbonseal.policies.retention import Stamp
 from carbonseal.policies.signing import SigningPlan
+
+_DRY_RUN = Reason("dry-run")
 
 
 class Spool(Protocol):
@@ -110,6 +113,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     signatures = signing.signatures if is_accepted else ()
     copies = decisions.copy.add if is_accepted else ()
     said = list(map(str, reasons))
+    is_dry_run = configuration.file.milter.dry_run
     record_id = record.new_record_id(int(now * 1000))
     content = describe(transaction, decisions)
     content |= {
@@ -128,12 +132,17 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         "disposition": disposition.answer,
         "reasons": said,
     }
+    if is_dry_run:
+        reasons = (_DRY_RUN, *reasons)
+        said.insert(0, str(_DRY_RUN))
+        content |= _not_done(content)
+        disposition, signatures, copies = ACCEPTED, (), ()
     try:
         services.spool.put(record.encode(content))
     except SpoolUnwritable as fault:
         reasons = (*reasons, Reason("record-not-writable", str(fault)))
         said.append(str(reasons[-1]))
-        if is_accepted:
+        if is_accepted and not is_dry_run:
             disposition = configuration.failure.dispose(FailureClass.RECORD_NOT_WRITABLE)
     edits: tuple[Edit, ...] = ()
     if disposition.answer is Answer.ACCEPT:
@@ -144,6 +153,17 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     author = decisions.signing.author
     summary = _summary(content, author, disposition.answer, said)
     return Verdict(edits, disposition, reasons, summary)
+
+
+def _not_done(content: dict[str, Any]) -> dict[str, Any]:
+    """What a record of a dry run says instead: nothing was done, and this would have been."""
+    wanted = {name: content[name] for name in ("signatures", "archive_recipients", "disposition")}
+    return {
+        "signatures": [],
+        "archive_recipients": (),
+        "disposition": Answer.ACCEPT,
+        "dry_run": wanted,
+    }
 
 
 def decide(
@@ -329,6 +349,16 @@ def _summary(
     is_accepted = answer is Answer.ACCEPT
     signatures = content["signatures"] if is_accepted else ()
     copies = content["archive_recipients"] if is_accepted else ()
+    wanted = content.get("dry_run")
+    would = (
+        {}
+        if wanted is None
+        else {
+            "would_answer": wanted["disposition"],
+            "would_sign": _named(wanted["signatures"]),
+            "would_copy": ",".join(wanted["archive_recipients"]),
+        }
+    )
     return {
         "queue_id": content["queue_id"],
         "record_id": content["record_id"],
@@ -339,9 +369,14 @@ def _summary(
         "author": str(author or ""),
         "client": content["client"]["address"],
         "login": content["login"],
-        "signed": ",".join(f"{one['sdid']}/{one['selector']}" for one in signatures),
+        "signed": _named(signatures),
         "copy": ",".join(copies),
+        **would,
         "size": content["size"],
         # A comma inside comes from a stranger's address, and must not look like the next reason.
         "reasons": ",".join([reason.replace(",", "\\x2c") for reason in reasons]),
     }
+
+
+def _named(signatures: Iterable[Mapping[str, Any]]) -> str:
+    return ",".join(f"{one['sdid']}/{one['selector']}" for one in signatures)

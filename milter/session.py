@@ -158,6 +158,8 @@ class Session:
     ) -> int:
         queue_id = transaction.queue_id if transaction is not None else ""
         log.internal_error("end_of_message", fault, queue_id=queue_id)
+        if self._services.configuration.file.milter.dry_run:
+            return _CONTINUE
         policy = self._services.configuration.failure
         return _answer(context, policy.dispose(FailureClass.INTERNAL_ERROR))
 
@@ -208,10 +210,13 @@ class Sessions:
 
     def __init__(self, services: seal.Services) -> None:
         self._services = services
+        self._is_dry_run = services.configuration.file.milter.dry_run
+        # What is not asked for in the negotiation cannot be done by mistake either.
+        self._actions = libmilter.SETSYMLIST if self._is_dry_run else _ACTIONS
 
     def register(self, name: str) -> None:
         """Install every callback in libmilter."""
-        libmilter.set_flags(_ACTIONS)
+        libmilter.set_flags(self._actions)
         libmilter.set_connect_callback(
             self._guarded("connect", Session.connect, libmilter.P_NR_CONN)
         )
@@ -229,7 +234,7 @@ class Sessions:
         libmilter.set_close_callback(self._close)
         libmilter.register(name, negotiate=self._negotiate)
         # Reached only when a callback cannot even be called (an argument that is no UTF-8).
-        libmilter.set_exception_policy(libmilter.TEMPFAIL)
+        libmilter.set_exception_policy(_CONTINUE if self._is_dry_run else _TEMPFAIL)
 
     def _guarded(
         self, name: str, callback: Callable[..., None], no_reply: int
@@ -249,12 +254,13 @@ class Sessions:
         granted = protocol & _PROTOCOL
         session = Session(self._services, granted)
         context.setpriv(session)
-        options[0] = actions & _ACTIONS
+        options[0] = actions & self._actions
         options[1] = granted
         options[2] = options[3] = 0
         if actions & _NEEDED != _NEEDED or not granted & libmilter.P_HDR_LEADSPC:
             log.unfit_mta(actions, protocol)
-            return _REJECT
+            if not self._is_dry_run:
+                return _REJECT
         if actions & libmilter.SETSYMLIST:
             for stage, names in macros.WANTED.items():
                 context.setsymlist(stage, names)

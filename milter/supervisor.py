@@ -98,6 +98,12 @@ class Supervisor:
     def _announce(self) -> None:
         assert self._listener is not None
         service_manager.notify("READY=1")
+        if self.configuration.file.milter.dry_run:
+            log.warning(
+                "dry-run",
+                effect="no mail is signed, copied or refused",
+                remedy="set milter.dry_run to false to seal mail",
+            )
         log.event(
             "ready",
             socket=self._listener.address.postfix_form,

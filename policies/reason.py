@@ -29,6 +29,10 @@ class Reason:
 
 
 SENTENCES: Mapping[str, str] = {
+    # The dry run (seal)
+    "dry-run": (
+        "Dry run: nothing was done to the message; what follows says what would have been done."
+    ),
     # Proof of origin (origin)
     "origin-login": "The client logged in as {about}, which proves that the mail is ours.",
     "origin-listener": "The mail came in on the listener {about}, which proves that it is ours.",
