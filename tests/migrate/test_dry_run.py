@@ -53,7 +53,8 @@ def test_a_message_is_not_changed_and_the_record_says_what_would_have_been_done(
     """No field, no recipient, not even the right to add them; the record is no lie."""
     outcome, actions = send(beside)
     assert outcome.final is Answer.ACCEPT
-    assert not outcome.inserted and not outcome.added_recipients
+    assert not outcome.inserted
+    assert not outcome.added_recipients
     assert actions & ~Actions.SETSYMLIST == 0
     found = record(beside)
     assert (found["signatures"], found["archive_recipients"]) == ([], [])
@@ -79,7 +80,8 @@ def test_a_record_that_cannot_be_written_stops_no_mail(beside: Carbonseal) -> No
     outcome, _ = send(beside)
     assert "record-not-writable" in beside.wait_for_log("would_sign")
     assert outcome.final is Answer.ACCEPT
-    assert not outcome.inserted and not outcome.added_recipients
+    assert not outcome.inserted
+    assert not outcome.added_recipients
 
 
 def test_everybody_is_told_that_it_is_a_dry_run(beside: Carbonseal) -> None:
@@ -87,8 +89,10 @@ def test_everybody_is_told_that_it_is_a_dry_run(beside: Carbonseal) -> None:
     send(beside)
     assert "DRY RUN" in beside.command("config", "check").stdout
     snippet = beside.command("postfix", "snippet").stdout
-    assert "default_action=accept" in snippet and "DRY RUN" in snippet
+    assert "default_action=accept" in snippet
+    assert "DRY RUN" in snippet
     beside.wait_for_records(1)
     lines = [line for line in beside.log().splitlines() if " dry-run " in line]
     assert len(lines) == 2
-    assert "would_sign=example.com/" in lines[1] and 'signed=""' in lines[1]
+    assert "would_sign=example.com/" in lines[1]
+    assert 'signed=""' in lines[1]
