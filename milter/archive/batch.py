@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from carbonseal.milter import log
 from carbonseal.milter.archive import derive, rows, terms
+from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.segments import Entry, Segment
 
@@ -46,13 +47,22 @@ class Batch:
 
 
 def read(
-    segment: Segment, entries: Iterable[Entry], indexed: frozenset[str] = derive.INDEXED
+    segment: Segment,
+    entries: Iterable[Entry],
+    indexed: frozenset[str] = derive.INDEXED,
+    seen: Surveying | None = None,
 ) -> Batch | None:
-    """All of `entries`; None when there are none.  `indexed`: header fields to be found."""
+    """All of `entries`; None when there are none.
+
+    `indexed`: header fields to be found.  `seen` is shown every line on the way, since reading it
+    again would cost as much as taking it apart.
+    """
     batch = Batch(segment, [], [], [])
     segment_id = terms.term(segment.name)
     for entry in entries:
         batch.entries.append(entry)
+        if seen is not None:
+            seen.add(entry)
         if entry.position is None:
             continue  # the footer; or a torn line, which was never acknowledged to anybody
         if entry.fault is not None:

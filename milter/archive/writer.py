@@ -51,6 +51,7 @@ from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.dictionary import Dictionary
 from carbonseal.milter.archive.evidence import sealing, settings
 from carbonseal.milter.archive.evidence.chain import ChainUnusable
+from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.evidence.stamp import StampFailed
 from carbonseal.milter.archive.progress import Moved, Progress
 from carbonseal.milter.archive.segments import Entry, Segment
@@ -278,6 +279,7 @@ class _Writer:
         self._file: tuple[int, int] | None = None
         self._dictionary = Dictionary()
         self._progress: dict[str, Progress] = {}
+        self._seen: dict[str, Surveying] = {}
         self._sizes: dict[str, int] = {}  # of open segments when they were last read to the end
         self._ahead_at = 0.0
         self._trouble: str | None = None
@@ -307,6 +309,7 @@ class _Writer:
         """
         self._dictionary = Dictionary()
         self._progress.clear()
+        self._seen.clear()
         self._sizes.clear()
         self._sealer = None
         self._disconnect()
@@ -330,6 +333,7 @@ class _Writer:
                 trouble = trouble or fault  # one bad file must not hold up all that come after it
         for name in self._progress.keys() - {segment.name for segment in pending}:
             del self._progress[name]
+            self._seen.pop(name, None)
             self._sizes.pop(name, None)
         if trouble is not None:
             raise trouble
@@ -402,10 +406,12 @@ class _Writer:
         except Moved:
             # A commit that was given up for lost was done after all.
             del self._progress[segment.name]
+            self._seen.pop(segment.name, None)
             is_read = self._load_lines(segment, stop)
         if is_read and segment.is_closed:
             self._seal(segment)
             segments.finish(segment)
+            self._seen.pop(segment.name, None)
             # Each transaction leaves a few cycles with all they hold, far below the threshold:
             # without this 240,000 records took the writer from 95 to 129 MB.
             gc.collect()
@@ -420,7 +426,10 @@ class _Writer:
         if known.is_complete or size == self._sizes.get(segment.name):
             return True
         entries = segments.read(segment, known.offset, known.lines)
-        while (batch := batches.read(segment, islice(entries, BATCH), self._indexed)) is not None:
+        seen = self._seen_until(segment, known.offset)
+        while (
+            batch := batches.read(segment, islice(entries, BATCH), self._indexed, seen)
+        ) is not None:
             for entry, why in batch.refused:
                 self._set_aside(segment, entry, why)
             self._commit(batch)
@@ -430,11 +439,26 @@ class _Writer:
             self._sizes[segment.name] = size
         return True
 
+    def _seen_until(self, segment: Segment, offset: int) -> Surveying | None:
+        """What came by of a segment that is loaded up to there; None unless it came all by here.
+
+        What was read and could not be loaded is beyond that, and comes again.
+        """
+        seen = self._seen.get(segment.name)
+        if seen is None and offset == 0:
+            seen = self._seen[segment.name] = Surveying()
+        if seen is not None and seen.end != offset:
+            del self._seen[segment.name]
+            return None
+        return seen
+
     def _seal(self, segment: Segment) -> None:
         if self._sealer is None:
             self._sealer = sealing.Sealer(self._evidence, self._url)
         relay = self._progress[segment.name].relay
-        outcome = self._sealer.seal(segment, relay, self._transaction)
+        done = self._progress[segment.name].offset
+        seen = self._seen_until(segment, done) if done == _size(segment) else None
+        outcome = self._sealer.seal(segment, relay, self._transaction, seen)
         if outcome is None:
             return
         self._report("segment-sealed", segment=segment.name, seal=outcome.head)

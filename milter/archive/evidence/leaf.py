@@ -5,15 +5,15 @@ past its time) while the others stay provable.  The commitment of a part is
     SHA-256(salt of the part | name | 0x00 | canonical JSON of its value),
 canonical JSON being ASCII with sorted keys and without white space (Python's `json.dumps` with
 `sort_keys=True, separators=(",", ":")`).  Commitments of the rest, and those of the header section,
-are each taken together as SHA-256 over (name | 0x00 | commitment) in the order of the names; the
-leaf of the line is SHA-256(0x00 | rest | header).  A line that is no record has SHA-256(line) and
-32 zeros instead.
+are each taken together as SHA-256 over the names in their order (canonical JSON of a list), 0x00
+and the commitments in the same order; the leaf of the line is SHA-256(0x00 | rest | header).  A
+line that is no record (an event, say) has SHA-256(line) and 32 zeros instead.
 
 Salts come from the line's salt S and cannot be reckoned backwards:
-    rest salt     SHA-256("rest" | S)[:16], kept in message.salt
-    fields salt   SHA-256("header" | S)[:16], reckoned from header_section.salt, which is S
-    subject salt  SHA-256("subject" | S)[:16], likewise
-    of one part   SHA-256(rest or fields or subject salt | name)[:16].
+    rest salt, fields salt, subject salt   the first 48 octets of SHAKE128(S), 16 each; the rest
+                  salt is kept in message.salt, the others are reckoned from header_section.salt
+    of one part   its 16 octets in a row of SHAKE128(rest or fields salt | number of the row), ten
+                  parts a row (`_FIRST`, then recipients/0 and so on); of the subject: subject salt.
 Once the subject has gone, header_section.salt is the fields salt and the commitment of the subject;
 once the header section has gone, S has gone with it; once a person was erased, `redaction` holds
 what is left, and S and message.salt are gone.
@@ -24,11 +24,12 @@ Does not: read the spool or SQL, or sign.  Raises nothing for any JSON object.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import sha256
-from typing import Any
+from hashlib import sha256, shake_128
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -42,11 +43,15 @@ NO_HEADER = bytes(DIGEST)
 ADDRESSES, SUBJECT, FIELDS = "header/addresses", "header/subject", "header/fields"
 HEADER_NAMES = frozenset((ADDRESSES, SUBJECT, FIELDS))
 # Parts of their own because a person may have to be erased from them; lists have a part an element.
-_OWN = frozenset(
-    "client login origin reverse_path archive_recipients signatures reasons bcc_maps".split()
+_FIRST = (
+    "facts client login origin reverse_path archive_recipients signatures reasons bcc_maps".split()
 )
+_OWN = frozenset(_FIRST[1:])
 _LISTS = frozenset(("recipients",))
 _HIDDEN = frozenset(("header_fields", "salt"))
+_APART = _OWN | _LISTS | _HIDDEN
+_own_values = itemgetter(*_FIRST[1:])
+_ROW = 10  # salts
 _NAMING = frozenset(
     "from to cc bcc sender reply-to return-path delivered-to x-original-to resent-from resent-to "
     "resent-cc resent-bcc resent-sender resent-reply-to disposition-notification-to".split()
@@ -54,6 +59,7 @@ _NAMING = frozenset(
 # What a message is about: the informational fields (RFC 5322 section 3.6.5) and what repeats them.
 _ABOUT = frozenset(("subject", "comments", "keywords", "thread-topic"))
 _SHORT = 100  # characters; no name that counts here is longer
+_REMEMBERED = 2000  # characters of names, and recipients: what has more does not come again
 _dump = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
 
 
@@ -87,10 +93,27 @@ class Salts:
         """The salt of a part; b"" where the record is unsalted."""
         if name in self.left:
             return self.left[name]
-        base = self.subject if name == SUBJECT else self.fields
-        if name not in HEADER_NAMES:
-            base = self.rest
-        return b"" if base is None else sha256(base + name.encode()).digest()[:SALT]
+        if name == SUBJECT:
+            return self.subject or b""
+        base = self.fields if name in HEADER_NAMES else self.rest
+        if base is None:
+            return b""
+        row, place = divmod(_place(name), _ROW)
+        return _row(base, row)[place * SALT : (place + 1) * SALT]
+
+
+def _place(name: str) -> int:
+    """Which salt is that of a part, from 0."""
+    if name in HEADER_NAMES:
+        return int(name == FIELDS)
+    if name in _FIRST:
+        return _FIRST.index(name)
+    return len(_FIRST) + int(name.partition("/")[2])
+
+
+@lru_cache(maxsize=64)
+def _row(base: bytes, number: int) -> bytes:
+    return shake_128(b"%b%d" % (base, number)).digest(_ROW * SALT)
 
 
 def canonical(value: Any) -> bytes:
@@ -117,11 +140,8 @@ def salts(salt: bytes | None) -> Salts:
     """All salts of a record, from that of its line."""
     if salt is None:
         return Salts()
-    return Salts(
-        rest=sha256(b"rest" + salt).digest()[:SALT],
-        fields=sha256(b"header" + salt).digest()[:SALT],
-        subject=sha256(b"subject" + salt).digest()[:SALT],
-    )
+    three = shake_128(salt).digest(3 * SALT)
+    return Salts(rest=three[:SALT], fields=three[SALT : 2 * SALT], subject=three[2 * SALT :])
 
 
 def stored_salts(
@@ -177,15 +197,29 @@ def _is_odd(content: Mapping[str, Any]) -> bool:
 
 
 def header_parts(header_fields: Any) -> dict[str, Any]:
-    """A header section by name of the part; each field with its place among all of them."""
+    """A header section by name of the part; each field keeps its place among all of them.
+
+    Of the addresses and the subject a list of (place, field); of all others the header section
+    itself, with null in the places of those.
+    """
     found: dict[str, list[Any]] = {ADDRESSES: [], SUBJECT: [], FIELDS: []}
     if not isinstance(header_fields, list | tuple):
         return {FIELDS: header_fields}
     for place, one in enumerate(header_fields):
-        is_plain = type(one) is list and len(one) == 2 and type(one[0]) is str
-        group = _group_of(one[0]) if is_plain and len(one[0]) <= _SHORT else _group(one)
-        found[group].append([place, one])
+        group = _group(one)
+        if group == FIELDS:
+            found[FIELDS].append(one)
+        else:
+            found[FIELDS].append(None)
+            found[group].append([place, one])
     return found
+
+
+def placed(name: str, value: Any) -> list[tuple[int, Any]]:
+    """The fields of one part of a header section, each with its place."""
+    if name != FIELDS:
+        return [(place, one) for place, one in value]
+    return [(place, one) for place, one in enumerate(value) if one is not None]
 
 
 def _group(one: Any) -> str:
@@ -209,7 +243,122 @@ def is_subject(name: str) -> bool:
 
 def commitments(content: Mapping[str, Any]) -> Commitments:
     """Those of a complete record as its line says it."""
-    return commitments_of(content, salts(line_salt(content)), has_header=True)
+    salt = line_salt(content)
+    if salt is not None:
+        try:
+            return _usual(content, salt)
+        except (KeyError, TypeError, ValueError):
+            pass  # it has not the shape that all records of ours have
+    return commitments_of(content, salts(salt), has_header=True)
+
+
+def _usual(content: Mapping[str, Any], salt: bytes) -> Commitments:
+    """What `commitments_of` gives, for records as the milter makes them, in half the time.
+
+    Raises: KeyError, TypeError, ValueError for any other.
+    """
+    three = shake_128(salt).digest(3 * SALT)
+    recipients, fields = content["recipients"], content["header_fields"]
+    if type(recipients) is not list:
+        raise TypeError
+    facts = {key: value for key, value in content.items() if key not in _APART}
+    names = _names(fields)
+    outline = _outline(names) if len("".join(names)) <= _REMEMBERED else _grouped(names)
+    left = fields.copy()
+    for place in outline.apart:
+        left[place] = None
+    return Commitments(
+        _together(
+            three[:SALT],
+            (facts, *_own_values(content), *recipients),
+            _form(len(recipients)) if len(recipients) < _REMEMBERED else _form_of(len(recipients)),
+        ),
+        _header_together(
+            three[SALT:],
+            (
+                [[place, fields[place]] for place in outline.addresses],
+                left,
+                [[place, fields[place]] for place in outline.subject],
+            ),
+        ),
+    )
+
+
+class _Form(NamedTuple):
+    """What the parts of a record with so many recipients have in common."""
+
+    names: bytes  # in the order of the names, as they are hashed
+    labels: tuple[bytes, ...]  # in the order of the salts
+    salts: tuple[slice, ...]
+    in_order: Callable[[Sequence[bytes]], Sequence[bytes]]
+    rows: int
+
+
+def _form_of(recipients: int) -> _Form:
+    names = [*_FIRST, *(f"recipients/{number}" for number in range(recipients))]
+    return _Form(
+        names=_joined_names(sorted(names)),
+        labels=tuple(name.encode() + b"\x00" for name in names),
+        salts=tuple(slice(place * SALT, (place + 1) * SALT) for place in range(len(names))),
+        in_order=itemgetter(*sorted(range(len(names)), key=names.__getitem__)),
+        rows=(len(names) + _ROW - 1) // _ROW,
+    )
+
+
+_form = lru_cache(maxsize=64)(_form_of)
+
+
+def _together(base: bytes, values: Sequence[Any], form: _Form) -> bytes:
+    if form.rows == 1:
+        salts = shake_128(base + b"0").digest(_ROW * SALT)
+    else:
+        salts = b"".join(
+            [shake_128(b"%b%d" % (base, row)).digest(_ROW * SALT) for row in range(form.rows)]
+        )
+    digests = [
+        sha256(salts[where] + label + canonical(value)).digest()
+        for where, label, value in zip(form.salts, form.labels, values, strict=True)
+    ]
+    return sha256(form.names + b"".join(form.in_order(digests))).digest()
+
+
+def _header_together(base: bytes, values: Sequence[Any]) -> bytes:
+    """`base`: the fields salt and the subject salt."""
+    row = shake_128(base[:SALT] + b"0").digest(2 * SALT)
+    salts = (row[:SALT], row[SALT:], base[SALT:])
+    digests = [
+        sha256(salt + label + canonical(value)).digest()
+        for salt, label, value in zip(salts, _HEADER_LABELS, values, strict=True)
+    ]
+    return sha256(_HEADER_JOINED + b"".join(digests)).digest()
+
+
+class _Outline(NamedTuple):
+    """Places of header fields, by part."""
+
+    addresses: tuple[int, ...]
+    subject: tuple[int, ...]
+    apart: tuple[int, ...]  # both
+
+
+def _names(fields: list[Any]) -> tuple[str, ...]:
+    """The names of usual header fields.  Raises: TypeError, ValueError for others."""
+    if set(map(type, fields)) != {list}:
+        raise TypeError
+    names = tuple([name for name, _ in fields])
+    if set(map(type, names)) != {str}:
+        raise TypeError
+    return names
+
+
+def _grouped(names: Sequence[str]) -> _Outline:
+    groups = [_group_of(name) if len(name) <= _SHORT else FIELDS for name in names]
+    addresses = tuple(place for place, group in enumerate(groups) if group == ADDRESSES)
+    subject = tuple(place for place, group in enumerate(groups) if group == SUBJECT)
+    return _Outline(addresses, subject, (*addresses, *subject))
+
+
+_outline = lru_cache(maxsize=512)(_grouped)
 
 
 def commitments_of(content: Mapping[str, Any], known: Salts, *, has_header: bool) -> Commitments:
@@ -230,24 +379,26 @@ def together(values: Mapping[str, Any], known: Salts, group: Collection[str] | N
 
     `group` None means the rest: whatever does not belong to the header section.
     """
-    found: list[tuple[str, bytes]] = []
-    is_plain = not known.left and known.rest is not None and known.subject is not None
-    for name, value in values.items():
-        if name in known.gone:
-            continue
-        if is_plain:  # nearly always; the general way costs twice as much
-            base = known.rest if group is None else known.fields
-            base = known.subject if name == SUBJECT else base
-            label = name.encode()
-            salt = sha256(base + label).digest()[:SALT]  # type: ignore[operator]
-            found.append((name, sha256(salt + label + b"\x00" + canonical(value)).digest()))
-        else:
-            found.append((name, commitment(name, value, known.of(name))))
+    found: list[tuple[str, bytes]] = [
+        (name, commitment(name, value, known.of(name)))
+        for name, value in values.items()
+        if name not in known.gone
+    ]
     for name, digest in known.gone.items():
         if (name in group) if group is not None else (name not in HEADER_NAMES):
             found.append((name, digest))
     found.sort()
-    return sha256(b"".join([b"%b\x00%b" % (name.encode(), one) for name, one in found])).digest()
+    names = _joined_names([name for name, _ in found])
+    return sha256(names + b"".join([digest for _, digest in found])).digest()
+
+
+def _joined_names(names: list[str]) -> bytes:
+    return canonical(names) + b"\x00"
+
+
+_HEADER_ORDER = [ADDRESSES, FIELDS, SUBJECT]
+_HEADER_LABELS = [name.encode() + b"\x00" for name in _HEADER_ORDER]
+_HEADER_JOINED = _joined_names(_HEADER_ORDER)
 
 
 def leaf(rest: bytes, header: bytes) -> bytes:

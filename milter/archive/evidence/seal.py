@@ -11,22 +11,22 @@ An entry is canonical JSON (see `leaf.canonical`) of
     been: sentences).
 The digest of an entry is SHA-256(entry | signature); the signature is over the entry's octets.
 
-Promises: `survey` reads a segment once, with memory for 64 octets a line.
+Promises: `survey` reads a segment once; who reads it anyway has `Surveying` for that.
 
 Does not: keep entries (`chain` does) or judge them (`verify` does).
 """
 
 from __future__ import annotations
 
-import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from carbonseal.milter.archive import merkle, segments, terms
 from carbonseal.milter.archive.evidence import leaf
-from carbonseal.milter.archive.segments import Segment
+from carbonseal.milter.archive.segments import Entry, Segment
 
 BEGINNING = bytes(32)  # stands for the digest before the first entry
 VERSION = 1
@@ -169,41 +169,65 @@ class Survey:
         return len(self.leaves) // leaf.ENTRY
 
 
+class Surveying:
+    """A survey of a segment whose lines come by one after the other.
+
+    Takes 96 octets a line.
+    """
+
+    def __init__(self) -> None:
+        self.end = 0  # octets of the segment that it has seen
+        self._evidence = bytearray()
+        self._digests = bytearray()  # over which the footer has its root
+        self._broken: list[int] = []  # lines whose checksum does not fit
+        self._first: str | None = None
+        self._last: str | None = None
+        self._footer: dict[str, Any] | None = None
+
+    def add(self, one: Entry) -> None:
+        """The next line.  Its content has to be whole."""
+        self.end = one.end
+        if one.position is None:
+            if one.is_footer:
+                self._footer = one.content
+            return
+        content = None if one.fault is not None else one.content
+        if content is None:
+            self._broken.append(len(self._digests) // leaf.DIGEST)
+        else:
+            self._take_id(content.get("record_id"))
+        self._digests += merkle.leaf_hash(one.line)
+        self._evidence += leaf.evidence_of(one.line, content)
+
+    def _take_id(self, value: Any) -> None:
+        record_id = _usable_id(value)
+        if record_id is None:
+            return
+        if self._last is None or record_id > self._last:
+            self._last = record_id
+        if self._first is None or record_id < self._first:
+            self._first = record_id
+
+    def survey(self, segment: Segment) -> Survey:
+        """What was found, when all of the segment has come by."""
+        named = _usable_id(segment.name[: terms.RECORD_ID_LENGTH]) or terms.first_record_id(0)
+        evidence = bytes(self._evidence)
+        return Survey(
+            segment=segment.name,
+            leaves=evidence,
+            root=merkle.root_of(list(leaf.leaves_of(evidence))),
+            first_record_id=self._first or named,
+            last_record_id=self._last or named,
+            findings=_compare(self._footer, bytes(self._digests), self._broken),
+        )
+
+
 def survey(segment: Segment) -> Survey:
     """Read a closed segment.  Raises: OSError."""
-    entries, tree, whole = bytearray(), merkle.Tree(), merkle.Tree()
-    intact: merkle.Tree | None = None  # what recovery counts: lines whose checksum fits
-    first = last = None
-    footer: dict[str, Any] | None = None
+    surveying = Surveying()
     for one in segments.read(segment, 0):
-        if one.is_footer:
-            footer = one.content
-            continue
-        if one.position is None:
-            continue
-        content = None if one.fault is not None else one.content
-        if content is None and intact is None:
-            intact = copy.deepcopy(whole)
-        whole.add(one.line)
-        if content is not None:
-            if intact is not None:
-                intact.add(one.line)
-            record_id = _usable_id(content.get("record_id"))
-            if record_id is not None:
-                first = record_id if first is None else min(first, record_id)
-                last = record_id if last is None else max(last, record_id)
-        evidence = leaf.evidence_of(one.line, content)
-        entries += evidence
-        tree.add(evidence)
-    named = _usable_id(segment.name[: terms.RECORD_ID_LENGTH]) or terms.first_record_id(0)
-    return Survey(
-        segment=segment.name,
-        leaves=bytes(entries),
-        root=tree.root(),
-        first_record_id=first or named,
-        last_record_id=last or named,
-        findings=_compare(footer, whole, intact or whole),
-    )
+        surveying.add(one)
+    return surveying.survey(segment)
 
 
 def _usable_id(value: Any) -> str | None:
@@ -216,19 +240,22 @@ def _usable_id(value: Any) -> str | None:
 
 
 def _compare(
-    footer: dict[str, Any] | None, whole: merkle.Tree, intact: merkle.Tree
+    footer: dict[str, Any] | None, digests: bytes, broken: Sequence[int]
 ) -> tuple[str, ...]:
     """What the footer says otherwise than the lines."""
     if footer is None:
         return ("the segment has no footer: lines may be missing at its end",)
     said = footer.get("footer")
     said = said if isinstance(said, dict) else {}
-    if any(
-        (said.get("records"), said.get("merkle_root")) == (tree.leaves, tree.root().hex())
-        for tree in (whole, intact)
-    ):
-        return ()
-    count, ours = said.get("records"), whole.leaves
-    if isinstance(count, int) and count != ours:
-        return (f"the footer counts {count} lines and there are {ours}",)
+    count, root = said.get("records"), said.get("merkle_root")
+    size = leaf.DIGEST
+    whole = [digests[start : start + size] for start in range(0, len(digests), size)]
+    # What recovery counts: lines whose checksum fits.
+    faults = frozenset(broken)
+    intact = [one for place, one in enumerate(whole) if place not in faults] if broken else whole
+    for lines in (whole, intact):
+        if count == len(lines) and root == merkle.root_of(lines).hex():
+            return ()
+    if isinstance(count, int) and count != len(whole):
+        return (f"the footer counts {count} lines and there are {len(whole)}",)
     return ("the lines are not those over which the footer has its Merkle root",)

@@ -26,7 +26,7 @@ from carbonseal.keys import evidence_key
 from carbonseal.milter.archive import audit, audit_place, record, schema, terms
 from carbonseal.milter.archive.evidence import absence, seal, stamp
 from carbonseal.milter.archive.evidence.chain import Chain, ChainUnusable
-from carbonseal.milter.archive.evidence.seal import Sealed, Survey
+from carbonseal.milter.archive.evidence.seal import Sealed, Survey, Surveying
 from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.milter.archive.segments import Segment
 
@@ -63,13 +63,18 @@ class Sealer:
         self._chain: Chain | None = None
         self._name = _NAMELESS
 
-    def seal(self, segment: Segment, relay: str, transaction: Transaction) -> Outcome | None:
-        """Seal a closed, loaded segment; None when its seal is in SQL already."""
+    def seal(
+        self, segment: Segment, relay: str, transaction: Transaction, seen: Surveying | None = None
+    ) -> Outcome | None:
+        """Seal a closed, loaded segment; None when its seal is in SQL already.
+
+        `seen`: all of its lines, if they have come by; the segment is read otherwise.
+        """
         chain = self._opened(relay, transaction)
         with transaction() as connection:
             if _is_sealed(segment.name, connection):
                 return None
-        survey = seal.survey(segment)
+        survey = seal.survey(segment) if seen is None else seen.survey(segment)
         sealed = chain.find(segment.name)
         findings = survey.findings
         if sealed is None:

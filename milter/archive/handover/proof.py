@@ -121,7 +121,7 @@ def _claimed(content: Mapping[str, Any], gone: Collection[str]) -> str | None:
     for name in gone:
         value = values.get(name)
         if name in leaf.HEADER_NAMES:
-            value = [one for _, one in value or () if one[1]] or None
+            value = [one for _, one in leaf.placed(name, value or ()) if one[1]] or None
         if value is not None:
             return name
     return None
@@ -144,8 +144,9 @@ def set_apart(content: Mapping[str, Any], gone: Collection[str]) -> dict[str, An
             proven[key] = None
     if content.get("header_fields") is not None:
         proven["header_fields"] = [list(one) for one in content["header_fields"]]
-        for name, placed in leaf.header_parts(content["header_fields"]).items():
-            said = [one for one in placed if one[1][1]] if name in gone else []
+        for name, value in leaf.header_parts(content["header_fields"]).items():
+            placed = leaf.placed(name, value) if name in gone else []
+            said = [[place, one] for place, one in placed if one[1]]
             for place, _ in said:
                 proven["header_fields"][place][1] = ""
             if said:

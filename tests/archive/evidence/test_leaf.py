@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from hashlib import sha256
+from hashlib import sha256, shake_128
 from typing import Any
 
 import pytest
@@ -41,28 +41,67 @@ def test_no_json_object_is_too_odd(content: dict[str, Any]) -> None:
     assert len(leaf.commitments(content).entry) == leaf.ENTRY
 
 
-def test_evidence_as_documented_by_hand() -> None:
-    """The construction of the docstring, with nothing but SHA-256 and json."""
+_FIRST = (
+    "facts client login origin reverse_path archive_recipients signatures reasons bcc_maps".split()
+)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 12])
+def test_evidence_as_documented_by_hand(count: int) -> None:
+    """The construction of the docstring, with nothing but hashlib and json."""
     record = build_record(1)
-    salt = bytes.fromhex(record["salt"])
-    rest_salt = sha256(b"rest" + salt).digest()[:16]
+    record["recipients"] = [
+        {**record["recipients"][0], "address": f"{number}@example.org"} for number in range(count)
+    ]
+    three = shake_128(bytes.fromhex(record["salt"])).digest(48)
 
-    def commit(base: bytes, name: str, value: Any) -> bytes:
-        own = sha256(base + name.encode()).digest()[:16]
+    def commit(salt: bytes, name: str, value: Any) -> bytes:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-        return sha256(own + name.encode() + b"\x00" + text.encode()).digest()
+        return sha256(salt + name.encode() + b"\x00" + text.encode()).digest()
 
-    own = "client login origin reverse_path archive_recipients signatures reasons bcc_maps".split()
-    values = {name: record[name] for name in own} | {"recipients/0": record["recipients"][0]}
+    def together(commitments: dict[str, bytes]) -> bytes:
+        names = json.dumps(sorted(commitments), separators=(",", ":")).encode()
+        joined = b"".join(digest for _, digest in sorted(commitments.items()))
+        return sha256(names + b"\x00" + joined).digest()
+
+    def salt(base: bytes, place: int) -> bytes:
+        row = shake_128(base + str(place // 10).encode()).digest(160)
+        return row[place % 10 * 16 :][:16]
+
+    values = {name: record.get(name) for name in _FIRST}
     values["facts"] = {
         name: value
         for name, value in record.items()
-        if name not in (*own, "recipients", "header_fields", "salt")
+        if name not in (*_FIRST, "recipients", "header_fields", "salt")
     }
-    joined = b"".join(
-        name.encode() + b"\x00" + commit(rest_salt, name, values[name]) for name in sorted(values)
-    )
-    assert leaf.commitments(record).rest == sha256(joined).digest()
+    values |= {f"recipients/{number}": one for number, one in enumerate(record["recipients"])}
+    rest = {
+        name: commit(salt(three[:16], place), name, value)
+        for place, (name, value) in enumerate(values.items())
+    }
+    fields = record["header_fields"]
+    addresses = [[place, one] for place, one in enumerate(fields) if one[0] in ("From", "To")]
+    subject = [[place, one] for place, one in enumerate(fields) if one[0] == "Subject"]
+    others = [None if one[0] in ("From", "To", "Subject") else one for one in fields]
+    header = {
+        "header/addresses": commit(salt(three[16:32], 0), "header/addresses", addresses),
+        "header/fields": commit(salt(three[16:32], 1), "header/fields", others),
+        "header/subject": commit(three[32:], "header/subject", subject),
+    }
+    made = leaf.commitments(record)
+    assert (made.rest, made.header) == (together(rest), together(header))
+
+
+@given(st.dictionaries(st.sampled_from([*build_record(), "later"]), JSON), st.booleans())
+def test_usual_and_unusual_records_have_the_same_evidence(
+    odd: dict[str, Any], is_salted: bool
+) -> None:
+    """The quick way for records of ours and the way for all others agree on each of both."""
+    record = {**build_record(1), **odd}
+    if is_salted:
+        record["salt"] = build_record(1)["salt"]
+    slowly = leaf.commitments_of(record, leaf.salts(leaf.line_salt(record)), has_header=True)
+    assert leaf.commitments(record) == slowly
 
 
 @pytest.mark.parametrize("key", [key for key in build_record() if key != "salt"])
