@@ -171,7 +171,7 @@ NO_FACTS: list[Any] = [
 @pytest.mark.parametrize("told", NO_FACTS)
 def test_what_is_no_fact_is_refused(told: dict[str, Any]) -> None:
     """With ValueError and nothing else, so that one bad line costs one line."""
-    with pytest.raises(ValueError, match="(no|is)"):
+    with pytest.raises(ValueError, match=r"no |is "):
         delivery.fact(told)
 
 
