@@ -146,7 +146,9 @@ class _Rooms(click.Group):
         "policy": "carbonseal.milter.compare_command:policy",
         "postfix": "carbonseal.milter.postfix_commands:postfix",
         "keys": "carbonseal.keys.commands:keys",
+        "migrate": "carbonseal.milter.migrate.commands:migrate",
         "archive": "carbonseal.milter.archive.commands:archive",
+        "follow": "carbonseal.milter.follow.follow_command:follow",
     }
 
     def list_commands(self, ctx: click.Context | None) -> list[str]:

@@ -68,8 +68,11 @@ class Spool:
         segment_seconds: float = SEGMENT_SECONDS,
         limit_bytes: int | None = None,
         clock: Callable[[], float] = time.time,
+        suffix: str = "",
     ) -> None:
+        """Write to `directory`; `suffix` ends the names of segments that are to be told apart."""
         self._directory = directory
+        self._suffix = suffix
         self._segment_bytes = segment_bytes
         self._segment_seconds = segment_seconds
         self._limit_bytes = limit_bytes
@@ -160,7 +163,7 @@ class Spool:
     def _new_segment(self) -> _OpenSegment:
         for _ in range(_ATTEMPTS):
             try:
-                return _OpenSegment(self._directory, self._clock())
+                return _OpenSegment(self._directory, self._clock(), self._suffix)
             except _Taken:
                 continue  # recovery will not be quicker than us every time
         raise OSError(errno.EAGAIN, "recovery takes every new segment for an orphan")
@@ -230,9 +233,9 @@ class _Unsynced(OSError):
 class _OpenSegment:
     """One file that is being appended to, locked for as long as its owner lives."""
 
-    def __init__(self, directory: Path, now: float) -> None:
+    def __init__(self, directory: Path, now: float, suffix: str) -> None:
         # The record id alphabet sorts by time; pid and randomness keep workers apart.
-        self.name = f"{record.new_record_id(int(now * 1000))}-{os.getpid()}"
+        self.name = f"{record.new_record_id(int(now * 1000))}-{os.getpid()}{suffix}"
         self.opened_at = now
         self.size = 0
         self._tree = merkle.Tree()

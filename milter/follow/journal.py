@@ -1,0 +1,200 @@
+"""The systemd journal as a log: what journalctl(1) prints, entry by entry.
+
+Promises: goes on after the cursor of the last entry that was taken; octets that are no UTF-8 come
+as they were written.  Only what the mail facility logged is asked for, and only what system
+accounts wrote counts: the journal knows who did, so that no user can make up deliveries.
+
+Raises: LogUnreadable, when journalctl is missing, may not read the system's journal, or ends.
+
+Does not: link with libsystemd; a child process costs nothing that matters, and rights stay simple.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from carbonseal.milter.archive import record
+from carbonseal.milter.follow.log_line import Services
+from carbonseal.milter.follow.taken import Entry, LogUnreadable, Mark, Taken
+
+_CHUNK: Final = 1 << 18
+_LONGEST: Final = 1 << 20  # octets of one entry
+_COMPLAINTS: Final = 4096
+_FIELDS: Final = "MESSAGE,SYSLOG_IDENTIFIER,_SOURCE_REALTIME_TIMESTAMP,_UID"
+_MAIL: Final = "SYSLOG_FACILITY=2"
+_SYSTEM: Final = 1000  # user ids from here on are people's
+_REMEDY: Final = (
+    "let the follower's user read the journal: usermod --append --groups systemd-journal "
+    "carbonseal, or SupplementaryGroups= in its unit"
+)
+Report = Callable[..., None]
+
+
+class Journal:
+    """The journal, of this machine or in a directory, from a cursor on, or from its beginning."""
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        position: Mapping[str, Any] | None = None,
+        directory: str = "",
+        once: bool = False,
+        report: Report = lambda event, **facts: None,
+    ) -> None:
+        self._services = services
+        self._cursor = "" if position is None else str(position["cursor"])
+        self._directory = directory
+        self._once = once
+        self._report = report
+        self._rest = b""
+        self.is_finished = False
+        self.is_behind = True
+        self._child = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = ["journalctl", "--output=json", "--all", "--no-pager", "--no-tail"]
+        command += [f"--output-fields={_FIELDS}"]
+        command += [f"--directory={self._directory}"] if self._directory else []
+        command += [] if self._once else ["--follow"]
+        command += [f"--after-cursor={self._cursor}"] if self._cursor else []
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+        try:
+            child = subprocess.Popen(
+                [*command, _MAIL],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+            )
+        except OSError as fault:
+            raise LogUnreadable(
+                f"journalctl cannot be run ({fault.strerror}); install systemd, or set follow.log "
+                "to the file that Postfix logs to"
+            ) from None
+        for stream in (child.stdout, child.stderr):
+            assert stream is not None
+            os.set_blocking(stream.fileno(), False)
+        return child
+
+    def take(self) -> Taken | None:
+        """The next entries; None when there are none now.  Raises: LogUnreadable."""
+        assert self._child.stdout is not None
+        try:
+            data = os.read(self._child.stdout.fileno(), _CHUNK)
+        except BlockingIOError:
+            self.is_behind = False
+            self._look_at_complaints()
+            return None
+        if not data:
+            self._ended()
+            return None
+        self.is_behind = len(data) >= 4096  # a pipe hands over pages while more waits
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST:
+            raise LogUnreadable("the journal holds an entry of over a megabyte; vacuum it")
+        return self._taken(lines) if lines else None
+
+    def _taken(self, lines: list[bytes]) -> Taken:
+        entries: list[Entry] = []
+        for line in lines:
+            try:
+                content = orjson.loads(line)
+                before, self._cursor = self._cursor, content["__CURSOR"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            entry = _entry(content, self._services)
+            if entry is not None:
+                entries.append((before, *entry))
+        return Taken(self, entries, self._cursor, len(lines))
+
+    def source(self, mark: Mark) -> dict[str, Any]:
+        """A position in the journal."""
+        return {"journal": self._directory or "system", "cursor": mark}
+
+    def wait(self, seconds: float) -> None:
+        """Until journalctl prints something, or so long."""
+        if self._child.stdout is not None and not self.is_finished:
+            select.select([self._child.stdout], [], [], seconds)
+        else:
+            time.sleep(seconds)
+
+    def close(self) -> None:
+        """End journalctl."""
+        self._child.terminate()
+        try:
+            self._child.wait(5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        for stream in (self._child.stdout, self._child.stderr):
+            if stream is not None:
+                stream.close()
+
+    def _look_at_complaints(self) -> str:
+        """What journalctl said on standard error, unless that is that it may not read."""
+        assert self._child.stderr is not None
+        try:
+            said = os.read(self._child.stderr.fileno(), _COMPLAINTS).decode("utf-8", "replace")
+        except BlockingIOError:
+            return ""
+        if "insufficient permissions" in said or "not seeing messages" in said:
+            raise LogUnreadable(f"the journal cannot be read, or not all of it; {_REMEDY}")
+        return said
+
+    def _ended(self) -> None:
+        self.is_behind = False
+        status = self._child.wait()
+        said = self._look_at_complaints()
+        if status and self._cursor and "cursor" in said:
+            self._report("log-gap", log="journal", problem="the journal does not know our position")
+            self._cursor = ""
+            self.close()
+            self._child = self._start()
+        elif status:
+            last = (said.strip().splitlines() or ["without a word"])[-1]
+            raise LogUnreadable(f"journalctl ended with status {status} ({last[:200]}); {_REMEDY}")
+        elif not self._once:
+            raise LogUnreadable("journalctl ended by itself; see that systemd-journald runs")
+        else:
+            self.is_finished = True
+
+
+def _entry(content: Mapping[str, Any], services: Services) -> tuple[str, str, bytes] | None:
+    """Time, service and text of an entry; None for what is not Postfix's."""
+    program = content.get("SYSLOG_IDENTIFIER")
+    if not isinstance(program, str):
+        return None
+    service = services.of(program.encode("utf-8", "surrogateescape"))
+    text = _octets(content.get("MESSAGE"))
+    if service is None or text is None or not _is_system(content.get("_UID")):
+        return None
+    micros = content.get("_SOURCE_REALTIME_TIMESTAMP") or content["__REALTIME_TIMESTAMP"]
+    try:
+        seconds, fraction = divmod(int(micros), 1_000_000)
+        at = f"{record.timestamp(seconds)[:19]}.{fraction:06d}Z"
+    except (ValueError, OverflowError, TypeError, OSError):
+        return None
+    return at, service, text
+
+
+def _is_system(uid: Any) -> bool:
+    return isinstance(uid, str) and uid.isdecimal() and int(uid) < _SYSTEM
+
+
+def _octets(message: Any) -> bytes | None:
+    if isinstance(message, str):
+        return message.encode("utf-8", "surrogatepass")
+    if isinstance(message, list):
+        if message and all(isinstance(one, int) for one in message):
+            return bytes(message)  # octets that are no UTF-8
+        if message and isinstance(message[0], str | list):
+            return _octets(message[0])  # a field that was given twice
+    return None
