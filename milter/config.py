@@ -263,6 +263,13 @@ class RecordSection(_Section):
     timestamp: TimestampSection | None = None
 
 
+class FollowSection(_Section):
+    """Postfix's log, from which it is known what became of each message."""
+
+    log: Line = "journal"
+    syslog_name: Line = "postfix"
+
+
 class AuditSection(_Section):
     """What whoever asks the archive must say."""
 
@@ -405,6 +412,7 @@ class FileModel(_Section):
     signing: SigningSection = SigningSection()
     archive: ArchiveSection = ArchiveSection()
     record: RecordSection = RecordSection()
+    follow: FollowSection = FollowSection()
     audit: AuditSection = AuditSection()
     dns: DnsSection = DnsSection()
     rotation: RotationSection = RotationSection()
@@ -512,6 +520,9 @@ def _with_absolute_paths(model: FileModel, base: Path) -> FileModel:
     if timestamp is not None and timestamp.certificate is not None:
         certificate = base / timestamp.certificate
         timestamp = timestamp.model_copy(update={"certificate": certificate})
+    followed = model.follow.log
+    if followed.partition(":")[0] != "journal":
+        followed = str(base / followed)
     database = model.record.database
     if database.startswith("sqlite:///") and not database.startswith("sqlite:////"):
         database = f"sqlite:///{base / database.removeprefix('sqlite:///')}"
@@ -529,6 +540,7 @@ def _with_absolute_paths(model: FileModel, base: Path) -> FileModel:
         update={
             "signing": model.signing.model_copy(update={"keys": keys}),
             "dns": model.dns.model_copy(update={"publish": published}),
+            "follow": model.follow.model_copy(update={"log": followed}),
             "record": model.record.model_copy(
                 update={
                     "spool": spool,
