@@ -148,11 +148,10 @@ _ADDRESSES = ByKey(
         schema.address.c.address_id,
         schema.address.c.local_part,
         schema.address.c.local_part_raw,
-        schema.domain.c.name,
-    ).select_from(
-        schema.address.outerjoin(
-            schema.domain, schema.address.c.domain_id == schema.domain.c.domain_id
-        )
+        # Not joined: PostgreSQL would read all domains for a page of addresses.
+        select(schema.domain.c.name)
+        .where(schema.domain.c.domain_id == schema.address.c.domain_id)
+        .scalar_subquery(),
     ),
     schema.address.c.address_id,
 )

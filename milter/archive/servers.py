@@ -18,15 +18,18 @@ Does not: retry, or say what errors mean (`faults`).
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy.exc import DisconnectionError
 
 from carbonseal.milter.archive import faults
 from carbonseal.policies.errors import ConfigurationError, TryLater
@@ -37,7 +40,11 @@ _STATEMENT_SECONDS = 40
 _IDLE_SECONDS = 60
 ANSWER_SECONDS = 60.0
 _CONNECT_SECONDS = 5
+_FRESH_SECONDS = 1.0  # a connection used since then is taken to be alive
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
+
+
+_LEFT = "carbonseal left"
 
 
 class NoServer(TryLater):
@@ -117,8 +124,12 @@ def engine(url: URL, *, is_writer: bool, patience: float | None = ANSWER_SECONDS
     plain = url.difference_update_query(ours)
     plain = plain.set(host=first.name or None, port=first.port)
     is_mariadb = url.get_backend_name() in ("mysql", "mariadb")
-    options: dict[str, Any] = {"pool_pre_ping": not is_writer}
-    if is_mariadb:
+    options: dict[str, Any] = {}
+    if not is_writer:
+        # Every statement sees what is there when it begins, as in a transaction of READ COMMITTED;
+        # but nothing has to be begun and ended, each of which takes as long as a look-up.
+        options["isolation_level"] = "AUTOCOMMIT"
+    elif is_mariadb:
         # No gap locks, which two writers would lock each other out with; and what another writer
         # has added to a dictionary in the meantime is seen.
         options["isolation_level"] = "READ COMMITTED"
@@ -134,9 +145,29 @@ def engine(url: URL, *, is_writer: bool, patience: float | None = ANSWER_SECONDS
         set_up(connection)
 
     event.listen(made, "do_connect", connect)
+    if not is_writer:
+        _replace_the_dead(made)
     if is_bounded:
         event.listen(made, "connect", after_connect)
     return made
+
+
+def _replace_the_dead(engine: Engine) -> None:
+    """Try connections that have been idle for long enough to have died, before they are used."""
+
+    def note(_connection: object, record: Any) -> None:
+        record.info[_LEFT] = time.monotonic()
+
+    def check(connection: Any, record: Any, _proxy: object) -> None:
+        if time.monotonic() - record.info.get(_LEFT, math.inf) < _FRESH_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as fault:
+            raise DisconnectionError from fault  # the pool connects again
+
+    event.listen(engine, "checkin", note)
+    event.listen(engine, "checkout", check)
 
 
 def _defaults(is_mariadb: bool, patience: float | None) -> dict[str, Any]:

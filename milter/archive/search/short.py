@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Column, Connection, Row, ScalarSelect, select
 
 from carbonseal.milter.archive import (
     derive,
@@ -75,7 +75,16 @@ def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
     return [line.found(mailboxes, known) for line in found]
 
 
+def _of(value: Column[Any], key: Column[Any], own: Column[Any]) -> ScalarSelect[Any]:
+    """What a message has in common with others.
+
+    Not joined: PostgreSQL would read all that any messages have in common for a page of them.
+    """
+    return select(value).where(key == own).scalar_subquery()
+
+
 _MESSAGE = schema.message.c
+_COMMON, _VERDICT = schema.circumstance.c, schema.verdict.c
 _ENDS = slice(0, 2)
 _MESSAGES = ByKey(
     select(
@@ -97,12 +106,8 @@ _MESSAGES = ByKey(
         _MESSAGE.login,
         _MESSAGE.size,
         _MESSAGE.verbatim,
-        schema.circumstance.c.relay,
-        schema.verdict.c.reasons,
-    ).select_from(
-        schema.message.outerjoin(
-            schema.circumstance, _MESSAGE.circumstance_id == schema.circumstance.c.circumstance_id
-        ).outerjoin(schema.verdict, _MESSAGE.verdict_id == schema.verdict.c.verdict_id)
+        _of(_COMMON.relay, _COMMON.circumstance_id, _MESSAGE.circumstance_id),
+        _of(_VERDICT.reasons, _VERDICT.verdict_id, _MESSAGE.verdict_id),
     ),
     _MESSAGE.record_id,
 )

@@ -29,7 +29,6 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    text,
     true,
     union,
 )
@@ -42,12 +41,13 @@ from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import DataError
 
 RARE = 1000  # counting further does not change which condition should lead
-# An hour, a day and a third, six weeks, everything.  Each window is a statement, which costs about
-# as much as finding a thousand records; "everything" is reached by what is rarer than a page in six
-# weeks.
-_FIRST_WINDOW = 3_600_000  # milliseconds
-_GROWTH = 32
-_LAST_WINDOW = 60 * 86_400_000
+# The first window holds so many records, whatever they are; a statement costs about as much as
+# finding a thousand.  Of what is not among them, a thousand times as many hold some thousands.
+_FIRST_WINDOW = 1000
+_GROWTH, _LEAST_GROWTH = 1000, 4
+_SHORTEST = 3_600_000  # milliseconds of a window
+_LONGEST = 2 * 366 * 86_400_000  # beyond, everything that is left
+_PROBED = 32 * 86_400_000  # in which the first window is looked for: a month or two are planned for
 _MOST_CANDIDATES = 2000  # whose stored text is looked at together
 _CHUNK = 500
 _OLDEST = "0" * terms.RECORD_ID_LENGTH
@@ -144,6 +144,16 @@ def _within(bounds: Bounds) -> conditions.Holds:
     return lambda c: and_(*within(bounds, c))
 
 
+def _where_it_says_something(bounds: Bounds, columns: conditions.Columns) -> list[Any]:
+    """That a record is of that time, where some are not.
+
+    PostgreSQL looks for the end of every month's index to learn that a bound excludes nothing,
+    which takes longer than the search itself.
+    """
+    first, last = within(bounds, columns)
+    return [*([first] if bounds[0] > _OLDEST else []), *([last] if bounds[1] < _NEWEST else [])]
+
+
 def _frequency(leaf: Leaf, bounds: Bounds, connection: Connection) -> int:
     source = (MESSAGE if leaf.table is None else leaf.table).alias()
     some = select(source.c.record_id).where(leaf.holds(source.c), _within(bounds)(source.c))
@@ -182,6 +192,8 @@ def _in_time(
         # The plus keeps SQLite from walking all records in time rather than sort a few.
         record_id = literal_column("+walked.record_id", schema.RecordId())
         return [record_id >= bounds[0], record_id < bounds[1]]
+    if plan.has_arrays and lead is not None and lead.table is not None:
+        return _where_it_says_something(bounds, walked.c)
     return within(bounds, walked.c)
 
 
@@ -225,7 +237,7 @@ class Walk:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._first, self._last = plan.bounds
-        self._span = _FIRST_WINDOW
+        self._span = _SHORTEST
         self._has_begun = False
         self.given = 0
         self.is_over = not plan.leads
@@ -260,49 +272,62 @@ class Walk:
         found: list[Any] = []
         while len(found) < size and not self.is_over:
             low = self._first
-            if self._span <= _LAST_WINDOW:
+            if self._span <= _LONGEST:
                 low = _earlier(self._last, self._span, self._first)
             rows = self._merged((low, self._last), size - len(found), connection)
             found += rows
             if len(found) < size:
-                self._last, self._span = low, self._span * _GROWTH
+                # What is missing, twice, at the rate at which they were found.
+                growth = 2 * size // len(found) if found else _GROWTH
+                self._span *= min(max(growth, _LEAST_GROWTH), _GROWTH)
+                self._last = low
                 self.is_over = low <= self._first
             else:
                 # As much time as this page took, and some more, is what the next one will take.
-                self._span = max(_FIRST_WINDOW, 2 * _milliseconds(self._last, rows[-1][0]))
+                self._span = max(_SHORTEST, 2 * _milliseconds(self._last, rows[-1][0]))
                 self._last = rows[-1][0]
         return found
 
     def _begin(self, connection: Connection) -> None:
-        """No window before the newest record, where the search does not say where to begin."""
+        """The first window: from the newest record on, where the search does not say from when."""
         self._has_begun = True
-        if self._last < _NEWEST:
-            return
-        # What is sealed is known at once.  Of all partitions, only those after it are planned for.
-        sealed = connection.execute(
-            select(schema.seal.c.last_record_id)
-            .order_by(schema.seal.c.last_record_id.desc())
-            .limit(1)
-        ).scalar_one_or_none()
-        found = None
-        if sealed is not None:
-            found = self._newest(max(self._first, sealed), connection)
-        if found is None:
-            found = self._newest(self._first, connection)
-        if found is None:
+        near = self._last if self._last < _NEWEST else _sealed(connection)
+        low = self._first if near is None else _earlier(near, _PROBED, self._first)
+        newest, oldest, number = self._probed(low, connection)
+        if newest is None and low > self._first:
+            low = self._first
+            newest, oldest, number = self._probed(low, connection)
+        if newest is None or oldest is None:
             self.is_over = True
-        else:
-            self._last = min(self._last, _after(found))
+            return
+        self._last = min(self._last, _after(newest))
+        if number < _FIRST_WINDOW:  # all that there are
+            oldest = low
+        self._span = max(_SHORTEST, _milliseconds(self._last, oldest) + 1)
 
-    def _newest(self, first: str, connection: Connection) -> str | None:
-        newest = MESSAGE.alias()
-        found: str | None = connection.execute(
-            select(newest.c.record_id)
-            .where(_within((first, self._last))(newest.c))
-            .order_by(newest.c.record_id.desc())
-            .limit(1)
-        ).scalar_one_or_none()
-        return found
+    def _probed(self, first: str, connection: Connection) -> tuple[str | None, str | None, int]:
+        """The newest record that is not older than `first`, that of a window before it, and how
+        many there are between them.
+        """
+        one = MESSAGE.alias()
+        bounds = (first, self._last)
+        newest_first = one.c.record_id.desc()
+        some = (
+            select(one.c.record_id)
+            .where(*_where_it_says_something(bounds, one.c))
+            .order_by(newest_first)
+            .limit(_FIRST_WINDOW)
+            .cte("some")
+        )
+        ids = select(some.c.record_id).limit(1)
+        row = connection.execute(
+            select(
+                ids.order_by(some.c.record_id.desc()).scalar_subquery(),
+                ids.order_by(some.c.record_id).scalar_subquery(),
+                select(func.count()).select_from(some).scalar_subquery(),
+            )
+        ).one()
+        return row[0], row[1], row[2]
 
     def _merged(self, bounds: Bounds, size: int, connection: Connection) -> list[Any]:
         rows: dict[str, Any] = {}
@@ -324,6 +349,15 @@ class Walk:
                 plan.open, dict(zip(plan.flags, map(bool, row[1:]), strict=True)), headers(row[0])
             )
         ]
+
+
+def _sealed(connection: Connection) -> str | None:
+    """The newest record that is sealed: about the newest of all, and known at once."""
+    known = schema.seal.c.last_record_id
+    found: str | None = connection.execute(
+        select(known).order_by(known.desc()).limit(1)
+    ).scalar_one_or_none()
+    return found
 
 
 def _headers(record_ids: list[str], connection: Connection) -> Callable[[str], Fields]:
@@ -376,14 +410,28 @@ def each(plan: Plan, page_size: int, reading: Callable[[], Any]) -> Iterator[lis
 
 def steady(connection: Connection) -> None:
     """Plans that hang on the question and not on statistics of yesterday."""
-    if connection.dialect.name == "postgresql":
-        # To compare arrays of terms row by row costs more than PostgreSQL thinks; told so, it looks
-        # in their index where it would read all of a small partition.
-        connection.execute(_STEADY)
+    if connection.dialect.name != "postgresql":
+        return
+    # A reader's connection is for nothing else and keeps it; a writer's until it commits.
+    driver: Any = connection.connection.driver_connection
+    is_reader = driver.autocommit
+    if is_reader and _STEADY in connection.info:
+        return
+    # To compare arrays of terms row by row costs more than PostgreSQL thinks; told so, it looks in
+    # their index where it would read all of a small partition.
+    connection.execute(
+        select(*(func.set_config(name, value, not is_reader) for name, value in _PLANNING))
+    )
+    connection.info[_STEADY] = is_reader
 
 
-_STEADY = text(
-    "SELECT set_config('enable_seqscan', 'off', true), "
-    "set_config('plan_cache_mode', 'force_custom_plan', true), "
-    "set_config('cpu_operator_cost', '0.02', true)"
+_STEADY = "carbonseal steady"
+_PLANNING = (
+    ("enable_seqscan", "off"),
+    ("plan_cache_mode", "force_custom_plan"),
+    ("cpu_operator_cost", "0.02"),
+    # To merge, it would read whole months in order for the sake of a few records.
+    ("enable_mergejoin", "off"),
+    # To compile a plan takes longer than to follow it: answers are short.
+    ("jit", "off"),
 )
