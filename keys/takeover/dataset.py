@@ -95,7 +95,15 @@ def _file(path: Path, kind: Kind, base: Path | None) -> Dataset:
 
 def _list(text: str, source: str) -> Dataset:
     parts = (part.strip() for part in text.split(","))
-    return Dataset(Kind.FLAT, tuple(_entry(source, part) for part in parts if part))
+    return Dataset(Kind.FLAT, tuple(_item(source, part) for part in parts if part))
+
+
+def _item(source: str, text: str) -> Entry:
+    """An element of a list: its name and value stand as `name=value`, or as in a file."""
+    name, equals, value = text.partition("=")
+    if equals and name.strip() and not any(map(str.isspace, name.strip())):
+        return Entry(source, name.strip(), value.strip())
+    return _entry(source, text)
 
 
 def _entry(source: str, text: str) -> Entry:

@@ -57,15 +57,19 @@ class _Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class _Conf:
+class Conf:
     """The section with what its text cannot say by itself."""
 
     path: Path
     section: ucl.Section
+    other: Path | None = None  # a second file, and the values of the section that stand in it
+    in_other: frozenset[int] = frozenset()  # id() of each
 
     def at(self, value: ucl.Value | None) -> str:
         """Where a value stands."""
-        return str(self.path) if value is None else f"{self.path}:{value.line}"
+        if value is None:
+            return str(self.path)
+        return f"{self.other if id(value) in self.in_other else self.path}:{value.line}"
 
     def says(self, name: str, *, default: bool) -> bool:
         """Whether a switch is on."""
@@ -104,12 +108,52 @@ def read(place: str, signing_table: str | None = None) -> Findings:
     try:
         if path.is_dir():
             path = _in_directory(path)
-        section = ucl.parse(lines.text(path).replace("\r\n", "\n"))
-        return _of_section(_Conf(path, section))
+        conf = conf_of(path)
     except ucl.NotRead as error:
         return found.refused(f"{path}:{error.line}", error.sentence)
     except errors.DataError as error:
         return found.refused(path, error.sentence)
+    return of_conf(conf)
+
+
+def of_conf(conf: Conf) -> Findings:
+    """The findings of a section that was read."""
+    try:
+        return _of_section(conf)
+    except ucl.NotRead as error:
+        return found.refused(f"{conf.path}:{error.line}", error.sentence)
+    except errors.DataError as error:
+        return found.refused(conf.path, error.sentence)
+
+
+def conf_of(path: Path) -> Conf:
+    """The section of one file.  Raises: `ucl.NotRead`, `errors.DataError`."""
+    section = ucl.parse(lines.text(path).replace("\r\n", "\n"))
+    inner = section.one(_SECTION)
+    if isinstance(inner, ucl.Section):
+        section = replace(inner, skipped=section.skipped)
+    return Conf(path, section)
+
+
+def merged(below: Conf, above: Conf) -> Conf:
+    """Two files as rspamd merges them: what stands in `above` (override.d) replaces the same name.
+
+    The names of `domain` in `above` are those that count, as for every other name.
+    """
+    names = {name for name, _ in above.section.pairs}
+    kept = tuple(pair for pair in below.section.pairs if pair[0] not in names)
+    section = ucl.Section(below.section.line, (*kept, *above.section.pairs), below.section.skipped)
+    return Conf(below.path, section, above.path, frozenset(map(id, _inside(above.section))))
+
+
+def _inside(value: ucl.Value) -> Iterator[ucl.Value]:
+    yield value
+    if isinstance(value, ucl.Section):
+        for _, one in value.pairs:
+            yield from _inside(one)
+    elif isinstance(value, ucl.Items):
+        for one in value.values:
+            yield from _inside(one)
 
 
 def _in_directory(folder: Path) -> Path:
@@ -126,10 +170,7 @@ def _in_directory(folder: Path) -> Path:
     return there[0]
 
 
-def _of_section(conf: _Conf) -> Findings:
-    inner = conf.section.one(_SECTION)
-    if isinstance(inner, ucl.Section):
-        conf = replace(conf, section=replace(inner, skipped=conf.section.skipped))
+def _of_section(conf: Conf) -> Findings:
     skipped = [
         found.refused(
             f"{conf.path}:{line}",
@@ -143,7 +184,7 @@ def _of_section(conf: _Conf) -> Findings:
     return found.joined([*skipped, *elsewhere, *_of_domains(conf)])
 
 
-def _elsewhere(conf: _Conf) -> Iterator[Findings]:
+def _elsewhere(conf: Conf) -> Iterator[Findings]:
     for name, what in _ELSEWHERE.items():
         value = conf.section.one(name)
         if value is not None and (name == "sign_condition" or conf.says(name, default=False)):
@@ -160,12 +201,12 @@ def _elsewhere(conf: _Conf) -> Iterator[Findings]:
 # --- OpenDKIM's tables ----------------------------------------------------------------------------
 
 
-def _of_tables(conf: _Conf) -> Findings:
+def _of_tables(conf: Conf) -> Findings:
     selector = conf.section.text("selector")
     try:
         return key_and_signing_table.combine(
-            _map(conf, "key_table"),
-            _map(conf, "signing_table"),
+            table(conf, "key_table"),
+            table(conf, "signing_table"),
             Dialect.RSPAMD,
             default_selector=selector.text if selector else _DEFAULT_SELECTOR,
         )
@@ -175,8 +216,8 @@ def _of_tables(conf: _Conf) -> Findings:
         return found.refused(conf.at(conf.section.one("key_table")), error.sentence)
 
 
-def _map(conf: _Conf, name: str) -> dataset.Dataset:
-    """A map: a file with a name and a value a line, or a list of such lines."""
+def table(conf: Conf, name: str) -> dataset.Dataset:
+    """A map of the section: a file with a name and a value a line, or a list of such lines."""
     value = conf.section.one(name)
     if value is None:
         return dataset.Dataset(dataset.Kind.FLAT, ())
@@ -212,18 +253,18 @@ def _map_entry(source: str, text: str) -> dataset.Entry:
 # --- domains --------------------------------------------------------------------------------------
 
 
-def _of_domains(conf: _Conf) -> Iterator[Findings]:
+def _of_domains(conf: Conf) -> Iterator[Findings]:
     wishes: dict[str, list[_Wish]] = {}
     yield Findings(refusals=tuple(_domain_blocks(conf, wishes)))
     for name, is_path in (("selector_map", False), ("path_map", True)):
         try:
-            table = _map(conf, name)
+            lines_of = table(conf, name)
         except ucl.NotRead:
             raise
         except errors.DataError as error:
             yield found.refused(conf.at(conf.section.one(name)), error.sentence)
             continue
-        yield Findings(refusals=tuple(_fill(wishes, table, is_path=is_path)))
+        yield Findings(refusals=tuple(_fill(wishes, lines_of, is_path=is_path)))
     below = conf.says("use_esld", default=True)
     for domain, several in wishes.items():
         for wish in several:
@@ -232,7 +273,7 @@ def _of_domains(conf: _Conf) -> Iterator[Findings]:
         yield from _fallback(conf, wishes, below=below)
 
 
-def _domain_blocks(conf: _Conf, wishes: dict[str, list[_Wish]]) -> Iterator[Refusal]:
+def _domain_blocks(conf: Conf, wishes: dict[str, list[_Wish]]) -> Iterator[Refusal]:
     for block in conf.section.all("domain"):
         if not isinstance(block, ucl.Section):
             yield Refusal(conf.at(block), "domain is no section; write it as domain { ... }.")
@@ -245,7 +286,7 @@ def _domain_blocks(conf: _Conf, wishes: dict[str, list[_Wish]]) -> Iterator[Refu
                 yield Refusal(conf.at(about), error.sentence)
 
 
-def _selectors(conf: _Conf, about: ucl.Value) -> Iterator[_Wish]:
+def _selectors(conf: Conf, about: ucl.Value) -> Iterator[_Wish]:
     if not isinstance(about, ucl.Section):
         raise errors.DataError("it is no section; write it as example.com { ... }.")
     if about.one("selector") is not None or about.one("path") is not None:
@@ -259,7 +300,7 @@ def _selectors(conf: _Conf, about: ucl.Value) -> Iterator[_Wish]:
         yield _Wish(conf.at(about))
 
 
-def _wish(conf: _Conf, section: ucl.Section) -> _Wish:
+def _wish(conf: Conf, section: ucl.Section) -> _Wish:
     selector, path = section.text("selector"), section.text("path")
     return _Wish(conf.at(section), selector.text if selector else "", path.text if path else "")
 
@@ -294,14 +335,14 @@ def _filled(wish: _Wish, more: _Wish) -> _Wish:
     return replace(wish, selector=wish.selector or more.selector, path=wish.path or more.path)
 
 
-def _key(conf: _Conf, domain: str, wish: _Wish, *, below: bool) -> Findings:
+def _key(conf: Conf, domain: str, wish: _Wish, *, below: bool) -> Findings:
     try:
         return _found(conf, domain, _with_defaults(conf, wish), below=below)
     except errors.DataError as error:
         return found.refused(wish.source, error.sentence)
 
 
-def _with_defaults(conf: _Conf, wish: _Wish) -> _Wish:
+def _with_defaults(conf: Conf, wish: _Wish) -> _Wish:
     selector, path = conf.section.text("selector"), conf.section.text("path")
     if not wish.path and conf.says("use_redis", default=False):
         raise errors.DataError(f"{_ELSEWHERE['use_redis']} {_IMPORT}")
@@ -315,7 +356,7 @@ def _with_defaults(conf: _Conf, wish: _Wish) -> _Wish:
     )
 
 
-def _found(conf: _Conf, domain: str, wish: _Wish, *, below: bool) -> Findings:
+def _found(conf: Conf, domain: str, wish: _Wish, *, below: bool) -> Findings:
     sdid, selector = found.names(domain, wish.selector)
     path = Path(conf.expand(wish.path, domain=sdid, selector=wish.selector))
     if not path.is_absolute() or "\0" in str(path):
@@ -328,7 +369,7 @@ def _found(conf: _Conf, domain: str, wish: _Wish, *, below: bool) -> Findings:
     )
 
 
-def _fallback(conf: _Conf, wishes: dict[str, list[_Wish]], *, below: bool) -> Iterator[Findings]:
+def _fallback(conf: Conf, wishes: dict[str, list[_Wish]], *, below: bool) -> Iterator[Findings]:
     """The keys that lie where `path` says, of domains that are named nowhere."""
     wish = _with_defaults(conf, _Wish(conf.at(conf.section.one("path"))))
     mark = "\x1f"  # in no path that was written by hand

@@ -1,0 +1,1 @@
+"""From another signer to this one: its configuration read, ours written, what differs listed."""
