@@ -13,6 +13,7 @@ Does not: decode words inside addresses or identifiers.
 from __future__ import annotations
 
 import binascii
+import functools
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -115,10 +116,16 @@ _DATE = re.compile(
     r"(?:[A-Za-z]{3,9} ?,? ?)?([0-9]{1,2}) ?([A-Za-z]{3})[a-z]{0,6} ?([0-9]{2,5})"
     r" ([0-9]{1,2}) ?: ?([0-9]{1,2})(?: ?: ?([0-9]{1,2}))?(?: ?([+-][0-9]{4}|[A-Za-z]{1,5}))?"
 )
+# What nearly all mail writes, but for leap seconds.
+_USUAL_DATE = re.compile(
+    rb" ?(?:[A-Z][a-z]{2}, )?([0-9]{1,2}) ([A-Z][a-z]{2}) ([0-9]{4}) "
+    rb"([0-9]{2}):([0-9]{2}):([0-5][0-9]) ([+-][0-9]{4})(?: \([A-Z]{1,5}\))?"
+)
 _MONTHS = {
     name: number
     for number, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)
 }
+_MONTHS_AS_WRITTEN = {name.title().encode(): number for name, number in _MONTHS.items()}
 # RFC 5322, section 4.3; single letters and unknown names mean that the zone is unknown.
 _ZONES = {"edt": -4, "est": -5, "cdt": -5, "cst": -6, "mdt": -6, "mst": -7, "pdt": -7, "pst": -8}
 
@@ -128,6 +135,17 @@ def date(value: bytes) -> datetime | None:
 
     An unknown or missing zone is read as UTC.  A leap second is the second after :59.
     """
+    usual = _USUAL_DATE.fullmatch(value)
+    if usual is not None:
+        year, month, day, hour, minute, second, zone = usual.group(3, 2, 1, 4, 5, 6, 7)
+        number = _MONTHS_AS_WRITTEN.get(month)
+        if number is not None:
+            try:
+                return datetime(
+                    int(year), number, int(day), int(hour), int(minute), int(second), 0, UTC
+                ) - _numeric(zone)
+            except (ValueError, OverflowError):
+                return None
     if len(value) > _MAX_DATE:
         return None
     found = _DATE.fullmatch(" ".join(_without_comments(value.decode("latin-1")).split()))
@@ -142,6 +160,11 @@ def date(value: bytes) -> datetime | None:
         return local + timedelta(seconds=seconds) - _offset(zone) if seconds <= 60 else None
     except (KeyError, ValueError, OverflowError):
         return None
+
+
+@functools.lru_cache(maxsize=128)
+def _numeric(zone: bytes) -> timedelta:
+    return _offset(zone.decode("ascii"))
 
 
 def _year(text: str) -> int:

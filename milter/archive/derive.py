@@ -20,6 +20,7 @@ _NAMES = frozenset(("from", "to", "cc", "subject", "message-id", "date"))
 INDEXED = frozenset(("list-id",))  # unless configured otherwise
 _MOST_VALUES = 20  # of one indexed field; more is no mail of people
 SHOWN = frozenset(("message-id", "subject"))  # by `shown`
+_OUTLINE = 2000  # characters of names of header fields worth remembering
 _SHORT = 200  # octets of values worth remembering; a stranger's long ones take no memory
 
 
@@ -42,10 +43,8 @@ def derive(fields: Sequence[Sequence[str]], indexed: frozenset[str] = INDEXED) -
     `indexed`: names in lower case of the fields whose values are to be found, besides the subject.
     """
     values: dict[str, list[bytes]] = {}
-    for name, value in fields:
-        wanted = _wanted(name, indexed)
-        if wanted:
-            values.setdefault(wanted, []).append(terms.octets(value))
+    for wanted, place in _places(fields, indexed):
+        values.setdefault(wanted, []).append(terms.octets(fields[place][1]))
     # A second Subject must not hide its words; people are shown the first.
     subjects = [_subject(value) for value in values.get("subject", ())]
     message_id, date = _first(values, "message-id"), _first(values, "date")
@@ -89,6 +88,20 @@ def _subject(value: bytes) -> str:
     return terms.storable(header_fields.decode_text(value).strip())
 
 
+def _places(fields: Sequence[Sequence[str]], indexed: frozenset[str]) -> Sequence[tuple[str, int]]:
+    """Names in lower case and places of the fields from which anything is derived."""
+    names = tuple([name for name, _ in fields])
+    # A sender's program writes the same names in the same order, message after message.
+    make = _outline if len("".join(names)) <= _OUTLINE else _outline.__wrapped__
+    return make(names, indexed)
+
+
+@functools.lru_cache(maxsize=512)
+def _outline(names: tuple[str, ...], indexed: frozenset[str]) -> Sequence[tuple[str, int]]:
+    found = ((_wanted(name, indexed), place) for place, name in enumerate(names))
+    return tuple((wanted, place) for wanted, place in found if wanted)
+
+
 @functools.lru_cache(maxsize=1024)
 def _wanted(name: str, indexed: frozenset[str] = frozenset()) -> str:
     """The field's name in lower case if anything is derived from it."""
@@ -102,8 +115,15 @@ def _terms(
     found = list(map(terms.word_term, terms.words(" ".join(subjects))))
     for name in values.keys() & indexed:
         for value in values[name][:_MOST_VALUES]:
-            found += terms.field_terms(name, terms.storable(header_fields.decode_text(value)))
+            make = _field_terms if len(value) <= _SHORT else _field_terms.__wrapped__
+            found += make(name, value)
     return tuple(dict.fromkeys(found))
+
+
+# Of a list there are as many messages as it has readers.
+@functools.lru_cache(maxsize=1024)
+def _field_terms(name: str, value: bytes) -> list[int]:
+    return terms.field_terms(name, terms.storable(header_fields.decode_text(value)))
 
 
 def _first(values: dict[str, list[bytes]], name: str) -> bytes | None:

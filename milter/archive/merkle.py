@@ -24,6 +24,11 @@ def leaf_hash(line: bytes) -> bytes:
     return leaf.digest()
 
 
+def quick_leaf_hash(line: bytes) -> bytes:
+    """The same in one piece, for a process without other threads."""
+    return sha256(b"\x00" + line).digest()
+
+
 def _node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 

@@ -40,6 +40,11 @@ _BEFORE_IPV4 = bytes(10) + b"\xff\xff" + bytes(4)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
+def is_record_id(value: object) -> bool:
+    """Whether it is the text of a ULID."""
+    return isinstance(value, str) and _RECORD_ID.fullmatch(value) is not None
+
+
 @functools.lru_cache(maxsize=1024)
 def pack_record_id(text: str) -> bytes:
     """The 16 octets of a ULID; their order is the order of time.

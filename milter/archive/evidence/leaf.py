@@ -58,6 +58,7 @@ _NAMING = frozenset(
 )
 # What a message is about: the informational fields (RFC 5322 section 3.6.5) and what repeats them.
 _ABOUT = frozenset(("subject", "comments", "keywords", "thread-topic"))
+_sorted_json, _SORTED = orjson.dumps, orjson.OPT_SORT_KEYS
 _SHORT = 100  # characters; no name that counts here is longer
 _REMEMBERED = 2000  # characters of names, and recipients: what has more does not come again
 _dump = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
@@ -316,10 +317,22 @@ def _together(base: bytes, values: Sequence[Any], form: _Form) -> bytes:
             [shake_128(b"%b%d" % (base, row)).digest(_ROW * SALT) for row in range(form.rows)]
         )
     digests = [
-        sha256(salts[where] + label + canonical(value)).digest()
-        for where, label, value in zip(form.salts, form.labels, values, strict=True)
+        sha256(salts[where] + label + text).digest()
+        for where, label, text in zip(form.salts, form.labels, _texts(values), strict=True)
     ]
     return sha256(form.names + b"".join(form.in_order(digests))).digest()
+
+
+def _texts(values: Sequence[Any]) -> list[bytes]:
+    """All of `values` as canonical JSON."""
+    try:
+        texts = [_sorted_json(value, None, _SORTED) for value in values]
+    except TypeError:
+        return [canonical(value) for value in values]
+    whole = b"".join(texts)
+    if whole.isascii() and b"\x7f" not in whole:
+        return texts
+    return [canonical(value) for value in values]
 
 
 def _header_together(base: bytes, values: Sequence[Any]) -> bytes:
@@ -327,8 +340,8 @@ def _header_together(base: bytes, values: Sequence[Any]) -> bytes:
     row = shake_128(base[:SALT] + b"0").digest(2 * SALT)
     salts = (row[:SALT], row[SALT:], base[SALT:])
     digests = [
-        sha256(salt + label + canonical(value)).digest()
-        for salt, label, value in zip(salts, _HEADER_LABELS, values, strict=True)
+        sha256(salt + label + text).digest()
+        for salt, label, text in zip(salts, _HEADER_LABELS, _texts(values), strict=True)
     ]
     return sha256(_HEADER_JOINED + b"".join(digests)).digest()
 

@@ -196,7 +196,7 @@ class Surveying:
             self._broken.append(len(self._digests) // leaf.DIGEST)
         else:
             self._take_id(content.get("record_id"))
-        self._digests += merkle.leaf_hash(one.line)
+        self._digests += merkle.quick_leaf_hash(one.line)
         self._evidence += leaf.evidence_of(one.line, content)
 
     def _take_id(self, value: Any) -> None:
@@ -231,9 +231,7 @@ def survey(segment: Segment) -> Survey:
 
 
 def _usable_id(value: Any) -> str | None:
-    try:
-        terms.pack_record_id(value)
-    except (ValueError, TypeError):
+    if not terms.is_record_id(value):
         return None
     found: str = value.upper()  # texts of ids are in the order of ids
     return found
