@@ -22,7 +22,7 @@ ns: ## link farms on which static tools see the folders as the package carbonsea
 	  mkdir -p build/lint/carbonseal/$$room && touch build/lint/carbonseal/$$room/__init__.py; \
 	  for file in $$room/*.py; do ln -sfn ../../../../$$file build/lint/carbonseal/$$file; done; \
 	done
-	@for package in milter/archive keys/publication keys/relays keys/takeover; do \
+	@for package in milter/archive milter/status keys/publication keys/relays keys/takeover; do \
 	  cp -r $$package build/lint/carbonseal/$$package; \
 	done
 
@@ -52,10 +52,10 @@ bench-quick: ## the headline against opendkim in under a minute; prints only
 	@BENCH=1 sh packaging/setup.sh
 	@PYTHONPATH=tests $(PY) -m benchmarks --quick
 
-bench-archive: ## fill archives on all engines with a million messages and query them (an hour or two); SIZES=, ENGINES=, DIRECTORY=, ADD=1
+bench-archive: ## fill archives on all engines with a million messages and query them (an hour or two); PHASE=load|measure, DIRECTORY=, SIZES=, ENGINES=, FULL=, ADD=1
 	@BENCH=1 sh packaging/setup.sh
 	@PYTHONPATH=tests $(PY) -m benchmarks.archive $(if $(SIZES),--sizes $(SIZES)) $(if $(ENGINES),--engines $(ENGINES)) \
-	  $(if $(DIRECTORY),--directory $(DIRECTORY)) $(if $(ADD),--add)
+	  $(if $(DIRECTORY),--directory $(DIRECTORY)) $(if $(FULL),--full $(FULL)) $(if $(PHASE),--$(PHASE)-only) $(if $(ADD),--add)
 
 build/bench/load: tests/benchmarks/load.c
 	@mkdir -p $(@D)

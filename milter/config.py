@@ -263,6 +263,12 @@ class RecordSection(_Section):
     timestamp: TimestampSection | None = None
 
 
+class StatusSection(_Section):
+    """Who may ask how the relay is."""
+
+    listen: SocketText | None = None
+
+
 class FollowSection(_Section):
     """Postfix's log, from which it is known what became of each message."""
 
@@ -413,6 +419,7 @@ class FileModel(_Section):
     archive: ArchiveSection = ArchiveSection()
     record: RecordSection = RecordSection()
     follow: FollowSection = FollowSection()
+    status: StatusSection = StatusSection()
     audit: AuditSection = AuditSection()
     dns: DnsSection = DnsSection()
     rotation: RotationSection = RotationSection()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from carbonseal.milter.status.counters import NOTHING, Facts
 from carbonseal.policies.disposition import Disposition
 from carbonseal.policies.reason import Reason
 
@@ -41,3 +42,4 @@ class Verdict:
     disposition: Disposition
     reasons: tuple[Reason, ...]
     summary: dict[str, object]  # the canonical log line
+    counted: Facts = NOTHING  # what is counted of it

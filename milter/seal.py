@@ -8,14 +8,16 @@ verify.  Safe direction: a message recorded twice is better than a message not r
 record comes last before the answer and is never taken back.  In a dry run (milter.dry_run) the
 record says what would have been done, and the answer is always to go on.
 
-Does not: talk to the MTA (`session` does), read the clock, or touch SQL.
+Does not: talk to the MTA (`session` does), read the clock (but for how long its steps take), or
+touch SQL.
 """
 
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from carbonseal.keys import signer
@@ -25,6 +27,8 @@ from carbonseal.milter.archive import record
 from carbonseal.milter.archive.spool import SpoolUnwritable
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.edits import AddRecipient, Edit, InsertField, Verdict
+from carbonseal.milter.status import counters
+from carbonseal.milter.status.counters import Tally
 from carbonseal.milter.transaction import Transaction, text
 from carbonseal.policies import (
     archiving,
@@ -65,6 +69,7 @@ class Services:
     spool: Spool
     relay: str | None  # the name under which this relay records; None: what the MTA calls itself
     archive_addresses: frozenset[Address]
+    tally: Tally = field(default_factory=counters.nowhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class Decisions:
 
 def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     """Decide, sign and record one complete message; `now` is Unix time in seconds."""
+    began = time.perf_counter()
     configuration, keyring = services.configuration, services.keyring()
     decisions = decide(
         transaction,
@@ -99,7 +105,9 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         services.archive_addresses,
         key_complaint=services.key_complaint,
     )
+    decided = time.perf_counter()
     signing = sign(decisions.signing, transaction, keyring, now)
+    signed = time.perf_counter()
     disposition = configuration.failure.dispose(signing.failure)
     reasons = (
         decisions.origin.reason,
@@ -137,13 +145,16 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         said.insert(0, str(_DRY_RUN))
         content |= _not_done(content)
         disposition, signatures, copies = ACCEPTED, (), ()
+    is_recorded = True
     try:
         services.spool.put(record.encode(content))
     except SpoolUnwritable as fault:
+        is_recorded = False
         reasons = (*reasons, Reason("record-not-writable", str(fault)))
         said.append(str(reasons[-1]))
         if is_accepted and not is_dry_run:
             disposition = configuration.failure.dispose(FailureClass.RECORD_NOT_WRITABLE)
+    laps = (began, decided, signed, time.perf_counter())
     edits: tuple[Edit, ...] = ()
     if disposition.answer is Answer.ACCEPT:
         # Inserted at the top one by one, so the last one inserted is the topmost: RSA, which every
@@ -152,7 +163,17 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         edits = (*fields, *map(AddRecipient, copies))
     author = decisions.signing.author
     summary = _summary(content, author, disposition.answer, said)
-    return Verdict(edits, disposition, reasons, summary)
+    is_accepted = disposition.answer is Answer.ACCEPT
+    counted = counters.facts(
+        decisions.crossing.crossing,
+        sdids=[one.request.sdid for one in signatures] if is_accepted else (),
+        sdid=decisions.signing.sdid,
+        reasons=(_DRY_RUN,) if is_dry_run else signing.reasons,
+        is_accepted=is_accepted,
+        is_recorded=is_recorded,
+        laps=laps,
+    )
+    return Verdict(edits, disposition, reasons, summary, counted)
 
 
 def _not_done(content: dict[str, Any]) -> dict[str, Any]:

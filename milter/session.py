@@ -119,11 +119,15 @@ class Session:
                 mailer=_macro(context, macros.RECIPIENT_MAILER),
                 host=_macro(context, macros.RECIPIENT_HOST),
             )
+            self.transaction.envelope_at = time.perf_counter()
 
     def body(self, _context: Any, chunk: bytes) -> None:
         """A piece of the body, at most 65,535 octets, not aligned to lines."""
-        if self.transaction is not None:
-            self.transaction.body.add(chunk)
+        transaction = self.transaction
+        if transaction is not None:
+            if not transaction.body_at:
+                transaction.body_at = time.perf_counter()
+            transaction.body.add(chunk)
 
     def end_of_message(self, context: Any) -> int:
         """Seal, apply the edits, answer."""
@@ -137,11 +141,24 @@ class Session:
             started = time.perf_counter()
             verdict = seal.seal(transaction, self._services, time.time())
             _apply(context, verdict)
-            milliseconds = round((time.perf_counter() - started) * 1000, 2)
-            log.message(verdict, milliseconds=milliseconds)
+            whole = time.perf_counter() - started
+            log.message(verdict, milliseconds=round(whole * 1000, 2))
+            self._count(transaction, verdict, started, whole)
             return _answer(context, verdict.disposition)
         except Exception as fault:
             return self._internal_error(context, transaction, fault)
+
+    def _count(
+        self, transaction: Transaction, verdict: Verdict, ended: float, whole: float
+    ) -> None:
+        header_ended = transaction.body_at or ended
+        header = header_ended - (transaction.envelope_at or header_ended)
+        self._services.tally.message(
+            verdict.counted,
+            verdict.disposition.answer,
+            transaction.header_size + 2 + transaction.body.size,
+            (header, ended - header_ended, whole),
+        )
 
     def abort(self, _context: Any) -> None:
         """RSET, a refused message, or the end of any transaction."""
@@ -158,10 +175,13 @@ class Session:
     ) -> int:
         queue_id = transaction.queue_id if transaction is not None else ""
         log.internal_error("end_of_message", fault, queue_id=queue_id)
-        if self._services.configuration.file.milter.dry_run:
+        configuration, tally = self._services.configuration, self._services.tally
+        if configuration.file.milter.dry_run:
+            tally.failed(Answer.ACCEPT)
             return _CONTINUE
-        policy = self._services.configuration.failure
-        return _answer(context, policy.dispose(FailureClass.INTERNAL_ERROR))
+        disposition = configuration.failure.dispose(FailureClass.INTERNAL_ERROR)
+        tally.failed(disposition.answer)
+        return _answer(context, disposition)
 
 
 def _macro(context: Any, name: str) -> str | None:
@@ -254,6 +274,7 @@ class Sessions:
         granted = protocol & _PROTOCOL
         session = Session(self._services, granted)
         context.setpriv(session)
+        self._services.tally.opened()
         options[0] = actions & self._actions
         options[1] = granted
         options[2] = options[3] = 0
@@ -267,5 +288,7 @@ class Sessions:
         return _CONTINUE
 
     def _close(self, context: Any) -> int:
+        if context.getpriv() is not None:  # else it ended before it was negotiated
+            self._services.tally.closed()
         context.setpriv(None)
         return _CONTINUE

@@ -1,4 +1,7 @@
-"""The supervisor: binds the socket, keeps the workers and the writer alive, reloads and stops.
+"""The supervisor: binds the socket, keeps its children alive, reloads and stops.
+
+Its children are the workers, the status process, and the writer where that is no service of its
+own.
 
 Promises: a dead child is restarted, at once when it had served and with growing delay when it had
 not; HUP puts a new configuration to work without a gap, or keeps the old one with a sentence when
@@ -27,6 +30,7 @@ from carbonseal.milter import config, log, service_manager, socket_address
 from carbonseal.milter.archive import segments
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.listener import Listener
+from carbonseal.milter.status.board import Board
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -35,6 +39,10 @@ _MAX_DELAY = 10.0
 _START_PATIENCE = 15.0
 _DRAIN_MARGIN = 5.0  # beyond milter.drain
 _WRITER_PATIENCE = 10.0
+_PLACES = 4  # on the board, for each worker
+_HEAR_EVERY = 0.2
+_PULSE = 5.0  # seconds between two looks at what announces itself nowhere
+_READINESS = {True: "ready", False: "not ready: see carbonseal status", None: "readiness unknown"}
 _READY = b"R"  # worker.READY; importing worker would load libmilter here
 _DRAIN = b"D"
 _UNSUPPORTED = 69
@@ -44,8 +52,8 @@ _UNSUPPORTED = 69
 class _Child:
     """One process of ours, or the place of one that is to be started."""
 
-    role: str  # 'worker' or 'writer'
-    main: Callable[[socket.socket], int]
+    role: str  # 'worker', 'status' or 'writer'
+    main: Callable[[_Child, socket.socket], int]
     pid: int = 0
     control: socket.socket | None = None
     started_at: float = 0.0
@@ -53,6 +61,7 @@ class _Child:
     due_at: float = 0.0  # when a dead one is to be started again
     is_ready: bool = False
     leave_by: float = 0.0  # when one that was told to leave and is still there is killed
+    place: int | None = None  # of a worker on the board
 
 
 @dataclass(slots=True)
@@ -67,6 +76,9 @@ class Supervisor:
     _is_stopping: bool = False
     # Read once for all workers; they look themselves for what changed since.
     _keyring: keyring.Keyring = keyring.EMPTY
+    _board: Board = field(init=False)
+    _said: str = ""  # to the service manager
+    _pulse_at: float = 0.0
 
     def run(self) -> int:
         """Serve until TERM or INT; returns the exit status."""
@@ -74,6 +86,8 @@ class Supervisor:
         self._keyring = prepare_directories(self.configuration)
         self._listener = self._listen(self.configuration)
         self._recover()
+        # Twice the workers live at one time while a reload goes on, and there may be more of them.
+        self._board = Board(_PLACES * _workers(self.configuration))
         self._children = self._crew(self.configuration)
         self._start_due()
         if not self._await_ready(self._children):
@@ -89,9 +103,12 @@ class Supervisor:
                 return 0
             if number == signal.SIGHUP:
                 self._reload()
-            if received is None:
+            if time.monotonic() >= self._pulse_at:
+                self._pulse_at = time.monotonic() + _PULSE
                 self._recover()  # a live worker abandons a segment after a failed fsync
+                self._tell()
             self._reap()
+            self._hear_all()
             self._kill_overdue()
             self._start_due()
 
@@ -122,13 +139,28 @@ class Supervisor:
         assert self._listener is not None
         listener = self._listener.socket
 
-        def work(control: socket.socket) -> int:
+        def work(child: _Child, control: socket.socket) -> int:
             # Loads libmilter, which takes the signals: in the child only.
             from carbonseal.milter import worker  # noqa: PLC0415
 
-            return worker.run(configuration, listener, control, known=self._keyring)
+            return worker.run(
+                configuration,
+                listener,
+                control,
+                known=self._keyring,
+                board=self._board,
+                place=child.place,
+            )
 
-        def write(control: socket.socket) -> int:
+        def look(_child: _Child, control: socket.socket) -> int:
+            # No signing key in the process that speaks HTTP: OpenSSL wipes what nobody holds.
+            self._keyring = keyring.EMPTY
+            # Loads an HTTP server and what writes metrics: in the child only.
+            from carbonseal.milter.status import lookout  # noqa: PLC0415
+
+            return lookout.serve(configuration, self._board, control)
+
+        def write(_child: _Child, control: socket.socket) -> int:
             # Loads SQLAlchemy: in the child only.
             from carbonseal.milter.archive import writer  # noqa: PLC0415
 
@@ -141,11 +173,10 @@ class Supervisor:
                 indexed=configuration.index_headers,
             )
 
-        count = configuration.file.milter.workers
-        # More than cores: threads of one worker wait for each other's interpreter lock.  With two
-        # for each core the slowest of a hundred messages at 32 connections waits a fifth less.
-        workers = 2 * (os.cpu_count() or 1) + 1 if count == "auto" else count
-        crew = [_Child("worker", work) for _ in range(workers)]
+        count = _workers(configuration)
+        self._board.expect(count, with_writer=self.with_writer)
+        crew = [_Child("worker", work) for _ in range(count)]
+        crew.append(_Child("status", look))
         return [*crew, _Child("writer", write)] if self.with_writer else crew
 
     def _start_due(self) -> None:
@@ -169,6 +200,8 @@ class Supervisor:
 
     def _fork(self, child: _Child) -> None:
         ours, theirs = socket.socketpair()
+        if child.role == "worker" and child.place is None:
+            child.place = self._board.take()
         _flush()
         try:
             child.pid = os.fork()
@@ -183,6 +216,8 @@ class Supervisor:
         child.control = ours
         child.started_at = time.monotonic()
         child.is_ready = False
+        if child.place is not None:
+            self._board.settle(child.place, child.pid)
 
     def _put_off(self, child: _Child) -> float:
         """Count a failure; seconds until the next attempt."""
@@ -208,7 +243,7 @@ class Supervisor:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            status = child.main(control)
+            status = child.main(child, control)
         except CarbonsealError as fault:
             log.error(f"{child.role}-failed", problem=fault.sentence)
             status = fault.exit_code
@@ -235,7 +270,24 @@ class Supervisor:
                 return False
             if not child.is_ready:
                 return False
+            self._hear(child)
         return True
+
+    def _hear(self, child: _Child) -> None:
+        """Write on the board that a worker serves, once it has said so."""
+        if child.place is not None and child.is_ready:
+            self._board.serves(child.place)
+
+    def _hear_all(self) -> None:
+        """The same for those that were started again, for whom nobody waits."""
+        for child in self._children:
+            if child.role == "worker" and child.control is not None and not child.is_ready:
+                try:
+                    said = child.control.recv(1, socket.MSG_DONTWAIT)
+                except OSError:
+                    continue
+                child.is_ready = said == _READY
+                self._hear(child)
 
     def _reap(self) -> None:
         while True:
@@ -259,9 +311,14 @@ class Supervisor:
             child.control = None
         if child in self._leaving:
             self._leaving.remove(child)
+            self._give_back(child)
             return
         if self._is_stopping:
             return  # it left before it was told to
+        if child.place is not None:
+            self._board.rests(child.place)
+        child.is_ready = False
+        self._board.restarted(child.role)
         if time.monotonic() - child.started_at >= _SERVED:
             child.failures = 0
         delay = self._put_off(child)
@@ -286,7 +343,9 @@ class Supervisor:
     def _patience(self) -> float:
         """Seconds until a child is due; a slow pulse otherwise."""
         waits = [child.due_at - time.monotonic() for child in self._children if not child.pid]
-        return max(0.0, min([*waits, 5.0]))
+        if any(child.role == "worker" and not child.is_ready for child in self._children):
+            waits.append(_HEAR_EVERY)
+        return max(0.0, min([*waits, self._pulse_at - time.monotonic()]))
 
     def _reload(self) -> None:
         service_manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -312,7 +371,8 @@ class Supervisor:
         else:
             self._listener = self._listen(configuration)
         # Two writers would only wait for each other's lock: the old one goes first.
-        self._dismiss([child for child in old_children if child.role == "writer"])
+        # And only one status process can have the port.
+        self._dismiss([child for child in old_children if child.role != "worker"])
         crew = self._crew(configuration)
         self._children = [*(one for one in old_children if one.role == "worker"), *crew]
         log.configure(form=configuration.file.log.format, level=configuration.file.log.level)
@@ -339,16 +399,15 @@ class Supervisor:
             self._listener = old_listener
         present = self.configuration.file.log
         log.configure(form=present.format, level=present.level)
-        if self.with_writer:
-            self._children += [
-                one for one in self._crew(self.configuration) if one.role == "writer"
-            ]
+        self._children += [one for one in self._crew(self.configuration) if one.role != "worker"]
 
     def _dismiss(self, children: list[_Child]) -> None:
         """Tell children to leave; those that hang are killed when their time is over."""
         drain = self.configuration.file.milter.drain
         for child in children:
-            if child.pid and child.control is not None:
+            if not child.pid:
+                self._give_back(child)
+            elif child.control is not None:
                 patience = drain + _DRAIN_MARGIN if child.role == "worker" else _WRITER_PATIENCE
                 child.leave_by = time.monotonic() + patience
                 self._leaving.append(child)
@@ -356,6 +415,23 @@ class Supervisor:
                     child.control.send(_DRAIN)
                 except OSError:
                     pass  # it died just now; reaping will find it
+
+    def _give_back(self, child: _Child) -> None:
+        if child.place is not None:
+            self._board.leave(child.place)
+            child.place = None
+
+    def _tell(self) -> None:
+        """Tell the service manager how it goes; and that we live, as long as a worker does."""
+        crew = self._board.crew()
+        said = f"{crew.serving} of {crew.wanted} workers, {_READINESS[self._board.is_ready]}"
+        states = [f"STATUS={said}"] if said != self._said else []
+        self._said = said
+        # Not "all": one that hangs is no reason to stop the others.
+        if crew.serving > crew.stuck:
+            states.append("WATCHDOG=1")
+        if states:
+            service_manager.notify(*states)
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
@@ -374,7 +450,7 @@ class Supervisor:
         # The workers first: what they still seal must find its writer.
         self._dismiss([child for child in self._children if child.role == "worker"])
         self._wait_for_leavers()
-        self._dismiss([child for child in self._children if child.role == "writer"])
+        self._dismiss([child for child in self._children if child.role != "worker"])
         self._wait_for_leavers()
         self._recover()
         log.event("stopped")
@@ -385,6 +461,13 @@ class Supervisor:
             self._kill_overdue()
             if self._leaving:
                 signal.sigtimedwait((signal.SIGCHLD,), 0.5)
+
+
+def _workers(configuration: Configuration) -> int:
+    count = configuration.file.milter.workers
+    # More than cores: threads of one worker wait for each other's interpreter lock.  With two for
+    # each core the slowest of a hundred messages at 32 connections waits a fifth less.
+    return 2 * (os.cpu_count() or 1) + 1 if count == "auto" else count
 
 
 def _flush() -> None:

@@ -31,7 +31,9 @@ class Transaction:
     __slots__ = (
         "_names",
         "body",
+        "body_at",
         "client",
+        "envelope_at",
         "fields",
         "header_size",
         "is_header_oversized",
@@ -70,6 +72,9 @@ class Transaction:
         self.header_size = 0  # octets of the header section as it goes out
         self.is_header_oversized = False  # there were more fields than are kept
         self.body = Body(body_canonicalization)
+        # By the clock of performance, 0 for never: its last recipient, the first piece of its body.
+        self.envelope_at = 0.0
+        self.body_at = 0.0
         self._names: list[str] | None = None
 
     def add_recipient(

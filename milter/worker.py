@@ -21,6 +21,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import milter as libmilter
@@ -32,6 +33,8 @@ from carbonseal.milter.archive.spool import Spool
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.seal import Services
 from carbonseal.milter.session import Sessions
+from carbonseal.milter.status import board as boards
+from carbonseal.milter.status.board import Board
 
 READY = b"R"
 DRAIN = b"D"
@@ -46,11 +49,15 @@ def run(
     control: socket.socket,
     *,
     known: Keyring = EMPTY,
+    board: Board | None = None,
+    place: int | None = None,
 ) -> int:
     """Serve until told to drain; returns the exit status of the process.
 
     `known` are keys that were read before the fork; a thousand of them take seconds to read.
+    `place` is where on the board this worker counts and says that it lives; None: nowhere.
     """
+    board = board or boards.Board(0)
     _keep_one_heap()
     record = configuration.file.record
     spool = Spool(record.spool, limit_bytes=record.spool_limit)
@@ -59,7 +66,7 @@ def run(
     watch = Watch(
         configuration.keys_directory, time.monotonic, acknowledgement.before_use, known=known
     )
-    chores = _Chores(watch, acknowledgement)
+    chores = _Chores(watch, acknowledgement, lambda: board.beat(place))
     services = Services(
         configuration=configuration,
         keyring=watch.current,
@@ -67,6 +74,7 @@ def run(
         spool=spool,
         relay=record.relay,
         archive_addresses=configuration.archive.all_recipients(),
+        tally=board.tally(place),
     )
     Sessions(services).register("carbonseal")
     # pymilter cannot hand over a HELO argument that is no UTF-8: it prints the fault and goes on,
@@ -122,16 +130,20 @@ def _tend(spool: Spool) -> None:
 
 
 class _Chores:
-    """What the main thread does about keys, beside the mail."""
+    """What the main thread does beside the mail: about keys, and to show that it lives."""
 
-    def __init__(self, watch: Watch, acknowledgement: Acknowledgement) -> None:
+    def __init__(
+        self, watch: Watch, acknowledgement: Acknowledgement, beat: Callable[[], None]
+    ) -> None:
         self._watch = watch
         self._acknowledgement = acknowledgement
+        self._beat = beat
         self._said: dict[str, str | None] = {}
 
     def do(self) -> None:
         """One round; to be called every `LOOK_EVERY` seconds."""
         watch, acknowledgement = self._watch, self._acknowledgement
+        self._beat()
         watch.look()
         acknowledgement.tend(watch.complaint)
         if self._is_new("use", watch.complaint):

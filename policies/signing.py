@@ -117,6 +117,7 @@ class SigningPlan:
     reasons: tuple[Reason, ...]
     author: Address | None
     failure: FailureClass | None = None  # set when the operator's failure policy decides
+    sdid: str = ""  # the domain that was to sign, if a rule or a key of ours makes it one of ours
 
 
 def plan(
@@ -154,16 +155,19 @@ def plan(
         refused = key_refusal(sdid)
         if refused is not None and key_problem(sdid) is None:
             refusal = Reason("key-refused", refused)
-            return _unsigned(refusal, author=author, failure=FailureClass.KEY_NOT_PUBLISHED)
+            failure = FailureClass.KEY_NOT_PUBLISHED
+            return _unsigned(refusal, author=author, failure=failure, sdid=sdid)
         return _keyless(sdid, author, is_by_rule=is_by_rule, problem=key_problem(sdid))
     listed = policy.listed
     relevant = tuple([name for name in map(str.lower, field_names) if name in listed])
     if len(relevant) > MAX_SIGNED_FIELDS:
-        return _unsigned(Reason("too-many-fields", str(len(relevant))), author=author)
+        refusal = Reason("too-many-fields", str(len(relevant)))
+        return _unsigned(refusal, author=author, sdid=sdid)
     requests = _requests(keys, relevant, policy)
     if len(requests[0].fields) > MAX_SIGNED_FIELDS:
-        return _unsigned(Reason("too-many-fields", str(len(requests[0].fields))), author=author)
-    return SigningPlan(requests, (Reason("signing", sdid),), author)
+        refusal = Reason("too-many-fields", str(len(requests[0].fields)))
+        return _unsigned(refusal, author=author, sdid=sdid)
+    return SigningPlan(requests, (Reason("signing", sdid),), author, sdid=sdid)
 
 
 def signed_fields(field_names: Sequence[str], policy: SigningPolicy) -> tuple[str, ...]:
@@ -199,17 +203,21 @@ def _sdid(author: Address, policy: SigningPolicy) -> tuple[str | None, bool]:
 def _keyless(sdid: str, author: Address, *, is_by_rule: bool, problem: str | None) -> SigningPlan:
     if problem is not None:
         refusal = Reason("key-unusable", f"{sdid}: {problem}")
-        return _unsigned(refusal, author=author, failure=FailureClass.UNREADABLE_KEY)
+        return _unsigned(refusal, author=author, failure=FailureClass.UNREADABLE_KEY, sdid=sdid)
     if is_by_rule:
         refusal = Reason("no-active-key", sdid)
-        return _unsigned(refusal, author=author, failure=FailureClass.NO_USABLE_KEY)
+        return _unsigned(refusal, author=author, failure=FailureClass.NO_USABLE_KEY, sdid=sdid)
     return _unsigned(Reason("author-not-ours", str(author)), author=author)
 
 
 def _unsigned(
-    reason: Reason, *, author: Address | None = None, failure: FailureClass | None = None
+    reason: Reason,
+    *,
+    author: Address | None = None,
+    failure: FailureClass | None = None,
+    sdid: str = "",
 ) -> SigningPlan:
-    return SigningPlan((), (reason,), author, failure)
+    return SigningPlan((), (reason,), author, failure, sdid)
 
 
 # The same kind of mail asks for the same h= list again and again; a request is checked once.  The

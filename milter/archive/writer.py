@@ -41,6 +41,7 @@ from carbonseal.milter.archive import (
     database,
     derive,
     faults,
+    header_learning,
     loader,
     partitions,
     progress,
@@ -55,6 +56,7 @@ from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.evidence.stamp import StampFailed
 from carbonseal.milter.archive.progress import Moved, Progress
 from carbonseal.milter.archive.segments import Entry, Segment
+from carbonseal.milter.status.writer_report import WriterReport
 from carbonseal.policies.errors import TryLater
 
 # Records in one transaction.  Twice as many were no quicker, and took 8 MB more memory.
@@ -271,6 +273,7 @@ class _Writer:
         self._directory = directory
         self._indexed = indexed
         self._evidence = evidence or settings.beside(directory)
+        self._said = WriterReport(directory, self._evidence.directory)
         self._sealer: sealing.Sealer | None = None
         self._url = url
         self._report = report
@@ -278,6 +281,7 @@ class _Writer:
         self._connection: Connection | None = None
         self._file: tuple[int, int] | None = None
         self._dictionary = Dictionary()
+        self._learning = header_learning.Learning()
         self._progress: dict[str, Progress] = {}
         self._seen: dict[str, Surveying] = {}
         self._sizes: dict[str, int] = {}  # of open segments when they were last read to the end
@@ -298,6 +302,7 @@ class _Writer:
             self._report("database-serves-again", after=self._trouble)
             self._trouble = None
         self._failures = 0
+        self._said.pulse(self.loaded, None, self._progress)
         if count >= _MUCH:
             return _GATHER_SECONDS
         return 0.0 if count else _POLL_SECONDS
@@ -308,6 +313,7 @@ class _Writer:
         The next connection may lead to another one, restored from a backup, say.
         """
         self._dictionary = Dictionary()
+        self._learning = header_learning.Learning()
         self._progress.clear()
         self._seen.clear()
         self._sizes.clear()
@@ -346,6 +352,7 @@ class _Writer:
         if sentence != self._trouble:
             self._report("database-waits", problem=sentence)
             self._trouble = sentence
+        self._said.pulse(self.loaded, sentence, self._progress)
         self._failures += 1
         return float(min(_LONGEST_WAIT, _POLL_SECONDS * 2 ** min(self._failures, 10)))
 
@@ -365,6 +372,8 @@ class _Writer:
             database.upgrade(self._engine)
             self._connection = self._engine.connect()
             self._bring_back()
+            with self._transaction() as connection:
+                self._learning.recall(connection)
             self._ahead_at = 0.0
 
     def _bring_back(self) -> None:
@@ -411,6 +420,7 @@ class _Writer:
         if is_read and segment.is_closed:
             self._seal(segment)
             segments.finish(segment)
+            self._said.segments += 1
             self._seen.pop(segment.name, None)
             # Each transaction leaves a few cycles with all they hold, far below the threshold:
             # without this 240,000 records took the writer from 95 to 129 MB.
@@ -428,11 +438,14 @@ class _Writer:
         entries = segments.read(segment, known.offset, known.lines)
         seen = self._seen_until(segment, known.offset)
         while (
-            batch := batches.read(segment, islice(entries, BATCH), self._indexed, seen)
+            batch := batches.read(
+                segment, islice(entries, BATCH), self._indexed, seen, self._learning.compress
+            )
         ) is not None:
             for entry, why in batch.refused:
                 self._set_aside(segment, entry, why)
             self._commit(batch)
+            self._learning.learn(self._transaction)
             if stop.is_set():
                 return False
         if not segment.is_closed:
@@ -491,6 +504,7 @@ class _Writer:
     def _set_aside(self, segment: Segment, entry: Entry, why: str) -> None:
         # Before the progress is committed: set aside twice is better than passed over.
         path = segments.set_aside(self._directory, segment, entry, why)
+        self._said.set_aside += 1
         self._report("record-set-aside", file=str(path), problem=why)
 
     def _commit(self, batch: Batch) -> None:
@@ -525,6 +539,7 @@ class _Writer:
         self._dictionary.keep()
         self._progress[batch.segment.name] = reached
         self.loaded += count
+        self._said.pulse(self.loaded, self._trouble, self._progress)
 
     def _halve(self, batch: Batch, why: str) -> None:
         if len(batch.entries) > 1:

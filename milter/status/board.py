@@ -1,0 +1,156 @@
+"""The memory that supervisor, workers and status process share: who lives, what was counted.
+
+Layout: a head of cells that only the supervisor writes, one row for each place (its process, and
+the beat that the process itself writes), then the places of `counters`.
+
+Promises: made before the first fork, and of one size; what has no room (a reload to far more
+workers) counts nowhere and does its work all the same.  A place belongs to one living process at a
+time; its successor goes on with its counts, so none ever falls while the supervisor lives.
+
+Does not: take locks; whoever looks may see a worker that died a moment ago.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from carbonseal.milter.status import counters
+from carbonseal.milter.status.counters import Tally, Totals
+
+ROLES: Final = ("worker", "writer", "status")
+SILENT_AFTER: Final = 10.0  # seconds without a beat after which a process counts as stuck
+_WANTED, _STARTED_AT, _LOOKED, _IS_READY = range(4)
+_RESTARTS: Final = 4  # and one more cell for each role
+_PIDS: Final = _RESTARTS + len(ROLES)  # of writer and status; workers have places
+_ROWS_AT: Final = 16
+_PID, _IS_USED, _IS_SERVING, _BEAT = range(4)
+_ROW: Final = 4
+_CELL: Final = 8  # octets
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The processes of a relay as the supervisor knows them."""
+
+    wanted: int  # workers
+    serving: int  # of these, those that accept mail
+    stuck: int  # serving, but without a sign of life
+    restarts: dict[str, int]  # by role, since the supervisor started
+    started_at: int  # Unix time
+    is_writer_child: bool  # False: the writer is a service of its own
+
+
+class Board:
+    """Made by the supervisor; its children have it by being forked."""
+
+    def __init__(self, places: int, clock: Callable[[], float] = time.monotonic) -> None:
+        head = (_ROWS_AT + places * _ROW) * _CELL
+        self._first = -(-head // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = memoryview(mmap.mmap(-1, self._first + places * counters.PLACE_OCTETS))
+        self._cells = self._memory[: self._first].cast("Q")
+        self._clock = clock
+        self.places = places
+        self._cells[_STARTED_AT] = int(time.time())
+
+    # --- for the supervisor -----------------------------------------------------------------------
+
+    def take(self) -> int | None:
+        """A place for a new worker, used before if there is such a one; None: none is left."""
+        free = [place for place in range(self.places) if not self._row(place)[_PID]]
+        free.sort(key=lambda place: not self._row(place)[_IS_USED])
+        if not free:
+            return None
+        self.settle(free[0], 1)  # until its process has a number
+        return free[0]
+
+    def settle(self, place: int, pid: int) -> None:
+        """A process has taken its place."""
+        row = self._row(place)
+        row[_IS_SERVING] = 0
+        row[_BEAT] = self._now()
+        row[_PID] = pid
+        row[_IS_USED] = 1
+
+    def serves(self, place: int) -> None:
+        """It said that it accepts mail."""
+        self._row(place)[_IS_SERVING] = 1
+
+    def rests(self, place: int) -> None:
+        """Its process is gone, a successor will come."""
+        self._row(place)[_IS_SERVING] = 0
+
+    def leave(self, place: int) -> None:
+        """Nobody goes on here for now."""
+        self.rests(place)
+        self._row(place)[_PID] = 0
+
+    def restarted(self, role: str) -> None:
+        """A child that died is to be started again."""
+        self._cells[_RESTARTS + ROLES.index(role)] += 1
+
+    def expect(self, workers: int, *, with_writer: bool) -> None:
+        """How many workers there should be, and whether the writer is ours."""
+        self._cells[_WANTED] = workers
+        self._cells[_PIDS] = with_writer
+
+    # --- for a worker -----------------------------------------------------------------------------
+
+    def tally(self, place: int | None) -> Tally:
+        """Where to count."""
+        return counters.nowhere() if place is None else Tally(self._place(place))
+
+    def beat(self, place: int | None) -> None:
+        """A sign of life."""
+        if place is not None:
+            self._row(place)[_BEAT] = self._now()
+
+    # --- for the status process -------------------------------------------------------------------
+
+    def looked(self, *, is_ready: bool) -> None:
+        """What the status process found, for the supervisor's word to the service manager."""
+        self._cells[_IS_READY] = is_ready
+        self._cells[_LOOKED] = self._now()
+
+    # --- for everybody ----------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool | None:
+        """What was found last; None where nobody looked for a while."""
+        if self._now() - self._cells[_LOOKED] > SILENT_AFTER * 1000:
+            return None
+        return bool(self._cells[_IS_READY])
+
+    def crew(self) -> Crew:
+        """Who lives."""
+        rows = [self._row(place) for place in range(self.places)]
+        serving = [row for row in rows if row[_PID] and row[_IS_SERVING]]
+        oldest = self._now() - int(SILENT_AFTER * 1000)
+        return Crew(
+            wanted=self._cells[_WANTED],
+            serving=len(serving),
+            stuck=sum(row[_BEAT] < oldest for row in serving),
+            restarts={role: self._cells[_RESTARTS + at] for at, role in enumerate(ROLES)},
+            started_at=self._cells[_STARTED_AT],
+            is_writer_child=bool(self._cells[_PIDS]),
+        )
+
+    def totals(self) -> Totals:
+        """What was counted in all places that were ever used."""
+        used = [place for place in range(self.places) if self._row(place)[_IS_USED]]
+        return counters.add_up([self._place(place) for place in used])
+
+    def _row(self, place: int) -> memoryview:
+        begin = _ROWS_AT + place * _ROW
+        return self._cells[begin : begin + _ROW]
+
+    def _place(self, place: int) -> memoryview:
+        begin = self._first + place * counters.PLACE_OCTETS
+        return self._memory[begin : begin + counters.PLACE_OCTETS]
+
+    def _now(self) -> int:
+        # Beyond any time before the machine started: nothing of it is negative.
+        return int(self._clock() * 1000) + 1_000_000

@@ -1,0 +1,114 @@
+"""The status process: looks at the relay every second, writes down what it sees, and serves it.
+
+Promises: looking goes on in a thread of its own, so that a disk that hangs cannot silence the
+endpoint, which then says how old its page is.  What it cannot bind is tried again for ever and said
+once; mail never waits for this process, and its end is no reason for anything but its restart.
+
+Writes `<spool>/state/status.json` every two seconds, for `carbonseal status` and for whoever comes
+later; a file that is old means that nobody looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from typing import Final
+
+from carbonseal.milter import log, socket_address
+from carbonseal.milter.config import Configuration
+from carbonseal.milter.socket_address import SocketAddress
+from carbonseal.milter.status import state_files
+from carbonseal.milter.status.board import Board
+from carbonseal.milter.status.endpoint import Endpoint
+from carbonseal.milter.status.page import Looker, Page
+from carbonseal.policies import readiness
+
+NAME: Final = "status"
+LOOK_EVERY: Final = 1.0  # seconds
+_WRITE_EVERY: Final = 2  # looks
+_BIND_EVERY: Final = 0.5
+_COMPLAIN_AT: Final = 4  # failures to bind
+
+
+def serve(configuration: Configuration, board: Board, control: socket.socket) -> int:
+    """Look and serve until the supervisor at the other end of `control` says so or is gone."""
+    lookout = _Lookout(configuration, board)
+    threading.Thread(target=lookout.look_for_ever, name="looking", daemon=True).start()
+    asyncio.run(lookout.serve(control))
+    return 0
+
+
+class _Lookout:
+    def __init__(self, configuration: Configuration, board: Board) -> None:
+        self._looker = Looker(configuration, board)
+        self._board = board
+        self._spool = configuration.spool_directory
+        listen = configuration.file.status.listen
+        self._address = None if listen is None else socket_address.parse(listen)
+        self._page: Page | None = None
+        self._was_ready: bool | None = None
+
+    def look_for_ever(self) -> None:
+        turn = 0
+        while True:
+            try:
+                self._look(write=turn % _WRITE_EVERY == 0)
+            except Exception as fault:  # an edge: the thread must not end while the process lives
+                log.internal_error("status", fault)
+            turn += 1
+            time.sleep(LOOK_EVERY)
+
+    def _look(self, *, write: bool) -> None:
+        page = self._looker.look()
+        self._page = page
+        found = page.checks(0.0)
+        is_ready = readiness.is_ready(found)
+        self._board.looked(is_ready=is_ready)
+        if is_ready is not self._was_ready:
+            wrong = [one for one in found if one.is_needed and not one.is_ok]
+            if wrong:
+                log.error("not-ready", problem=f"{wrong[0].why}; {wrong[0].remedy}")
+            elif self._was_ready is not None:
+                log.event("ready-again")
+            self._was_ready = is_ready
+            write = True
+        if write:
+            state_files.write(self._spool, NAME, page.as_json(), now=page.at)
+
+    async def serve(self, control: socket.socket) -> None:
+        leaving = asyncio.Event()
+        asyncio.get_running_loop().add_reader(control.fileno(), leaving.set)
+        address = self._address
+        if address is None:
+            await leaving.wait()
+            return
+        server = await self._listen(address, leaving)
+        await leaving.wait()
+        # A UNIX socket stays where it is: by now it may be that of our successor.
+        if server is not None:
+            server.close()
+
+    async def _listen(
+        self, address: SocketAddress, leaving: asyncio.Event
+    ) -> asyncio.Server | None:
+        endpoint = Endpoint(lambda: self._page)
+        failures = 0
+        while not leaving.is_set():
+            try:
+                return await endpoint.serve(address)
+            except OSError as fault:
+                # On a reload the predecessor may still be leaving: that is no reason to complain.
+                failures += 1
+                if failures == _COMPLAIN_AT:
+                    log.warning(
+                        "status-endpoint-failed",
+                        listen=address.postfix_form,
+                        problem=fault.strerror or str(fault),
+                        remedy="change status.listen, or end what has that address",
+                    )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(leaving.wait(), _BIND_EVERY)
+        return None

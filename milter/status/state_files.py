@@ -1,0 +1,112 @@
+"""Small files in which one process of a relay says how it is: `<spool>/state/NAME.json`.
+
+Promises: `write` replaces the file in one step for everybody who reads it and never raises: what it
+is about goes on without it.  `read` takes what it can read: a file that is missing, damaged, larger
+than `MAX_FILE` or no object is as good as none.  Every file says when it was written (`at`, Unix
+time in seconds).
+
+Does not: fsync; after a power cut nobody is as he was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+FOLDER: Final = "state"
+MAX_FILE: Final = 4 * 1024 * 1024  # octets
+_SUFFIX: Final = ".json"
+
+
+def write(spool: Path, name: str, facts: Mapping[str, Any], *, now: float | None = None) -> bool:
+    """Say how `name` is; whether that could be written."""
+    folder = spool / FOLDER
+    about = {"at": time.time() if now is None else now, **facts}
+    fresh = folder / f".{name}-{secrets.token_hex(4)}"
+    try:
+        handle = _create(fresh)
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as stream:
+                json.dump(about, stream, separators=(",", ":"))
+            os.replace(fresh, folder / (name + _SUFFIX))
+        except OSError:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
+    except OSError:
+        return False
+    return True
+
+
+def _create(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o640)
+    except FileNotFoundError:
+        _make_folder(path.parent)
+        return os.open(path, flags, 0o640)
+
+
+def _make_folder(folder: Path) -> None:
+    """As open as the spool is: writer and milter may be two users of one group."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o750)
+        mode = stat.S_IMODE(os.stat(folder.parent).st_mode) & 0o2770
+        with contextlib.suppress(PermissionError):
+            os.chmod(folder, mode | 0o700)
+
+
+def read(spool: Path, name: str) -> dict[str, Any] | None:
+    """What `name` said last; None where that cannot be read or makes no sense."""
+    path = spool / FOLDER / (name + _SUFFIX)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(handle, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return None
+            content = stream.read(MAX_FILE + 1)
+        about = json.loads(content) if len(content) <= MAX_FILE else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(about, dict) or not isinstance(about.get("at"), int | float):
+        return None
+    return about
+
+
+def exists(spool: Path, name: str) -> bool:
+    """Whether somebody of that name ever spoke, in whatever words."""
+    return (spool / FOLDER / (name + _SUFFIX)).exists()
+
+
+class Reporter:
+    """Says how one process is: at once when something is new, else every few seconds."""
+
+    def __init__(
+        self,
+        spool: Path,
+        name: str,
+        *,
+        every: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spool = spool
+        self._name = name
+        self._every = every
+        self._clock = clock
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is time to speak again."""
+        return self._clock() >= self._next
+
+    def say(self, facts: Mapping[str, Any]) -> None:
+        """Write it down; what cannot be written is tried again the next time."""
+        self._next = self._clock() + self._every
+        write(self._spool, self._name, facts)
