@@ -1,13 +1,15 @@
 """Fill archives with invented mail and ask them what officers ask: every engine, several sizes.
 
-    python -m benchmarks.archive                                   100,000 and 1,000,000 messages
-    python -m benchmarks.archive --sizes 20000 --engines sqlite    prints only
-    python -m benchmarks.archive --sizes 10000000 --engines sqlite --add   adds it to the report
+    python -m benchmarks.archive                        100,000 to 1,000,000 messages, all engines
+    python -m benchmarks.archive --sizes 20000 --engines sqlite            prints only
+    python -m benchmarks.archive --directory D --load-only                 on a busy machine
+    python -m benchmarks.archive --directory D --measure-only --add        on a quiet one
 
-(with PYTHONPATH=tests).  Renews docs/benchmarks/archive.* when all engines and sizes were asked
-for, or with --add.  With --directory a run that was stopped goes on where it stopped: SQLite after
-the last 100,000 messages, the servers, which are private and end with the program, after the last
-engine and size.
+(with PYTHONPATH=tests).  An archive grows from one size to the next and is measured at each; with
+--load-only a copy of it is kept at each, for --measure-only.  Renews docs/benchmarks/archive.* when
+all engines and sizes were asked for, or with --add.  With --directory everything is kept there:
+a run that was stopped goes on after the last 100,000 messages, and what was measured is not
+measured again, but with --measure-only.
 
 Promises: one engine at a time; the writer in a process of its own; every query from its text to its
 first page.  Exit status 1 when the writer did not load every record.
@@ -19,65 +21,193 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import os
-import random
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from traffic import generator
 
-from benchmarks import archive_engines, archive_questions, archive_report, load, machine
+from benchmarks import (
+    archive_engines,
+    archive_filling,
+    archive_measuring,
+    archive_report,
+    busy,
+    load,
+    machine,
+)
 from benchmarks.archive_engines import Store
-from benchmarks.archive_filling import Material, fill
-from benchmarks.archive_questions import Question
-from carbonseal.milter.archive import database
-from carbonseal.milter.archive.search import query
-from carbonseal.milter.archive.search.wanted import Search
+from benchmarks.archive_filling import Material
 
 _ENGINES = ("sqlite", "postgresql", "mariadb")
-_SIZES = (100_000, 1_000_000)
-_KEPT = 1_000_000  # messages whose segments are kept for the next engine; more would fill the disk
-_TIMES = 60  # each query, with values of its own
-_UNCOUNTED = 5  # of each, before
-_PATIENCE = 60.0  # seconds for all of one kind
+_SIZES = (100_000, 320_000, 1_000_000)
+_FULL = "messages of the mail of which all --sizes in a new --directory are the beginning"
 _DOCUMENTS = load.ROOT / "docs/benchmarks"
 console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 
 Results = dict[str, Any]
 
 
+class Run:
+    """A directory of archives, and what is to be done with them."""
+
+    def __init__(self, directory: Path, full: int, *, copies: bool = False) -> None:
+        """`full`: messages of the mail of which all archives here are the beginning, if it is new.
+
+        `copies`: keep one of each archive that has grown to a size, for `measure`.
+        """
+        self.directory = directory
+        self._copies = copies
+        kept = directory / "mail.json"
+        if not kept.exists():
+            kept.write_text(json.dumps({"full": full}))
+        self._full: int = json.loads(kept.read_text())["full"]
+        self.material = Material(directory / "segments", self._full)
+        (directory / "results").mkdir(exist_ok=True)
+
+    def check(self, sizes: list[int]) -> None:
+        """Raises SystemExit for a size that no archive here can have."""
+        for size in sizes:
+            if size > self._full:
+                raise SystemExit(
+                    f"{self.directory}: its mail ends after {self._full:,} messages; begin with "
+                    f"--full {size} in another --directory"
+                )
+            if size % generator.PART and size != self._full:
+                raise SystemExit(f"{size} is no multiple of {generator.PART}, and not all the mail")
+
+    def load(self, engine: str, size: int, *, is_last: bool) -> None:
+        """Let the archive of `engine` grow; the segments go when this is the `last` engine."""
+        place = self._place(engine)
+        first = archive_filling.loaded(place)
+        is_copied = not self._copies or self._copy(engine, size).exists()
+        if first > size or (first == size and is_copied):
+            return
+        console.print(f"{engine}, from {first:,} to {size:,} messages")
+        if not first:  # the tables of a server that was stopped at once may be half made
+            shutil.rmtree(place, ignore_errors=True)
+        with self._opened(engine, place) as store:
+            for facts in archive_filling.fill(place, store, self.material, size, console.print):
+                if is_last:
+                    self.material.forget(first, facts["until"])
+            arrived = archive_measuring.count(store.url)
+            if arrived != size:
+                done = archive_filling.steps(place)
+                raise SystemExit(f"{engine}: {arrived} of {size} records arrived: {done}")
+            if not is_copied:
+                store.copy(self._copy(engine, size))
+
+    def is_measured(self, engine: str, size: int) -> bool:
+        return self._result(engine, size).exists()
+
+    def measure(self, engine: str, size: int) -> None:
+        """Ask the archive of that size, or the copy that was made when it had it."""
+        place = self._copy(engine, size)
+        if not place.exists():
+            place = self._place(engine)
+            if archive_filling.loaded(place) != size:
+                console.print(f"{engine} has no archive of {size:,} messages here; load it first")
+                return
+        console.print(f"{engine}, measuring {size:,} messages")
+        with self._opened(engine, place) as store:
+            found = archive_measuring.measure(store, self.material.samples(size))
+        steps = [one for one in archive_filling.steps(self._place(engine)) if one["until"] <= size]
+        run = {"engine": engine, "messages": size, "loading": loading(steps), **found}
+        self._result(engine, size).write_text(json.dumps(run), encoding="utf-8")
+        archive_report.show_run(run, console)
+
+    def results(self) -> list[Results]:
+        """Everything that was measured in this directory so far."""
+        files = (self.directory / "results").glob("*.json")
+        found = [json.loads(one.read_text(encoding="utf-8")) for one in files]
+        return sorted(found, key=lambda one: (one["messages"], _ENGINES.index(one["engine"])))
+
+    def _place(self, engine: str) -> Path:
+        return self.directory / engine
+
+    def _copy(self, engine: str, size: int) -> Path:
+        return self.directory / f"{engine}-at-{size}"
+
+    def _result(self, engine: str, size: int) -> Path:
+        return self.directory / "results" / f"{engine}-{size}.json"
+
+    @contextlib.contextmanager
+    def _opened(self, engine: str, place: Path) -> Iterator[Store]:
+        place.mkdir(exist_ok=True)
+        store = archive_engines.open_store(engine, place)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def loading(steps: list[Results]) -> Results:
+    """What loading cost: rates apart by whether others used the machine, CPU time at both ends."""
+    alone = [one for one in steps if not busy.is_busy(one)]
+    worked = [one for one in steps if busy.is_busy(one)]
+    return {
+        "alone_per_second": _rate(alone),
+        "alone_records": sum(one["records"] for one in alone),
+        "busy_per_second": _rate(worked),
+        "busy_records": sum(one["records"] for one in worked),
+        "cpu_us": _microseconds(steps, "cpu_seconds"),
+        "server_cpu_us": _microseconds(steps, "server_cpu_seconds"),
+        "first_cpu_us": _microseconds(steps[:1], "cpu_seconds"),
+        "last_cpu_us": _microseconds(steps[-1:], "cpu_seconds"),
+        "most_resident_mb": max(one["most_resident_mb"] for one in steps),
+        "steps": steps,
+    }
+
+
+def _rate(steps: list[Results]) -> int | None:
+    seconds = sum(one["seconds"] for one in steps)
+    return round(sum(one["records"] for one in steps) / seconds) if seconds else None
+
+
+def _microseconds(steps: list[Results], what: str) -> int:
+    records = sum(one["records"] for one in steps)
+    return round(sum(one[what] for one in steps) / max(records, 1) * 1e6)
+
+
 def main() -> int:
     """Read the command line and run; returns the exit status."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    busy = round(os.getloadavg()[0], 2)
-    is_whole = set(options.engines) == set(_ENGINES) and set(_SIZES) <= set(options.sizes)
+    load_average = round(os.getloadavg()[0], 2)
     with _directory(options.directory) as directory:
-        runs = []
+        run = Run(directory, options.full, copies=options.load_only)
+        run.check(options.sizes)
         for size in sorted(options.sizes):
-            material = Material(directory / "segments", size, is_kept=size <= _KEPT)
             for engine in options.engines:
-                runs.append(_run(engine, material, directory))
-                archive_report.show_run(runs[-1], console)
-            shutil.rmtree(material.directory)
-    results: Results = {"machine": machine.describe((), load_average=busy), "runs": runs}
+                if not options.measure_only:
+                    run.load(engine, size, is_last=engine == options.engines[-1])
+                if options.load_only:
+                    continue
+                if options.measure_only or not run.is_measured(engine, size):
+                    run.measure(engine, size)
+        runs = run.results()
+    if runs:
+        _report(runs, options, load_average)
+    return 0
+
+
+def _report(runs: list[Results], options: argparse.Namespace, load_average: float) -> None:
+    is_whole = set(options.engines) == set(_ENGINES) and set(_SIZES) <= set(options.sizes)
+    results: Results = {"machine": machine.describe((), load_average=load_average), "runs": runs}
     if options.add:
         results = archive_report.added(results, _DOCUMENTS)
     archive_report.show(results, console)
-    if is_whole or options.add:
+    if (is_whole and not options.load_only) or options.add:
         archive_report.write(results, _DOCUMENTS)
     if options.output:
         options.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    return 0
 
 
 def _options() -> argparse.Namespace:
@@ -89,145 +219,29 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", type=int, default=list(_SIZES), metavar="N")
     parser.add_argument("--engines", nargs="+", choices=_ENGINES, default=list(_ENGINES))
     parser.add_argument("--directory", type=Path, help="where to work, and to go on later")
+    parser.add_argument("--full", type=int, metavar="N", help=_FULL)
+    phase = parser.add_mutually_exclusive_group()
+    phase.add_argument("--load-only", action="store_true", help="measure nothing, keep copies")
+    phase.add_argument("--measure-only", action="store_true", help="load nothing, measure anew")
     parser.add_argument("--output", type=Path, metavar="FILE", help="results as JSON")
     parser.add_argument("--add", action="store_true", help="add to the report that is there")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (options.load_only or options.measure_only) and options.directory is None:
+        parser.error("the other phase wants to find the archives: say --directory")
+    least = _SIZES[-1] if options.directory else 0  # such an archive may be meant to grow
+    options.full = options.full or max(least, *options.sizes)
+    return options
 
 
 @contextlib.contextmanager
 def _directory(wanted: Path | None) -> Iterator[Path]:
     if wanted is not None:
         wanted.mkdir(parents=True, exist_ok=True)
-        yield wanted
+        yield wanted.resolve()
         return
     with tempfile.TemporaryDirectory(prefix="cs-archive-") as name:
+        Path(name).chmod(0o711)  # the servers' users go through
         yield Path(name)
-
-
-def _run(engine: str, material: Material, directory: Path) -> Results:
-    """One engine with one number of messages, unless an earlier run has done it."""
-    place = directory / f"{engine}-{material.count}"
-    kept = place.with_suffix(".json")
-    if kept.exists():
-        done: Results = json.loads(kept.read_text(encoding="utf-8"))
-        return done
-    if engine != "sqlite":  # the server went with its data
-        shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(exist_ok=True)
-    console.print(f"{engine}, {material.count:,} messages")
-    store = archive_engines.open_store(engine, place)
-    try:
-        run = _measure(store, material, place)
-    finally:
-        store.close()
-    kept.write_text(json.dumps(run), encoding="utf-8")
-    shutil.rmtree(place)
-    return run
-
-
-def _measure(store: Store, material: Material, place: Path) -> Results:
-    chunks = fill(place, store.url, material, console.print)
-    arrived = _count(store.url)
-    if arrived != material.count:
-        raise SystemExit(f"{store.name}: {arrived} of {material.count} records arrived: {chunks}")
-    begun = time.perf_counter()
-    store.settle()
-    questions = archive_questions.questions(material.samples())
-    run: Results = {
-        "engine": store.name,
-        "messages": material.count,
-        "settings": store.settings,
-        "loading": _loading(chunks),
-        "settled_s": round(time.perf_counter() - begun, 1),
-        "octets": store.total(),
-        "octets_by_table": store.sizes(),
-    }
-    warm = _ask_warm(store.url, questions)
-    store.make_cold()
-    cold = _ask_cold(store.url, questions)
-    run["questions"] = [{**one, "cold_ms": cold[one["name"]]} for one in warm]
-    return run
-
-
-def _count(url: str) -> int:
-    engine = database.reading_engine(url)
-    try:
-        return query.count(engine, Search())
-    finally:
-        engine.dispose()
-
-
-def _loading(chunks: list[Results]) -> Results:
-    seconds = sum(one["seconds"] for one in chunks)
-    rates = [one["records"] / one["seconds"] for one in chunks]
-    records = sum(one["records"] for one in chunks)
-    return {
-        "records_per_second": round(records / seconds),
-        "first_per_second": round(rates[0]),
-        "last_per_second": round(rates[-1]),
-        "cpu_us": round(sum(one["cpu_seconds"] for one in chunks) / records * 1e6),
-        "most_resident_mb": max(one["most_resident_mb"] for one in chunks),
-        "seconds": round(seconds),
-    }
-
-
-def _ask_warm(url: str, questions: Sequence[Question]) -> list[Results]:
-    """Every question many times, in turns: each finds the caches as the others left them."""
-    asked = {one.name: list(archive_questions.asked(one, _UNCOUNTED + _TIMES)) for one in questions}
-    times: dict[str, list[tuple[float, int, str]]] = {one.name: [] for one in questions}
-    spent = dict.fromkeys(times, 0.0)
-    engine = database.reading_engine(url)
-    try:
-        gc.collect()
-        gc.freeze()
-        for turn in range(_UNCOUNTED + _TIMES):
-            for one in questions:
-                if spent[one.name] > _PATIENCE:
-                    continue
-                text = asked[one.name][turn]
-                ask = one.ask(engine, text)
-                begun = time.perf_counter()
-                found = ask()
-                seconds = time.perf_counter() - begun
-                spent[one.name] += seconds
-                if turn >= _UNCOUNTED or spent[one.name] > _PATIENCE:
-                    times[one.name].append((seconds * 1e3, found, text))
-    finally:
-        engine.dispose()
-    return [_summary(one, times[one.name]) for one in questions]
-
-
-def _summary(question: Question, times: list[tuple[float, int, str]]) -> Results:
-    ranked = sorted(times)
-    milliseconds = [one[0] for one in ranked]
-    return {
-        "name": question.name,
-        "kind": question.kind,
-        "p50_ms": round(statistics.median(milliseconds), 2),
-        "p95_ms": round(milliseconds[min(int(len(ranked) * 0.95), len(ranked) - 1)], 2),
-        "found": statistics.median(one[1] for one in ranked),
-        "times": len(ranked),
-        "example": times[0][2],
-        "slowest": ranked[-1][2],
-    }
-
-
-def _ask_cold(url: str, questions: Sequence[Question]) -> dict[str, float]:
-    """Every question once after a restart, in any order."""
-    engine = database.reading_engine(url)
-    order = list(questions)
-    random.Random(11).shuffle(order)
-    found = {}
-    try:
-        for one in order:
-            text = next(archive_questions.asked(one, 1, seed=23))
-            ask = one.ask(engine, text)
-            begun = time.perf_counter()
-            ask()
-            found[one.name] = round((time.perf_counter() - begun) * 1e3, 2)
-    finally:
-        engine.dispose()
-    return found
 
 
 if __name__ == "__main__":

@@ -2,20 +2,25 @@
 
 Promises: as an operator of a small machine would run them: every commit is on the disk, memory is
 modest and said in `settings`.  `make_cold` leaves nothing of the database in any cache of ours or
-of the kernel.  The servers listen on loopback and end with the program.
+of the kernel.  The servers listen on loopback and end, in order, with the program; opened again on
+the same directory, every archive is as it was left.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from support.mariadb import MariaDB
 from support.postgresql import PostgreSQL
+
+from benchmarks import processes
 
 _POSTGRESQL = {
     "shared_buffers": "256MB",
@@ -32,6 +37,7 @@ _MARIADB = {
     "innodb-flush-method": "fsync",
     "innodb-fast-shutdown": "1",
 }
+_PASSABLE = 0o711  # for the server's user; what it keeps there is for itself only
 Sizes = dict[str, int]  # 'table' or 'table.index': octets
 
 
@@ -53,6 +59,12 @@ class Store(Protocol):
 
     def make_cold(self) -> None:
         """Empty all caches."""
+
+    def cpu_seconds(self) -> float:
+        """What the server has spent since it started; nothing where there is none."""
+
+    def copy(self, target: Path) -> None:
+        """Put the archive as it is now into a directory that is not there yet."""
 
     def close(self) -> None:
         """End what was started."""
@@ -90,22 +102,71 @@ class SQLite:
         self.settle()
         _evict([self._file])
 
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+    def copy(self, target: Path) -> None:
+        self.settle()
+        _copy([self._file], target)
+
     def close(self) -> None:
         pass
 
 
-class PrivatePostgreSQL:
+_COMPLETE = "complete"  # a file beside the data, once database and user are there
+
+
+class _PrivateServer:
+    """What both servers have in common."""
+
+    _server: MariaDB | PostgreSQL
+
+    def __init__(self, directory: Path) -> None:
+        self._place = directory / "server"
+        complete = self._place / _COMPLETE
+        if not complete.exists():
+            shutil.rmtree(self._place, ignore_errors=True)
+        self._server = self._make(self._place)
+        try:
+            if not complete.exists():
+                self._server.initialise()
+            self._server.start()
+            if not complete.exists():
+                complete.write_text(self._server.create_database())
+        except BaseException:
+            self._server.close()
+            raise
+        self._database = complete.read_text()
+        self.url = self._server.url(self._database)
+
+    def _make(self, place: Path) -> MariaDB | PostgreSQL:
+        raise NotImplementedError
+
+    def make_cold(self) -> None:
+        self._server.stop()
+        _evict(_files(self._server.data))
+        self._server.start()
+
+    def cpu_seconds(self) -> float:
+        return processes.cpu_seconds(self._server.pid)
+
+    def copy(self, target: Path) -> None:
+        self._server.stop()
+        _copy([self._place], target)
+        self._server.start()
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class PrivatePostgreSQL(_PrivateServer):
     """A server of its own."""
 
     name = "postgresql"
 
-    def __init__(self) -> None:
-        self._server = PostgreSQL(is_durable=True, settings=_POSTGRESQL)
+    def _make(self, place: Path) -> PostgreSQL:
         self.settings = {**_POSTGRESQL, "fsync": "on", "synchronous_commit": "on"}
-        self._server.initialise()
-        self._server.start()
-        self._database = self._server.create_database()
-        self.url = self._server.url(self._database)
+        return PostgreSQL(is_durable=True, settings=_POSTGRESQL, kept_in=place)
 
     def settle(self) -> None:
         self._server.execute("VACUUM (ANALYZE)", self._database)
@@ -140,27 +201,15 @@ class PrivatePostgreSQL:
         )
         return octets
 
-    def make_cold(self) -> None:
-        self._server.stop()
-        _evict(_files(self._server.data / "base"))
-        self._server.start()
 
-    def close(self) -> None:
-        self._server.close()
-
-
-class PrivateMariaDB:
+class PrivateMariaDB(_PrivateServer):
     """A server of its own."""
 
     name = "mariadb"
 
-    def __init__(self) -> None:
-        self._server = MariaDB(settings=_MARIADB)
+    def _make(self, place: Path) -> MariaDB:
         self.settings = dict(_MARIADB)
-        self._server.initialise()
-        self._server.start()
-        self._database = self._server.create_database()
-        self.url = self._server.url(self._database)
+        return MariaDB(settings=_MARIADB, kept_in=place)
 
     def settle(self) -> None:
         tables = str(
@@ -192,14 +241,6 @@ class PrivateMariaDB:
         )
         return int(octets)
 
-    def make_cold(self) -> None:
-        self._server.stop()
-        _evict(_files(self._server.data))
-        self._server.start()
-
-    def close(self) -> None:
-        self._server.close()
-
 
 def _files(directory: Path) -> Iterator[Path]:
     return (path for path in directory.rglob("*") if path.is_file())
@@ -216,8 +257,20 @@ def _evict(files: Iterator[Path] | list[Path]) -> None:
             os.close(handle)
 
 
+def _copy(files: list[Path], target: Path) -> None:
+    """With owners and modes, and all or nothing."""
+    partial = target.with_suffix(".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    partial.chmod(_PASSABLE)
+    command = ["cp", "-a", "--reflink=auto", *map(str, files), str(partial)]
+    subprocess.run(command, check=True)
+    partial.rename(target)
+
+
 def open_store(name: str, directory: Path) -> Store:
-    """The archive of that engine, empty or, on SQLite, as an earlier run left it."""
+    """The archive of that engine in `directory`, empty or as an earlier run left it."""
+    directory.chmod(_PASSABLE)
     if name == "sqlite":
         return SQLite(directory)
-    return PrivatePostgreSQL() if name == "postgresql" else PrivateMariaDB()
+    return PrivatePostgreSQL(directory) if name == "postgresql" else PrivateMariaDB(directory)

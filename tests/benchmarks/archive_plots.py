@@ -37,27 +37,36 @@ def draw(results: Results, directory: Path) -> list[Path]:
 
 
 def _queries(runs: list[Results]) -> Any:
-    """p50 to p95 of each query in the largest archives of a million or less."""
-    most = max(run["messages"] for run in runs if run["messages"] <= 1_000_000)
-    shown = [run for run in runs if run["messages"] == most]
+    """p50 to p95 of each query in the largest archive of each engine up to a million."""
+    largest = {
+        run["engine"]: run
+        for run in sorted(runs, key=lambda run: int(run["messages"]))
+        if run["messages"] <= 1_000_000
+    }
+    shown = [largest[engine] for engine in _NAMES if engine in largest]
     names = [one["name"] for one in shown[0]["questions"]]
     figure, axes = plt.subplots(figsize=(8, 0.32 * len(names) + 1.2))
     for number, run in enumerate(shown):
         colour, mark = _LOOKS[run["engine"]]
         by_name = {one["name"]: one for one in run["questions"]}
         for row, name in enumerate(names):
+            if name not in by_name:
+                continue
             one, height = by_name[name], row + (number - 1) * 0.22
             axes.plot([one["p50_ms"], one["p95_ms"]], [height, height], color=colour, linewidth=1.5)
             axes.plot([one["p50_ms"]], [height], marker=mark, color=colour, markersize=4)
-        axes.plot([], [], marker=mark, color=colour, label=_NAMES[run["engine"]])
+        axes.plot([], [], marker=mark, color=colour, label=_label(run))
     axes.axvline(20, color="#7f7f7f", linestyle=":", linewidth=1)
     axes.set_xscale("log")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("ms to the first page: mark p50, end of the line p95; dotted: 20 ms")
-    axes.set_title(f"{most:,} messages", loc="left")
     axes.legend(loc="lower right", fontsize=8)
     return figure
+
+
+def _label(run: Results) -> str:
+    return f"{_NAMES[run['engine']]}, {run['messages']:,} messages"
 
 
 def _growth(runs: list[Results]) -> Any:
@@ -88,7 +97,7 @@ def _growth(runs: list[Results]) -> Any:
 
 def _octets(runs: list[Results]) -> Any:
     """Octets a message by the largest tables and indexes, the largest archive of each engine."""
-    largest = {run["engine"]: run for run in runs}
+    largest = {run["engine"]: run for run in sorted(runs, key=lambda run: int(run["messages"]))}
     figure, axes = plt.subplots(figsize=(9, 1.0 + 0.7 * len(largest)))
     for row, run in enumerate(largest.values()):
         sizes = sorted(run["octets_by_table"].items(), key=lambda pair: -pair[1])

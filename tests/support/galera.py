@@ -17,8 +17,8 @@ from typing import Self
 from sqlalchemy import URL
 
 from support import ports
-from support.mariadb import OWNER, MariaDB
-from support.private_server import ServerMissing
+from support.mariadb import MariaDB
+from support.private_server import OWNER, ServerMissing
 
 _PROVIDERS = ("/usr/lib/galera/libgalera_smm.so", "/usr/lib64/galera-4/libgalera_smm.so")
 # Galera's own times, divided by two and a half.

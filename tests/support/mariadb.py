@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pymysql
-from sqlalchemy import URL
 
 from support import ports
-from support.private_server import PrivateServer, program
+from support.private_server import OWNER, PrivateServer, program
 
-OWNER = "carbonseal"
 _PLACES = ("/usr/sbin", "/usr/bin", "/usr/local/bin")
 _numbers = itertools.count(1)
 
@@ -55,13 +53,18 @@ class MariaDB(PrivateServer):
     """One server; `initialise`, then `start`."""
 
     program = "mariadbd"
+    dialect = "mysql+pymysql"
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, settings: Mapping[str, str] | None = None, *, kept_in: Path | None = None
+    ) -> None:
         self._mariadbd = program("mariadbd", _PLACES, "mariadb-server")
-        super().__init__(user="mysql", end_at_once=signal.SIGKILL)
+        how = signal.SIGKILL if kept_in is None else signal.SIGTERM
+        super().__init__(user="mysql", end_at_once=how, kept_in=kept_in)
         self.port = ports.free_port()
         self.data = self.directory / "data"
         self.socket = self.directory / "socket"
+        self.users = self.directory / "users.sql"
         self.settings = {**_SMALL, **_HASTY, **(settings or {})}
 
     def initialise(self) -> None:
@@ -77,7 +80,6 @@ class MariaDB(PrivateServer):
             ]
         )
         # Read before the first connection: at no time can a stranger log in as administrator.
-        self.users = self.directory / "users.sql"
         self.users.write_text(
             "DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost';\n"
             "FLUSH PRIVILEGES;\n"
@@ -113,19 +115,6 @@ class MariaDB(PrivateServer):
 
     def drop_database(self, name: str) -> None:
         self.execute(f"DROP DATABASE IF EXISTS {name}")
-
-    def url(self, database: str, user: str = OWNER, **query: str) -> str:
-        """For SQLAlchemy."""
-        made = URL.create(
-            "mysql+pymysql",
-            username=user,
-            password=self.password,
-            host=ports.LOOPBACK,
-            port=self.port,
-            database=database,
-            query=query,
-        )
-        return made.render_as_string(hide_password=False)
 
     def execute(self, statement: str, database: str | None = None) -> None:
         """As administrator."""

@@ -18,12 +18,10 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import URL
 
 from support import ports
-from support.private_server import PrivateServer, program
+from support.private_server import OWNER, PrivateServer, program
 
-OWNER = "carbonseal"
 SUPERUSER = "postgres"
 _VERSIONS = Path("/usr/lib/postgresql")
 _numbers = itertools.count(1)
@@ -51,6 +49,7 @@ class PostgreSQL(PrivateServer):
     """One server; `initialise` or `base_backup`, then `start`."""
 
     program = "postgres"
+    dialect = "postgresql+psycopg"
 
     def __init__(
         self,
@@ -58,9 +57,11 @@ class PostgreSQL(PrivateServer):
         is_durable: bool = False,
         sends_wal: bool = False,
         settings: Mapping[str, str] | None = None,
+        kept_in: Path | None = None,
     ) -> None:
         self._postgres = _program("postgres")
-        super().__init__(user="postgres", end_at_once=signal.SIGQUIT)
+        how = signal.SIGQUIT if kept_in is None else signal.SIGINT
+        super().__init__(user="postgres", end_at_once=how, kept_in=kept_in)
         self.port = ports.free_port()
         self.data = self.directory / "data"
         wal = {} if sends_wal else {"wal_level": "minimal", "max_wal_senders": "0"}
@@ -127,19 +128,6 @@ class PostgreSQL(PrivateServer):
 
     def drop_database(self, name: str) -> None:
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-    def url(self, database: str, user: str = OWNER, **query: str) -> str:
-        """For SQLAlchemy."""
-        made = URL.create(
-            "postgresql+psycopg",
-            username=user,
-            password=self.password,
-            host=ports.LOOPBACK,
-            port=self.port,
-            database=database,
-            query=query,
-        )
-        return made.render_as_string(hide_password=False)
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """As superuser, each statement a transaction of its own."""

@@ -3,7 +3,8 @@
 Promises: the server runs as an unprivileged user (tests may run as root, database servers must
 not), in a directory below /tmp that only that user may enter.  It ends with `close`, at the latest
 when Python ends, and also when the test process is killed: a watcher then ends it by its pid and
-removes the directory.
+removes the directory.  One that is `kept_in` a directory ends in order instead, and starts again
+from there, with its data and its password.
 
 Raises: `ServerMissing` without the Debian package; `ServerFailed` with the tail of the log when a
 server does not do what was asked.
@@ -25,9 +26,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sqlalchemy import URL
+
+from support import ports
+
 _POLL = 0.02  # seconds between two looks
 _TAIL = 4_000  # characters of a log in an error
 PATIENCE = 60.0
+_LONG_PATIENCE = 900.0  # large archives are recovered at the start and written out at the end
+OWNER = "carbonseal"
+_PASSWORD, _PID = "password-of-all", "pid-of-last"  # in the directory of a server that is kept
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
@@ -43,18 +51,46 @@ class PrivateServer:
     """One server process in a directory of its own."""
 
     program = "the server"
+    data: Path
+    dialect = ""  # of SQLAlchemy
+    port = 0
 
-    def __init__(self, *, user: str, end_at_once: signal.Signals) -> None:
+    def __init__(
+        self, *, user: str, end_at_once: signal.Signals, kept_in: Path | None = None
+    ) -> None:
+        """For a server that is `kept_in` a directory, `end_at_once` has to let it end in order."""
         self._user = _unprivileged(user)
         self._end_at_once = end_at_once
+        self._is_kept = kept_in is not None
+        self._patience = _LONG_PATIENCE if self._is_kept else PATIENCE
         self.password = secrets.token_hex(8)  # loopback is open to everybody on the machine
-        self.directory = Path(tempfile.mkdtemp(prefix="cs-db-", dir="/tmp"))
+        if kept_in is None:
+            self.directory = Path(tempfile.mkdtemp(prefix="cs-db-", dir="/tmp"))
+        else:
+            self.directory = kept_in
+            self._recall()
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
         self._closed = False
         if self._user is not None:
             os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
         atexit.register(self.close)
+
+    def _recall(self) -> None:
+        """What an earlier run has left: its password, and perhaps a server that is about to end."""
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        kept = self.directory / _PASSWORD
+        if kept.exists():
+            self.password = kept.read_text().strip()
+        else:
+            kept.touch(mode=0o600)
+            kept.write_text(self.password + "\n")
+        last = self.directory / _PID
+        deadline = time.monotonic() + self._patience
+        while last.exists() and _is_of(last.read_text().strip(), self.directory):
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"{self.directory}: the server of an earlier run does not end")
+            time.sleep(_POLL)
 
     @property
     def pid(self) -> int:
@@ -95,12 +131,16 @@ class PrivateServer:
                 stderr=log,
                 start_new_session=True,
             )
+        if self._is_kept:
+            (self.directory / _PID).write_text(str(self.pid))
         self._watch()
         self.wait_for(is_ready, "did not start")
 
-    def wait_for(self, is_done: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+    def wait_for(
+        self, is_done: Callable[[], bool], what: str, patience: float | None = None
+    ) -> None:
         """Ask until it is so; ServerFailed when the server ends or patience does."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + (patience or self._patience)
         while not is_done():
             if not self.is_running:
                 raise ServerFailed(f"{self.program} has ended:\n{self.tail()}")
@@ -114,7 +154,7 @@ class PrivateServer:
         if process is not None and process.poll() is None:
             process.send_signal(how)
             try:
-                process.wait(PATIENCE)
+                process.wait(self._patience)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -133,7 +173,7 @@ class PrivateServer:
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """End the server at once and remove its directory."""
+        """End the server at once and remove its directory; one that is kept ends in order."""
         if self._closed:
             return
         self._closed = True
@@ -141,7 +181,21 @@ class PrivateServer:
         if self.is_running:
             self.thaw()
         self.end(self._end_at_once)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if not self._is_kept:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def url(self, database: str, user: str = OWNER, **query: str) -> str:
+        """For SQLAlchemy."""
+        made = URL.create(
+            self.dialect,
+            username=user,
+            password=self.password,
+            host=ports.LOOPBACK,
+            port=self.port,
+            database=database,
+            query=query,
+        )
+        return made.render_as_string(hide_password=False)
 
     def tail(self) -> str:
         """The end of the server's log."""
@@ -160,7 +214,9 @@ class PrivateServer:
     def _watch(self) -> None:
         """A process that cleans up when this one is gone: its input then ends without a line."""
         ending = f'kill -CONT "$0"; kill -{self._end_at_once.name.removeprefix("SIG")} "$0"'
-        script = f'read -r line || {{ {ending}; sleep 1; kill -KILL "$0"; rm -rf -- "$1"; }}'
+        if not self._is_kept:
+            ending += '; sleep 1; kill -KILL "$0"; rm -rf -- "$1"'
+        script = f"read -r line || {{ {ending}; }}"
         self._watcher = subprocess.Popen(
             ["/bin/sh", "-c", script, str(self.pid), str(self.directory)],
             stdin=subprocess.PIPE,
@@ -182,6 +238,14 @@ def program(name: str, places: Sequence[str], package: str) -> Path:
     if found is None:
         raise ServerMissing(f"{name} is missing; apt-get install {package}")
     return Path(found)
+
+
+def _is_of(pid: str, directory: Path) -> bool:
+    """Whether that process is a server in that directory."""
+    try:
+        return os.fsencode(directory) in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _unprivileged(name: str) -> pwd.struct_passwd | None:
