@@ -149,6 +149,7 @@ class _Rooms(click.Group):
         "migrate": "carbonseal.milter.migrate.commands:migrate",
         "archive": "carbonseal.milter.archive.commands:archive",
         "follow": "carbonseal.milter.follow.follow_command:follow",
+        "status": "carbonseal.milter.status.status_command:status",
     }
 
     def list_commands(self, ctx: click.Context | None) -> list[str]:

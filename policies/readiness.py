@@ -70,7 +70,7 @@ def is_ready(found: Collection[Check]) -> bool:
 def checks(seen: Seen) -> tuple[Check, ...]:
     """Every check, in a fixed order."""
     return (
-        _sight(seen),
+        sight(seen.age),
         _workers(seen),
         _signing(seen),
         _spool(seen),
@@ -84,13 +84,16 @@ def checks(seen: Seen) -> tuple[Check, ...]:
     )
 
 
-def _sight(seen: Seen) -> Check:
-    if seen.age <= SIGHT:
+def sight(age: float, *, has_left: bool = False) -> Check:
+    """Whether what was seen that many seconds ago is still worth something."""
+    if has_left:
+        return Check("sight", is_ok=False, why="the service has stopped", remedy="start it")
+    if age <= SIGHT:
         return Check("sight")
     return Check(
         "sight",
         is_ok=False,
-        why=f"nobody could look for {seen.age:.0f} s, so nothing below is certain",
+        why=f"nobody has looked for {age:.0f} s, so nothing below is certain",
         remedy="see whether the service runs and whether the spool's disk answers",
     )
 

@@ -5,7 +5,7 @@ endpoint, which then says how old its page is.  What it cannot bind is tried aga
 once; mail never waits for this process, and its end is no reason for anything but its restart.
 
 Writes `<spool>/state/status.json` every two seconds, for `carbonseal status` and for whoever comes
-later; a file that is old means that nobody looks.
+later; a file that is old, or that says so, means that nobody looks.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def serve(configuration: Configuration, board: Board, control: socket.socket) ->
     lookout = _Lookout(configuration, board)
     threading.Thread(target=lookout.look_for_ever, name="looking", daemon=True).start()
     asyncio.run(lookout.serve(control))
+    lookout.leave()
     return 0
 
 
@@ -77,6 +78,14 @@ class _Lookout:
             write = True
         if write:
             state_files.write(self._spool, NAME, page.as_json(), now=page.at)
+
+    def leave(self) -> None:
+        """Say that nobody looks from now on; on a reload the successor soon says otherwise."""
+        page = self._page
+        newest = state_files.read(self._spool, NAME)
+        if page is not None and (newest is None or newest["at"] <= page.at):
+            about = page.as_json() | {"ready": False, "has_left": True}
+            state_files.write(self._spool, NAME, about, now=page.at)
 
     async def serve(self, control: socket.socket) -> None:
         leaving = asyncio.Event()

@@ -35,6 +35,7 @@ RATE_SECONDS: Final = 60.0
 _PROBE_OCTETS: Final = 4096
 _SHOWN_KEYS: Final = 20
 _NOTHING: Final = Depth(0, 0, 0, None)
+_TIMES: Final = ("since", "until")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,7 @@ class Looker:
             else None,
             copies=copies,
             failing_since=since,
-            completeness=state_files.read(self._spool, "completeness"),
+            completeness=_plain(state_files.read(self._spool, "completeness")),
             seen=seen,
         )
 
@@ -291,6 +292,17 @@ def _text(value: object) -> str:
 
 def _without(about: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in about.items() if name not in names}
+
+
+def _plain(about: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The numbers of a report and the times it is about, none of what it lists."""
+    if about is None:
+        return None
+    return {
+        name: value
+        for name, value in about.items()
+        if isinstance(value, int | float) or (name in _TIMES and isinstance(value, str))
+    }
 
 
 def probe(spool: Path) -> str:
