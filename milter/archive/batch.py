@@ -9,11 +9,12 @@ Does not: touch the database, or decide what becomes of a refused line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from carbonseal.milter import log
-from carbonseal.milter.archive import derive, rows, terms
+from carbonseal.milter.archive import derive, header_store, rows, terms
 from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.segments import Entry, Segment
@@ -51,8 +52,9 @@ def read(
     entries: Iterable[Entry],
     indexed: frozenset[str] = derive.INDEXED,
     seen: Surveying | None = None,
+    compress: Callable[[Any], bytes] = header_store.compress,
 ) -> Batch | None:
-    """All of `entries`; None when there are none.
+    """All of `entries`; None when there are none.  `compress` makes the stored header sections.
 
     `indexed`: header fields to be found.  `seen` is shown every line on the way, since reading it
     again would cost as much as taking it apart.
@@ -69,7 +71,7 @@ def read(
             batch.refused.append((entry, entry.fault))
             continue
         try:
-            made = rows.split(entry.content, indexed)
+            made = rows.split(entry.content, indexed, compress)
             batch.arrivals.append(Arrival(segment_id, entry.position, made))
         except ValueError as fault:
             batch.refused.append((entry, str(fault)))

@@ -30,11 +30,11 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from carbonseal.milter.archive import faults, schema, servers
+from carbonseal.milter.archive import faults, header_dictionaries, schema, servers
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_NEVER_RELEASED = ("0001",)
+_NEVER_RELEASED = ("0001", "archive_1")
 _BUSY_SECONDS = 5.0
 _UPGRADE_SECONDS = 20  # for another writer's upgrade to be done
 # The writer shares its machine with the milter, and the kernel caches the file as well.
@@ -57,14 +57,14 @@ def writing_engine(url: str, *, patience: float | None = servers.ANSWER_SECONDS)
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
-        return _engine(parsed, is_writer=True, patience=patience)
+        return header_dictionaries.announce(_engine(parsed, is_writer=True, patience=patience))
     path = _sqlite_path(parsed)
     _create_file(path)
     # Header sections of some 700 octets fill pages of 8 KiB better than those of 4 (6 % less in
     # all), and nothing fills larger ones.  A file that has tables keeps the size that it has.
     pragmas = ("page_size=8192", "journal_mode=WAL", "synchronous=FULL")
     # mode=rw: a file that vanished later is an error, not an empty archive.
-    return _sqlite_engine(path, "rw", pragmas, "BEGIN IMMEDIATE")
+    return header_dictionaries.announce(_sqlite_engine(path, "rw", pragmas, "BEGIN IMMEDIATE"))
 
 
 def reading_engine(url: str) -> Engine:
@@ -80,7 +80,7 @@ def reading_engine(url: str) -> Engine:
     else:
         engine = _engine(parsed, is_writer=False)
     check_version(engine)
-    return engine
+    return header_dictionaries.announce(engine)
 
 
 def upgrade(engine: Engine) -> None:

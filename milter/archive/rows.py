@@ -19,7 +19,7 @@ from __future__ import annotations
 import binascii
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -61,10 +61,14 @@ class Rows:
     header_terms: tuple[int, ...] = ()
 
 
-def split(record: Mapping[str, Any], indexed: frozenset[str] = derive.INDEXED) -> Rows:
+def split(
+    record: Mapping[str, Any],
+    indexed: frozenset[str] = derive.INDEXED,
+    compress: Callable[[Any], bytes] = header_store.compress,
+) -> Rows:
     """The rows of one record; `indexed`: header fields to be found.  Raises: Unloadable."""
     try:
-        rows, is_exact = _split(record, indexed)
+        rows, is_exact = _split(record, indexed, compress)
         # Joining again costs as much as splitting, so it is left to what is not known to be exact.
         if not is_exact and join(rows, record["header_fields"]) != record:
             rows.message["verbatim"] = _verbatim(record, rows)
@@ -97,7 +101,9 @@ def verbatim(stored: bytes) -> dict[str, Any]:
     return content
 
 
-def _split(record: Mapping[str, Any], indexed: frozenset[str]) -> tuple[Rows, bool]:
+def _split(
+    record: Mapping[str, Any], indexed: frozenset[str], compress: Callable[[Any], bytes]
+) -> tuple[Rows, bool]:
     """The rows, and whether it is certain that `join` makes the record of them."""
     fields = record["header_fields"]
     derived = derive.derive(fields, indexed)
@@ -119,7 +125,7 @@ def _split(record: Mapping[str, Any], indexed: frozenset[str]) -> tuple[Rows, bo
             "subject": derived.subject,
             "has_subject": bool(derived.subject),
             "salt": salt,
-            "fields": header_store.compress(fields),
+            "fields": compress(fields),
         },
         header_terms=derived.terms,
     )

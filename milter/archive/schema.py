@@ -2,11 +2,12 @@
 
 Facts: `message`, `header_section`.  Dictionaries of what many messages share: `address`, `domain`,
 `circumstance`, `route`, `signing_form`, `verdict`, `retention`; `dictionary_epoch` counts how often
-they were emptied.  Indexes that are tables on SQLite and MariaDB: `participant`,
-`participant_domain`, `header_term`; PostgreSQL, where a row of such a table costs a hundred octets,
-has arrays of terms with GIN instead (`message_terms`, `header_section_terms`; `postings` says what
-goes in).  The spool as loaded: `segment`, `set_aside`, `repeated`.  Evidence: `seal`, `stamp`.
-What was taken out, and what must not be: `tombstone`, `redaction`, `hold`, `hold_member`.
+they were emptied.  `header_dictionary`: what header sections have in common.  Indexes that are
+tables on SQLite and MariaDB: `participant`, `participant_domain`, `header_term`; PostgreSQL, where
+a row of such a table costs a hundred octets, has arrays of terms with GIN instead (`message_terms`,
+`header_section_terms`; `postings` says what goes in).  The spool as loaded: `segment`,
+`set_aside`, `repeated`.  Evidence: `seal`, `stamp`.  What was taken out, and what must not be:
+`tombstone`, `redaction`, `hold`, `hold_member`.
 
 Promises: the record id is the only key of a fact.  Its first 48 bits are the time, so each index
 (what, record_id) is in order of time, pages are cut by comparing one value (MariaDB finds no index
@@ -394,6 +395,15 @@ stamp = Table(
     _key("number", BigInteger, "seal whose entry was stamped"),
     _must("token", _OCTETS, "RFC 3161 time-stamp token"),
     comment="time stamps of others; rows are only ever added",
+)
+
+header_dictionary = Table(
+    "header_dictionary",
+    metadata,
+    _key("dictionary_id", BigInteger, "first 4 octets of SHA-256 of the content"),
+    _must("made_at", BigInteger, "microseconds UTC since 1970"),
+    _must("content", _OCTETS, "zstd dictionary; holds nothing of anybody, see header_learning"),
+    comment="what header sections were stored with; rows are only ever added",
 )
 
 dictionary_epoch = Table(

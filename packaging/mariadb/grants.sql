@@ -21,6 +21,7 @@ GRANT INSERT ON participant_domain TO carbonseal_writer;
 GRANT INSERT ON header_term TO carbonseal_writer;
 GRANT INSERT ON seal TO carbonseal_writer;
 GRANT INSERT ON stamp TO carbonseal_writer;
+GRANT INSERT ON header_dictionary TO carbonseal_writer;
 -- How far a segment is loaded is book-keeping, no evidence.
 GRANT INSERT, UPDATE ON segment TO carbonseal_writer;
 -- "Insert unless it is there" is an update on MariaDB, and asks for the right to one.  So a relay

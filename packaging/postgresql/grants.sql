@@ -25,7 +25,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO carbonseal_writer, carbonseal_rea
 GRANT INSERT ON
     message, header_section,
     domain, address, circumstance, route, signing_form, verdict, retention,
-    segment, set_aside, repeated, seal, stamp
+    segment, set_aside, repeated, seal, stamp, header_dictionary
   TO carbonseal_writer;
 -- How far a segment is loaded is book-keeping, no evidence.
 GRANT UPDATE ON segment TO carbonseal_writer;

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql, postgresql
 
-revision = "archive_1"
+revision = "archive_2"
 down_revision = None
 
 # Written out and never changed: `schema` describes the newest version, this the first.
@@ -262,6 +262,13 @@ def tables() -> None:
     )
     # There from the beginning, so that there is something to lock.
     op.bulk_insert(epochs, [{"epoch_id": 1, "epoch": 0}])
+    op.create_table(
+        "header_dictionary",
+        key("dictionary_id", sa.BigInteger(), "first 4 octets of SHA-256 of the content"),
+        must("made_at", sa.BigInteger(), "microseconds UTC since 1970"),
+        must("content", OCTETS, "zstd dictionary; holds nothing of anybody, see header_learning"),
+        comment="what header sections were stored with; rows are only ever added",
+    )
     op.create_table(
         "tombstone",
         key("segment_id", sa.BigInteger(), "segment they came from"),

@@ -1,0 +1,158 @@
+r"""A dictionary for header sections, made from the archive's own mail, with nobody in it.
+
+What relays and filters write into every header section takes a fifth of its stored form: their own
+names, in their own order.  A writer gathers the first header sections that it loads and makes a
+zstd dictionary of them.
+
+Promises: no dictionary holds anything of a person, because a person who is erased could not be
+taken out of it.  Before the dictionary is made, each gathered section loses its subject, what comes
+before any @, display names, encoded words, and each word (an IP address is one word) that fewer
+than AUTHORS authors have in their mail, or that is part of anybody's name or local part and is none
+that programs write (`header_phrases`).  What is left over is what programs write.
+
+Raises: what the database raises from `recall` and `learn`.  A dictionary that cannot be made is
+none: header sections are stored as before.
+
+Does not: store or find dictionaries (`header_dictionaries` does).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+
+import orjson
+import zstandard
+from sqlalchemy import Connection
+
+from carbonseal.milter import log
+from carbonseal.milter.archive import header_dictionaries, header_store
+from carbonseal.milter.archive.header_phrases import DICTIONARY_1
+
+AUTHORS = 50
+SAMPLE = 4000  # header sections; three seconds of work, once
+_SIZE = 32_768  # octets; twice as many find nothing more
+_LONGEST = 20_000  # octets of a stored section; longer ones teach nothing
+_YEAR = 365 * 86_400 * 1_000_000  # microseconds; filters and relays change
+_NAMING = frozenset(
+    "from to cc bcc sender reply-to resent-from resent-to resent-cc resent-bcc resent-sender "
+    "resent-reply-to return-path delivered-to x-original-to envelope-to apparently-to errors-to "
+    "disposition-notification-to return-receipt-to mail-followup-to mail-reply-to x-sender "
+    "x-from x-to x-envelope-from x-envelope-to x-authenticated-sender x-authenticated-user".split()
+)
+_IDENTIFYING = frozenset(("message-id", "in-reply-to", "references"))  # what programs count
+_SAYING = re.compile(r"subject|topic|comment|keyword|organi[sz]ation|description|title|name")
+_WORD = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9A-Fa-f]{0,4}:){3,}[0-9A-Fa-f]{0,4}|[^\W_]+")
+# It begins only where a text begins: from anywhere in it, long texts would take their square.
+_LOCAL_PART = re.compile(r'(?<![^\s<>"(),:;=\[\]])[^\s<>"(),:;=\[\]]+(?=@)')
+_ENCODED = re.compile(r"=\?[^?\s]*\?[A-Za-z]\?[^?\s]*\?=")
+_AFTER_AT = re.compile(r"@[\w.-]+>?|,\s*")
+_PUBLIC = frozenset(_WORD.findall(DICTIONARY_1.decode("ascii")))
+
+Fields = Sequence[Sequence[str]]
+Transaction = Callable[[], AbstractContextManager[Connection]]
+
+
+class Learning:
+    """How one writer stores header sections, and what it gathers to store them better."""
+
+    def __init__(self) -> None:
+        self._compress: Callable[[Fields], bytes] = header_store.compress
+        self._gathered: list[bytes] | None = None  # None: nothing to learn
+
+    def recall(self, connection: Connection) -> None:
+        """Use the dictionary that the archive has; gather for one if it has none of this year."""
+        content = header_dictionaries.newest(connection, since=_now() - _YEAR)
+        if content is None:
+            self._gathered = []
+        else:
+            self._compress = header_store.Packer(content).compress
+
+    def compress(self, fields: Fields) -> bytes:
+        """The stored form of header fields in order."""
+        stored = self._compress(fields)
+        gathered = self._gathered
+        if gathered is not None and len(gathered) < SAMPLE and len(stored) <= _LONGEST:
+            gathered.append(stored)
+        return stored
+
+    def learn(self, transaction: Transaction) -> None:
+        """Make a dictionary once enough is gathered."""
+        if self._gathered is None or len(self._gathered) < SAMPLE:
+            return
+        gathered, self._gathered = self._gathered, None
+        with transaction() as connection:  # another relay's writer may have been first
+            content = header_dictionaries.newest(connection, since=_now() - _YEAR)
+        if content is None:
+            # Between transactions: it takes seconds.
+            content = made(header_store.expand(one) for one in gathered)
+            if content is None:
+                return
+            with transaction() as connection:
+                header_dictionaries.keep(content, connection, made_at=_now())
+        self._compress = header_store.Packer(content).compress
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def made(sections: Iterable[Fields], *, authors: int = AUTHORS) -> bytes | None:
+    """A dictionary for header sections like these; None where there is too little in common."""
+    try:
+        made_of = [orjson.dumps(one) for one in impersonal(sections, authors=authors)]
+        return zstandard.train_dictionary(_SIZE, made_of, level=header_store.ZSTD_LEVEL).as_bytes()
+    except (zstandard.ZstdError, ValueError, TypeError) as fault:
+        log.warning("header-dictionary-not-made", problem=str(fault))
+        return None
+
+
+def impersonal(
+    sections: Iterable[Fields], *, authors: int = AUTHORS
+) -> list[list[tuple[str, str]]]:
+    """These header sections without anything of anybody; see above."""
+    names: set[str] = set()
+    users: defaultdict[str, set[str]] = defaultdict(set)  # of each word: authors, as many as count
+    cut = []
+    for fields in sections:
+        author = next((value for name, value in fields if name.strip().lower() == "from"), "")
+        cut.append([(name, _cut(name, value, names)) for name, value in fields])
+        for word in {word for one in cut[-1] for text in one for word in _WORD.findall(text)}:
+            if len(users[word]) < authors:
+                users[word].add(author)
+    common = {
+        word
+        for word, known in users.items()
+        if len(known) >= authors and (word in _PUBLIC or word.lower() not in names)
+    }
+
+    def if_common(found: re.Match[str]) -> str:
+        return found[0] if found[0] in common else ""
+
+    return [
+        [(_WORD.sub(if_common, name), _WORD.sub(if_common, value)) for name, value in fields]
+        for fields in cut
+    ]
+
+
+def _cut(name: str, value: str, names: set[str]) -> str:
+    """A field's value without what names a person or is a person's text; adds to `names`."""
+    known = name.strip().lower()
+    value = _storable(value)
+    if _SAYING.search(known):
+        return " "
+    value_without = _ENCODED.sub("", value) if "=?" in value else value
+    if known not in _NAMING:
+        if known not in _IDENTIFYING:
+            for local_part in _LOCAL_PART.findall(value_without):
+                names.update(word.lower() for word in _WORD.findall(local_part))
+        return _LOCAL_PART.sub("", value_without)
+    names.update(word.lower() for word in _WORD.findall(_AFTER_AT.sub(" ", value_without)))
+    return " " + "".join(_AFTER_AT.findall(value_without))
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
