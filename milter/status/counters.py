@@ -140,10 +140,11 @@ def facts(
 class Tally:
     """The place of one worker: where it counts."""
 
-    __slots__ = ("_beginning", "_cells", "_domains")
+    __slots__ = ("_beginning", "_cells", "_domains", "memory")
 
     def __init__(self, memory: memoryview) -> None:
         """`memory`: of one place, octets; what was counted there before is gone on with."""
+        self.memory = memory
         self._cells = memory.cast("Q")
         self._beginning = threading.Lock()
         self._domains = {name: _domain(number) for number, name in enumerate(_names(self._cells))}

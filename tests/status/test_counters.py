@@ -1,0 +1,185 @@
+"""Counting in shared memory: nothing is lost, nothing falls, nothing a stranger wrote is a name."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import pytest
+
+from carbonseal.milter.status import counters
+from carbonseal.milter.status.board import Board
+from carbonseal.milter.status.counters import BOUNDS, OTHER, PHASES, UNSIGNED, Facts, Tally
+from carbonseal.policies import reason
+from carbonseal.policies.reason import Reason
+
+SIGNED = Facts("outbound", ("example.com",), "example.com")
+TIMES = (0.001, 0.002, 0.003)
+
+
+def count(tally: Tally, about: Facts = SIGNED, times: int = 1) -> None:
+    for _ in range(times):
+        tally.message(about, "accept", 100, TIMES)
+
+
+def test_workers_count_in_one_memory_and_a_successor_goes_on() -> None:
+    """Forked processes add up; who takes the place of a dead one begins with its counts."""
+    board = Board(4)
+    places = [board.take() for _ in range(2)]
+    for place in (*places, *places):  # each worker, then its successor
+        pid = os.fork()
+        if pid == 0:
+            count(board.tally(place), times=10)
+            os._exit(0)
+        assert place is not None
+        board.settle(place, pid)
+        assert os.waitpid(pid, 0)[1] == 0
+        board.rests(place)
+    totals = board.totals()
+    assert totals.messages["outbound", "accept"] == totals.answered == 40
+    assert totals.signed == {"example.com": 40}
+    assert totals.octets == 4000
+    assert [totals.phases[name].count for name in PHASES] == [40] * len(PHASES)
+    assert totals.phases["whole"].micros == 40 * 3000
+
+
+def test_the_counts_of_a_place_stay_when_nobody_goes_on_there() -> None:
+    """After a reload to fewer workers no count may fall; and the place is the next one taken."""
+    board = Board(3)
+    place = board.take()
+    assert place is not None
+    count(board.tally(place))
+    board.leave(place)
+    assert board.totals().answered == 1
+    assert board.take() == place
+
+
+def test_a_worker_without_a_place_counts_nowhere_and_works() -> None:
+    """A reload to far more workers must not fail for lack of places."""
+    board = Board(1)
+    assert board.take() == 0
+    assert board.take() is None
+    count(board.tally(None))
+    board.beat(None)
+    assert board.totals().answered == 0
+
+
+def test_threads_lose_no_count() -> None:
+    """Threads of one worker add without a lock; the interpreter changes threads between bytecodes.
+
+    The shortest switching interval makes it change thousands of times here.
+    """
+    tally = counters.nowhere()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=count, args=(tally, SIGNED, 5000)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    totals = counters.add_up([tally.memory])
+    assert totals.answered == totals.signed["example.com"] == totals.phases["sign"].count == 20_000
+
+
+def test_threads_that_begin_domains_at_once_keep_them_apart() -> None:
+    """A place for a name is given once."""
+    tally = counters.nowhere()
+    names = [f"d{number}.example" for number in range(300)]
+
+    def all_names() -> None:
+        for name in names:
+            count(tally, Facts("outbound", (name,), name))
+
+    threads = [threading.Thread(target=all_names) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counters.add_up([tally.memory]).signed == dict.fromkeys(names, 4)
+
+
+def test_more_domains_than_there_is_room_for_are_counted_together() -> None:
+    """Memory and the number of series are bounded, and no message is left out."""
+    tally = counters.nowhere()
+    for number in range(counters.MAX_DOMAINS + 50):
+        name = f"d{number}.example"
+        tally.message(Facts("outbound", (), name, "no-active-key"), "accept", 1, TIMES)
+    unsigned = counters.add_up([tally.memory]).unsigned
+    assert len(unsigned) == counters.MAX_DOMAINS
+    assert sum(unsigned.values()) == counters.MAX_DOMAINS + 50
+    assert unsigned["no-active-key", OTHER] == 51
+
+
+def test_what_is_no_domain_of_ours_is_other() -> None:
+    """Facts without a domain of ours, which is all mail of strangers."""
+    tally = counters.nowhere()
+    count(tally, Facts("inbound", (), "", "no-origin-proof"))
+    assert counters.add_up([tally.memory]).unsigned == {("no-origin-proof", OTHER): 1}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 31e-6, 33e-6, 0.5, 16.7, 17.0, 1e6, -1.0])
+def test_a_time_falls_into_the_bucket_that_holds_it(seconds: float) -> None:
+    """Each bucket ends where the next begins; what is longer than all is in the last."""
+    tally = counters.nowhere()
+    tally.message(SIGNED, "accept", 1, (0.0, 0.0, seconds))
+    buckets = counters.add_up([tally.memory]).phases["whole"].buckets
+    wanted = sum(bound <= seconds for bound in BOUNDS)
+    assert [number for number, count in enumerate(buckets) if count] == [wanted]
+
+
+def test_connections_of_a_dead_worker_are_no_longer_open() -> None:
+    """Nobody says goodbye for those that went with it."""
+    board = Board(1)
+    first = board.tally(0)
+    board.settle(0, 1)
+    first.opened()
+    first.opened()
+    first.closed()
+    assert board.totals().open == 1
+    board.tally(0).opened()
+    totals = board.totals()
+    assert (totals.connections, totals.open) == (3, 1)
+
+
+def test_every_reason_not_to_sign_is_counted_by_its_name() -> None:
+    """A reason that is added to the catalogue must be added to the counters."""
+    said = {
+        code
+        for code, sentence in reason.SENTENCES.items()
+        if sentence.startswith(("Not signed", "Refused"))
+    }
+    assert said <= set(UNSIGNED)
+    ours = {"internal-error", OTHER}
+    assert set(UNSIGNED) - ours <= reason.SENTENCES.keys()
+
+
+@pytest.mark.parametrize(
+    ("sdids", "reasons", "accepted", "recorded", "wanted"),
+    [
+        (["a.example", "a.example"], ["signed"], True, True, (("a.example",), "")),
+        ([], ["eight-bit-content", "signature-failed"], True, True, ((), "signature-failed")),
+        (["a.example"], ["signed"], False, False, ((), "record-not-writable")),
+        (["a.example"], ["signed"], True, False, (("a.example",), "")),
+        ([], ["header-too-large"], False, True, ((), "header-too-large")),
+    ],
+    ids=["two-signatures-of-one", "failed", "not-recorded", "recorded-nowhere", "refused"],
+)
+def test_the_facts_of_a_message(
+    sdids: list[str], reasons: list[str], accepted: bool, recorded: bool, wanted: object
+) -> None:
+    """Signed by whom, or why not."""
+    about = counters.facts(
+        "outbound",
+        sdids=sdids,
+        sdid="a.example",
+        reasons=[Reason(code) for code in reasons],
+        is_accepted=accepted,
+        is_recorded=recorded,
+        laps=(0.0, 1.0, 3.0, 6.0),
+    )
+    assert (about.sdids, about.unsigned) == wanted
+    assert (about.decided, about.signed, about.recorded) == (1.0, 2.0, 3.0)
