@@ -35,6 +35,7 @@ from carbonseal.milter.follow.taken import Entry, LogUnreadable, Mark, Taken
 CHUNK: Final = 1 << 18  # octets read at once
 _LONGEST: Final = 1 << 16  # octets of a line; more is no line
 _HEAD: Final = 256  # octets by which a file is known again
+_SECOND: Final = 1 << 20  # octets of log that are looked at for the beginning of a second
 _SIBLINGS: Final = 1000  # rotated files that are looked at
 _COMPRESSED: Final[Mapping[str, Callable[[Path], Any]]] = {
     ".gz": gzip.open,
@@ -75,7 +76,7 @@ class LogFile:
 
     def _start(self, position: Mapping[str, Any] | None) -> None:
         if position is None:
-            self._file = self._open(self._path)
+            self._begin(self._open(self._path))
             return
         found = self._find(position)
         if found is None:
@@ -87,8 +88,17 @@ class LogFile:
             self._queue.extend(_siblings(self._path))
             self._go_on()
             return
-        self._file = found
         found.offset = int(position["offset"])
+        self._begin(found)
+
+    def _begin(self, file: _File) -> None:
+        """Read this file from its offset on."""
+        self._file = file
+        self._framing.renew(file.changed)
+        # So that a line is told from others of its second in the same way whenever it is read.
+        start = max(0, file.offset - _SECOND)
+        before = file.octets(file.offset - start, start)
+        self._framing.begin(before if start == 0 else before.partition(b"\n")[2])
 
     def take(self) -> Taken | None:
         """The next lines of one file; None when there are none now.  Raises: LogUnreadable."""
@@ -150,9 +160,27 @@ class LogFile:
             return
         self._is_at_end = False
         if not self._queue:
-            self._queue.extend(_siblings(self._path, after=file))
+            self._queue.extend(self._younger(file))
         file.close()
         self._go_on()
+
+    def _younger(self, file: _File) -> list[Path]:
+        """Rotated files that were written after this one, oldest first."""
+        return [
+            path
+            for path in _siblings(self._path)
+            if (stat := _stat(path)) is not None
+            and (stat.st_dev, stat.st_ino) != file.identity
+            and stat.st_mtime_ns >= file.changed_ns
+            and not (stat.st_mtime_ns == file.changed_ns and self._is_copy(path, file))
+        ]
+
+    def _is_copy(self, path: Path, file: _File) -> bool:
+        """Whether it is the same log, copied or compressed."""
+        copy = self._matching(path, file.head, 0)
+        if copy is not None:
+            copy.close()
+        return copy is not None
 
     def _is_followed(self, file: _File) -> bool:
         if self._queue or self._alone:
@@ -173,7 +201,7 @@ class LogFile:
         self._file = None
         path = self._queue.popleft() if self._queue else self._path
         try:
-            self._file = self._open(path)
+            self._begin(self._open(path))
         except LogUnreadable:
             if path == self._path:
                 raise
@@ -191,12 +219,14 @@ class LogFile:
             )
         file.close()
         self._is_at_end = False
-        self._file = copy
+        self._file = None
         if copy is None:
             self._go_on()
+        else:
+            self._begin(copy)
 
     def _copy_of(self, file: _File) -> _File | None:
-        if file.offset and file.head:
+        if file.head:
             for path in reversed(_siblings(self._path)):
                 copy = self._matching(path, file.head, file.offset)
                 if copy is not None:
@@ -255,7 +285,7 @@ class _File:
         try:
             self._stat = os.fstat(self._fd)
             self._stream = None if opener is None else cast(BinaryIO, opener(path))
-            self.head = self._octets(_HEAD, 0)
+            self.head = self.octets(_HEAD, 0)
         except BaseException:
             os.close(self._fd)
             raise
@@ -277,9 +307,10 @@ class _File:
 
     def read(self) -> bytes:
         """The octets that follow what was read."""
-        return self._octets(CHUNK, self.offset)
+        return self.octets(CHUNK, self.offset)
 
-    def _octets(self, count: int, offset: int) -> bytes:
+    def octets(self, count: int, offset: int) -> bytes:
+        """At most `count` octets from `offset` on."""
         if self._stream is None:
             return os.pread(self._fd, count, offset)
         self._stream.seek(offset)
@@ -302,7 +333,7 @@ class _File:
         """Whether it is at least that long."""
         if self._stream is None:
             return self._stat.st_size >= offset
-        return offset == 0 or len(self._octets(1, offset - 1)) == 1
+        return offset == 0 or len(self.octets(1, offset - 1)) == 1
 
     def source(self, mark: Mark) -> dict[str, Any]:
         """A position in this file."""
@@ -325,8 +356,8 @@ def _digest(head: bytes) -> str:
     return hashlib.sha256(head).hexdigest()[:32]
 
 
-def _siblings(path: Path, after: _File | None = None) -> list[Path]:
-    """What rotation has made of earlier logs, oldest first; `after`: only what is younger."""
+def _siblings(path: Path) -> list[Path]:
+    """What rotation has made of earlier logs, oldest first."""
     present = _stat(path)
     found = []
     try:
@@ -338,15 +369,7 @@ def _siblings(path: Path, after: _File | None = None) -> list[Path]:
     except OSError:
         return []
     found = sorted(found, key=lambda one: one[0].st_mtime_ns)[-_SIBLINGS:]
-    return [
-        sibling
-        for stat, sibling in found
-        if (present is None or stat.st_ino != present.st_ino)
-        and (
-            after is None
-            or (stat.st_ino != after.identity[1] and stat.st_mtime_ns >= after.changed_ns)
-        )
-    ]
+    return [sibling for stat, sibling in found if present is None or stat.st_ino != present.st_ino]
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -4,9 +4,10 @@ Three forms: `Nov 21 17:16:47 host postfix/smtp[123]: ...` (syslogd, and Postfix
 local time and without a year; RFC 3339 with fractions and zone (rsyslog, syslog-ng); and what the
 journal has as fields (`journal` asks for `service` only).
 
-The missing year is the latest in which the line is not more than a day ahead of a reference: the
-clock for a log that is being written, the last change of the file for an older one.  In the hour
-that clocks go through twice in autumn such lines count as of the first time; RFC 3339 knows better.
+Where a log tells seconds only, the microseconds count the lines within the second, so that what
+came later sorts later.  The missing year is the latest in which the line is not more than a day
+ahead of the file's last change.  In the hour that clocks go through twice in autumn such lines
+count as of the first time; RFC 3339 knows better.
 
 Does not: read files.  Raises nothing: a line of another form is None.
 """
@@ -74,6 +75,7 @@ class Framing:
         self.reference = 0.0  # Unix time near which lines without a year belong
         self._last: bytes | tuple[bytes, bytes] = b""
         self._last_at: str | None = None
+        self._count = 0  # lines of the last second, where the log tells no more than that
 
     def split(self, line: bytes) -> Framed | None:
         """Time, service and text of a line; None for what is not a line of Postfix."""
@@ -81,23 +83,30 @@ class Framing:
         if found is None:
             return None
         old, new, fraction, zone, program = found.groups()
-        service = self._services.of(program)
-        if service is None:
-            return None
         second = old or (new, zone)
         if second != self._last:
-            self._last = second
+            self._last, self._count = second, 0
             self._last_at = _with_year(old, self.reference) if old else _in_utc(new, zone)
-        if self._last_at is None:
+        else:
+            self._count += 1
+        service = self._services.of(program)
+        if service is None or self._last_at is None:
             return None
-        micro = "000000" if fraction is None else fraction[:6].decode().ljust(6, "0")
+        if fraction is None:
+            micro = f"{min(self._count, 999_999):06d}"
+        else:
+            micro = fraction[:6].decode().ljust(6, "0")
         return f"{self._last_at}.{micro}Z", service, line[found.end() :]
+
+    def begin(self, before: bytes) -> None:
+        """Another file, or another place in it; `before`: whole lines that stand before it."""
+        self._last, self._count = b"", 0
+        for line in before.split(b"\n"):
+            self.split(line)
 
     def renew(self, reference: float) -> None:
         """Go on with another reference for lines without a year."""
-        # A day is all the difference that could matter, and the last second is soon over.
-        if abs(reference - self.reference) > _LEAD / 24:
-            self._last = b""
+        # Lines of the last second keep the year they had.
         self.reference = reference
 
 

@@ -109,6 +109,15 @@ def read(spool_directory: Path) -> dict[str, Any]:
 def write(spool_directory: Path, content: Mapping[str, Any]) -> None:
     """Replace the file.  Raises: OSError."""
     directory = spool_directory / _STATE
-    directory.mkdir(mode=0o2770, exist_ok=True)
+    _make(directory)
     data = record.ascii_json(content) + b"\n"
     durable.replace(directory / _NAME, data, durable.Access(0o640))
+
+
+def _make(directory: Path) -> None:
+    """As open as the spool is, for others write there, too."""
+    try:
+        directory.mkdir(mode=0o750)
+    except FileExistsError:
+        return
+    directory.chmod(directory.parent.stat().st_mode & 0o2770 | 0o700)
