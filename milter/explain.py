@@ -139,8 +139,13 @@ def _read_message(path: Path, transaction: Transaction) -> None:
         ) from None
     if len(raw) > _MAX_MESSAGE:
         raise DataError(f"{path}: larger than {_MAX_MESSAGE} octets; is it one message?")
+    add_message(raw, str(path), transaction)
+
+
+def add_message(raw: bytes, place: str, transaction: Transaction) -> None:
+    """Header section and body of a message as it lies in a file.  Raises: DataError."""
     if not raw.strip():
-        raise DataError(f"{path}: it is empty; name a message file")
+        raise DataError(f"{place}: it is empty; name a message file")
     raw = re.sub(rb"\r?\n", b"\n", raw)
     header, _, body = raw.partition(b"\n\n") if not raw.startswith(b"\n") else (b"", b"", raw[1:])
     for line in re.split(rb"\n(?![ \t])", header.rstrip(b"\n")):
@@ -149,5 +154,5 @@ def _read_message(path: Path, transaction: Transaction) -> None:
             transaction.add_field(name.rstrip().decode("ascii"), value)
         elif line and not line.startswith(b"From "):
             shown = line[:40].decode("utf-8", "backslashreplace")
-            raise DataError(f"{path}: {shown!r} is no header field; is it a message file?")
+            raise DataError(f"{place}: {shown!r} is no header field; is it a message file?")
     transaction.body.add(body.replace(b"\n", b"\r\n"))
