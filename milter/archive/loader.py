@@ -66,9 +66,13 @@ def load(arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictio
     inserting.insert(schema.message, batch.messages, connection, with_terms=has_arrays)
     inserting.insert(schema.header_section, batch.sections, connection, with_terms=has_arrays)
     if not has_arrays:
-        inserting.insert(schema.participant, batch.participants, connection)
-        inserting.insert(schema.participant_domain, batch.domains, connection)
-        inserting.insert(schema.header_term, batch.header_terms, connection)
+        for table, made in (
+            (schema.participant, batch.participants),
+            (schema.participant_domain, batch.domains),
+            (schema.header_term, batch.header_terms),
+        ):
+            made.sort()  # each page of the tree is then found, and changed, once
+            inserting.insert(table, made, connection)
     return len(fresh)
 
 

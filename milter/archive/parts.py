@@ -374,6 +374,9 @@ def number(value: Any) -> int:
     return value
 
 
+_TEXT = frozenset((str,))
+
+
 def are_texts(values: Any) -> bool:
     """Whether these are a list of texts and nothing else."""
-    return isinstance(values, list) and all(isinstance(one, str) for one in values)
+    return isinstance(values, list) and not set(map(type, values)) - _TEXT

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ _LATER_KEYS = ("salt", "retention", "bcc_maps")  # since version 2
 _KEYS_2 = _KEYS.union(_LATER_KEYS)
 _SALT = 16  # octets
 _QUEUE_ID = 255  # characters
+_MOMENT = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9])\.([0-9]{6})Z"
+)
 
 
 class Unloadable(ValueError):
@@ -307,22 +311,22 @@ def _found_by(mailbox: str) -> tuple[str, str, tuple[str, ...]]:
 
 def _microseconds(text: str) -> tuple[int, bool]:
     """A moment since 1970, and whether `moment_text` gives the same text."""
-    fraction = text[20:26]
-    if len(text) == 27 and text[19] == "." and fraction.isdecimal() and text.isascii():
-        whole = _second(text[:19] + text[26:])
-        if whole is not None:
-            return whole + int(fraction), True
-    return _since_epoch(text), False
+    found = _MOMENT.fullmatch(text)
+    midnight = None if found is None else _midnight(found[1])
+    if found is None or midnight is None:
+        return _since_epoch(text), False
+    _, hour, minute, second, fraction = found.groups()
+    seconds = (int(hour) * 60 + int(minute)) * 60 + int(second)
+    return midnight + seconds * 1_000_000 + int(fraction), True
 
 
 @lru_cache(maxsize=64)
-def _second(text: str) -> int | None:
-    """Many records are of the same second.  None for text that we do not write."""
+def _midnight(date: str) -> int | None:
+    """Many records are of the same day.  None for a day that is none."""
     try:
-        moment = _since_epoch(text)
+        return _since_epoch(f"{date}T00:00:00Z")
     except ValueError:
         return None
-    return moment if moment_text(moment) == f"{text[:-1]}.000000Z" else None
 
 
 def _since_epoch(text: str) -> int:

@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from carbonseal.milter.archive import merkle, record, spool
 
@@ -36,8 +36,7 @@ class Segment:
     is_closed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One whole line of a segment."""
 
     offset: int  # where it begins
