@@ -89,7 +89,6 @@ INDEX_TABLES = {"participant", "participant_domain", "header_term"}
 ONLY_WITHOUT_ARRAYS = INDEX_TABLES | {
     "message_by_login",
     "message_by_crossing",
-    "message_by_signed",
 }
 
 

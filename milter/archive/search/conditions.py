@@ -69,6 +69,7 @@ class Leaf:
     leads: bool = True  # an index finds its records in order of time
     elements: tuple[int, ...] = ()  # PostgreSQL: of the table's array
     is_range: bool = False  # its index is in order of time for each value only
+    crossed: tuple[int, bool] | None = None  # crossing and signed: what meets one meets no other
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +115,8 @@ def simplified(node: Node, known: Leaf | None = None) -> Node:
     """Flat, without constants, with `known` taken as true."""
     if node is known:
         return TRUE
+    if known and known.crossed and isinstance(node, Leaf) and node.crossed:
+        return TRUE if node.crossed == known.crossed else FALSE
     if isinstance(node, Negated):
         inner = simplified(node.of, known)
         if isinstance(inner, Negated):
@@ -378,10 +381,20 @@ class _IndexTables:
         return Leaf(MESSAGE, lambda c: c.login_hash == digest, 30)
 
     def crossing(self, number: int) -> Node:
-        return Leaf(MESSAGE, lambda c: c.crossing == number, 70)
+        return Some(tuple(_crossed(number, is_signed) for is_signed in (False, True)))
 
     def signed(self, is_signed: bool) -> Node:
-        return Leaf(MESSAGE, lambda c: c.is_signed == is_signed, 80)
+        return Some(tuple(_crossed(number, is_signed) for number in range(len(schema.CROSSINGS))))
+
+
+def _crossed(number: int, is_signed: bool) -> Leaf:
+    """One index has both: each pair of them is in order of time."""
+    return Leaf(
+        MESSAGE,
+        lambda c: and_(c.crossing == number, c.is_signed == is_signed),
+        70,
+        crossed=(number, is_signed),
+    )
 
 
 class _Arrays:

@@ -342,9 +342,13 @@ def index_tables() -> None:
         comment="index of subject words and of indexed header fields",
         sqlite_with_rowid=False,
     )
-    op.create_index("message_by_crossing", "message", ["crossing", "record_id"])
-    op.create_index("message_by_login", "message", ["login_hash", "record_id"])
-    op.create_index("message_by_signed", "message", ["is_signed", "record_id"])
+    op.create_index("message_by_crossing", "message", ["crossing", "is_signed", "record_id"])
+    op.create_index(
+        "message_by_login",
+        "message",
+        ["login_hash", "record_id"],
+        sqlite_where=sa.text("login_hash IS NOT NULL"),
+    )
 
 
 def audit() -> None:
