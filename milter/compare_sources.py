@@ -66,13 +66,14 @@ def _folder(folder: Path) -> Iterator[Line | Mail]:
 def _files(folder: Path) -> Iterator[Path]:
     for where, folders, names in os.walk(folder):
         folders.sort()
+        wanted = [name for name in sorted(names) if not name.startswith(".")]
         if "cur" in folders and "tmp" in folders:
             folders.remove("tmp")  # not delivered yet
-        if "loaded" in folders or any(name.endswith(_SEGMENT) for name in names):
+        if "loaded" in folders or any(name.endswith(_SEGMENT) for name in wanted):
             # A spool: its segments, and nothing else of what is in it.
             folders[:] = [name for name in folders if name == "loaded"]
-            names = [name for name in names if name.endswith(_SEGMENT)]
-        yield from (Path(where, name) for name in sorted(names) if not name.startswith("."))
+            wanted = [name for name in wanted if name.endswith(_SEGMENT)]
+        yield from (Path(where, name) for name in wanted)
 
 
 def _file(path: Path) -> Iterator[Line | Mail]:
