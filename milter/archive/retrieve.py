@@ -9,10 +9,21 @@ Does not: search (`query` does).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
-from sqlalchemy import Column, Connection, Select, Table, any_, bindparam, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    any_,
+    bindparam,
+    column,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 
 from carbonseal.milter.archive import derive, header_store, packed, schema, terms
@@ -123,6 +134,9 @@ class _Values:
         return None if address_id is None else self._mailboxes.get(address_id, ERASED)
 
 
+Within: TypeAlias = Callable[[Column[Any]], Sequence[ColumnElement[bool]]]
+
+
 class ByKey:
     """A statement for rows by their keys, built once.
 
@@ -141,6 +155,35 @@ class ByKey:
         query = self._array if is_array else self._listed
         for chunk in chunks(list(keys), _CHUNK):
             yield from connection.execute(query, {"keys": chunk}).all()
+
+
+class ByRecord:
+    """The same for the record ids of a table that PostgreSQL divides by month.
+
+    There each id is looked up in its own month only, and only those months are planned for that
+    `within`, for record ids of tables in subqueries, leaves.
+    """
+
+    def __init__(self, query: Callable[[Within], Select[Any]], record_id: Column[Any]) -> None:
+        self._listed = query(lambda _: ()).where(record_id.in_(bindparam("keys", expanding=True)))
+        first, last = (bindparam(name, type_=record_id.type) for name in ("first", "last"))
+
+        def within(column: Column[Any]) -> Sequence[ColumnElement[bool]]:
+            return column >= first, column <= last
+
+        keys = func.unnest(bindparam("keys", type_=postgresql.ARRAY(record_id.type)))
+        wanted = keys.table_valued(column("key", record_id.type)).render_derived("wanted")
+        self._array = query(within).where(record_id == wanted.c.key, *within(record_id))
+
+    def rows(self, record_ids: Iterable[str], connection: Connection) -> Iterator[Any]:
+        """The rows that there are, in no order."""
+        is_array = connection.dialect.name == "postgresql"
+        for chunk in chunks(list(record_ids), _CHUNK):
+            if is_array:
+                given = {"keys": chunk, "first": min(chunk), "last": max(chunk)}
+                yield from connection.execute(self._array, given).all()
+            else:
+                yield from connection.execute(self._listed, {"keys": chunk}).all()
 
 
 _ADDRESSES = ByKey(

@@ -1,9 +1,9 @@
 """Records in short: one line of a page of results each.
 
-Promises: a page costs four statements, whatever is on it: the messages with what they have in
-common, their header sections, the addresses, the forms of their signatures.  Nothing is unpacked
-that a line does not show: of a header section only Message-ID and Subject.  What `rows.join` would
-say of the same record is said in the same words.
+Promises: a page costs three statements, whatever is on it: the messages with their header sections
+and what they have in common, the addresses, the forms of their signatures that are new to us.
+Nothing is unpacked that a line does not show: of a header section only Message-ID and Subject.
+What `rows.join` would say of the same record is said in the same words.
 
 Does not: find records (`walk` does), or give complete ones (`retrieve` does).
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Row, ScalarSelect, select
+from sqlalchemy import Column, Connection, Row, ScalarSelect, Select, select
 
 from carbonseal.milter.archive import (
     derive,
@@ -28,7 +28,7 @@ from carbonseal.milter.archive import (
 )
 from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import SigningForm
-from carbonseal.milter.archive.retrieve import ByKey
+from carbonseal.milter.archive.retrieve import ByKey, ByRecord, Within
 
 Mailboxes = dict[Any, str | None]  # by address id
 
@@ -60,19 +60,26 @@ class Found:
 def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
     """These records in this order; ids that are not there are left out."""
     messages = {row.record_id: row for row in _MESSAGES.rows(record_ids, connection)}
-    sections = {row.record_id: row.fields for row in _SECTIONS.rows(record_ids, connection)}
-    found = [
-        _Line(row, sections.get(name))
-        for name in record_ids
-        if (row := messages.get(name)) is not None
-    ]
+    found = [_Line(row) for name in record_ids if (row := messages.get(name)) is not None]
     addresses: set[Any] = {one.address_id for line in found for one in line.recipients}
     addresses |= {key for line in found for key in line.message[_ENDS]}
     named = retrieve.mailboxes(addresses - {None}, connection)
     mailboxes: Mailboxes = {None: None, **named}
     forms = {one.form_id for line in found for one in line.signatures}
-    known = {row[0]: SigningForm._make(row[1:]) for row in _FORMS.rows(sorted(forms), connection)}
+    known = _known_forms(forms, connection)
     return [line.found(mailboxes, known) for line in found]
+
+
+def _known_forms(forms: set[int], connection: Connection) -> dict[int, SigningForm]:
+    """Forms by id, of those that were seen before as they were: the id is a hash of the form."""
+    missing = sorted(forms - _seen.keys())
+    if missing:
+        if len(_seen) > _MOST_FORMS:
+            _seen.clear()
+            missing = sorted(forms)
+        for identifier, *columns in _FORMS.rows(missing, connection):
+            _seen[identifier] = SigningForm._make(columns)
+    return _seen
 
 
 def _of(value: Column[Any], key: Column[Any], own: Column[Any]) -> ScalarSelect[Any]:
@@ -86,8 +93,14 @@ def _of(value: Column[Any], key: Column[Any], own: Column[Any]) -> ScalarSelect[
 _MESSAGE = schema.message.c
 _COMMON, _VERDICT = schema.circumstance.c, schema.verdict.c
 _ENDS = slice(0, 2)
-_MESSAGES = ByKey(
-    select(
+_SECTION = schema.header_section.c
+_FORM = schema.signing_form.c
+
+
+def _query(within: Within) -> Select[Any]:
+    section = select(_SECTION.fields)
+    section = section.where(_SECTION.record_id == _MESSAGE.record_id, *within(_SECTION.record_id))
+    return select(
         _MESSAGE.reverse_path_id,
         _MESSAGE.author_id,
         _MESSAGE.record_id,
@@ -108,14 +121,14 @@ _MESSAGES = ByKey(
         _MESSAGE.verbatim,
         _of(_COMMON.relay, _COMMON.circumstance_id, _MESSAGE.circumstance_id),
         _of(_VERDICT.reasons, _VERDICT.verdict_id, _MESSAGE.verdict_id),
-    ),
-    _MESSAGE.record_id,
-)
-# Not joined to the messages: PostgreSQL would look for them in every partition.
-_SECTION = schema.header_section.c
-_SECTIONS = ByKey(select(_SECTION.record_id, _SECTION.fields), _SECTION.record_id)
-_FORM = schema.signing_form.c
+        section.scalar_subquery().label("fields"),
+    )
+
+
+_MESSAGES = ByRecord(_query, _MESSAGE.record_id)
 _FORMS = ByKey(select(_FORM.form_id, *(_FORM[name] for name in SigningForm._fields)), _FORM.form_id)
+_MOST_FORMS = 10_000
+_seen: dict[int, SigningForm] = {}
 
 
 class _Line:
@@ -123,9 +136,9 @@ class _Line:
 
     __slots__ = ("fields", "message", "recipients", "signatures")
 
-    def __init__(self, message: Row[Any], fields: bytes | None) -> None:
+    def __init__(self, message: Row[Any]) -> None:
         self.message: Any = message
-        self.fields = fields  # null: the header section has gone earlier
+        self.fields: bytes | None = message.fields  # null: the header section has gone earlier
         self.recipients = packed.unpack_recipients(message.recipients)
         second = message.recorded_at // 1_000_000
         self.signatures = packed.unpack_signatures(message.signatures, second)
@@ -136,7 +149,7 @@ class _Line:
         (reverse_path_id, author_id, record_id, recorded_at, queue_id, *more) = self.message
         (crossing, disposition, reverse_path_spelling, reverse_path_about, *more) = more
         (author_spelling, author_count, _, _, archive_addressed, client, *more) = more
-        login, size, verbatim, relay, common = more
+        login, size, verbatim, relay, common, _ = more
 
         def address(address_id: int | None, spelling: bytes | None) -> str:
             if spelling is None:
