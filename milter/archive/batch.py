@@ -1,7 +1,8 @@
 """A batch: some lines of one segment, taken apart, before they go to SQL in one transaction.
 
 Promises: every line of the batch is in `entries`; those that are records in `arrivals`, those that
-should be and are not in `refused`, each with why.  A defect of ours while one record is taken apart
+should be and are not in `refused`, each with why; events, of which nothing is made, in `events`
+with what they say.  A defect of ours while one record is taken apart
 costs that record only.
 
 Does not: touch the database, or decide what becomes of a refused line.
@@ -10,11 +11,11 @@ Does not: touch the database, or decide what becomes of a refused line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from carbonseal.milter import log
-from carbonseal.milter.archive import derive, header_store, rows, terms
+from carbonseal.milter.archive import derive, header_store, record, rows, terms
 from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.segments import Entry, Segment
@@ -28,6 +29,7 @@ class Batch:
     entries: list[Entry]
     arrivals: list[Arrival]
     refused: list[tuple[Entry, str]]
+    events: list[Entry] = field(default_factory=list)
 
     @property
     def start(self) -> int:
@@ -44,6 +46,7 @@ class Batch:
                 part,
                 [one for one in self.arrivals if one.position in positions],
                 [one for one in self.refused if one[0].position in positions],
+                [one for one in self.events if one.position in positions],
             )
 
 
@@ -69,6 +72,9 @@ def read(
             continue  # the footer; or a torn line, which was never acknowledged to anybody
         if entry.fault is not None:
             batch.refused.append((entry, entry.fault))
+            continue
+        if record.is_event(entry.content):
+            batch.events.append(entry)
             continue
         try:
             made = rows.split(entry.content, indexed, compress)

@@ -51,6 +51,8 @@ class Progress:
         relay = self.relay
         if not relay and batch.arrivals:
             relay = batch.arrivals[0].rows.message["circumstance"].relay
+        if not relay and batch.events:
+            relay = str(batch.events[0].content.get("relay", ""))
         return Progress(
             offset=batch.entries[-1].end,
             lines=self.lines + len(read),

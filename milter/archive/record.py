@@ -110,6 +110,11 @@ def parse(line: bytes) -> dict[str, Any]:
     return content
 
 
+def is_event(content: Mapping[str, Any]) -> bool:
+    """Whether an intact line is an event (what became of a message), and so no record."""
+    return "event" in content
+
+
 def _loaded(text: bytes) -> Any:
     if _LONG_NUMBER not in text.translate(_ZEROS):  # orjson rounds what 64 bits cannot hold
         try:

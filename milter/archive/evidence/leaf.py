@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from carbonseal.milter.archive import merkle
+from carbonseal.milter.archive import merkle, record
 
 SALT = 16  # octets
 DIGEST = 32
@@ -426,8 +426,8 @@ def leaves_of(entries: bytes) -> Iterator[bytes]:
 
 
 def evidence_of(line: bytes, content: Mapping[str, Any] | None) -> bytes:
-    """The entry of seal.leaves for a line (newline included); `content` None: it is no record."""
-    if content is None:
+    """The entry of seal.leaves for a line (newline included); `content` None: nothing is intact."""
+    if content is None or record.is_event(content):
         return sha256(line).digest() + NO_HEADER
     return commitments(content).entry
 

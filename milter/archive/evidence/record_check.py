@@ -290,6 +290,8 @@ class RecordCheck:
         missing -= aside
         yield from self._check_repeats(segment, {p: r for p, r in repeats.items() if p in missing})
         missing -= repeats.keys()
+        if missing:
+            missing -= segment.without_record
         for place in sorted(missing):
             yield segment.finding("removed", "the record is missing", place)
         for place in sorted(segment.bare - gone.headers - gone.records):

@@ -41,6 +41,12 @@ class SealedSegment:
         """The evidence of one line."""
         return self.leaves[position * leaf.ENTRY : (position + 1) * leaf.ENTRY]
 
+    @property
+    def without_record(self) -> set[int]:
+        """Places of lines that were sealed as no records: events, and lines that were damaged."""
+        header = slice(leaf.DIGEST, leaf.ENTRY)
+        return {place for place in range(self.lines) if self.entry(place)[header] == leaf.NO_HEADER}
+
     def place_of(self, entry: bytes) -> int | None:
         """Where in the segment such a line was sealed."""
         if self._places is None:

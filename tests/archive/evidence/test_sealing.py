@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,25 @@ def test_a_footer_that_does_not_fit_is_reported_and_signed(archive: Archive) -> 
     [entry] = _entries(archive)
     assert entry["findings"] == ["the footer counts 0 lines and there are 1"]
     assert "segment-damaged" in [event for event, _ in archive.events]
+
+
+def test_events_are_sealed_as_lines_that_are_no_records(archive: Archive) -> None:
+    """They are neither loaded nor set aside; verify misses none, and still misses records."""
+    event = {"event": "delivery", "v": 1, "relay": "mx9", "queue_id": "4A", "facts": []}
+    archive.put(event | {"queue_id": "4B"})
+    archive.put(salted(0), event, salted(1))
+    assert archive.load() == 2
+    assert verified(archive) == []
+    assert not (archive.spool_directory / "set-aside").exists()
+    events_only, mixed = _entries(archive)
+    assert (events_only["relay"], events_only["lines"], mixed["lines"]) == ("mx9", 1, 3)
+    with archive.engine.connect() as connection:
+        [first, leaves] = connection.execute(select(schema.seal.c.leaves)).scalars()
+        query = select(schema.segment.c.lines, schema.segment.c.records, schema.segment.c.refused)
+        assert sorted(map(tuple, connection.execute(query))) == [(1, 0, 0), (3, 2, 0)]
+    line = record.encode(event)
+    assert bytes(leaves)[64:128] == sha256(line).digest() + bytes(32)
+    assert len(first) == 64
 
 
 def test_the_key_is_private_and_is_made_once(archive: Archive) -> None:
