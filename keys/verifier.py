@@ -39,7 +39,7 @@ class Outcome(StrEnum):
     FAIL = "fail"
     UNREADABLE = "unreadable"
     NO_KEY = "no key"  # we do not hold its public key
-    NOT_JUDGED = "not judged"  # another hash than SHA-256
+    NOT_JUDGED = "not judged"  # another hash than SHA-256, or octets that verifiers dispute
 
 
 def verify(
@@ -70,7 +70,9 @@ def verify(
         signed = canonical_header.canonical(fields, Selection.of(facts.fields, header_form))
         signature = base64.b64decode(tags["b"], validate=True)
         body_hash = base64.b64decode(tags["bh"], validate=True)
-    except (Disputed, NoFrom, binascii.Error, ValueError):
+    except Disputed:
+        return Outcome.NOT_JUDGED
+    except (NoFrom, binascii.Error, ValueError):
         return Outcome.UNREADABLE
     own = _own(name, value, is_relaxed=header_form == "relaxed")
     if not _is_signed(public_key, kind, hashlib.sha256(signed + own).digest(), signature):

@@ -145,7 +145,14 @@ class Comparison:
                 outcome = self._verified(facts, name, value, fields, seen.digests)
                 verified.append(outcome)
         present = Counter(name.strip().lower() for name, _ in seen.fields)
-        message = signature_comparison.Message(present, seen.reasons, self._stage)
+        message = signature_comparison.Message(
+            present,
+            seen.reasons,
+            self._stage,
+            is_author_ascii=all(
+                value.isascii() for name, value in fields if name.strip().lower() == b"from"
+            ),
+        )
         differences = signature_comparison.compare(old, seen.new, message)
         broken = tuple(
             Difference("old-signature-broken", f"{facts.name}: {outcome}", "")
@@ -168,9 +175,11 @@ class Comparison:
         facts = signature_facts.parse(value.decode("utf-8", "surrogateescape"))
         if facts is None or not self._is_ours(facts.sdid):
             return None
-        if at is not None and facts.signed_at is not None and abs(at - facts.signed_at) > _MINUTES:
-            return None
-        return facts
+        if at is None:
+            return facts
+        if facts.signed_at is None:  # whoever else it was, it was nobody with a key of ours
+            return facts if self._stage(facts) is not None else None
+        return facts if abs(at - facts.signed_at) <= _MINUTES else None
 
     def _is_ours(self, sdid: str) -> bool:
         return sdid in self.configuration.ours.domains or bool(self._lineage(sdid))

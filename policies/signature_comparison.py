@@ -39,6 +39,9 @@ _MEANT: Final = {
     "peer-sealed": "the client is listed in ours.peers",
     "author-not-allowed": "the login may not use this author; signing.logins",
 }
+_INTERNATIONAL: Final = (
+    "the author's domain is written in letters beyond ASCII, and signed for by its A-label here"
+)
 _LOCAL: Final = ("sendmail", "127.", "::1", "IPv6:::1")
 
 
@@ -64,6 +67,7 @@ class Message:
     present: Counter[str]  # its header fields, lower-case names
     reasons: Sequence[str]  # ours, as in the record: code(about)
     stage_of: Callable[[SignatureFacts], str | None]  # of the key in our store, None: not there
+    is_author_ascii: bool = True  # From holds no octet beyond ASCII
 
 
 def compare(
@@ -80,8 +84,13 @@ def compare(
             is_same = any(one.sdid == other.sdid for other in old)
             found.append(Difference("signature-added", "", one.name, why if is_same else ""))
         else:
-            found.append(Difference("signed-only-here", "", one.name))
+            why = "" if message.is_author_ascii or not _is_international(one) else _INTERNATIONAL
+            found.append(Difference("signed-only-here", "", one.name, why))
     return tuple(found)
+
+
+def _is_international(signature: SignatureFacts) -> bool:
+    return any(label.startswith("xn--") for label in signature.sdid.split("."))
 
 
 def _paired(
