@@ -1,0 +1,302 @@
+"""Each cause of unreadiness, made for real: seen by the endpoint, by `status`, and by an alert.
+
+One relay and one private Prometheus for all of them; each cause is mended before the next, and
+ready again is waited for.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support import ports
+from support.carbonseal import Carbonseal, wait_until
+from support.milter_client import Answer, Conversation, Envelope
+from support.prometheus import Prometheus, prometheus
+
+from carbonseal.milter.status import state_files
+
+pytestmark = pytest.mark.xdist_group("each-cause")
+FIELDS: list[tuple[str | bytes, bytes]] = [("From", b" alice@example.com")]
+LIMIT = 128 * 1024
+
+
+class Watched:
+    """A relay under the eyes of Prometheus."""
+
+    def __init__(self, service: Carbonseal, port: int, server: Prometheus) -> None:
+        self.service = service
+        self.port = port
+        self.server = server
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        asking = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            asking.request("GET", path)
+            answer = asking.getresponse()
+            return answer.status, answer.read()
+        finally:
+            asking.close()
+
+    def wrong(self) -> list[str]:
+        """The checks that make the relay unready."""
+        try:
+            status, body = self.get("/health/ready")
+        except OSError:
+            return ["(no answer)"]
+        about = json.loads(body) if status != 503 or body.startswith(b"{") else {"checks": []}
+        found = [one["name"] for one in about["checks"] if one["needed"] and not one["ok"]]
+        assert about.get("ready", False) == (status == 200)
+        return found if about["checks"] else ["(no page)"]
+
+    def wait_until_ready(self) -> None:
+        wait_until(lambda: not self.wrong(), "the relay to be ready")
+
+    def assert_seen(self, check: str) -> str:
+        """By the endpoint, the command and the alert; what the command says."""
+        wait_until(lambda: check in self.wrong(), f"{check} to be wrong")
+        done = self.service.command("status", check=False)
+        assert done.returncode == 1
+        assert f"! {check}:" in done.stdout
+        self.server.wait_for("CarbonsealNotReady", check=check)
+        return done.stdout
+
+    def metric(self, line: str) -> float:
+        """The value of one series, named as the page names it."""
+        lines = self.get("/metrics")[1].decode().splitlines()
+        [found] = [one for one in lines if one.startswith(line + " ")]
+        return float(found.rpartition(" ")[2])
+
+    def send(self, count: int = 1) -> list[Answer]:
+        with Conversation(self.service.socket) as conversation:
+            conversation.open()
+            return [
+                conversation.send_message(Envelope(), FIELDS, b"text\r\n").final
+                for _ in range(count)
+            ]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    directory = tmp_path_factory.mktemp("watched")
+    port = ports.free_port()
+    service = Carbonseal(directory / "seal")
+    service.configure(
+        {
+            "milter": {"workers": 1, "drain": 1},
+            "signing": {"keys": "keys", "rules": [{"author": "*", "sdid": "example.com"}]},
+            "record": {
+                "spool": "spool",
+                "database": f"sqlite:///{service.database}",
+                "spool_limit": LIMIT,
+            },
+            "status": {"listen": f"inet:{port}@127.0.0.1"},
+        }
+    )
+    service.make_key("example.com")
+    service.spool.mkdir()
+    with on_a_small_disk(service.spool), service, prometheus(directory / "prom", port) as server:
+        yield Watched(service, port, server)
+
+
+@pytest.fixture(autouse=True)
+def ready(watched: Watched) -> Iterator[None]:
+    """Before and after each cause."""
+    watched.wait_until_ready()
+    yield
+    watched.wait_until_ready()
+
+
+@contextmanager
+def on_a_small_disk(path: Path) -> Iterator[None]:
+    """A file system of its own, which can be filled, where we may mount one."""
+    if os.geteuid() != 0:
+        yield
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def key_file(watched: Watched) -> Path:
+    [path] = (watched.service.directory / "keys/example.com").glob("*.pem")
+    return path
+
+
+def test_a_relay_that_is_well(watched: Watched) -> None:
+    """Ready everywhere; what was sent is counted, and by the whole chain."""
+    before = watched.metric('carbonseal_signed_messages_total{domain="example.com"}')
+    assert watched.send(3) == [Answer.ACCEPT] * 3
+    wait_until(
+        lambda: (
+            watched.metric('carbonseal_signed_messages_total{domain="example.com"}') == before + 3
+        ),
+        "the count",
+    )
+    done = watched.service.command("status")
+    assert done.stdout.startswith("READY")
+    page = json.loads(watched.service.command("status", "--json").stdout)
+    assert page["ready"]
+    assert page["workers"]["serving"] == 1
+    query = "carbonseal_ready"
+    wait_until(
+        lambda: (
+            [
+                one["value"][1]
+                for one in watched.server.ask(f"/api/v1/query?query={query}")["result"]
+            ]
+            == ["1"]
+        ),
+        "the scrape",
+    )
+    assert not [one for one in watched.server.firing() if one["severity"] == "critical"]
+
+
+def test_the_key_is_gone(watched: Watched) -> None:
+    """Removed behind everybody's back; the workers hold it until they are restarted."""
+    path = key_file(watched)
+    aside = path.with_suffix(".aside")
+    path.rename(aside)
+    try:
+        assert "the private key is gone" in watched.assert_seen("signing")
+    finally:
+        aside.rename(path)
+
+
+def test_the_key_is_empty(watched: Watched) -> None:
+    """What a full disk can leave of it."""
+    path = key_file(watched)
+    content = path.read_bytes()
+    os.truncate(path, 0)
+    try:
+        assert "no private key any more" in watched.assert_seen("signing")
+    finally:
+        path.write_bytes(content)
+
+
+def test_the_key_may_not_be_read(watched: Watched) -> None:
+    """Too open for our rules, which refuse it as if it were closed."""
+    path = key_file(watched)
+    path.chmod(0o644)
+    try:
+        assert "too many may use it" in watched.assert_seen("signing")
+    finally:
+        path.chmod(0o600)
+
+
+def test_the_spool_is_gone_or_full(watched: Watched) -> None:
+    """Nothing can be put on record: mail is told to come again, and somebody is told why."""
+    if os.geteuid() != 0:
+        pytest.skip("a file system of its own needs root")
+    filler = watched.service.spool / "filler"
+    with filler.open("wb", buffering=0) as stream:
+        try:
+            while stream.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    try:
+        assert set(watched.send(20)) >= {Answer.TEMPFAIL}
+        assert "nothing can be written there" in watched.assert_seen("spool")
+        watched.server.wait_for("CarbonsealRecordsRefused")
+    finally:
+        filler.unlink()
+
+
+def test_the_spool_is_at_its_limit(watched: Watched) -> None:
+    """The writer stands still, and more waits than may."""
+    service = watched.service
+    [writer] = [pid for pid in service.children() if is_writer(pid)]
+    os.kill(writer, signal.SIGSTOP)
+    try:
+        answers = watched.send(150)
+        assert answers[0] is Answer.ACCEPT
+        assert "the limit is" in watched.assert_seen("spool-limit")
+        assert watched.send() == [Answer.TEMPFAIL]
+        watched.server.wait_for("CarbonsealSpoolFills")
+    finally:
+        os.kill(writer, signal.SIGCONT)
+        service.reload()  # the old worker closes its segment, which the writer then takes away
+
+
+def is_writer(pid: int) -> bool:
+    return "sqlalchemy" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_the_copies_do_not_arrive(watched: Watched) -> None:
+    """As whoever follows Postfix's log writes it down."""
+    spool = watched.service.spool
+    mailbox = "archive@archive.example.net"
+    about = {"state": "failing", "failures": 7, "since": time.time() - 60}
+    state_files.write(spool, "copies", {"recipients": {mailbox: about}})
+    try:
+        assert f"{mailbox} since " in watched.assert_seen("archive-copy")
+        watched.server.wait_for("CarbonsealCopyFailing")
+    finally:
+        state_files.write(spool, "copies", {"recipients": {mailbox: {"state": "ok"}}})
+
+
+def test_the_evidence_key_is_damaged(watched: Watched) -> None:
+    """Only the writer may read it, and says so."""
+    directory = watched.service.spool / "evidence"
+    wait_until((directory / "evidence.key").exists, "the first seal, after the reload above")
+    content = (directory / "evidence.key").read_bytes()
+    (directory / "evidence.key").write_bytes(b"no key\n")
+    try:
+        assert "no Ed25519 private key" in watched.assert_seen("evidence")
+    finally:
+        (directory / "evidence.key").write_bytes(content)
+
+
+def test_the_workers_die_again_and_again(watched: Watched) -> None:
+    """Killed whenever one comes: the supervisor waits longer each time.  No count falls."""
+    totals = 'carbonseal_messages_total{crossing="outbound",disposition="accept"}'
+    watched.send()
+    before = watched.metric(totals)
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.wait(0.02):
+            for pid in watched.service.children():
+                if "/milter.cpython" in maps(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        watched.assert_seen("workers")
+        watched.server.wait_for("CarbonsealRestarting", role="worker")
+    finally:
+        stop.set()
+        killer.join()
+    watched.wait_until_ready()
+    assert watched.send() == [Answer.ACCEPT]
+    wait_until(lambda: watched.metric(totals) == before + 1, "the count to go on")
+
+
+def maps(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return ""
+
+
+def test_the_service_is_stopped(watched: Watched) -> None:
+    """Last: nobody answers, the command says so from the file, and Prometheus by itself."""
+    assert watched.service.stop() == 0
+    done = watched.service.command("status", check=False)
+    assert done.returncode == 1
+    assert "the service has stopped" in done.stdout
+    watched.server.wait_for("CarbonsealDown")
+    watched.service.start()
