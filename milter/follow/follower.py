@@ -119,6 +119,11 @@ class Follower:
             self._turn = 0 if self._position is None else self._position.turn
             self.counts = Counts.of(position.read(self.spool_directory))
         self._source = self.make_source(self._position)
+        where = self._source.where()
+        if where is not None:
+            # Written down at once: a rotation before the first line must not make us begin anew.
+            self._place, self._end = where
+            self._keep_position()
         try:
             while not (stop.is_set() or self._is_finished()):
                 self._advance(stop)

@@ -22,7 +22,7 @@ import orjson
 
 from carbonseal.milter.archive import record
 from carbonseal.milter.follow.log_line import Services
-from carbonseal.milter.follow.taken import Entry, LogUnreadable, Mark, Taken
+from carbonseal.milter.follow.taken import Entry, LogUnreadable, Mark, Place, Taken
 
 _CHUNK: Final = 1 << 18
 _LONGEST: Final = 1 << 20  # octets of one entry
@@ -83,6 +83,10 @@ class Journal:
             assert stream is not None
             os.set_blocking(stream.fileno(), False)
         return child
+
+    def where(self) -> tuple[Place, Mark] | None:
+        """After the last entry that was taken."""
+        return (self, self._cursor) if self._cursor else None
 
     def take(self) -> Taken | None:
         """The next entries; None when there are none now.  Raises: LogUnreadable."""

@@ -24,13 +24,12 @@ import hashlib
 import lzma
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from carbonseal.milter.follow.log_line import Framing
-from carbonseal.milter.follow.taken import Entry, LogUnreadable, Mark, Taken
+from carbonseal.milter.follow.taken import Entry, LogUnreadable, Mark, Place, Taken
 
 CHUNK: Final = 1 << 18  # octets read at once
 _LONGEST: Final = 1 << 16  # octets of a line; more is no line
@@ -67,8 +66,8 @@ class LogFile:
         self._framing = framing
         self._once = once
         self._report = report
-        self._queue: deque[Path] = deque()  # files before the present one
         self._file: _File | None = None
+        self._heads: list[bytes] = []  # of files that were read on the way to the present one
         self._is_at_end = False  # the file has been read to its end, and another one follows
         self.is_finished = False
         self.is_behind = True
@@ -85,7 +84,6 @@ class LogFile:
                 log=str(self._path),
                 problem="the file that was read last is gone; all that is left is read again",
             )
-            self._queue.extend(_siblings(self._path))
             self._go_on()
             return
         found.offset = int(position["offset"])
@@ -100,11 +98,15 @@ class LogFile:
         before = file.octets(file.offset - start, start)
         self._framing.begin(before if start == 0 else before.partition(b"\n")[2])
 
+    def where(self) -> tuple[Place, Mark] | None:
+        """The present file and its offset."""
+        return None if self._file is None else (self._file, self._file.offset)
+
     def take(self) -> Taken | None:
         """The next lines of one file; None when there are none now.  Raises: LogUnreadable."""
         file = self._file
         if file is None:
-            self._go_on()
+            self._begin(self._open(self._path))
             return None
         try:
             data = file.read()
@@ -159,32 +161,29 @@ class LogFile:
             self._is_at_end = True
             return
         self._is_at_end = False
-        if not self._queue:
-            self._queue.extend(self._younger(file))
         file.close()
-        self._go_on()
+        self._go_on(file)
 
-    def _younger(self, file: _File) -> list[Path]:
-        """Rotated files that were written after this one, oldest first."""
-        return [
-            path
-            for path in _siblings(self._path)
-            if (stat := _stat(path)) is not None
-            and (stat.st_dev, stat.st_ino) != file.identity
-            and stat.st_mtime_ns >= file.changed_ns
-            and not (stat.st_mtime_ns == file.changed_ns and self._is_copy(path, file))
-        ]
-
-    def _is_copy(self, path: Path, file: _File) -> bool:
-        """Whether it is the same log, copied or compressed."""
-        copy = self._matching(path, file.head, 0)
-        if copy is not None:
-            copy.close()
-        return copy is not None
+    def _younger(self, file: _File | None) -> _File | None:
+        """The oldest rotated file that was written after this one; None: it is the present one's
+        turn.  Looked for each time anew, since names change with every rotation."""
+        for path in _siblings(self._path):
+            stat = _stat(path)
+            if stat is None or (file is not None and stat.st_mtime_ns < file.changed_ns):
+                continue
+            found = self._matching(path, b"", 0)
+            if found is None:
+                continue
+            # The same log may be there twice, copied or compressed.
+            done = self._heads if file is None else [*self._heads, file.head]
+            if not any(found.head.startswith(head) for head in done if head):
+                return found
+            found.close()
+        return None
 
     def _is_followed(self, file: _File) -> bool:
-        if self._queue or self._alone:
-            return bool(self._queue)
+        if self._alone:
+            return False
         try:
             present = os.stat(self._path)
         except FileNotFoundError:
@@ -194,18 +193,23 @@ class LogFile:
         if (present.st_dev, present.st_ino) == file.identity:
             return False
         # Until the new file has a line, the writer may still have the old one open.
-        return present.st_size > 0 or self._once or file.is_compressed
+        if present.st_size > 0 or self._once or file.is_compressed:
+            return True
+        younger = self._younger(file)
+        if younger is not None:
+            younger.close()
+        return younger is not None
 
-    def _go_on(self) -> None:
-        """Open the next file."""
+    def _go_on(self, last: _File | None = None) -> None:
+        """Open the file that follows `last`; the oldest, without one."""
         self._file = None
-        path = self._queue.popleft() if self._queue else self._path
-        try:
-            self._begin(self._open(path))
-        except LogUnreadable:
-            if path == self._path:
-                raise
-            self._report("log-gap", log=str(path), problem="it was moved away or is unreadable")
+        if last is not None:
+            self._heads.append(last.head)
+        following = self._younger(last)
+        if following is None:
+            self._heads.clear()
+            following = self._open(self._path)
+        self._begin(following)
         self.is_behind = True
 
     def _truncated(self, file: _File) -> None:
@@ -221,7 +225,7 @@ class LogFile:
         self._is_at_end = False
         self._file = None
         if copy is None:
-            self._go_on()
+            self._begin(self._open(self._path))
         else:
             self._begin(copy)
 

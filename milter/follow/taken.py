@@ -49,6 +49,9 @@ class Source(Protocol):
     def is_behind(self) -> bool:
         """Whether more waited when it was last asked."""
 
+    def where(self) -> tuple[Place, Mark] | None:
+        """Where the next line will be taken from; None when that cannot be told yet."""
+
     def take(self) -> Taken | None:
         """The next lines; None when there are none now.  Raises: LogUnreadable."""
 

@@ -35,9 +35,7 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     [
         pytest.param("2026-11-21T17:16:47.123456+01:00", "2026-11-21T16:16:47.123456Z", id="zone"),
         pytest.param("2026-11-21T17:16:47.12Z", "2026-11-21T17:16:47.120000Z", id="short-fraction"),
-        pytest.param(
-            "2026-11-21T17:16:47,123456789-0230", "2026-11-21T19:46:47.123456Z", id="ns"
-        ),
+        pytest.param("2026-11-21T17:16:47,123456789-0230", "2026-11-21T19:46:47.123456Z", id="ns"),
         pytest.param("2026-11-21T17:16:47Z", "2026-11-21T17:16:47.000000Z", id="no-fraction"),
         pytest.param("2026-13-21T17:16:47Z", None, id="month-13"),
         pytest.param("0001-01-01T00:00:00+14:00", None, id="before-the-calendar"),
