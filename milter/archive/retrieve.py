@@ -23,6 +23,7 @@ from sqlalchemy import (
     column,
     func,
     select,
+    true,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -34,6 +35,7 @@ from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.verdicts import Verdict
 
 _CHUNK = 500
+_FAR = 366 * 86_400_000  # milliseconds
 ERASED = "erased"  # stands for the mailbox of a person who was erased
 
 
@@ -160,30 +162,38 @@ class ByKey:
 class ByRecord:
     """The same for the record ids of a table that PostgreSQL divides by month.
 
-    There each id is looked up in its own month only, and only those months are planned for that
-    `within`, for record ids of tables in subqueries, leaves.
+    There each id is looked up in its own month only, whatever the planner thinks of that.  It plans
+    for all months, and for some of them in less time when it is told which: by `within`, for the
+    record ids of every table that the query names.
     """
 
     def __init__(self, query: Callable[[Within], Select[Any]], record_id: Column[Any]) -> None:
         self._listed = query(lambda _: ()).where(record_id.in_(bindparam("keys", expanding=True)))
         first, last = (bindparam(name, type_=record_id.type) for name in ("first", "last"))
 
-        def within(column: Column[Any]) -> Sequence[ColumnElement[bool]]:
-            return column >= first, column <= last
+        def one_by_one(within: Within) -> Select[Any]:
+            keys = func.unnest(bindparam("keys", type_=postgresql.ARRAY(record_id.type)))
+            wanted = keys.table_valued(column("key", record_id.type)).render_derived("wanted")
+            found = query(within).where(record_id == wanted.c.key, *within(record_id))
+            one = found.limit(1).lateral("one")
+            return select(*one.c).select_from(wanted.join(one, true()))
 
-        keys = func.unnest(bindparam("keys", type_=postgresql.ARRAY(record_id.type)))
-        wanted = keys.table_valued(column("key", record_id.type)).render_derived("wanted")
-        self._array = query(within).where(record_id == wanted.c.key, *within(record_id))
+        self._near = one_by_one(lambda one: (one >= first, one <= last))
+        # To bound many months takes longer than to plan for all.
+        self._far = one_by_one(lambda _: ())
 
     def rows(self, record_ids: Iterable[str], connection: Connection) -> Iterator[Any]:
         """The rows that there are, in no order."""
         is_array = connection.dialect.name == "postgresql"
         for chunk in chunks(list(record_ids), _CHUNK):
+            given: dict[str, Any] = {"keys": chunk}
+            query = self._listed
             if is_array:
-                given = {"keys": chunk, "first": min(chunk), "last": max(chunk)}
-                yield from connection.execute(self._array, given).all()
-            else:
-                yield from connection.execute(self._listed, {"keys": chunk}).all()
+                first, last = min(chunk), max(chunk)
+                is_far = terms.millisecond(last) - terms.millisecond(first) > _FAR
+                query = self._far if is_far else self._near
+                given |= {} if is_far else {"first": first, "last": last}
+            yield from connection.execute(query, given).all()
 
 
 _ADDRESSES = ByKey(

@@ -69,6 +69,11 @@ def first_record_id(milliseconds: int) -> str:
     return unpack_record_id((bounded << 80).to_bytes(16, "big"))
 
 
+def millisecond(record_id: str) -> int:
+    """When a record was made: milliseconds since 1970.  Raises: ValueError."""
+    return int.from_bytes(pack_record_id(record_id)[:6], "big")
+
+
 def storable(text: str) -> str:
     """Text that every database takes: NUL becomes U+2400, lone surrogates become U+FFFD."""
     if text.isascii() and "\0" not in text:

@@ -371,21 +371,17 @@ def _headers(record_ids: list[str], connection: Connection) -> Callable[[str], F
 
 
 def _earlier(record_id: str, span: int, first: str) -> str:
-    return max(first, terms.first_record_id(_millisecond(record_id) - span))
+    return max(first, terms.first_record_id(terms.millisecond(record_id) - span))
 
 
 def _after(record_id: str) -> str:
     """The smallest id of the millisecond after; the largest of all when there is none."""
-    following = _millisecond(record_id) + 1
+    following = terms.millisecond(record_id) + 1
     return terms.first_record_id(following) if following < 1 << 48 else _NEWEST
 
 
 def _milliseconds(last: str, first: str) -> int:
-    return _millisecond(last) - _millisecond(first)
-
-
-def _millisecond(record_id: str) -> int:
-    return int.from_bytes(terms.pack_record_id(record_id)[:6], "big")
+    return terms.millisecond(last) - terms.millisecond(first)
 
 
 def count(plan: Plan, connection: Connection) -> int | None:
