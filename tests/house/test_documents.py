@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 POSTFIX = ROOT / "docs/postfix.md"
 MANUAL = (
+    ROOT / "docs/operations.md",
     README,
     POSTFIX,
     *(ROOT / "docs" / name for name in ("archive.md", "keys.md", "migration.md")),
@@ -148,6 +149,7 @@ FOLDERS = {
     "milter/archive/keeping": "how long records are kept, what holds them, and how they go",
     "milter/archive/handover": "records that leave the archive, with their proof, and come back",
     "milter/archive/migrations": "the steps of the database's schema",
+    "milter/status": "how the relay is: what is counted and seen of it, and who is told",
 }
 
 
