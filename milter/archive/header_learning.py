@@ -103,7 +103,9 @@ def _now() -> int:
 def made(sections: Iterable[Fields], *, authors: int = AUTHORS) -> bytes | None:
     """A dictionary for header sections like these; None where there is too little in common."""
     try:
-        made_of = [orjson.dumps(one) for one in impersonal(sections, authors=authors)]
+        made_of: list[bytes | bytearray | memoryview[int]] = [
+            orjson.dumps(one) for one in impersonal(sections, authors=authors)
+        ]
         return zstandard.train_dictionary(_SIZE, made_of, level=header_store.ZSTD_LEVEL).as_bytes()
     except (zstandard.ZstdError, ValueError, TypeError) as fault:
         log.warning("header-dictionary-not-made", problem=str(fault))

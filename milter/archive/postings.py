@@ -38,7 +38,7 @@ def _kinds(name: str) -> Mapping[int, int]:
 
 
 _ADDRESS, _DOMAIN = _kinds("address"), _kinds("domain")
-_WORD, _LOGIN, _CROSSING, _SIGNED = map(_kind, ("word", "login", "crossing", "signed"))
+_WORD, _LOGIN, _CROSSED = map(_kind, ("word", "login", "crossing and signed"))
 
 
 def _term(identifier: int, kind: int) -> int:
@@ -56,7 +56,7 @@ def of_message(
     is_signed: bool,
 ) -> list[int]:
     """Terms of a message: ids of addresses and domains with their roles, and the rest."""
-    found = [_plain(_CROSSING, crossing), _plain(_SIGNED, int(is_signed))]
+    found = [_crossed(crossing, is_signed)]
     if login is not None:
         found.append(_term(login, _LOGIN))
     for held_by, kinds in ((participants, _ADDRESS), (domains, _DOMAIN)):
@@ -104,15 +104,16 @@ def with_login(login_hash: int) -> list[int]:
 
 
 def with_crossing(crossing: int) -> list[int]:
-    """That crossing, by its number."""
-    return [_plain(_CROSSING, crossing)]
+    """Any of these: that crossing, by its number."""
+    return [_crossed(crossing, is_signed) for is_signed in (False, True)]
 
 
 def with_signed(is_signed: bool) -> list[int]:
-    """Signed, or not."""
-    return [_plain(_SIGNED, int(is_signed))]
+    """Any of these: signed, or not."""
+    return [_crossed(crossing, is_signed) for crossing in range(len(schema.CROSSINGS))]
 
 
 @functools.cache
-def _plain(kind: int, number: int) -> int:
-    return _term(number, kind)
+def _crossed(crossing: int, is_signed: bool) -> int:
+    """One term for both, since each record has both."""
+    return _term(2 * crossing + is_signed, _CROSSED)
