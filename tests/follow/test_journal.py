@@ -1,0 +1,257 @@
+"""The follower on the journal of a real systemd-journald, which runs privately.
+
+The daemon lives in a mount namespace in which /run is a directory of the test, so that the
+machine's own journal is neither read nor written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.postfix import wait_until
+
+from carbonseal.milter.archive import segments
+from carbonseal.milter.follow import position
+from carbonseal.milter.follow.journal import Journal
+from carbonseal.milter.follow.log_line import Services
+from carbonseal.milter.follow.taken import Entry, LogUnreadable
+
+_JOURNALD = Path("/lib/systemd/systemd-journald")
+_PERSON = 12345  # a user id that is no system account's
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(not _JOURNALD.exists(), reason="systemd is not installed"),
+]
+_ALONE = """
+set -e
+mount --make-rprivate /
+mount --bind "$0" /run
+mount -t tmpfs tmpfs /var/log
+exec {journald}
+"""
+
+
+class PrivateJournal:
+    """A journald of our own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "systemd/journal").mkdir(parents=True)
+        (directory / "log/journal").mkdir(parents=True)
+        script = _ALONE.format(journald=_JOURNALD)
+        self.process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script, directory],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._socket = directory / "systemd/journal/dev-log"
+        wait_until(self._socket.exists, 30)
+
+    @property
+    def files(self) -> Path:
+        """Where journalctl finds it."""
+        return self.directory / "log/journal"
+
+    def log(self, text: bytes, *, program: str = "postfix/smtp", facility: int = 2) -> None:
+        """As syslog(3) does."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            one.connect(str(self._socket))
+            one.send(b"<%d>Nov 21 17:16:47 %s[7]: %b" % (facility * 8 + 6, program.encode(), text))
+
+    def log_as_person(self, text: bytes) -> None:
+        """The same by somebody with an account."""
+        pid = os.fork()
+        if pid == 0:
+            os.setuid(_PERSON)
+            self.log(text)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+
+    def deliver(self, numbers: range) -> None:
+        """Deliveries, each to a recipient of its own."""
+        for number in numbers:
+            self.log(_delivery(number))
+
+    def rotate(self) -> None:
+        """Begin new journal files."""
+        self.process.send_signal(signal.SIGUSR2)
+
+
+def _delivery(number: int) -> bytes:
+    return (
+        b"4jWzgV1kV9z%04d: to=<r%d@out.example>, relay=mx[192.0.2.1]:25, delay=1, "
+        b"delays=0/0/0/1, dsn=2.0.0, status=sent (250 Ok)" % (number % 7, number)
+    )
+
+
+@pytest.fixture(scope="module")
+def journal() -> Iterator[PrivateJournal]:
+    """One for all tests of this file."""
+    directory = Path(tempfile.mkdtemp(prefix="jr"))
+    directory.chmod(0o755)
+    made = PrivateJournal(directory)
+    yield made
+    made.process.terminate()
+    made.process.wait()
+    shutil.rmtree(directory)
+
+
+class Relay:
+    """A spool and a configuration that follows a journal."""
+
+    def __init__(self, directory: Path, journal: PrivateJournal) -> None:
+        self.spool = directory / "spool"
+        self.spool.mkdir()
+        self.file = directory / "carbonseal.yaml"
+        content = {
+            "ours": {"domains": ["example.com"]},
+            "record": {"spool": str(self.spool), "relay": "mx1.example.com"},
+            "follow": {"log": f"journal:{journal.files}"},
+        }
+        self.file.write_text(json.dumps(content))
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """`carbonseal follow`."""
+        program = Path(sys.executable).with_name("carbonseal")
+        return subprocess.Popen([program, "--config", self.file, "follow", *options])
+
+    def once(self) -> None:
+        """To the end of what there is."""
+        assert self.start("--once").wait(60) == 0
+
+    def facts(self) -> list[dict[str, Any]]:
+        """All that stands in the spool."""
+        return [
+            fact
+            for segment in segments.pending(self.spool)
+            for entry in segments.read(segment, 0)
+            if entry.fault is None and not entry.is_footer
+            for fact in entry.content["facts"]
+        ]
+
+    def told(self) -> Counter[str]:
+        """How often each delivery does."""
+        return Counter(fact["to"] for fact in self.facts() if "to" in fact)
+
+
+@pytest.fixture
+def relay(tmp_path: Path, journal: PrivateJournal) -> Relay:
+    """Nothing followed yet."""
+    return Relay(tmp_path, journal)
+
+
+def _wanted(numbers: range) -> Counter[str]:
+    return Counter(f"r{number}@out.example" for number in numbers)
+
+
+def _await(relay: Relay, wanted: Counter[str]) -> None:
+    until = time.monotonic() + 60
+    while set(relay.told()) != set(wanted):
+        assert time.monotonic() < until, relay.told()
+        time.sleep(0.1)
+
+
+def test_the_journal_is_followed_through_kill_and_rotation(
+    journal: PrivateJournal, relay: Relay
+) -> None:
+    """Each entry once: after a run that ended, after kill -9, and across journal files."""
+    journal.deliver(range(20))
+    wait_until(lambda: any(journal.files.rglob("*.journal")), 30)
+    follower = relay.start()
+    try:
+        _await(relay, _wanted(range(20)))
+        follower.kill()
+        follower.wait()
+        journal.rotate()
+        journal.deliver(range(20, 40))
+        follower = relay.start()
+        _await(relay, _wanted(range(40)))
+        journal.deliver(range(40, 50))
+        _await(relay, _wanted(range(50)))
+    finally:
+        follower.terminate()
+        assert follower.wait(30) == 0
+    relay.once()
+    assert max(relay.told().values()) <= 2  # twice only where a flush was torn by the kill
+    assert sum(relay.told().values()) <= 50 + 20
+
+
+def test_who_wrote_an_entry_counts(journal: PrivateJournal, relay: Relay) -> None:
+    """Made up by a user, logged by another program or facility: no fact.  Octets stay octets."""
+    journal.log_as_person(_delivery(1000))
+    journal.log(_delivery(1001), program="sshd")
+    journal.log(_delivery(1002), facility=4)
+    journal.log(b"4jWzgV1kV9zcbwh: message-id=<\xff\xc3\xa4@x>", program="postfix/cleanup")
+    journal.log(b"4jWzgV1kV9zcbwh: message-id=<end@x>", program="postfix/cleanup")
+
+    def has_all() -> bool:
+        relay.once()
+        return any(fact.get("message_id") == "<end@x>" for fact in relay.facts())
+
+    wait_until(has_all, 60)
+    assert not {f"r{number}@out.example" for number in (1000, 1001, 1002)} & set(relay.told())
+    [odd] = [one for one in relay.facts() if "\udcff" in one.get("message_id", "")]
+    assert odd["message_id"].encode("utf-8", "surrogateescape") == b"<\xff\xc3\xa4@x>"
+
+
+def test_a_position_that_the_journal_does_not_know(journal: PrivateJournal, relay: Relay) -> None:
+    """It is said, and the journal is read from its beginning."""
+    journal.deliver(range(3))
+    gaps = []
+    made = Journal(
+        Services("postfix"),
+        position={"journal": str(journal.files), "cursor": "no cursor"},
+        directory=str(journal.files),
+        once=True,
+        report=lambda event, **facts: gaps.append(event),
+    )
+    entries = _read_to_the_end(made)
+    made.close()
+    assert gaps == ["log-gap"]
+    assert any(b"r2@out.example" in text for _, _, _, text in entries)
+
+
+def test_a_journal_that_is_not_for_us(tmp_path: Path) -> None:
+    """The sentence names the group that may read it."""
+    made = Journal(Services("postfix"), directory=str(tmp_path / "missing"), once=True)
+    with pytest.raises(LogUnreadable, match="systemd-journal"):
+        _read_to_the_end(made)
+    made.close()
+
+
+def _read_to_the_end(journal: Journal) -> list[Entry]:
+    entries: list[Entry] = []
+    while not journal.is_finished:
+        taken = journal.take()
+        if taken is None:
+            journal.wait(0.2)
+        else:
+            entries += taken.entries
+    return entries
+
+
+def test_the_position_is_a_cursor(journal: PrivateJournal, relay: Relay) -> None:
+    """An event line carries what journalctl needs to go on."""
+    journal.deliver(range(1))
+    wait_until(lambda: any(journal.files.rglob("*.journal")), 30)
+    relay.once()
+    found = position.newest(relay.spool)
+    assert found is not None
+    source = found.of_journal(str(journal.files))
+    assert source is not None
+    assert source["cursor"].startswith("s=")
+    assert found.of_journal("") is None
+    assert found.of_file(Path("/var/log/mail.log")) is None
