@@ -50,6 +50,8 @@ from carbonseal.policies.retention import Stamp
 from carbonseal.policies.signing import SigningPlan
 
 _DRY_RUN = Reason("dry-run")
+# What these say was done is not done in a dry run; its record says it under dry_run.
+_DEEDS = frozenset(("signed", "archive-copy"))
 
 
 class Spool(Protocol):
@@ -120,8 +122,10 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     is_accepted = disposition.answer is Answer.ACCEPT
     signatures = signing.signatures if is_accepted else ()
     copies = decisions.copy.add if is_accepted else ()
-    said = list(map(str, reasons))
     is_dry_run = configuration.file.milter.dry_run
+    if is_dry_run:
+        reasons = (_DRY_RUN, *(one for one in reasons if one.code not in _DEEDS))
+    said = list(map(str, reasons))
     record_id = record.new_record_id(int(now * 1000))
     content = describe(transaction, decisions)
     content |= {
@@ -141,8 +145,6 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         "reasons": said,
     }
     if is_dry_run:
-        reasons = (_DRY_RUN, *reasons)
-        said.insert(0, str(_DRY_RUN))
         content |= _not_done(content)
         disposition, signatures, copies = ACCEPTED, (), ()
     is_recorded = True

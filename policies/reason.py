@@ -31,7 +31,7 @@ class Reason:
 SENTENCES: Mapping[str, str] = {
     # The dry run (seal)
     "dry-run": (
-        "Dry run: nothing was done to the message; what follows says what would have been done."
+        "Dry run: nothing was done to the message; what would have been stands under dry_run."
     ),
     # Proof of origin (origin)
     "origin-login": "The client logged in as {about}, which proves that the mail is ours.",

@@ -59,6 +59,7 @@ def test_a_message_is_not_changed_and_the_record_says_what_would_have_been_done(
     found = record(beside)
     assert (found["signatures"], found["archive_recipients"]) == ([], [])
     assert found["reasons"][0] == "dry-run"
+    assert not [one for one in found["reasons"] if one.startswith(("signed", "archive-copy"))]
     wanted = found["whole"]["dry_run"]
     assert wanted["signatures"][0]["sdid"] == "example.com"
     assert wanted["archive_recipients"] == [ARCHIVE]
