@@ -5,7 +5,7 @@ PY := .venv/bin/python
 ROOMS := policies keys milter
 
 .PHONY: help setup test demo run check ns bench bench-archive bench-quick clean soak soak-rotation \
-  test-crash test-many
+  test-crash test-long test-many
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,9 +34,9 @@ check: setup ns ## import contracts, ruff, mypy --strict
 	  -p carbonseal.policies -p carbonseal.keys -p carbonseal.milter
 	cd build/lint && PYTHONPATH=. ../../.venv/bin/lint-imports --config ../../setup.cfg --no-cache
 
-test: setup ## everything: checks, unit, wire and real-Postfix tests
+test: setup ## everything: checks, unit, wire and real-Postfix tests; WORKERS=
 	@$(MAKE) --no-print-directory check
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
 
 demo: setup ## the main job before your eyes: sign, copy, record, look up, behind a real Postfix
 	@PYTHONPATH=tests $(PY) -m demo
@@ -64,6 +64,10 @@ build/bench/load: tests/benchmarks/load.c
 soak: setup ## 500,000 messages: memory stays flat, and every one is on record (some ten minutes)
 	@PYTHONPATH=tests $(PY) -m benchmarks.soak $(MESSAGES)
 
+test-long: setup ## the samples of `make test` in full: 210 kills, 1,000 domains, 400 patterns (10 minutes)
+	KILLS=210 DOMAINS=1000 PATTERNS=400 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 3600 \
+	  tests/postfix/test_chaos.py tests/keys/test_thousand_domains.py tests/policies/test_lookup_table.py
+
 test-crash: setup ## kill keys commands at every system call, connections at every request (20 minutes)
 	CRASH=all $(PY) -m pytest tests/keys/test_life_crash.py tests/archive/test_writer_on_servers.py \
 	  -n 2 --dist load --timeout 3600
@@ -73,6 +77,18 @@ test-many: setup ## 100,000 records through two relays while servers are killed 
 
 soak-rotation: setup ## rotate under mail, TURNS times for each domain (default 30, half an hour)
 	ROTATIONS=$(or $(TURNS),30) $(PY) -m pytest tests/postfix/test_rotation.py -k many -s --timeout 7200
+
+.PHONY: deb deb-lock test-package
+deb: ## build the Debian package below build/deb (REVISION= replaces the one of its changelog)
+	@PACKAGE=1 sh packaging/setup.sh
+	@sh packaging/deb.sh
+
+deb-lock: ## look up the newest Python packages that fit, and write packaging/debian/*.lock anew
+	@sh packaging/deb.sh lock
+
+test-package: deb ## install, use, upgrade and purge the package in a fresh Debian (ten minutes)
+	@REVISION=2 sh packaging/deb.sh
+	PACKAGE=1 $(PY) -m pytest tests/packaging --timeout 3600
 
 clean: ## remove what the targets made
 	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis keys/*.so

@@ -3,7 +3,8 @@
 #
 #   1. installs what is missing of packaging/debian-packages.txt, as root or through sudo;
 #   2. makes the virtualenv .venv and installs the checkout into it, editable, with its test tools;
-#   3. for `make bench`, also what packaging/benchmark-packages.txt lists and the plotting library.
+#   3. for `make bench`, also what packaging/benchmark-packages.txt lists and the plotting library;
+#      for `make deb`, also what packaging/package-packages.txt lists.
 #
 # Promises: no service is started or configured, now or at the next boot; no installed package is
 # removed (another mail server would be); a second run only looks and changes nothing; what fails,
@@ -12,10 +13,12 @@
 # Environment: PYTHON         interpreter of the virtualenv, 3.11 or later (/usr/bin/python3, python3)
 #              SKIP_PACKAGES  not empty: leave the system's packages alone
 #              BENCH          not empty: what benchmarks need as well
+#              PACKAGE        not empty: what building and trying the Debian package needs as well
 set -eu
 cd "$(dirname "$0")/.."
 
 PACKAGES="packaging/debian-packages.txt${BENCH:+ packaging/benchmark-packages.txt}"
+PACKAGES="$PACKAGES${PACKAGE:+ packaging/package-packages.txt}"
 POLICY=/usr/sbin/policy-rc.d
 STAMP=.venv/.setup-stamp
 
