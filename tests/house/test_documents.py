@@ -403,7 +403,8 @@ OTHERWISE = {
         "ProtectHome": "read-only",
         "CapabilityBoundingSet": "CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE",
         "UMask": "0077",
-    }
+    },
+    "carbonseal-follow.service": {"RestrictAddressFamilies": "AF_UNIX"},
 }
 UNIT_FILES = [pytest.param(path, id=path.name) for path in sorted(UNITS.glob("*.service"))]
 
