@@ -1,0 +1,73 @@
+"""What systemd is told: how it goes, and that all is well only while a worker lives."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.carbonseal import Carbonseal
+
+from carbonseal.milter import config
+from carbonseal.milter.status import board as boards
+from carbonseal.milter.status.board import Board
+from carbonseal.milter.supervisor import Supervisor
+
+
+class Manager:
+    """systemd's end of the socket, and a supervisor with two workers on its board."""
+
+    def __init__(self, channel: socket.socket, directory: Path) -> None:
+        self.channel = channel
+        self.now = 1000.0
+        made = Carbonseal(directory / "seal")
+        self.supervisor = Supervisor(config.load(made.file))
+        self.board = self.supervisor._board = Board(2, lambda: self.now)
+        self.board.expect(2, with_writer=False)
+        self.places = [
+            place for place in (self.board.take(), self.board.take()) if place is not None
+        ]
+        for place in self.places:
+            self.board.settle(place, 100 + place)
+            self.board.serves(place)
+
+    def heard(self) -> list[str]:
+        """What the supervisor tells now."""
+        self.supervisor._tell()
+        try:
+            return self.channel.recv(4096).decode().splitlines()
+        except BlockingIOError:
+            return []
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield Manager(channel, tmp_path)
+
+
+def test_the_watchdog_is_fed_while_a_worker_lives(manager: Manager) -> None:
+    """One that hangs is no reason to stop the others; all of them are."""
+    assert "WATCHDOG=1" in manager.heard()
+    manager.now += boards.SILENT_AFTER + 1
+    assert manager.board.crew().stuck == 2
+    assert "WATCHDOG=1" not in manager.heard()
+    manager.board.beat(manager.places[1])
+    assert manager.board.crew().stuck == 1
+    assert "WATCHDOG=1" in manager.heard()
+
+
+def test_the_word_about_the_service_is_told_when_it_changes(manager: Manager) -> None:
+    """How many workers serve, and whether the relay is ready."""
+    assert "STATUS=2 of 2 workers, readiness unknown" in manager.heard()
+    assert not [one for one in manager.heard() if one.startswith("STATUS")]
+    manager.board.looked(is_ready=False)
+    assert "STATUS=2 of 2 workers, not ready: see carbonseal status" in manager.heard()
+    manager.board.rests(manager.places[0])
+    manager.board.looked(is_ready=True)
+    assert "STATUS=1 of 2 workers, ready" in manager.heard()
+    manager.now += boards.SILENT_AFTER + 1
+    assert manager.board.is_ready is None
