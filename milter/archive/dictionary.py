@@ -139,8 +139,11 @@ def _learn_addresses(
             for digest, row in parts.items()
         ]
         connection.execute(insert_missing(schema.address, connection), rows)
-        # Asked again, because another writer may have been first.
-        found |= _address_ids(absent, connection)
+        if connection.dialect.name == "sqlite":  # which has one writer at a time
+            found |= {row["address_hash"]: row["address_id"] for row in rows}
+        else:
+            # Asked again, because another writer may have been first.
+            found |= _address_ids(absent, connection)
     # Two texts can be the same octets, and so the same address.
     return {mailbox: found[terms.mailbox_hash(mailbox)] for mailbox in mailboxes}
 

@@ -116,17 +116,25 @@ def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[Arriva
 
 def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _Ids:
     addresses: set[str | None] = set()
-    for rows in batch:
+    domains: set[str] = set()
+    circumstances, verdicts, retentions, forms = set(), set(), set(), set()
+    routes: set[Route | None] = set()
+    for rows in batch:  # once, since it is more than the processor's cache can hold
+        message = rows.message
         addresses.update(rows.participants)
-        addresses.update([one["address"] for one in rows.recipients])
-        addresses.update((rows.message["reverse_path"], rows.message["author"]))
-    addresses.discard(None)
-    domains = {name for rows in batch for name in rows.domains}
-    circumstances = {rows.message["circumstance"] for rows in batch}
-    verdicts = {rows.message["verdict"] for rows in batch}
-    retentions = {rows.message["retention"] for rows in batch} - {None}
-    routes = {one["route"] for rows in batch for one in rows.recipients} - {None}
-    forms = {one["form"] for rows in batch for one in rows.signatures}
+        addresses.add(message["reverse_path"])
+        addresses.add(message["author"])
+        domains.update(rows.domains)
+        circumstances.add(message["circumstance"])
+        verdicts.add(message["verdict"])
+        retentions.add(message["retention"])
+        for recipient in rows.recipients:
+            addresses.add(recipient["address"])
+            routes.add(recipient["route"])
+        for signature in rows.signatures:
+            forms.add(signature["form"])
+    for some in (addresses, retentions, routes):
+        some.discard(None)
     return _Ids(
         dictionary.ids("address", addresses, connection),
         dictionary.ids("domain", domains, connection),
