@@ -42,7 +42,7 @@ _FLAGS = re.ASCII | re.DOTALL
 _RESULT = (
     r">, relay=([^\s,]+)(?:, conn_use=\d{1,9})?, delay=[\d.]{1,20}"
     r", delays=([\d.]{1,20})/([\d.]{1,20})/([\d.]{1,20})/([\d.]{1,20})"
-    r"(?:, tls=[^\s,]{1,200})?, dsn=(\d\.\d{1,3}\.\d{1,3}), status=([a-z-]{1,30}) \("
+    r"(?:, tls=[^\s,]{1,200})?, dsn=(\d\.\d{1,3}\.\d{1,3}), status=([A-Za-z-]{1,30}) \("
 )
 # An address as RFC 5321 writes it, which is how Postfix 3.6 and later log it: what is unusual in
 # the local part stands between quotes.
@@ -51,6 +51,8 @@ _RESULT_AT = re.compile(_RESULT, _FLAGS)
 _QUOTED_TO = re.compile(f"to=<({_QUOTED})(?:>, orig_to=<({_QUOTED}|[^>]*))?{_RESULT}", _FLAGS)
 _QUOTED_ORIGINAL = re.compile(f"to=<([^>]*)>, orig_to=<({_QUOTED}){_RESULT}", _FLAGS)
 _BORDER = ">, relay="
+# With soft_bounce Postfix defers what it would have bounced, and the message stays in the queue.
+_STATUS = {"SOFTBOUNCE": "deferred"}
 _ORIGINAL = ">, orig_to=<"
 
 _ACTIVE = re.compile(r"from=<(.*)>, size=(\d{1,15}), nrcpt=(\d{1,9}) \(queue active\)", _FLAGS)
@@ -93,27 +95,29 @@ def read(at: str, service: str, text: str) -> Said:
     if said.startswith("to=<"):
         if service in _NO_DELIVERY:
             return ()
-        return ((queue_id, _attempt(at, service, said)),)
+        return ((queue_id, _attempt(at, queue_id, service, said)),)
     reader = _READERS.get(service)
     return () if reader is None else reader(at, queue_id, said)
 
 
-def _attempt(at: str, service: str, said: str) -> Fact:
+def _attempt(at: str, queue_id: str, service: str, said: str) -> Fact:
     to, original, found = _addresses(said)
+    reply = said[found.end() :]
+    if not reply.endswith(")") or is_cut(f"{queue_id}: {said}"):
+        # What looks like the result may be a part of an address whose own result was cut off.
+        raise Unread("it was cut")
     relay, *delays, dsn, status = found.groups()[-7:]
     fact: Fact = {"kind": "attempt", "at": at, "service": service, "to": to}
     if original is not None:
         fact["orig_to"] = original
     fact["next_hop"] = relay
-    fact["status"] = status
+    fact["status"] = _STATUS.get(status, status)
     fact["dsn"] = dsn
     try:
         fact["delays"] = list(map(float, delays))
     except ValueError:
         raise Unread("its delays are no numbers") from None
-    reply = said[found.end() :]
-    # Without its parenthesis it was cut; what is there of it was said all the same.
-    fact["reply"] = reply[:-1] if reply.endswith(")") else reply
+    fact["reply"] = reply[:-1]
     return fact
 
 
@@ -134,7 +138,8 @@ def _doubtful(said: str) -> tuple[str, str | None, re.Match[str]]:
     """The same where an address is quoted, or it or a reply repeats the form of the line."""
     for pattern in (_QUOTED_TO, _QUOTED_ORIGINAL):
         quoted = pattern.match(said)
-        if quoted is not None:
+        # sendmail(1) takes a domain that looks like the rest of the line; no quotes cover that.
+        if quoted is not None and not _results(said[quoted.end() :]):
             return quoted[1], quoted[2], quoted
     # Logged without quotes (Postfix before 3.6), a local part may look like the rest of the line;
     # and so may a reply.  It is certain only where no more than one reading is possible.

@@ -162,17 +162,36 @@ CASES = [
     pytest.param(
         "smtp",
         f"{LONG}: to=<x@d.example>, {_RESULT}4.4.1, status=deferred (cut in the midd",
+        None,
+        id="cut-in-the-reply-or-in-an-address-that-looks-like-one",
+    ),
+    pytest.param(
+        "smtp",
+        f"{LONG}: to=<x@d.example>, {_RESULT}4.4.1, status=deferred (" + 1950 * "x" + ")",
+        None,
+        id="cut-where-a-parenthesis-stood",
+    ),
+    pytest.param(
+        "error",
+        f'{LONG}: to=<"q q"@b>, {_RESULT}2.0.0, status=sent (ok)>, relay=none, delay=3.3, '
+        "delays=3.3/0/0/0, dsn=5.1.3, status=bounced (bad address syntax)",
+        None,
+        id="a-domain-that-looks-like-a-result",
+    ),
+    pytest.param(
+        "smtp",
+        f"{LONG}: to=<x@d.example>, {_RESULT}4.1.1, status=SOFTBOUNCE (no)",
         {
             "kind": "attempt",
             "service": "smtp",
             "to": "x@d.example",
             "next_hop": "mx.out.example[192.0.2.1]:25",
             "status": "deferred",
-            "dsn": "4.4.1",
+            "dsn": "4.1.1",
             "delays": [0.5, 0.1, 0.2, 0.4],
-            "reply": "cut in the midd",
+            "reply": "no",
         },
-        id="cut-in-the-reply",
+        id="soft-bounce-stays-in-the-queue",
     ),
     pytest.param("smtp", f"{LONG}: to=<x@d.example>, relay=mx", None, id="cut-before-the-status"),
     pytest.param("qmgr", f"{LONG}: from=<xxx", None, id="cut-in-the-reverse-path"),
@@ -348,7 +367,11 @@ def test_a_delivery_is_read_as_it_was_written_or_not_at_all(
     to, origin = _quoted(local), _quoted(original)
     middle = f">, orig_to=<{origin}" if has_original else ""
     text = f"{LONG}: to=<{to}{middle}>, {_RESULT}5.1.1, status=bounced ({reply})"
-    fact = _only("smtp", text)
+    try:
+        fact = _only("smtp", text)
+    except postfix_line.Unread:
+        assert f">, {_RESULT}2.0.0, status=sent (" in reply  # it could have been a domain's
+        return
     assert (fact["to"], fact.get("orig_to")) == (to, origin if has_original else None)
     assert (fact["status"], fact["dsn"], fact["reply"]) == ("bounced", "5.1.1", reply)
 
