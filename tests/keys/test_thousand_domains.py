@@ -1,7 +1,8 @@
-"""A thousand signing domains at real name servers: everybody is looked after, and in bounded time.
+"""Hundreds of signing domains at real name servers: everybody is looked after, in bounded time.
 
-BIND serves a thousand zones, a second one follows it.  Times are measured and printed (run with
--s), never asserted: what is asserted is what comes out, and how often a silent server was asked.
+BIND serves 200 zones, with DOMAINS=1000 (`make test-long`) a thousand, and a second one follows it.
+Times are measured and printed (run with -s), never asserted: what is asserted is what comes out,
+and how often a silent server was asked.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from carbonseal.policies.key_life import Stage
 
 pytestmark = pytest.mark.timeout(600)
 
-COUNT = 1000
+COUNT = int(os.environ.get("DOMAINS", "200"))  # more of them prove nothing more
 SDIDS = [f"d{number:04}.test" for number in range(COUNT)]
-DAMAGED, FOREIGN = SDIDS[333], SDIDS[666]
+DAMAGED, FOREIGN = SDIDS[COUNT // 3], SDIDS[COUNT * 2 // 3]
 SELECTOR = "k1"
 TTL = 2
 UNDER_WAY = (Stage.PUBLISHING, Stage.PUBLISHED, Stage.READY, Stage.ACTIVE)
@@ -48,7 +49,7 @@ UNDER_WAY = (Stage.PUBLISHING, Stage.PUBLISHED, Stage.READY, Stage.ACTIVE)
 
 @dataclass(frozen=True)
 class House:
-    """A thousand domains, each with one key that signs and is published."""
+    """All domains, each with one key that signs and is published."""
 
     directory: Path
     file: Path
@@ -99,7 +100,7 @@ def house() -> Iterator[House]:
     secret = TsigKey()
     primary = Bind([Zone(sdid, records) for sdid in SDIDS], keys=[secret])
     secondary = Bind(primary=primary)
-    # In memory: a thousand fsyncs tell about the disk of the machine, not about us.
+    # In memory: as many fsyncs tell about the disk of the machine, not about us.
     directory = Path(tempfile.mkdtemp(prefix="thousand", dir="/dev/shm"))
     try:
         make_keys(directory / "keys", private, text)
@@ -157,7 +158,7 @@ def make_keys(directory: Path, private: ed25519.Ed25519PrivateKey, text: str) ->
         file.write_bytes(pem)
 
 
-def test_a_thousand_domains_are_shown_planned_and_tried(house: House) -> None:
+def test_all_domains_are_shown_planned_and_tried(house: House) -> None:
     """Every command lists every domain, from memory or from the servers, and changes nothing."""
     assert set(house.rows("status")) == set(SDIDS)
     assert set(house.rows("plan")) == set(SDIDS)
@@ -227,7 +228,9 @@ class SilentServer:
                 self.questions += 1
 
 
-def test_a_silent_secondary_costs_its_patience_once_and_not_a_thousand_times(house: House) -> None:
+def test_a_silent_secondary_costs_its_patience_once_and_not_once_for_each_domain(
+    house: House,
+) -> None:
     """The breaker: a server that does not answer is given up for the run, and said to be silent."""
     before = house.file.read_text()
     with SilentServer() as silent:

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from support import boundary_cases
+from support import boundary_cases, forked
 from support.boundary_cases import ARCHIVE, CASES, BoundaryCase
-from support.carbonseal import COMMAND
 
 from carbonseal.keys import keyring
 from carbonseal.milter import config, seal
@@ -44,13 +43,7 @@ def written(directory: Path, **archive: Any) -> Path:
 
 
 def run(file: Path, *arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, "--config", file, *arguments],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return forked.run(["--config", str(file), *map(str, arguments)], given=text)
 
 
 def decided(case: BoundaryCase, configuration: Configuration) -> seal.Decisions:

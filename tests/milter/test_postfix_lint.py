@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import forked
 from support.carbonseal import COMMAND
 
 from carbonseal.milter import config, postfix_lint, postfix_settings
@@ -439,12 +440,8 @@ def write(directory: Path, row: Broken) -> tuple[Path, Path]:
 
 
 def run(etc: Path, file: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, "--config", file, "postfix", "lint", "--config-directory", etc, *options],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    lint = ["postfix", "lint", "--config-directory", str(etc)]
+    return forked.run(["--config", str(file), *lint, *options])
 
 
 def test_a_clean_pair_yields_nothing(tmp_path: Path) -> None:
@@ -626,12 +623,7 @@ def test_postfix_is_asked_a_bounded_number_of_questions(tmp_path: Path) -> None:
 def test_our_own_snippet_yields_hints_at_most(tmp_path: Path) -> None:
     """Who pastes what `postfix snippet` prints is not told off for it."""
     etc, file = write(tmp_path, Broken("", ""))
-    printed = subprocess.run(
-        [COMMAND, "--config", file, "postfix", "snippet"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    printed = forked.run(["--config", str(file), "postfix", "snippet"]).stdout
     main, _, master = printed.partition("# --- master.cf")
     ours = {
         name: value
@@ -650,7 +642,5 @@ def test_our_own_snippet_yields_hints_at_most(tmp_path: Path) -> None:
 def test_config_check_says_it_too(tmp_path: Path) -> None:
     """A failure class answered with accept is a hint there, and no reason to fail for it."""
     _, file = write(tmp_path, ROWS["unwritable-records-are-accepted"])
-    done = subprocess.run(
-        [COMMAND, "--config", file, "config", "check"], capture_output=True, text=True, check=False
-    )
+    done = forked.run(["--config", str(file), "config", "check"])
     assert "hint: failure.record_not_writable: it is accept" in done.stdout

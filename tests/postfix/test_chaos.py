@@ -1,8 +1,8 @@
 """kill -9 under load: what the client saw accepted is recorded once and copied once.
 
-The supervisor, its workers and the writer are killed at random, 200 times and more, while clients
-send through a real Postfix.  Every 250 must have exactly one record in SQL and one archive copy;
-whatever was refused must have been refused with 4yz.
+The supervisor, its workers and the writer are killed at random, 70 times (210 in `make test-long`),
+while clients send through a real Postfix.  Every 250 must have exactly one record in SQL and one
+archive copy; whatever was refused must have been refused with 4yz.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ pytestmark = [
     ),
 ]
 
-KILLS = 210
+KILLS = int(os.environ.get("KILLS", "70"))
+LEAST = KILLS // 21  # of each kind
 SENDERS = 6
 
 
@@ -141,7 +142,7 @@ def test_every_accepted_message_is_recorded_once_and_copied_once(running: Relay)
         for sender in senders:
             sender.join()
     assert killed.total() >= KILLS, killed
-    assert min(killed["worker"], killed["writer"], killed["supervisor"]) >= 10, killed
+    assert min(killed["worker"], killed["writer"], killed["supervisor"]) >= LEAST, killed
     running.mta.wait_until_empty(timeout=120)
 
     assert {code // 100 for code in ledger.refusals} <= {4}, ledger.refusals

@@ -24,6 +24,8 @@ from typing import Any, Self
 
 import yaml
 
+from support import forked
+
 COMMAND = Path(sys.executable).with_name("carbonseal")
 ARCHIVE = "archive@archive.example.net"
 READY = r"[ \"]ready[ \"]"  # in a text or a JSON line
@@ -75,16 +77,21 @@ class Carbonseal:
     # --- commands -------------------------------------------------------------------------------
 
     def command(
-        self, *arguments: str, check: bool = True, columns: int = 200
+        self, *arguments: str, check: bool = True, columns: int = 200, installed: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run `carbonseal …` with this configuration, on a terminal of that width."""
-        done = subprocess.run(
-            [COMMAND, "--config", self.file, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "COLUMNS": str(columns)},
-        )
+        """Run `carbonseal …` with this configuration, on a terminal of that width.
+
+        In a forked child: the same code, without the second that an interpreter takes to start;
+        `installed`: as a process of its own, for tests with busy threads, which no fork may copy.
+        """
+        environment = {**os.environ, "COLUMNS": str(columns)}
+        line = ["--config", str(self.file), *arguments]
+        if installed:
+            done = subprocess.run(
+                [COMMAND, *line], capture_output=True, text=True, check=False, env=environment
+            )
+        else:
+            done = forked.run(line, environment)
         if check and done.returncode:
             raise ServiceFailed(f"carbonseal {' '.join(arguments)}: {done.stderr}{done.stdout}")
         return done

@@ -91,7 +91,7 @@ class World:
 
     def keys_command(self, *arguments: str) -> tuple[int, str]:
         """`carbonseal keys …`: its exit status, and all it said."""
-        done = self.relay.service.command("keys", *arguments, check=False)
+        done = self.relay.service.command("keys", *arguments, check=False, installed=True)
         return done.returncode, f"$ keys {' '.join(arguments)}\n{done.stderr}{done.stdout}"
 
 
