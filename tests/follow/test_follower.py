@@ -170,6 +170,34 @@ def test_each_of_the_two_places_of_the_position_is_enough(place: Place, lost: st
     assert told == Counter(_expected(30))
 
 
+def test_the_further_position_counts(place: Place) -> None:
+    """A file of the position that is older than the event lines does not take us back."""
+    place.append(_lines(20))
+    place.follow()
+    state = place.spool / "state/follow.json"
+    older = state.read_bytes()
+    place.append(_lines(10, 20))
+    place.follow()
+    state.write_bytes(older)
+    place.follow()
+    assert place.told() == Counter(_expected(30))
+
+
+def test_a_position_is_in_the_file_that_was_read(place: Place) -> None:
+    """Across a rotation, each event line leads to the file its facts come from."""
+    place.append(_lines(3))
+    place.follow()
+    place.append(_lines(10, 3))
+    place.rotate()
+    place.append(_lines(10, 13))
+    place.follow()
+    by_inode = {path.stat().st_ino: path for path in (place.log, place.log.with_name("mail.log.1"))}
+    for event in place.events():
+        path = by_inode[event["source"]["inode"]]
+        assert event["source"]["offset"] <= path.stat().st_size
+        assert all(fact["to"] in path.read_text() for fact in event["facts"])
+
+
 def test_killed_at_any_call_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,6 +148,27 @@ def test_a_renamed_log_is_finished_first(writer: Writer) -> None:
     assert reader.gaps == []
 
 
+def test_a_renamed_log_is_looked_at_once_more(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that come after our last look and before the new log's first line are read."""
+    reader = Reader(writer.path)
+    reader.drain()
+    is_followed = LogFile._is_followed
+
+    def late(self: LogFile, file: Any) -> bool:
+        monkeypatch.undo()
+        _rename(writer, reopen=False)
+        writer.write(2)
+        writer.reopen()
+        writer.write(2)
+        return is_followed(self, file)
+
+    monkeypatch.setattr(LogFile, "_is_followed", late)
+    reader.drain()
+    assert reader.said == writer.said
+
+
 def test_the_rest_of_a_truncated_log_is_read_from_its_copy(writer: Writer) -> None:
     """copytruncate: unread lines are in the copy only, even when the new log is longer already."""
     reader = Reader(writer.path)
