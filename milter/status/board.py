@@ -59,13 +59,12 @@ class Board:
     # --- for the supervisor -----------------------------------------------------------------------
 
     def take(self) -> int | None:
-        """A place for a new worker, used before if there is such a one; None: none is left."""
-        free = [place for place in range(self.places) if not self._row(place)[_PID]]
-        free.sort(key=lambda place: not self._row(place)[_IS_USED])
-        if not free:
-            return None
-        self.settle(free[0], 1)  # until its process has a number
-        return free[0]
+        """A place for a new worker, the first that is free; None: none is left."""
+        for place in range(self.places):
+            if not self._row(place)[_PID]:
+                self.settle(place, 1)  # until its process has a number
+                return place
+        return None
 
     def settle(self, place: int, pid: int) -> None:
         """A process has taken its place."""

@@ -65,7 +65,9 @@ class Endpoint:
         task = asyncio.current_task()
         assert task is not None
         if len(self._clients) >= MOST_CLIENTS:
-            next(iter(self._clients)).cancel()
+            oldest = next(iter(self._clients))
+            del self._clients[oldest]  # now: the next one may come before it has ended
+            oldest.cancel()
         self._clients[task] = None
         try:
             with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):

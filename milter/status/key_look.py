@@ -113,7 +113,7 @@ class KeyLook:
         """What the workers sign with; all that is active, as long as none has spoken."""
         try:
             workers = acknowledgement.read(self._spool)
-        except CarbonsealError:
+        except (CarbonsealError, OSError):
             workers = ()
         spoken = [one.signing for one in workers if not one.is_starting]
         if not spoken:

@@ -74,6 +74,8 @@ class SpoolDepth:
                 lines, read = self._lines(segment, size, budget)
             except FileNotFoundError:
                 continue  # closed or loaded just now: the next look finds it
+            except PermissionError:
+                lines, read = size // _LEAST_LINE, 0  # of another user, the follower perhaps
             budget -= read
             waiting = max(0, lines - loaded_lines)
             records += waiting
@@ -125,7 +127,7 @@ def _time_at(segment: Segment, offset: int) -> float:
         with open(segment.path, "rb", buffering=0) as stream:
             stream.seek(offset)
             line = stream.read(_HEAD).partition(b"\n")[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return _begun(segment)
     found = _RECORD_ID.search(line)
     return _begun(segment) if found is None else _moment(found[1].decode("ascii"))

@@ -33,6 +33,8 @@ def write(spool: Path, name: str, facts: Mapping[str, Any], *, now: float | None
     try:
         handle = _create(fresh)
         try:
+            # Writer, milter and follower are several users: the folder says who may read.
+            os.fchmod(handle, 0o644)
             with os.fdopen(handle, "w", encoding="ascii") as stream:
                 json.dump(about, stream, separators=(",", ":"))
             os.replace(fresh, folder / (name + _SUFFIX))
@@ -82,7 +84,7 @@ def read(spool: Path, name: str) -> dict[str, Any] | None:
 
 def exists(spool: Path, name: str) -> bool:
     """Whether somebody of that name ever spoke, in whatever words."""
-    return (spool / FOLDER / (name + _SUFFIX)).exists()
+    return os.path.exists(spool / FOLDER / (name + _SUFFIX))  # Path.exists raises on a closed door
 
 
 class Reporter:

@@ -40,7 +40,7 @@ def send(running: Relay) -> int:
 def test_everybody_leaves_when_the_supervisor_is_killed(running: Relay) -> None:
     """No orphan holds the socket or the spool; a new supervisor serves at once."""
     children = running.service.children()
-    assert len(children) == 3
+    assert len(children) == 4  # two workers, the status process, the writer
     running.service.kill_supervisor()
     wait_until(
         lambda: not any(is_running(pid) for pid in children), "the children of a killed supervisor"

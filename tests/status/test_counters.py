@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -65,22 +66,24 @@ def test_a_worker_without_a_place_counts_nowhere_and_works() -> None:
     assert board.totals().answered == 0
 
 
-def test_threads_lose_no_count() -> None:
-    """Threads of one worker add without a lock; the interpreter changes threads between bytecodes.
-
-    The shortest switching interval makes it change thousands of times here.
-    """
-    tally = counters.nowhere()
+def run_at_once(work: Callable[[], None]) -> None:
+    """In four threads, between which the interpreter changes as often as it can."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=count, args=(tally, SIGNED, 5000)) for _ in range(4)]
+        threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_threads_lose_no_count() -> None:
+    """Those of one worker add without a lock, and the interpreter may change between any two."""
+    tally = counters.nowhere()
+    run_at_once(lambda: count(tally, SIGNED, 5000))
     totals = counters.add_up([tally.memory])
     assert totals.answered == totals.signed["example.com"] == totals.phases["sign"].count == 20_000
 
@@ -88,18 +91,19 @@ def test_threads_lose_no_count() -> None:
 def test_threads_that_begin_domains_at_once_keep_them_apart() -> None:
     """A place for a name is given once."""
     tally = counters.nowhere()
-    names = [f"d{number}.example" for number in range(300)]
+    together = threading.Barrier(4)
+    numbers = iter(range(4))
 
-    def all_names() -> None:
-        for name in names:
+    def begin() -> None:
+        mine = next(numbers)
+        for turn in range(100):
+            name = f"d{turn}-{mine}.example"
+            together.wait()
             count(tally, Facts("outbound", (name,), name))
 
-    threads = [threading.Thread(target=all_names) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert counters.add_up([tally.memory]).signed == dict.fromkeys(names, 4)
+    run_at_once(begin)
+    names = [f"d{turn}-{mine}.example" for turn in range(100) for mine in range(4)]
+    assert counters.add_up([tally.memory]).signed == dict.fromkeys(names, 1)
 
 
 def test_more_domains_than_there_is_room_for_are_counted_together() -> None:

@@ -118,6 +118,9 @@ def test_silent_clients_keep_nobody_out(served: tuple[Endpoint, int]) -> None:
     for one in silent:
         one.sendall(b"GET /metr")
     assert b"carbonseal_ready" in ask(served[1], b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert len(served[0]._clients) <= endpoint.MOST_CLIENTS
+    silent[0].settimeout(endpoint.PATIENCE / 5)
+    assert silent[0].recv(10) == b""  # long before its time is over: it made room
     for one in silent:
         one.close()
 
