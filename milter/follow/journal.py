@@ -2,7 +2,8 @@
 
 Promises: goes on after the cursor of the last entry that was taken; octets that are no UTF-8 come
 as they were written.  Only what the mail facility logged is asked for, and only what system
-accounts wrote counts: the journal knows who did, so that no user can make up deliveries.
+accounts wrote counts: the journal knows who did, so that no user can make up deliveries.  What
+journald suppressed because Postfix logged too much for its limits is reported as a gap.
 
 Raises: LogUnreadable, when journalctl is missing, may not read the system's journal, or ends.
 
@@ -27,8 +28,9 @@ from carbonseal.milter.follow.taken import Entry, LogUnreadable, Mark, Place, Ta
 _CHUNK: Final = 1 << 18
 _LONGEST: Final = 1 << 20  # octets of one entry
 _COMPLAINTS: Final = 4096
-_FIELDS: Final = "MESSAGE,SYSLOG_IDENTIFIER,_SOURCE_REALTIME_TIMESTAMP,_UID"
-_MAIL: Final = "SYSLOG_FACILITY=2"
+_FIELDS: Final = "MESSAGE,MESSAGE_ID,SYSLOG_IDENTIFIER,_SOURCE_REALTIME_TIMESTAMP,_UID"
+_DROPPED: Final = "a596d6fe7bfa4994828e72309e95d61e"  # SD_MESSAGE_JOURNAL_DROPPED
+_MATCHES: Final = ("SYSLOG_FACILITY=2", "+", f"MESSAGE_ID={_DROPPED}")  # mail; either
 _SYSTEM: Final = 1000  # user ids from here on are people's
 _REMEDY: Final = (
     "let the follower's user read the journal: usermod --append --groups systemd-journal "
@@ -68,7 +70,7 @@ class Journal:
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
         try:
             child = subprocess.Popen(
-                [*command, _MAIL],
+                [*command, *_MATCHES],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -114,10 +116,22 @@ class Journal:
                 before, self._cursor = self._cursor, content["__CURSOR"]
             except (ValueError, KeyError, TypeError):
                 continue
+            if content.get("MESSAGE_ID") == _DROPPED:
+                self._note_dropped(content.get("MESSAGE"))
+                continue
             entry = _entry(content, self._services)
             if entry is not None:
                 entries.append((before, *entry))
         return Taken(self, entries, self._cursor, len(lines))
+
+    def _note_dropped(self, message: Any) -> None:
+        """Say it where it is about Postfix: "Suppressed 5 messages from postfix@-.service"."""
+        if isinstance(message, str) and "postfix" in message:
+            self._report(
+                "log-gap",
+                log="journal",
+                problem=f"journald: {message[:200]}; set LogRateLimitIntervalSec=0 in that unit",
+            )
 
     def source(self, mark: Mark) -> dict[str, Any]:
         """A position in the journal."""

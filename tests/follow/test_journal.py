@@ -71,6 +71,12 @@ class PrivateJournal:
             one.connect(str(self._socket))
             one.send(b"<%d>Nov 21 17:16:47 %s[7]: %b" % (facility * 8 + 6, program.encode(), text))
 
+    def log_native(self, **fields: str) -> None:
+        """As sd_journal_send(3) does."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            one.connect(str(self.directory / "systemd/journal/socket"))
+            one.send("".join(f"{name}={text}\n" for name, text in fields.items()).encode())
+
     def log_as_person(self, text: bytes) -> None:
         """The same by somebody with an account."""
         pid = os.fork()
@@ -222,6 +228,33 @@ def test_a_position_that_the_journal_does_not_know(journal: PrivateJournal, rela
     made.close()
     assert gaps == ["log-gap"]
     assert any(b"r2@out.example" in text for _, _, _, text in entries)
+
+
+def test_what_journald_suppressed_is_a_gap(journal: PrivateJournal, relay: Relay) -> None:
+    """Its rate limit takes lines away from a busy relay, which somebody has to know."""
+    for unit in ("sshd", "postfix@-"):
+        journal.log_native(
+            MESSAGE=f"Suppressed 5 messages from {unit}.service",
+            MESSAGE_ID="a596d6fe7bfa4994828e72309e95d61e",
+        )
+    gaps: list[str] = []
+
+    def has_read() -> bool:
+        made = Journal(
+            Services("postfix"),
+            directory=str(journal.files),
+            once=True,
+            report=lambda event, **facts: gaps.append(facts["problem"]),
+        )
+        _read_to_the_end(made)
+        made.close()
+        return bool(gaps)
+
+    wait_until(has_read, 30)
+    assert set(gaps) == {
+        "journald: Suppressed 5 messages from postfix@-.service; set LogRateLimitIntervalSec=0 in "
+        "that unit"
+    }
 
 
 def test_a_journal_that_is_not_for_us(tmp_path: Path) -> None:
