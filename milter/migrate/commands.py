@@ -22,7 +22,7 @@ from click.core import ParameterSource
 
 from carbonseal.keys import progress, store, tables
 from carbonseal.keys.command_line import say, who
-from carbonseal.keys.takeover import take
+from carbonseal.keys.takeover import private, take
 from carbonseal.keys.takeover.found import Found
 from carbonseal.milter import config, config_file
 from carbonseal.milter.migrate import dkimpy_milter, opendkim, place, rspamd, written
@@ -143,13 +143,14 @@ def _migrate(reader: Reader, wish: Wish) -> int:
     _refuse_unsigned(made, domains)
     places = target.places(domains=domains, archive=wish.archive, beside=wish.beside)
     is_shown = wish.dry_run or not target.is_written
-    report = _take(made, target, why, dry_run=True)
-    _refuse_keyless(made, report, is_shown=is_shown)
-    text = written.text(made, places, missing_keys=not report.is_complete)
-    config.assemble(config_file.parse(target.configuration, text.encode()))
+    # The longest form it may have is tried before anything is changed.
+    _text(made, places, target, missing_keys=True)
     if not is_shown:
+        _refuse_keyless(made)
         target.prepare()
-        report = _take(made, target, why, dry_run=False)
+    report = _take(made, target, why, dry_run=is_shown)
+    text = _text(made, places, target, missing_keys=not report.is_complete)
+    if not is_shown:
         target.write(text)
     elif wish.output_format == "table":
         click.echo(text, nl=False)
@@ -187,14 +188,25 @@ def _watched(found: Sequence[Found]) -> Iterator[Found]:
     return progress.watched(found, len(found), "reading keys")
 
 
-def _refuse_keyless(made: Plan, report: take.Report, *, is_shown: bool) -> None:
+def _text(made: Plan, places: Places, target: Target, *, missing_keys: bool) -> str:
+    """The configuration, read back."""
+    text = written.text(made, places, missing_keys=missing_keys)
+    config.assemble(config_file.parse(target.configuration, text.encode()))
+    return text
+
+
+def _refuse_keyless(made: Plan) -> None:
     """A signer none of whose keys can be read would be replaced by none."""
-    if is_shown or not made.findings.found:
-        return
-    if all(row.outcome is take.Outcome.REFUSED for row in report.rows):
-        row = report.rows[0]
-        sentence = row.sentences[0]
-        raise errors.DataError(sentence if row.source in sentence else f"{row.source}: {sentence}")
+    first: errors.CarbonsealError | None = None
+    for found in made.findings.found:
+        try:
+            private.read(found)
+        except errors.CarbonsealError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 # --- What is told ---------------------------------------------------------------------------------
