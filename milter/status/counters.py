@@ -27,7 +27,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from carbonseal.policies.reason import Reason
 
@@ -91,8 +91,8 @@ _REASON: Final = {code: 1 + number for number, code in enumerate(UNSIGNED)}
 _LAST_BUCKET: Final = BUCKETS - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+# A tuple: a frozen dataclass takes a microsecond more to make, on every message.
+class Facts(NamedTuple):
     """What is counted of one message: what came of it, and how long each step took."""
 
     crossing: str = "unknown"
