@@ -24,6 +24,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     and_,
+    bindparam,
     case,
     false,
     func,
@@ -231,6 +232,24 @@ def whole(plan: Plan) -> ColumnElement[bool] | None:
     return MESSAGE.c.record_id.in_(select(every(plan).subquery().c.record_id))
 
 
+@functools.cache
+def _probe(has_first: bool, has_last: bool) -> Select[Any]:
+    """The newest records, of which it says the first, the last and the number."""
+    record_id = MESSAGE.c.record_id
+    some = select(record_id).order_by(record_id.desc()).limit(_FIRST_WINDOW)
+    if has_first:
+        some = some.where(record_id >= bindparam("first", type_=record_id.type))
+    if has_last:
+        some = some.where(record_id < bindparam("last", type_=record_id.type))
+    newest = some.cte("newest")
+    ids = select(newest.c.record_id).limit(1)
+    return select(
+        ids.order_by(newest.c.record_id.desc()).scalar_subquery(),
+        ids.order_by(newest.c.record_id).scalar_subquery(),
+        select(func.count()).select_from(newest).scalar_subquery(),
+    )
+
+
 class Walk:
     """Where a search has come to."""
 
@@ -291,7 +310,8 @@ class Walk:
     def _begin(self, connection: Connection) -> None:
         """The first window: from the newest record on, where the search does not say from when."""
         self._has_begun = True
-        near = self._last if self._last < _NEWEST else _sealed(connection)
+        is_latest = self._last == _NEWEST
+        near = _about_newest(connection) if is_latest else self._last
         low = self._first if near is None else _earlier(near, _PROBED, self._first)
         newest, oldest, number = self._probed(low, connection)
         if newest is None and low > self._first:
@@ -300,6 +320,8 @@ class Walk:
         if newest is None or oldest is None:
             self.is_over = True
             return
+        if is_latest:
+            connection.info[_SEEN] = newest
         self._last = min(self._last, _after(newest))
         if number < _FIRST_WINDOW:  # all that there are
             oldest = low
@@ -309,24 +331,8 @@ class Walk:
         """The newest record that is not older than `first`, that of a window before it, and how
         many there are between them.
         """
-        one = MESSAGE.alias()
-        bounds = (first, self._last)
-        newest_first = one.c.record_id.desc()
-        some = (
-            select(one.c.record_id)
-            .where(*_where_it_says_something(bounds, one.c))
-            .order_by(newest_first)
-            .limit(_FIRST_WINDOW)
-            .cte("some")
-        )
-        ids = select(some.c.record_id).limit(1)
-        row = connection.execute(
-            select(
-                ids.order_by(some.c.record_id.desc()).scalar_subquery(),
-                ids.order_by(some.c.record_id).scalar_subquery(),
-                select(func.count()).select_from(some).scalar_subquery(),
-            )
-        ).one()
+        given = {"first": first, "last": self._last}
+        row = connection.execute(_probe(first > _OLDEST, self._last < _NEWEST), given).one()
         return row[0], row[1], row[2]
 
     def _merged(self, bounds: Bounds, size: int, connection: Connection) -> list[Any]:
@@ -351,12 +357,13 @@ class Walk:
         ]
 
 
-def _sealed(connection: Connection) -> str | None:
-    """The newest record that is sealed: about the newest of all, and known at once."""
-    known = schema.seal.c.last_record_id
-    found: str | None = connection.execute(
-        select(known).order_by(known.desc()).limit(1)
-    ).scalar_one_or_none()
+def _about_newest(connection: Connection) -> str | None:
+    """The newest record that this connection has seen, or that is sealed: known at once."""
+    found: str | None = connection.info.get(_SEEN)
+    if found is None:
+        known = schema.seal.c.last_record_id
+        asked = select(known).order_by(known.desc()).limit(1)
+        found = connection.execute(asked).scalar_one_or_none()
     return found
 
 
@@ -421,7 +428,7 @@ def steady(connection: Connection) -> None:
     connection.info[_STEADY] = is_reader
 
 
-_STEADY = "carbonseal steady"
+_STEADY, _SEEN = "carbonseal steady", "carbonseal seen"
 _PLANNING = (
     ("enable_seqscan", "off"),
     ("plan_cache_mode", "force_custom_plan"),
