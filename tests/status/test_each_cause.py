@@ -28,6 +28,7 @@ from carbonseal.milter.status import state_files
 pytestmark = pytest.mark.xdist_group("each-cause")
 FIELDS: list[tuple[str | bytes, bytes]] = [("From", b" alice@example.com")]
 LIMIT = 128 * 1024
+ACCEPTED = 'carbonseal_messages_total{crossing="outbound",disposition="accept"}'
 
 
 class Watched:
@@ -227,7 +228,10 @@ def test_the_spool_is_at_its_limit(watched: Watched) -> None:
         watched.server.wait_for("CarbonsealSpoolFills")
     finally:
         os.kill(writer, signal.SIGCONT)
+        answered = watched.metric(ACCEPTED)
         service.reload()  # the old worker closes its segment, which the writer then takes away
+    watched.wait_until_ready()
+    assert watched.metric(ACCEPTED) >= answered > 0  # the new worker's memory holds the old counts
 
 
 def is_writer(pid: int) -> bool:
@@ -261,9 +265,8 @@ def test_the_evidence_key_is_damaged(watched: Watched) -> None:
 
 def test_the_workers_die_again_and_again(watched: Watched) -> None:
     """Killed whenever one comes: the supervisor waits longer each time.  No count falls."""
-    totals = 'carbonseal_messages_total{crossing="outbound",disposition="accept"}'
     watched.send()
-    before = watched.metric(totals)
+    before = watched.metric(ACCEPTED)
     stop = threading.Event()
 
     def kill() -> None:
@@ -282,7 +285,7 @@ def test_the_workers_die_again_and_again(watched: Watched) -> None:
         killer.join()
     watched.wait_until_ready()
     assert watched.send() == [Answer.ACCEPT]
-    wait_until(lambda: watched.metric(totals) == before + 1, "the count to go on")
+    wait_until(lambda: watched.metric(ACCEPTED) == before + 1, "the count to go on")
 
 
 def maps(pid: int) -> str:
