@@ -1,0 +1,87 @@
+"""The connections that questions go over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, text
+from support.archive import Archive, build_record, build_search
+
+from carbonseal.milter.archive import database, servers
+from carbonseal.milter.archive.search import query, walk
+
+
+@pytest.fixture(scope="module")
+def filled(module_archive: Archive) -> Archive:
+    module_archive.fill(*map(build_record, range(5)))
+    return module_archive
+
+
+@pytest.fixture
+def reader(filled: Archive) -> Iterator[Engine]:
+    engine = database.reading_engine(filled.database_url)
+    yield engine
+    engine.dispose()
+
+
+def found(engine: Engine, **wanted: Any) -> list[str]:
+    return [one.queue_id for one in query.search(engine, build_search("login:alice", **wanted))]
+
+
+def test_the_planner_is_told_once(reader: Engine) -> None:
+    """A connection for questions keeps what it was told; the second question costs no more."""
+    told: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        told.extend([statement] if "set_config" in statement else [])
+
+    event.listen(reader, "before_cursor_execute", note)
+    assert found(reader) == found(reader, limit=5) == [f"4XYZ{one}" for one in range(4, -1, -1)]
+    assert len(told) == (1 if reader.dialect.name == "postgresql" else 0)
+
+
+def test_a_writers_connection_forgets_what_the_planner_was_told(filled: Archive) -> None:
+    """Its other transactions plan as the server is set up to."""
+    if filled.engine.dialect.name != "postgresql":
+        pytest.skip("only PostgreSQL is told how to plan")
+    engine = database.writing_engine(filled.database_url)
+    setting = text("SELECT current_setting('enable_seqscan')")
+    with engine.connect() as connection:
+        walk.steady(connection)
+        assert connection.scalar(setting) == "off"
+        connection.rollback()
+        assert connection.scalar(setting) == "on"
+    engine.dispose()
+
+
+def test_a_connection_that_died_while_idle_is_replaced(
+    filled: Archive, reader: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told of it."""
+    ends = {
+        "postgresql": "SELECT pg_terminate_backend({})",
+        "mysql": "KILL CONNECTION {}",
+        "mariadb": "KILL CONNECTION {}",
+    }.get(reader.dialect.name)
+    if ends is None:
+        pytest.skip("SQLite has no connections that die")
+    monkeypatch.setattr(servers, "_FRESH_SECONDS", 0.0)
+    before = found(reader)
+    own = "pg_backend_pid()" if reader.dialect.name == "postgresql" else "connection_id()"
+    with reader.connect() as connection:
+        number = connection.scalar(text(f"SELECT {own}"))
+    with filled.engine.connect() as connection:
+        connection.execute(text(ends.format(int(number or 0))))
+    assert found(reader) == before
+
+
+def test_what_was_the_newest_record_hides_no_newer_one(filled: Archive, reader: Engine) -> None:
+    """A connection remembers where the newest record was, and begins to look there."""
+    found(reader)
+    later = build_record(99, seconds=400 * 86_400.0)
+    earlier = build_record(98, seconds=-400 * 86_400.0)
+    filled.fill(later, earlier)
+    assert found(reader)[0] == "4XYZ99"
+    assert found(reader)[-1] == "4XYZ98"
