@@ -19,18 +19,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import orjson
-
 from carbonseal.milter.archive import record
+from carbonseal.milter.follow import journal_export
+from carbonseal.milter.follow.journal_export import Fields
 from carbonseal.milter.follow.log_line import Services
 from carbonseal.milter.follow.taken import Entry, LogUnreadable, Mark, Place, Taken
 
 _CHUNK: Final = 1 << 18
-_LONGEST: Final = 1 << 20  # octets of one entry
 _COMPLAINTS: Final = 4096
 _FIELDS: Final = "MESSAGE,MESSAGE_ID,SYSLOG_IDENTIFIER,_SOURCE_REALTIME_TIMESTAMP,_UID"
-_DROPPED: Final = "a596d6fe7bfa4994828e72309e95d61e"  # SD_MESSAGE_JOURNAL_DROPPED
-_MATCHES: Final = ("SYSLOG_FACILITY=2", "+", f"MESSAGE_ID={_DROPPED}")  # mail; either
+_DROPPED: Final = b"a596d6fe7bfa4994828e72309e95d61e"  # SD_MESSAGE_JOURNAL_DROPPED
+_MATCHES: Final = ("SYSLOG_FACILITY=2", "+", f"MESSAGE_ID={_DROPPED.decode()}")  # mail; either
 _SYSTEM: Final = 1000  # user ids from here on are people's
 _REMEDY: Final = (
     "let the follower's user read the journal: usermod --append --groups systemd-journal "
@@ -62,7 +61,8 @@ class Journal:
         self._child = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = ["journalctl", "--output=json", "--all", "--no-pager", "--no-tail"]
+        # The export format costs half the time that JSON does.
+        command = ["journalctl", "--output=export", "--no-pager", "--no-tail"]
         command += [f"--output-fields={_FIELDS}"]
         command += [f"--directory={self._directory}"] if self._directory else []
         command += [] if self._once else ["--follow"]
@@ -103,30 +103,31 @@ class Journal:
             self._ended()
             return None
         self.is_behind = len(data) >= 4096  # a pipe hands over pages while more waits
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _LONGEST:
-            raise LogUnreadable("the journal holds an entry of over a megabyte; vacuum it")
-        return self._taken(lines) if lines else None
+        try:
+            return self._taken(self._rest + data)
+        except journal_export.BadExport as fault:
+            raise LogUnreadable(f"journalctl prints what is no journal ({fault})") from None
 
-    def _taken(self, lines: list[bytes]) -> Taken:
+    def _taken(self, data: bytes) -> Taken | None:
         entries: list[Entry] = []
-        for line in lines:
-            try:
-                content = orjson.loads(line)
-                before, self._cursor = self._cursor, content["__CURSOR"]
-            except (ValueError, KeyError, TypeError):
+        lines = end = 0
+        for fields, after in journal_export.entries(data):
+            lines, end = lines + 1, after
+            before, self._cursor = self._cursor, fields.get(b"__CURSOR", b"").decode("ascii")
+            if fields.get(b"MESSAGE_ID") == _DROPPED:
+                self._note_dropped(fields.get(b"MESSAGE", b"").decode("utf-8", "replace"))
                 continue
-            if content.get("MESSAGE_ID") == _DROPPED:
-                self._note_dropped(content.get("MESSAGE"))
-                continue
-            entry = _entry(content, self._services)
+            entry = _entry(fields, self._services)
             if entry is not None:
                 entries.append((before, *entry))
-        return Taken(self, entries, self._cursor, len(lines))
+        self._rest = data[end:]
+        if len(self._rest) > journal_export.LONGEST:
+            raise journal_export.BadExport("an entry without end")
+        return Taken(self, entries, self._cursor, lines) if lines else None
 
-    def _note_dropped(self, message: Any) -> None:
+    def _note_dropped(self, message: str) -> None:
         """Say it where it is about Postfix: "Suppressed 5 messages from postfix@-.service"."""
-        if isinstance(message, str) and "postfix" in message:
+        if "postfix" in message:
             self._report(
                 "log-gap",
                 log="journal",
@@ -185,34 +186,20 @@ class Journal:
             self.is_finished = True
 
 
-def _entry(content: Mapping[str, Any], services: Services) -> tuple[str, str, bytes] | None:
+def _entry(fields: Fields, services: Services) -> tuple[str, str, bytes] | None:
     """Time, service and text of an entry; None for what is not Postfix's."""
-    program = content.get("SYSLOG_IDENTIFIER")
-    if not isinstance(program, str):
+    service = services.of(fields.get(b"SYSLOG_IDENTIFIER", b""))
+    text = fields.get(b"MESSAGE")
+    if service is None or text is None or not _is_system(fields.get(b"_UID", b"")):
         return None
-    service = services.of(program.encode("utf-8", "surrogateescape"))
-    text = _octets(content.get("MESSAGE"))
-    if service is None or text is None or not _is_system(content.get("_UID")):
-        return None
-    micros = content.get("_SOURCE_REALTIME_TIMESTAMP") or content["__REALTIME_TIMESTAMP"]
+    micros = fields.get(b"_SOURCE_REALTIME_TIMESTAMP") or fields.get(b"__REALTIME_TIMESTAMP", b"")
     try:
         seconds, fraction = divmod(int(micros), 1_000_000)
         at = f"{record.timestamp(seconds)[:19]}.{fraction:06d}Z"
-    except (ValueError, OverflowError, TypeError, OSError):
+    except (ValueError, OverflowError, OSError):
         return None
     return at, service, text
 
 
-def _is_system(uid: Any) -> bool:
-    return isinstance(uid, str) and uid.isdecimal() and int(uid) < _SYSTEM
-
-
-def _octets(message: Any) -> bytes | None:
-    if isinstance(message, str):
-        return message.encode("utf-8", "surrogatepass")
-    if isinstance(message, list):
-        if message and all(isinstance(one, int) for one in message):
-            return bytes(message)  # octets that are no UTF-8
-        if message and isinstance(message[0], str | list):
-            return _octets(message[0])  # a field that was given twice
-    return None
+def _is_system(uid: bytes) -> bool:
+    return uid.isdigit() and int(uid) < _SYSTEM
