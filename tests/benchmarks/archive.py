@@ -6,10 +6,10 @@
     python -m benchmarks.archive --directory D --measure-only --add        on a quiet one
 
 (with PYTHONPATH=tests).  An archive grows from one size to the next and is measured at each; with
---load-only a copy of it is kept at each, for --measure-only.  Renews docs/benchmarks/archive.* when
-all engines and sizes were asked for, or with --add.  With --directory everything is kept there:
-a run that was stopped goes on after the last 100,000 messages, and what was measured is not
-measured again, but with --measure-only.
+--load-only a copy of it is kept before it grows on, for --measure-only.  Renews docs/benchmarks/
+archive.* when all engines and sizes were asked for, or with --add.  With --directory everything is
+kept there: a run that was stopped goes on after the last 100,000 messages, and what was measured
+is not measured again, but with --measure-only.
 
 Promises: one engine at a time; the writer in a process of its own; every query from its text to its
 first page.  Exit status 1 when the writer did not load every record.
@@ -49,6 +49,7 @@ from benchmarks.archive_filling import Material
 _ENGINES = ("sqlite", "postgresql", "mariadb")
 _SIZES = (100_000, 320_000, 1_000_000)
 _FULL = "messages of the mail of which all --sizes in a new --directory are the beginning"
+_REACHED = "reached"  # a file beside an archive: the size at which it is to be measured
 _DOCUMENTS = load.ROOT / "docs/benchmarks"
 console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 
@@ -61,7 +62,7 @@ class Run:
     def __init__(self, directory: Path, full: int, *, copies: bool = False) -> None:
         """`full`: messages of the mail of which all archives here are the beginning, if it is new.
 
-        `copies`: keep one of each archive that has grown to a size, for `measure`.
+        `copies`: keep one of an archive at each size before it grows further, for `measure`.
         """
         self.directory = directory
         self._copies = copies
@@ -87,13 +88,16 @@ class Run:
         """Let the archive of `engine` grow; the segments go when this is the `last` engine."""
         place = self._place(engine)
         first = archive_filling.loaded(place)
-        is_copied = not self._copies or self._copy(engine, size).exists()
-        if first > size or (first == size and is_copied):
+        if first >= size:
             return
         console.print(f"{engine}, from {first:,} to {size:,} messages")
         if not first:  # the tables of a server that was stopped at once may be half made
             shutil.rmtree(place, ignore_errors=True)
+        reached = place / _REACHED
         with self._opened(engine, place) as store:
+            if reached.exists():
+                self._keep(store, int(reached.read_text()), first)
+                reached.unlink()
             for facts in archive_filling.fill(place, store, self.material, size, console.print):
                 if is_last:
                     self.material.forget(first, facts["until"])
@@ -101,8 +105,14 @@ class Run:
             if arrived != size:
                 done = archive_filling.steps(place)
                 raise SystemExit(f"{engine}: {arrived} of {size} records arrived: {done}")
-            if not is_copied:
-                store.copy(self._copy(engine, size))
+        if self._copies:
+            reached.write_text(str(size))
+
+    def _keep(self, store: Store, size: int, count: int) -> None:
+        """A copy of an archive that was to be measured, before it grows."""
+        copy = self._copy(store.name, size)
+        if size == count and not copy.exists():
+            store.copy(copy)
 
     def is_measured(self, engine: str, size: int) -> bool:
         return self._result(engine, size).exists()

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -82,6 +83,8 @@ def _be_the_command(
         os.environ.update(environment)
         os.chdir(directory)
         sys.argv = ["carbonseal", *arguments]
+        # Click names the program after what was started, `python -m pytest` perhaps.
+        sys.modules["__main__"] = types.ModuleType("__main__")
         cli.main(list(arguments))
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else 0
