@@ -1,0 +1,174 @@
+"""What is seen of a relay at one moment, and how it is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import ports
+from support.carbonseal import Carbonseal, wait_until
+from support.milter_client import Answer, Conversation, Envelope
+
+from carbonseal.milter import config
+from carbonseal.milter.status import page as pages
+from carbonseal.milter.status import state_files, times
+from carbonseal.milter.status.board import Board
+from carbonseal.milter.status.counters import BOUNDS, Facts, Histogram, add_up, nowhere
+from carbonseal.milter.status.page import Looker
+from carbonseal.policies import readiness
+
+FIELDS: list[tuple[str | bytes, bytes]] = [("From", b" alice@example.com")]
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "closed"])
+def test_a_spool_that_cannot_be_written_is_said(kind: str, tmp_path: Path) -> None:
+    """Whatever the reason; and the probe leaves nothing."""
+    spool = tmp_path / "spool"
+    if kind == "file":
+        spool.write_text("no directory")
+    if kind == "closed":
+        spool = Path("/proc")  # closed to root as well
+    assert pages.probe(spool).startswith(f"{spool}: nothing can be written there (")
+    assert pages.probe(tmp_path) == ""
+    assert [path.name for path in tmp_path.iterdir()] == ([spool.name] if kind == "file" else [])
+
+
+@pytest.mark.parametrize("trouble", ["no-spool", "no-keys", "state-is-a-file", "nonsense"])
+def test_a_look_never_raises(trouble: str, tmp_path: Path) -> None:
+    """What cannot be seen stands on the page as a sentence, and the relay is not ready."""
+    made = Carbonseal(
+        tmp_path / "seal", {"signing": {"rules": [{"author": "*", "sdid": "a.example"}]}}
+    )
+    (made.directory / "keys").mkdir()
+    made.spool.mkdir()
+    match trouble:
+        case "no-spool":
+            made.spool.rmdir()
+        case "no-keys":
+            (made.directory / "keys").rmdir()
+        case "state-is-a-file":
+            (made.spool / "state").write_text("")
+        case "nonsense":
+            for name in ("writer", "follow", "copies", "completeness"):
+                state_files.write(made.spool, name, {key: [1] for key in NONSENSE})
+    page = Looker(config.load(made.file), Board(1)).look()
+    found = page.checks(0.0)
+    assert not readiness.is_ready(found)
+    assert {"workers"} <= {one.name for one in found if not one.is_ok}
+    json.dumps(page.as_json())
+
+
+NONSENSE = ("trouble", "progress", "evidence_problem", "problem", "lag", "recipients", "loaded")
+
+
+def test_rates_are_those_of_the_time_between_two_looks(tmp_path: Path) -> None:
+    """Not of what was counted before the first."""
+    made = Carbonseal(tmp_path / "seal")
+    (made.directory / "keys").mkdir()
+    made.spool.mkdir()
+    board = Board(1)
+    board.settle(0, 1)
+    tally = board.tally(0)
+    facts = Facts("outbound", ("example.com",), "example.com")
+    looker = Looker(config.load(made.file), board)
+    for disposition in ("accept", "accept", "tempfail"):
+        tally.message(facts, disposition, 10, (0.0, 0.0, 0.010))
+    assert looker.look().rates.messages == 0
+    for _ in range(10):
+        tally.message(facts, "tempfail", 10, (0.0, 0.0, 0.020))
+    rates = looker.look().rates
+    assert rates.messages == rates.refused == rates.signed > 0
+    assert rates.octets == pytest.approx(10 * rates.messages, rel=0.01)
+    assert rates.phases["whole"].mean == pytest.approx(0.020)
+
+
+@given(st.lists(st.floats(0, 16), min_size=1, max_size=300), st.sampled_from([0.5, 0.99]))
+def test_a_quantile_is_right_to_its_bucket(values: list[float], share: float) -> None:
+    """The true one lies in the same bucket."""
+    tally = nowhere()
+    for value in values:
+        tally.message(Facts(), "accept", 1, (0.0, 0.0, value))
+    found = times.between(Histogram(), add_up([tally.memory]).phases["whole"])
+    assert found is not None
+    wanted = sorted(values)[max(0, -(-len(values) * int(share * 100) // 100) - 1)]
+    shown = found.half if share == 0.5 else found.most
+    upper = next(bound for bound in BOUNDS if wanted < bound)
+    assert upper / 2 - 1e-9 <= shown <= upper + 1e-9 or shown <= BOUNDS[0]
+
+
+def test_one_screen_holds_the_worst_there_is(tmp_path: Path) -> None:
+    """80 columns and 24 lines, with the reasons first."""
+    made = Carbonseal(tmp_path / "seal")
+    (made.directory / "keys").mkdir()
+    made.spool.mkdir()
+    page = Looker(config.load(made.file), Board(1)).look()
+    about = page.as_json() | {"at": time.time()}
+    state_files.write(made.spool, "status", about)
+    done = made.command("status", check=False, columns=80)
+    lines = done.stdout.rstrip().splitlines()
+    assert done.returncode == 1
+    assert lines[0] == "NOT READY"
+    assert lines[1].startswith("  ! workers: ")
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+def test_status_needs_no_listener_and_a_port_that_is_taken_is_tried_again(tmp_path: Path) -> None:
+    """Mail flows meanwhile, the command reads the file, and later the endpoint is there."""
+    port = ports.free_port()
+    service = Carbonseal(
+        tmp_path / "seal",
+        {"milter": {"workers": 1}, "status": {"listen": f"inet:{port}@127.0.0.1"}},
+    )
+    service.make_key("example.com")
+    with socket.create_server(("127.0.0.1", port)) as other, service:
+        service.wait_for_log("status-endpoint-failed.*already in use")
+        with Conversation(service.socket) as conversation:
+            conversation.open()
+            outcome = conversation.send_message(Envelope(), FIELDS, b"text\r\n")
+        assert outcome.final is Answer.ACCEPT
+        other.close()
+        wait_until(lambda: answers(port), "the endpoint, once the port is free")
+    service.configure({"milter": {"workers": 1}})
+    with service:
+        status = service.spool / "state/status.json"
+        wait_until(lambda: is_ready(service), "the first page")
+        assert service.command("status").stdout.startswith("READY")
+        assert status.stat().st_uid == os.geteuid()
+        service.configure(
+            {"milter": {"workers": 1}, "status": {"listen": f"inet:{port}@127.0.0.1"}}
+        )
+        service.reload()
+        wait_until(lambda: answers(port), "the endpoint after the reload")
+
+
+def is_ready(service: Carbonseal) -> bool:
+    return bool((state_files.read(service.spool, "status") or {}).get("ready"))
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def test_a_page_grows_old(tmp_path: Path) -> None:
+    """A check of the same page is made anew with its age."""
+    made = Carbonseal(tmp_path / "seal")
+    page = Looker(config.load(made.file), Board(1)).look()
+    assert [one.is_ok for one in (page.checks(0.0)[0], page.checks(readiness.SIGHT + 1)[0])] == [
+        True,
+        False,
+    ]
+    assert dataclasses.replace(page, at=0).lag == 0
