@@ -46,6 +46,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PERIODS = {"d": 86400, "w": 604800, "y": retention.YEAR}
 _Form = Literal["relaxed", "simple"]
 _LONGEST = 100 * 365 * 86400  # seconds
+_MOST_INDEXED = 16  # header fields that are indexed
 _SIZES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
 
@@ -140,6 +141,13 @@ def _database(value: Any) -> Any:
     if port and not re.fullmatch(r"[0-9]{0,5}", port[1]):
         raise ValueError("write the port, after host and colon, as a number")
     return value
+
+
+def _few(names: Any) -> Any:
+    # Every one of them is looked for in every message, and kept a second time where it is found.
+    if isinstance(names, list) and len(names) > _MOST_INDEXED:
+        raise ValueError(f"name at most {_MOST_INDEXED} header fields; others are found by reading")
+    return names
 
 
 Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0, le=_LONGEST)]
@@ -257,7 +265,7 @@ class RecordSection(_Section):
     keep_loaded: Duration | None = 7 * 86400
     database: DatabaseUrl = "sqlite:////var/lib/carbonseal/archive/archive.db"
     headers: Literal["all"] | list[FieldName] = "all"
-    index_headers: list[FieldName] = ["List-Id"]
+    index_headers: Annotated[list[FieldName], BeforeValidator(_few)] = ["List-Id"]
     relay: Line | None = None
     evidence: Directory | None = None
     timestamp: TimestampSection | None = None

@@ -218,7 +218,7 @@ _LEARN: Mapping[str, Callable[[list[Any], Connection, Dictionary], dict[Any, int
 }
 
 
-def chunks(items: list[Item], size: int) -> Iterator[list[Item]]:
-    """`items` in pieces of at most `size`."""
+def chunks(items: list[Item], size: int = 500) -> Iterator[list[Item]]:
+    """`items` in pieces of at most `size`: values that every engine takes in one statement."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -457,6 +457,8 @@ CONFIGURATIONS = [
          ["record.timestamp.every", "from 60 up"]),
     ("index-headers", added("record: {index_headers: ['Sub ject']}\n"), ["record.index_headers",
          "header field"]),
+    ("index-many", added(f"record: {{index_headers: [{', '.join(['x-a'] * 17)}]}}\n"), [
+        "record.index_headers", "at most 16"]),
     ("compare-what", added("archive: {compare: maps}\n"), ["archive.compare", "'bcc_maps'"]),
     ("compare-nothing", added("archive: {compare: bcc_maps}\n"), ["line 2", "archive.bcc_maps",
          "carbonseal postfix bcc-maps"]),

@@ -37,7 +37,6 @@ from carbonseal.milter.archive.keeping.person import Person
 from carbonseal.policies.errors import DataError
 
 BATCH = 200  # records in one transaction
-_CHUNK = 500
 _ANY = schema.ANY_ROLE | schema.ANY_ROLE << schema.INDIRECT
 
 
@@ -338,7 +337,7 @@ class Erasure:
         if len(late) > self._batch:
             return False
         columns = schema.address.c
-        for some in dictionary.chunks(ids, _CHUNK):
+        for some in dictionary.chunks(ids):
             connection.execute(
                 update(schema.address)
                 .where(columns.address_id.in_(some))

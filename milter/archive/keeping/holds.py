@@ -35,7 +35,6 @@ from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import DataError, NotFound
 
 BATCH = 1000  # members in one transaction
-_CHUNK = 500
 _TURN = 0  # id of a row that is no hold
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -192,7 +191,7 @@ def _less(hold: Hold, connection: Connection) -> int:
     columns = schema.hold_member.c
     query = select(columns.record_id).where(columns.hold_id == hold.hold_id).limit(BATCH)
     record_ids = list(connection.scalars(query))
-    for chunk in dictionary.chunks(record_ids, _CHUNK):
+    for chunk in dictionary.chunks(record_ids):
         connection.execute(
             delete(schema.hold_member).where(
                 columns.hold_id == hold.hold_id, columns.record_id.in_(chunk)
@@ -237,7 +236,7 @@ def held_among(record_ids: Sequence[str], connection: Connection) -> dict[str, l
     member, hold = schema.hold_member.c, schema.hold.c
     query = select(member.record_id, hold.name).join(schema.hold, hold.hold_id == member.hold_id)
     found: dict[str, list[str]] = {}
-    for chunk in dictionary.chunks(list(record_ids), _CHUNK):
+    for chunk in dictionary.chunks(list(record_ids)):
         for record_id, name in connection.execute(
             query.where(member.record_id.in_(chunk), hold.released_at.is_(None))
         ):

@@ -28,7 +28,6 @@ from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.rows import Rows
 
 RECORD, HEADER, SUBJECT = 0, 1, 2  # tombstone.part
-_CHUNK = 500
 _TOKEN = re.compile(r"erased-([0-9a-f]{1,16})(?:@.*)?", re.DOTALL)
 # Columns of a message that are read from its header section and outlive it: facts about the
 # envelope's story (who wrote it, when, under which identifier), no text.
@@ -88,7 +87,7 @@ def tokens(texts: Iterable[str], connection: Connection) -> dict[str, int]:
     named = {text: int(found[1], 16) for text in texts if (found := _TOKEN.fullmatch(text))}
     columns = schema.address.c
     erased: set[int] = set()
-    for chunk in dictionary.chunks(sorted(set(named.values())), _CHUNK):
+    for chunk in dictionary.chunks(sorted(set(named.values()))):
         query = select(columns.address_id).where(
             columns.address_id.in_(chunk), columns.erased_at.is_not(None)
         )
@@ -101,7 +100,7 @@ def fetch(record_ids: Sequence[str], connection: Connection) -> list[Held]:
     columns = schema.message.c
     lines: dict[str, Line] = {}
     query = select(columns.record_id, columns.segment_id, columns.position)
-    for chunk in dictionary.chunks(list(record_ids), _CHUNK):
+    for chunk in dictionary.chunks(list(record_ids)):
         for record_id, *line in connection.execute(query.where(columns.record_id.in_(chunk))):
             lines[record_id] = (line[0], line[1])
     found = retrieve.retrieve(list(record_ids), connection, with_fields=True)
@@ -124,7 +123,7 @@ def remove(records: Sequence[Held], connection: Connection) -> None:
     _unindex(records, connection)
     ids = [one.record_id for one in records]
     for table in (schema.header_section, schema.message, schema.redaction):
-        for chunk in dictionary.chunks(ids, _CHUNK):
+        for chunk in dictionary.chunks(ids):
             connection.execute(delete(table).where(table.c.record_id.in_(chunk)))
 
 
@@ -137,12 +136,12 @@ def replace(
     _unindex([one.before for one in changes], connection)
     record_ids = [one.before.record_id for one in changes]
     for table in (schema.header_section, schema.message):
-        for chunk in dictionary.chunks(record_ids, _CHUNK):
+        for chunk in dictionary.chunks(record_ids):
             connection.execute(delete(table).where(table.c.record_id.in_(chunk)))
     arrivals = [Arrival(*one.before.line, _rows(one, indexed)) for one in changes]
     loader.load(arrivals, connection, ids)
     headless = [one.before.record_id for one in changes if not one.has_header]
-    for chunk in dictionary.chunks(headless, _CHUNK):
+    for chunk in dictionary.chunks(headless):
         table = schema.header_section
         connection.execute(delete(table).where(table.c.record_id.in_(chunk)))
 
@@ -191,7 +190,7 @@ def _unindex(records: Sequence[Held], connection: Connection) -> None:
         keys[schema.header_term] += [(term, one.record_id) for term in one.parsed.header_terms]
     for table, pairs in keys.items():
         what, record = list(table.primary_key.columns)
-        for chunk in dictionary.chunks(sorted(set(pairs)), _CHUNK):
+        for chunk in dictionary.chunks(sorted(set(pairs))):
             _delete_pairs(table, what, record, chunk, connection)
 
 
@@ -215,7 +214,7 @@ def address_ids(texts: Iterable[str], connection: Connection) -> dict[str, int]:
     found = tokens(wanted, connection)
     by_hash = {terms.mailbox_hash(text): text for text in wanted - found.keys()}
     columns = schema.address.c
-    for chunk in dictionary.chunks(list(by_hash), _CHUNK):
+    for chunk in dictionary.chunks(list(by_hash)):
         query = select(columns.address_hash, columns.address_id).where(
             columns.address_hash.in_(chunk)
         )
