@@ -149,6 +149,7 @@ FOLDERS = {
     "milter/archive/keeping": "how long records are kept, what holds them, and how they go",
     "milter/archive/handover": "records that leave the archive, with their proof, and come back",
     "milter/archive/migrations": "the steps of the database's schema",
+    "milter/follow": "what became of each message: Postfix's log, followed",
     "milter/status": "how the relay is: what is counted and seen of it, and who is told",
 }
 
