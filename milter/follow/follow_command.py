@@ -78,6 +78,8 @@ def make(configuration: Configuration, *, once: bool, other: Path | None = None)
     """
     directory = configuration.spool_directory
     _recover(directory)
+    if other is None:
+        position.tidy(directory)
     suffix = position.SUFFIX if other is None else _IMPORT
     return Follower(
         make_source=_source_of(configuration, once=once, other=other),
@@ -133,8 +135,13 @@ def _relay(configuration: Configuration) -> str:
     named = configuration.file.record.relay
     if named is not None:
         return named
-    settings = postfix_settings.read(configuration.file.rotation.postfix)
-    found = settings.value("myhostname")
+    try:
+        found = postfix_settings.read(configuration.file.rotation.postfix).value("myhostname")
+    except postfix_settings.SettingsUnreadable:
+        found = ""
     if not found:
-        raise TryLater("Postfix does not say its myhostname; set record.relay")
+        raise TryLater(
+            "nothing says what this relay is called: postconf does not answer; set record.relay to "
+            "the myhostname of its Postfix"
+        )
     return found

@@ -39,7 +39,9 @@ class Position:
     def of_file(self, path: Path) -> Mapping[str, Any] | None:
         """The position in this log file; None when it is one of something else."""
         fields = {"file": str, "inode": int, "head": str, "head_octets": int, "offset": int}
-        return self.source if self._has(fields) and self.source["file"] == str(path) else None
+        if not self._has(fields) or self.source["file"] != str(path) or self.source["offset"] < 0:
+            return None
+        return self.source
 
     def of_journal(self, directory: str) -> Mapping[str, Any] | None:
         """The position in the journal; None when it is one of something else."""
@@ -104,6 +106,11 @@ def read(spool_directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def tidy(spool_directory: Path) -> None:
+    """Remove what a killed `write` left behind."""
+    durable.sweep(spool_directory / _STATE)
 
 
 def write(spool_directory: Path, content: Mapping[str, Any]) -> None:

@@ -369,6 +369,15 @@ def test_an_unreadable_log_ends_it_at_once(place: Place) -> None:
     assert b"the log cannot be read (No such file or directory); see where Postfix" in done.stderr
 
 
+def test_a_relay_without_a_name_says_what_to_set(place: Place, tmp_path: Path) -> None:
+    """Event lines carry the name that records carry; without one there is nothing to write."""
+    content = json.loads(place.file.read_text())
+    del content["record"]["relay"]
+    place.file.write_text(json.dumps({**content, "rotation": {"postfix": str(tmp_path / "none")}}))
+    with pytest.raises(TryLater, match=r"set record\.relay"):
+        place.follow()
+
+
 def test_an_older_log_is_read_beside(place: Place) -> None:
     """`--log` neither moves the position nor needs the running follower to stop."""
     place.append(_lines(3, 30))
