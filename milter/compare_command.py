@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -36,7 +37,7 @@ from carbonseal.policies import bcc_maps as maps_of_postfix
 from carbonseal.policies.archiving import ArchivePlan
 from carbonseal.policies.bcc_maps import BccMaps
 from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
-from carbonseal.policies.errors import ConfigurationError, DataError
+from carbonseal.policies.errors import ConfigurationError, DataError, UsageError
 
 _COLUMNS = ("recorded_at", "record_id", "queue_id", "reverse_path", "recipients", "difference")
 _SIGNED = ("verdict", "place", "author", "old", "new", "differences")
@@ -70,6 +71,7 @@ def compare(
     of the spool, or JSON Lines as `carbonseal archive search --format jsonl` prints them; - or
     nothing is standard input.  Messages and records of a dry run are compared by their signatures.
     """
+    _refuse_unreadable(records)
     paths = [sys.stdin.buffer if str(path) == "-" else path for path in records or (Path("-"),)]
     things = compare_sources.read(paths)
     first = next(things, None)
@@ -78,6 +80,18 @@ def compare(
         return _signatures(context.configuration, things, output_format, show_all=show_all)
     _copies(context.configuration, things, output_format, show_all=show_all, anew=anew)
     return 0
+
+
+def _refuse_unreadable(paths: Iterable[Path]) -> None:
+    """A wrong name is told before hours of messages were compared."""
+    for path in paths:
+        if str(path) == "-":
+            continue
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except (OSError, ValueError) as fault:
+            why = fault.strerror if isinstance(fault, OSError) else "no file name"
+            raise UsageError(f"{str(path)!r}: it cannot be read ({why}); check the name") from None
 
 
 def _is_about_signatures(first: Line | Mail) -> bool:

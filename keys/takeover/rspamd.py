@@ -14,6 +14,7 @@ key stands for its subdomains, which is the same wherever the keys are those of 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -106,7 +107,7 @@ def read(place: str, signing_table: str | None = None) -> Findings:
             place, "rspamd names its signing table in its own file; leave out --signing-table."
         )
     try:
-        if path.is_dir():
+        if os.path.isdir(path):  # where a name that is too long is no error
             path = _in_directory(path)
         conf = conf_of(path)
     except ucl.NotRead as error:

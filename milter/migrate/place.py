@@ -54,7 +54,7 @@ class Target:
                 " move it away, or write elsewhere with --to DIRECTORY."
             )
         parent = self.configuration.parent if self.folder is None else self.folder.parent
-        if not parent.is_dir():
+        if not os.path.isdir(parent):
             raise errors.UsageError(f"{parent}: there is no such directory; make it first.")
 
     def prepare(self) -> None:

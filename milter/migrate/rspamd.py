@@ -11,6 +11,7 @@ Raises: `errors.DataError` with file and line for what cannot be read at all.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,12 +73,12 @@ def read(path: Path, *, trust_loopback: bool) -> Plan:
 
 def _configuration(path: Path) -> Path:
     """The directory with local.d and override.d in it."""
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     return folder.parent if folder.name in ("local.d", "override.d", "modules.d") else folder
 
 
 def _conf(path: Path) -> Conf:
-    if not path.is_dir():
+    if not os.path.isdir(path):  # where a name that is too long is no error
         return tables.conf_of(path)
     there = [one for name in ("local.d", "override.d") if (one := path / name / _FILE).is_file()]
     if not there and (path / _FILE).is_file():

@@ -985,9 +985,25 @@ DOORS = [
         door(f"compare-{name}", ["policy", "compare", text], status, *words)
         for name, text, status, words in (
             ("missing", "none", USAGE, ("'none'",)),
-            ("message", "message.eml", DATA, ("line 1", "archive search --format jsonl")),
             ("database", "archive.db", DATA, ("line 1",)),
-            ("device", "/dev/zero", DATA, ("line 1",)),
+            ("device", "/dev/zero", DATA, ("no file of messages",)),
+        )
+    ),
+    *(
+        door(f"migrate-{signer}-{name}", ["migrate", signer, *words], status, *said)
+        for signer in ("opendkim", "dkimpy-milter", "rspamd")
+        for name, words, status, said in (
+            ("from", ["--from", "none.conf"], DATA, ("none.conf", "no such file")),
+            ("from-device", ["--from", "/dev/zero"], DATA, ("/dev/zero", "regular")),
+            ("from-long", ["--from", HUGE], DATA, ("too long",)),
+            ("to", ["--to", "none/there"], USAGE, ("none", "no such directory")),
+            ("to-and-config", ["--to", "a", "--config", "b"], USAGE, ("give one",)),
+            ("config", ["--config", "carbonseal.yaml"], USAGE, ("is not overwritten",)),
+            ("keys", ["--keys", "keys", "--from", "none.conf"], DATA, ("none.conf",)),
+            ("domain", ["--domain", "a..b"], USAGE, ("--domain", "a..b")),
+            ("archive", ["--archive", "nobody"], DATA, ("nobody",)),
+            ("reason", ["--reason", HUGE], DATA, ("500",)),
+            ("format", ["--format", "xml"], USAGE, ("'xml'",)),
         )
     ),
     door("compare-anew", "policy compare --anew message.eml", CONFIGURATION, "archive.bcc_maps",
