@@ -27,6 +27,7 @@ from carbonseal.milter.config import Configuration
 from carbonseal.milter.status import inquiry, state_files
 from carbonseal.milter.status.page import spoken
 from carbonseal.policies import readiness
+from carbonseal.policies.errors import UsageError
 
 _NOT_READY = 1
 _WATCH_EVERY = 2.0
@@ -52,8 +53,10 @@ def status(context: Context, as_json: bool, watch: bool) -> int:
 
     Exit status 0: ready.  1: not ready, and the first lines say why.  75: nobody can be asked.
     """
+    if watch and as_json:
+        raise UsageError("--watch shows a screen; leave out --json, or ask again and again")
     configuration = context.configuration
-    if watch and not as_json:
+    if watch:
         _watch(configuration)
     page = _page(configuration)
     if as_json:

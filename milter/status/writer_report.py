@@ -46,20 +46,19 @@ class WriterReport:
         self._problem = ""
         self._trouble: str | None = None
         self._trouble_since: float | None = None
-        self._progress: dict[str, list[int]] = {}
+        self._progress: dict[str, Progress] = {}
         self.segments = 0
         self.set_aside = 0
 
     def pulse(self, loaded: int, trouble: str | None, progress: Mapping[str, Progress]) -> None:
         """To be called often."""
+        # In trouble the writer forgets how far it is, and asks the database when it is back.
+        self._progress = dict(progress) if trouble is None else {**self._progress, **progress}
         if trouble != self._trouble:
             self._trouble_since = self._trouble_since or time.time() if trouble else None
             self._trouble = trouble
         elif not self._reporter.is_due():
             return
-        said = {name: [one.offset, one.lines] for name, one in progress.items()}
-        # In trouble the writer forgets how far it is, and asks the database when it is back.
-        self._progress = said if trouble is None else self._progress | said
         self._reporter.say(
             {
                 "pid": os.getpid(),
@@ -70,7 +69,7 @@ class WriterReport:
                 "trouble": trouble,
                 "trouble_since": self._trouble_since,
                 "evidence_problem": self._evidence_problem(),
-                "progress": self._progress,
+                "progress": {name: [one.offset, one.lines] for name, one in self._progress.items()},
             }
         )
 

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -231,11 +232,34 @@ def test_the_spool_is_at_its_limit(watched: Watched) -> None:
         answered = watched.metric(ACCEPTED)
         service.reload()  # the old worker closes its segment, which the writer then takes away
     watched.wait_until_ready()
+    # The workers measure the spool once a second by themselves.
+    wait_until(lambda: watched.send() == [Answer.ACCEPT], "the workers to see that, too")
     assert watched.metric(ACCEPTED) >= answered > 0  # the new worker's memory holds the old counts
 
 
 def is_writer(pid: int) -> bool:
     return "sqlalchemy" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_the_database_is_down(watched: Watched) -> None:
+    """No cause of unreadiness: mail flows, the lag is shown, and somebody is told."""
+    locker = sqlite3.connect(watched.service.database, isolation_level=None)
+    locker.execute("BEGIN EXCLUSIVE")
+    try:
+        assert watched.send(3) == [Answer.ACCEPT] * 3
+        wait_until(lambda: watched.metric("carbonseal_database_up") == 0, "the writer to notice")
+        assert not watched.wrong()
+        # And perhaps one that was sent before, and not loaded yet.
+        assert watched.metric("carbonseal_spool_records") in (3, 4)
+        assert watched.metric("carbonseal_spool_lag_seconds") > 0
+        done = watched.service.command("status")  # exit status 0
+        assert done.stdout.startswith("READY")
+        assert "! database: " in done.stdout
+        watched.server.wait_for("CarbonsealDegraded", check="database")
+    finally:
+        locker.execute("ROLLBACK")
+        locker.close()
+    wait_until(lambda: watched.metric("carbonseal_spool_lag_seconds") == 0, "the writer's return")
 
 
 def test_the_copies_do_not_arrive(watched: Watched) -> None:
