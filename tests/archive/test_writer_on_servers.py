@@ -25,7 +25,7 @@ from carbonseal.milter.archive import database, schema, segments, servers, terms
 
 PATIENCE = 60.0
 # `make test` takes a sample.
-STEP = 1 if os.environ.get("CRASH") == "all" else 5
+STEP = 1 if os.environ.get("CRASH") == "all" else 9
 Server = PostgreSQL | MariaDB
 
 
