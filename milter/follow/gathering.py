@@ -2,7 +2,7 @@
 
 Promises: an event line is a spool line that is no record:
     {"event": "delivery", "v": 1, "relay": NAME, "queue_id": ID, "facts": [FACT, ...],
-     "source": {"turn": N, ...}}
+     "source": {"turn": N, ...}, "event_id": ULID, "salt": 32 hexadecimal digits}
 with the facts as `postfix_line` gives them, in the order of the log.  `source` is a position from
 which nothing is missed that is not in this line or in those before it: after a crash in the middle
 of a flush some facts are written twice, and none is lost.  A fact depends on its log line only.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from carbonseal.milter.archive import record
+from carbonseal.milter.archive import event_id, record
 from carbonseal.milter.follow.postfix_line import Fact, Said
 from carbonseal.milter.follow.taken import Mark, Place
 
@@ -54,6 +54,8 @@ class Gathering:
                 known = self._by_id[queue_id] = []
                 self._lines.append((mark, queue_id, known))
             known.append(fact)
+            if fact["kind"] == "removed":  # a short queue id may be another message's from here on
+                del self._by_id[queue_id]
             self._facts += 1
             self.last_queue_id = queue_id
         self._octets += octets
@@ -74,6 +76,8 @@ class Gathering:
             "queue_id": queue_id,
             "facts": facts,
             "source": source,
+            "event_id": event_id.event_id(self._relay, queue_id, facts),
+            "salt": record.new_salt(),
         }
 
     def clear(self) -> None:

@@ -5,6 +5,10 @@ as they were written.  Only what the mail facility logged is asked for, and only
 accounts wrote counts: the journal knows who did, so that no user can make up deliveries.  What
 journald suppressed because Postfix logged too much for its limits is reported as a gap.
 
+journalctl --follow shows nothing but the present boot (since systemd 250), and after a cursor of an
+earlier one it loses the first entry.  So the journal is read to its end without it, and followed
+only from a cursor of this boot on; until there is one, it is read again every second.
+
 Raises: LogUnreadable, when journalctl is missing, may not read the system's journal, or ends.
 
 Does not: link with libsystemd; a child process costs nothing that matters, and rights stay simple.
@@ -17,6 +21,7 @@ import select
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from carbonseal.milter.archive import record
@@ -27,6 +32,8 @@ from carbonseal.milter.follow.taken import Entry, LogUnreadable, Mark, Place, Ta
 
 _CHUNK: Final = 1 << 18
 _COMPLAINTS: Final = 4096
+_AGAIN_SECONDS: Final = 1.0
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _FIELDS: Final = "MESSAGE,MESSAGE_ID,SYSLOG_IDENTIFIER,_SOURCE_REALTIME_TIMESTAMP,_UID"
 _DROPPED: Final = b"a596d6fe7bfa4994828e72309e95d61e"  # SD_MESSAGE_JOURNAL_DROPPED
 _MATCHES: Final = ("SYSLOG_FACILITY=2", "+", f"MESSAGE_ID={_DROPPED.decode()}")  # mail; either
@@ -58,14 +65,17 @@ class Journal:
         self._rest = b""
         self.is_finished = False
         self.is_behind = True
+        self._again_at = 0.0  # by the monotonic clock: when to look again, if nobody follows
+        self._follows = False
         self._child = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._follows = not self._once and f"b={_boot_id()};" in self._cursor
         # The export format costs half the time that JSON does.
         command = ["journalctl", "--output=export", "--no-pager", "--no-tail"]
         command += [f"--output-fields={_FIELDS}"]
         command += [f"--directory={self._directory}"] if self._directory else []
-        command += [] if self._once else ["--follow"]
+        command += ["--follow"] if self._follows else []
         command += [f"--after-cursor={self._cursor}"] if self._cursor else []
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
         try:
@@ -92,6 +102,11 @@ class Journal:
 
     def take(self) -> Taken | None:
         """The next entries; None when there are none now.  Raises: LogUnreadable."""
+        if self._child.returncode is not None and not self.is_finished:
+            if time.monotonic() < self._again_at:
+                return None
+            self.close()
+            self._child = self._start()
         assert self._child.stdout is not None
         try:
             data = os.read(self._child.stdout.fileno(), _CHUNK)
@@ -140,7 +155,7 @@ class Journal:
 
     def wait(self, seconds: float) -> None:
         """Until journalctl prints something, or so long."""
-        if self._child.stdout is not None and not self.is_finished:
+        if self._child.stdout is not None and self._child.returncode is None:
             select.select([self._child.stdout], [], [], seconds)
         else:
             time.sleep(seconds)
@@ -180,10 +195,32 @@ class Journal:
         elif status:
             last = (said.strip().splitlines() or ["without a word"])[-1]
             raise LogUnreadable(f"journalctl ended with status {status} ({last[:200]}); {_REMEDY}")
-        elif not self._once:
+        elif self._follows:
             raise LogUnreadable("journalctl ended by itself; see that systemd-journald runs")
+        elif not self._cursor and not self._has_files():
+            raise LogUnreadable(
+                f"there is no journal; set follow.log to Postfix's log file, or {_REMEDY}"
+            )
         else:
-            self.is_finished = True
+            self.is_finished = self._once
+            self._again_at = time.monotonic() + _AGAIN_SECONDS
+
+    def _has_files(self) -> bool:
+        """Whether there is a journal at all, for journalctl does not say."""
+        places = [self._directory] if self._directory else ["/run/log/journal", "/var/log/journal"]
+        return any(
+            next(Path(place).glob(pattern), None) is not None
+            for place in places
+            for pattern in ("*.journal", "*/*.journal")
+        )
+
+
+def _boot_id() -> str:
+    """As cursors have it; what no cursor has where it cannot be told."""
+    try:
+        return _BOOT_ID.read_text().strip().replace("-", "")
+    except OSError:
+        return "unknown"
 
 
 def _entry(fields: Fields, services: Services) -> tuple[str, str, bytes] | None:

@@ -40,6 +40,7 @@ set -e
 mount --make-rprivate /
 mount --bind "$0" /run
 mount -t tmpfs tmpfs /var/log
+if [ -e "$0/boot_id" ]; then mount --bind "$0/boot_id" /proc/sys/kernel/random/boot_id; fi
 exec {journald}
 """
 
@@ -51,14 +52,27 @@ class PrivateJournal:
         self.directory = directory
         (directory / "systemd/journal").mkdir(parents=True)
         (directory / "log/journal").mkdir(parents=True)
+        self._socket = directory / "systemd/journal/dev-log"
+        self.boot()
+
+    def boot(self, boot_id: str = "") -> None:
+        """Start the daemon, in another boot if that is given."""
+        (self.directory / "boot_id").unlink(missing_ok=True)
+        if boot_id:
+            (self.directory / "boot_id").write_text(f"{boot_id}\n")
+        self._socket.unlink(missing_ok=True)
         script = _ALONE.format(journald=_JOURNALD)
         self.process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", script, directory],
+            ["unshare", "--mount", "sh", "-c", script, self.directory],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        self._socket = directory / "systemd/journal/dev-log"
         wait_until(self._socket.exists, 30)
+
+    def stop(self) -> None:
+        """End the daemon; what it was sent is written."""
+        self.process.terminate()
+        self.process.wait()
 
     @property
     def files(self) -> Path:
@@ -195,6 +209,40 @@ def test_the_journal_is_followed_through_kill_and_rotation(
     assert sum(relay.told().values()) <= 50 + 20
 
 
+def test_a_reboot_loses_nothing(relay: Relay, journal: PrivateJournal) -> None:
+    """Entries of an earlier boot, and the first one of this, after a follower that has stopped."""
+    journal.stop()
+    journal.boot("6b1d7a2c-0f3e-4c55-9d1f-3a5b7c9e1f20")
+    journal.deliver(range(2000, 2003))
+    wait_until(lambda: _in_journal(journal, 2002), 30)
+    relay.once()
+    journal.deliver(range(2003, 2006))
+    wait_until(lambda: _in_journal(journal, 2005), 30)
+    journal.stop()
+    journal.boot()
+    journal.deliver(range(2006, 2009))
+    follower = relay.start()
+    try:
+        _await_some(relay, range(2000, 2009))
+        journal.deliver(range(2009, 2012))
+        _await_some(relay, range(2000, 2012))
+    finally:
+        follower.terminate()
+        assert follower.wait(30) == 0
+    told = relay.told()
+    assert {told[name] for name in _wanted(range(2000, 2012))} == {1}
+
+
+def _in_journal(journal: PrivateJournal, number: int) -> bool:
+    command = ["journalctl", "--directory", journal.files, "--output=cat", "SYSLOG_FACILITY=2"]
+    said = subprocess.run(command, capture_output=True, check=False).stdout
+    return b"<r%d@" % number in said
+
+
+def _await_some(relay: Relay, numbers: range) -> None:
+    wait_until(lambda: set(_wanted(numbers)) <= set(relay.told()), 60)
+
+
 def test_who_wrote_an_entry_counts(journal: PrivateJournal, relay: Relay) -> None:
     """Made up by a user, logged by another program or facility: no fact.  Octets stay octets."""
     journal.log_as_person(_delivery(1000))
@@ -261,6 +309,14 @@ def test_a_journal_that_is_not_for_us(tmp_path: Path) -> None:
     """The sentence names the group that may read it."""
     made = Journal(Services("postfix"), directory=str(tmp_path / "missing"), once=True)
     with pytest.raises(LogUnreadable, match="systemd-journal"):
+        _read_to_the_end(made)
+    made.close()
+
+
+def test_where_there_is_no_journal_it_is_said(tmp_path: Path) -> None:
+    """journalctl does not."""
+    made = Journal(Services("postfix"), directory=str(tmp_path), once=True)
+    with pytest.raises(LogUnreadable, match=r"set follow\.log"):
         _read_to_the_end(made)
     made.close()
 

@@ -405,7 +405,7 @@ OTHERWISE = {
         "CapabilityBoundingSet": "CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE",
         "UMask": "0077",
     },
-    "carbonseal-follow.service": {"RestrictAddressFamilies": "AF_UNIX"},
+    "carbonseal-follow.service": {"RestrictAddressFamilies": "AF_UNIX", "ProcSubset": "all"},
 }
 UNIT_FILES = [pytest.param(path, id=path.name) for path in sorted(UNITS.glob("*.service"))]
 
