@@ -5,6 +5,8 @@ and so has whoever reads the answer.  No more than `MOST_CLIENTS` are served at 
 then takes the place of whoever has waited longest, so that slow ones cannot keep out the others.
 Every answer closes its connection.
 
+An address that cannot be bound is tried again for ever, and said once.
+
 Does not: look at anything (it shows the last page), or know who asks: bind it to where only those
 who watch can connect.
 """
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+from carbonseal.milter import log
 from carbonseal.milter.socket_address import SocketAddress
 from carbonseal.milter.status import exposition
 from carbonseal.milter.status.page import Page, spoken
@@ -31,6 +34,8 @@ from carbonseal.policies import readiness
 MOST_CLIENTS: Final = 32
 MOST_OCTETS: Final = 8192
 PATIENCE: Final = 5.0
+_BIND_EVERY: Final = 0.5
+_COMPLAIN_AT: Final = 4  # failures to bind
 _JSON: Final = "application/json"
 _PLAIN: Final = "text/plain; charset=utf-8"
 
@@ -128,6 +133,45 @@ class Endpoint:
             made = exposition.text(page)
             self._metrics = (page, Answer(HTTPStatus.OK, exposition.CONTENT_TYPE, made))
         return self._metrics[1]
+
+
+def serve(
+    address: SocketAddress, control: socket.socket, newest: Callable[[], Page | None]
+) -> None:
+    """Serve until the other end of `control` sends anything or closes."""
+    asyncio.run(_serve(address, control, Endpoint(newest)))
+
+
+async def _serve(address: SocketAddress, control: socket.socket, endpoint: Endpoint) -> None:
+    leaving = asyncio.Event()
+    asyncio.get_running_loop().add_reader(control.fileno(), leaving.set)
+    server = await _bound(address, leaving, endpoint)
+    await leaving.wait()
+    # A UNIX socket stays where it is: by now it may be that of our successor.
+    if server is not None:
+        server.close()
+
+
+async def _bound(
+    address: SocketAddress, leaving: asyncio.Event, endpoint: Endpoint
+) -> asyncio.Server | None:
+    failures = 0
+    while not leaving.is_set():
+        try:
+            return await endpoint.serve(address)
+        except OSError as fault:
+            # On a reload the predecessor may still be leaving: that is no reason to complain.
+            failures += 1
+            if failures == _COMPLAIN_AT:
+                log.warning(
+                    "status-endpoint-failed",
+                    listen=address.postfix_form,
+                    problem=fault.strerror or str(fault),
+                    remedy="change status.listen, or end what has that address",
+                )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(leaving.wait(), _BIND_EVERY)
+    return None
 
 
 def _listener(address: SocketAddress) -> socket.socket:

@@ -1,8 +1,8 @@
 """The status process: looks at the relay every second, writes down what it sees, and serves it.
 
 Promises: looking goes on in a thread of its own, so that a disk that hangs cannot silence the
-endpoint, which then says how old its page is.  What it cannot bind is tried again for ever and said
-once; mail never waits for this process, and its end is no reason for anything but its restart.
+endpoint, which then says how old its page is.  Mail never waits for this process, and its end is no
+reason for anything but its restart.
 
 Writes `<spool>/state/status.json` every two seconds, for `carbonseal status` and for whoever comes
 later; a file that is old, or that says so, means that nobody looks.
@@ -10,8 +10,7 @@ later; a file that is old, or that says so, means that nobody looks.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import select
 import socket
 import threading
 import time
@@ -19,25 +18,28 @@ from typing import Final
 
 from carbonseal.milter import log, socket_address
 from carbonseal.milter.config import Configuration
-from carbonseal.milter.socket_address import SocketAddress
 from carbonseal.milter.status import state_files
 from carbonseal.milter.status.board import Board
-from carbonseal.milter.status.endpoint import Endpoint
 from carbonseal.milter.status.page import Looker, Page
 from carbonseal.policies import readiness
 
 NAME: Final = "status"
 LOOK_EVERY: Final = 1.0  # seconds
 _WRITE_EVERY: Final = 2  # looks
-_BIND_EVERY: Final = 0.5
-_COMPLAIN_AT: Final = 4  # failures to bind
 
 
 def serve(configuration: Configuration, board: Board, control: socket.socket) -> int:
     """Look and serve until the supervisor at the other end of `control` says so or is gone."""
     lookout = _Lookout(configuration, board)
     threading.Thread(target=lookout.look_for_ever, name="looking", daemon=True).start()
-    asyncio.run(lookout.serve(control))
+    listen = configuration.file.status.listen
+    if listen is None:
+        select.select([control], [], [])
+    else:
+        # Loads an HTTP server and what writes metrics: only where somebody may ask.
+        from carbonseal.milter.status import endpoint  # noqa: PLC0415
+
+        endpoint.serve(socket_address.parse(listen), control, lambda: lookout.page)
     lookout.leave()
     return 0
 
@@ -47,9 +49,7 @@ class _Lookout:
         self._looker = Looker(configuration, board)
         self._board = board
         self._spool = configuration.spool_directory
-        listen = configuration.file.status.listen
-        self._address = None if listen is None else socket_address.parse(listen)
-        self._page: Page | None = None
+        self.page: Page | None = None  # the newest
         self._was_ready: bool | None = None
 
     def look_for_ever(self) -> None:
@@ -64,7 +64,7 @@ class _Lookout:
 
     def _look(self, *, write: bool) -> None:
         page = self._looker.look()
-        self._page = page
+        self.page = page
         found = page.checks(0.0)
         is_ready = readiness.is_ready(found)
         self._board.looked(is_ready=is_ready)
@@ -81,43 +81,8 @@ class _Lookout:
 
     def leave(self) -> None:
         """Say that nobody looks from now on; on a reload the successor soon says otherwise."""
-        page = self._page
+        page = self.page
         newest = state_files.read(self._spool, NAME)
         if page is not None and (newest is None or newest["at"] <= page.at):
             about = page.as_json() | {"ready": False, "has_left": True}
             state_files.write(self._spool, NAME, about, now=page.at)
-
-    async def serve(self, control: socket.socket) -> None:
-        leaving = asyncio.Event()
-        asyncio.get_running_loop().add_reader(control.fileno(), leaving.set)
-        address = self._address
-        if address is None:
-            await leaving.wait()
-            return
-        server = await self._listen(address, leaving)
-        await leaving.wait()
-        # A UNIX socket stays where it is: by now it may be that of our successor.
-        if server is not None:
-            server.close()
-
-    async def _listen(
-        self, address: SocketAddress, leaving: asyncio.Event
-    ) -> asyncio.Server | None:
-        endpoint = Endpoint(lambda: self._page)
-        failures = 0
-        while not leaving.is_set():
-            try:
-                return await endpoint.serve(address)
-            except OSError as fault:
-                # On a reload the predecessor may still be leaving: that is no reason to complain.
-                failures += 1
-                if failures == _COMPLAIN_AT:
-                    log.warning(
-                        "status-endpoint-failed",
-                        listen=address.postfix_form,
-                        problem=fault.strerror or str(fault),
-                        remedy="change status.listen, or end what has that address",
-                    )
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(leaving.wait(), _BIND_EVERY)
-        return None

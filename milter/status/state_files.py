@@ -52,11 +52,11 @@ def _create(path: Path) -> int:
     try:
         return os.open(path, flags, 0o640)
     except FileNotFoundError:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         return os.open(path, flags, 0o640)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """As open as the spool is: writer and milter may be two users of one group."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o750)
