@@ -34,7 +34,7 @@ from carbonseal.milter.archive import faults, header_dictionaries, schema, serve
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_NEVER_RELEASED = ("0001", "archive_1")
+_NEVER_RELEASED = ("0001", "archive_1", "archive_2")
 _BUSY_SECONDS = 5.0
 _UPGRADE_SECONDS = 20  # for another writer's upgrade to be done
 # The writer shares its machine with the milter, and the kernel caches the file as well.

@@ -167,7 +167,14 @@ class ByRecord:
     record ids of every table that the query names.
     """
 
-    def __init__(self, query: Callable[[Within], Select[Any]], record_id: Column[Any]) -> None:
+    def __init__(
+        self,
+        query: Callable[[Within], Select[Any]],
+        record_id: Column[Any],
+        *,
+        most: int | None = 1,
+    ) -> None:
+        """`most`: rows of one record."""
         self._listed = query(lambda _: ()).where(record_id.in_(bindparam("keys", expanding=True)))
         first, last = (bindparam(name, type_=record_id.type) for name in ("first", "last"))
 
@@ -175,7 +182,7 @@ class ByRecord:
             keys = func.unnest(bindparam("keys", type_=postgresql.ARRAY(record_id.type)))
             wanted = keys.table_valued(column("key", record_id.type)).render_derived("wanted")
             found = query(within).where(record_id == wanted.c.key, *within(record_id))
-            one = found.limit(1).lateral("one")
+            one = found.limit(most).lateral("one")
             return select(*one.c).select_from(wanted.join(one, true()))
 
         self._near = one_by_one(lambda one: (one >= first, one <= last))

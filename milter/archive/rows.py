@@ -161,7 +161,7 @@ def _message(
     envelope: list[tuple[Columns, End, bool]],
 ) -> tuple[Columns, bool]:
     client, login, path = record["client"], record["login"], record["reverse_path"]
-    recorded_at, is_usual_time = _microseconds(record["recorded_at"])
+    recorded_at, is_usual_time = microseconds(record["recorded_at"])
     circumstance, is_usual = parts.circumstance_of(record, reverse_path)
     client_columns, is_usual_client = parts.client_of(
         client["address"], client["name"], client["helo"]
@@ -309,7 +309,7 @@ def _found_by(mailbox: str) -> tuple[str, str, tuple[str, ...]]:
     return base if base != mailbox else "", domain, terms.parent_domains(domain)
 
 
-def _microseconds(text: str) -> tuple[int, bool]:
+def microseconds(text: str) -> tuple[int, bool]:
     """A moment since 1970, and whether `moment_text` gives the same text."""
     found = _MOMENT.fullmatch(text)
     midnight = None if found is None else _midnight(found[1])

@@ -5,9 +5,10 @@ Facts: `message`, `header_section`.  Dictionaries of what many messages share: `
 they were emptied.  `header_dictionary`: what header sections have in common.  Indexes that are
 tables on SQLite and MariaDB: `participant`, `participant_domain`, `header_term`; PostgreSQL, where
 a row of such a table costs a hundred octets, has arrays of terms with GIN instead (`message_terms`,
-`header_section_terms`; `postings` says what goes in).  The spool as loaded: `segment`,
-`set_aside`, `repeated`.  Evidence: `seal`, `stamp`.  What was taken out, and what must not be:
-`tombstone`, `redaction`, `hold`, `hold_member`.
+`header_section_terms`; `postings` says what goes in).  What became of messages: `delivery`,
+`delivery_waiting`, `forwarded`, found by `delivery_state` and `delivery_address`.  The spool as
+loaded: `segment`, `set_aside`, `repeated`.  Evidence: `seal`, `stamp`.  What was taken out, and
+what must not be: `tombstone`, `redaction`, `hold`, `hold_member`.
 
 Promises: the record id is the only key of a fact.  Its first 48 bits are the time, so each index
 (what, record_id) is in order of time, pages are cut by comparing one value (MariaDB finds no index
@@ -58,6 +59,22 @@ REVERSE_PATH, RECIPIENT, AUTHOR, TO, CC = 1, 2, 4, 8, 16
 ANY_ROLE = REVERSE_PATH | RECIPIENT | AUTHOR | TO | CC
 # The same roles shifted: held by an address that differs in its extension, or by a subdomain.
 INDIRECT = 8
+
+# delivery_state.state: what a delivery is looked up by.  What most messages are (queued, delivered)
+# finds nothing, and has no rows.
+REDIRECTED = "redirected"  # delivered, or tried, under another address than the recipient's
+DELIVERY_STATES = (
+    "deferred",
+    "bounced",
+    "expired",
+    "held",
+    "deleted",
+    "refused",
+    "unknown",
+    REDIRECTED,
+)
+# delivery.kinship: whose facts they are, the message's or those of one that was made from it.
+OWN, REQUEUED, FORWARDED, NOTIFICATION = 0, 1, 2, 3
 
 _WITHOUT_ARRAYS: Any = ("sqlite", "mysql", "mariadb")
 
@@ -345,6 +362,81 @@ header_term = Table(
     _record_id(),
     comment="index of subject words and of indexed header fields",
     sqlite_with_rowid=False,
+)
+
+def _line() -> tuple[Column[Any], Column[Any]]:
+    return (
+        _key("segment_id", BigInteger, "spool segment the event line came from"),
+        _key("position", Integer, "its place among the lines of that segment, from 0"),
+    )
+
+
+def _told() -> tuple[Column[Any], ...]:
+    return (
+        _may("removed_at", BigInteger, "when it left the queue; microseconds UTC; null: not told"),
+        _may("salt", _HASH, "of the line's evidence; null: unsalted, redacted"),
+        _must("facts", _OCTETS, "what the log said, addresses by their ids; see delivery_facts"),
+    )
+
+
+delivery = Table(
+    "delivery",
+    metadata,
+    _record_id(),
+    *_line(),
+    *_told(),
+    _must("kinship", SmallInteger, "0 the message's, of one 1 requeued 2 forwarded 3 notifying"),
+    _may("queue_id", _TEXT, "Postfix queue id; null: the message's"),
+    _may("redaction", _TEXT, "audit event, salts left, commitments of facts gone; as JSON"),
+    comment="event lines: what the mail log said became of a message",
+    sqlite_with_rowid=False,
+    **_BY_MONTH,
+)
+
+delivery_waiting = Table(
+    "delivery_waiting",
+    metadata,
+    *_line(),
+    *_told(),
+    _must("at", BigInteger, "when the first fact was logged; microseconds UTC since 1970"),
+    _must("relay", _INDEXED, "relay whose log it was"),
+    _must("queue_id", _INDEXED, "Postfix queue id"),
+    _may("redaction", _TEXT, "audit event, salts left, commitments of facts gone; as JSON"),
+    Index("delivery_waiting_by_queue_id", "queue_id"),
+    Index("delivery_waiting_by_time", "at"),
+    comment="event lines whose record has not come, or never will",
+)
+
+delivery_state = Table(
+    "delivery_state",
+    metadata,
+    _key("state", SmallInteger, "place in schema.DELIVERY_STATES"),
+    _record_id(),
+    Index("delivery_state_by_record", "record_id"),
+    comment="index of what happened to messages; what most are has no rows",
+    sqlite_with_rowid=False,
+)
+
+delivery_address = Table(
+    "delivery_address",
+    metadata,
+    _key("address_id", BigInteger, "who"),
+    _record_id(),
+    Index("delivery_address_by_record", "record_id"),
+    comment="index of addresses that only the mail log names, as what an alias became",
+    sqlite_with_rowid=False,
+)
+
+forwarded = Table(
+    "forwarded",
+    metadata,
+    _key("relay", _INDEXED, "relay whose queue it is"),
+    _key("queue_id", _INDEXED, "queue id of a message that Postfix made from another"),
+    _record_id(),
+    _must("at", BigInteger, "when that was logged; microseconds UTC since 1970"),
+    _must("kinship", SmallInteger, "as in delivery: how it was made"),
+    Index("forwarded_by_record", "record_id"),
+    comment="queue ids of what was forwarded or requeued, and of notifications, by record",
 )
 
 segment = Table(

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql, postgresql
 
-revision = "archive_2"
+revision = "archive_3"
 down_revision = None
 
 # Written out and never changed: `schema` describes the newest version, this the first.
@@ -208,6 +208,7 @@ def tables() -> None:
         comment="a table of its own, since it may have to go earlier than the envelope",
         **PARTITIONED,
     )
+    deliveries()
     op.create_table(
         "segment",
         key("segment_id", sa.BigInteger(), "first 8 octets of SHA-256 of the name"),
@@ -313,6 +314,90 @@ def tables() -> None:
     op.create_index("hold_member_by_record", "hold_member", ["record_id"])
 
 
+def line() -> tuple[sa.Column[Any], sa.Column[Any]]:
+    return (
+        key("segment_id", sa.BigInteger(), "spool segment the event line came from"),
+        key("position", sa.Integer(), "its place among the lines of that segment, from 0"),
+    )
+
+
+def told() -> tuple[sa.Column[Any], ...]:
+    return (
+        may(
+            "removed_at",
+            sa.BigInteger(),
+            "when it left the queue; microseconds UTC; null: not told",
+        ),
+        may("salt", HASH, "of the line's evidence; null: unsalted, redacted"),
+        must("facts", OCTETS, "what the log said, addresses by their ids; see delivery_facts"),
+    )
+
+
+def deliveries() -> None:
+    """What became of messages."""
+    redaction = "audit event, salts left, commitments of facts gone; as JSON"
+    op.create_table(
+        "delivery",
+        key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
+        *line(),
+        *told(),
+        must(
+            "kinship",
+            sa.SmallInteger(),
+            "0 the message's, of one 1 requeued 2 forwarded 3 notifying",
+        ),
+        may("queue_id", TEXT, "Postfix queue id; null: the message's"),
+        may("redaction", TEXT, redaction),
+        comment="event lines: what the mail log said became of a message",
+        sqlite_with_rowid=False,
+        **PARTITIONED,
+    )
+    op.create_table(
+        "delivery_waiting",
+        *line(),
+        *told(),
+        must(
+            "at",
+            sa.BigInteger(),
+            "when the first fact was logged; microseconds UTC since 1970",
+        ),
+        must("relay", INDEXED, "relay whose log it was"),
+        must("queue_id", INDEXED, "Postfix queue id"),
+        may("redaction", TEXT, redaction),
+        comment="event lines whose record has not come, or never will",
+    )
+    op.create_table(
+        "delivery_state",
+        key("state", sa.SmallInteger(), "place in schema.DELIVERY_STATES"),
+        key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
+        comment="index of what happened to messages; what most are has no rows",
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "delivery_address",
+        key("address_id", sa.BigInteger(), "who"),
+        key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
+        comment="index of addresses that only the mail log names, as what an alias became",
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "forwarded",
+        key("relay", INDEXED, "relay whose queue it is"),
+        key("queue_id", INDEXED, "queue id of a message that Postfix made from another"),
+        key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
+        must("at", sa.BigInteger(), "when that was logged; microseconds UTC since 1970"),
+        must("kinship", sa.SmallInteger(), "as in delivery: how it was made"),
+        comment="queue ids of what was forwarded or requeued, and of notifications, by record",
+    )
+    for name, columns in (
+        ("delivery_waiting_by_queue_id", ["queue_id"]),
+        ("delivery_waiting_by_time", ["at"]),
+    ):
+        op.create_index(name, "delivery_waiting", columns)
+    for table in ("delivery_state", "delivery_address", "forwarded"):
+        op.create_index(f"{table}_by_record", table, ["record_id"])
+
+
 def index_tables() -> None:
     """Indexes that are tables, where there are no arrays with GIN."""
     op.create_table(
@@ -377,7 +462,13 @@ def terms() -> None:
             f"CREATE INDEX {table}_by_term ON {table} USING gin (terms) WITH (fastupdate = off)"
         )
         op.execute(f"CREATE TABLE {table}_other PARTITION OF {table} DEFAULT")
-    for table, column in (("message", "recipients"), ("header_section", "fields")):
+    op.execute("CREATE TABLE delivery_other PARTITION OF delivery DEFAULT")
+    for table, column in (
+        ("message", "recipients"),
+        ("header_section", "fields"),
+        ("delivery", "facts"),
+        ("delivery_waiting", "facts"),
+    ):
         # Compressed already: not to be tried again.
         op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL")
     for name, statement in FUNCTIONS.items():
@@ -411,11 +502,11 @@ BEGIN
     IF moment NOT BETWEEN '1995-01-01' AND now() + interval '1 year' THEN
         RETURN false;
     END IF;
-    IF to_regclass('header_section_' || to_char(month, 'YYYY_MM')) IS NOT NULL THEN
+    IF to_regclass('delivery_' || to_char(month, 'YYYY_MM')) IS NOT NULL THEN
         RETURN false;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('carbonseal partitions'));
-    FOREACH whole IN ARRAY ARRAY['message', 'header_section'] LOOP
+    FOREACH whole IN ARRAY ARRAY['message', 'header_section', 'delivery'] LOOP
         part := whole || '_' || to_char(month, 'YYYY_MM');
         IF to_regclass(part) IS NULL THEN
             EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', part, whole);
@@ -448,7 +539,8 @@ BEGIN
     IF month !~ '^[0-9]{4}_[0-9]{2}$' THEN
         RAISE EXCEPTION 'months are written like 2026_11';
     END IF;
-    EXECUTE format('DROP TABLE IF EXISTS %I, %I', 'message_' || month, 'header_section_' || month);
+    EXECUTE format('DROP TABLE IF EXISTS %I, %I, %I',
+                   'message_' || month, 'header_section_' || month, 'delivery_' || month);
 END
 $$
 """,
