@@ -239,14 +239,51 @@ class BccMapsSection(_Section):
     replaced: list[Mailbox] = []
 
 
+def _loopback(text: str) -> None:
+    where = socket_address.parse(text)
+    if where.host is None:
+        raise ConfigurationError("write an address such as inet:25@127.0.0.1")
+
+
+class AlarmSection(_Section):
+    """Who is told that archive copies do not arrive."""
+
+    command: list[Line] = []
+    mail: Mailbox | None = None
+    smtp: Annotated[str, BeforeValidator(_checked(_loopback))] = "inet:25@127.0.0.1"
+    repeat: Annotated[Duration, Field(ge=60)] = 3600
+
+
 class ArchiveSection(_Section):
     """The archive copy."""
 
     recipients: list[Mailbox] = []
     when: Literal["crossing", "always", "never"] = "crossing"
     rules: list[ArchiveRuleSection] = []
+    alternate: list[Mailbox] = []
+    alternate_after: Annotated[int, Field(ge=1, le=1000)] = 3
+    retry: Annotated[Duration, Field(ge=1)] = 300
+    alarm: AlarmSection | None = None
+    next_hop: SocketText | None = None
     compare: Literal["bcc_maps"] | None = None
     bcc_maps: BccMapsSection | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _agrees(self) -> ArchiveSection:
+        named = {str(address.parse_address(one)).lower() for one in self.recipients}
+        both = [one for one in self.alternate if str(address.parse_address(one)).lower() in named]
+        if both:
+            raise ValueError(
+                f"alternate: {both[0]} is one of archive.recipients; name a mailbox on another host"
+            )
+        told = None if self.alarm is None else self.alarm.mail
+        watched = {*named, *(str(address.parse_address(one)).lower() for one in self.alternate)}
+        if told is not None and str(address.parse_address(told)).lower() in watched:
+            raise ValueError(
+                f"alarm.mail: {told} is an archive mailbox, which may be the one that fails; name a"
+                " person's"
+            )
+        return self
 
 
 class TimestampSection(_Section):
@@ -608,6 +645,7 @@ def _archive(section: ArchiveSection) -> archiving.ArchivePolicy:
         recipients=tuple(map(address.parse_address, section.recipients)),
         when=archiving.When(section.when),
         rules=tuple(map(_archive_rule, section.rules)),
+        alternates=tuple(map(address.parse_address, section.alternate)),
     )
 
 

@@ -31,6 +31,7 @@ from carbonseal.milter.status import counters
 from carbonseal.milter.status.counters import Tally
 from carbonseal.milter.transaction import Transaction, text
 from carbonseal.policies import (
+    archive_outage,
     archiving,
     bcc_maps,
     boundary,
@@ -41,6 +42,7 @@ from carbonseal.policies import (
     survival,
 )
 from carbonseal.policies.address import Address
+from carbonseal.policies.archive_outage import Outlook
 from carbonseal.policies.archiving import ArchivePlan
 from carbonseal.policies.boundary import Classification
 from carbonseal.policies.disposition import ACCEPTED, Answer, FailureClass
@@ -51,7 +53,9 @@ from carbonseal.policies.signing import SigningPlan
 
 _DRY_RUN = Reason("dry-run")
 # What these say was done is not done in a dry run; its record says it under dry_run.
-_DEEDS = frozenset(("signed", "archive-copy"))
+_DEEDS = frozenset(
+    ("signed", "archive-copy", "archive-alternate", "archive-trial", "archive-all-fail")
+)
 
 
 class Spool(Protocol):
@@ -59,6 +63,27 @@ class Spool(Protocol):
 
     def put(self, line: bytes) -> None:
         """Raises: SpoolUnwritable."""
+
+
+class Outages(Protocol):
+    """What is known of archive mailboxes whose copies do not arrive."""
+
+    def outlook(self, now: float) -> Outlook:
+        """What to go by at this time."""
+
+    def sent(self, copies: tuple[str, ...], now: float) -> None:
+        """These mailboxes get a copy."""
+
+
+class NoOutages:
+    """Nothing is known, or there is no alternate: every copy goes where it belongs."""
+
+    def outlook(self, now: float) -> Outlook:
+        """All is well."""
+        return archive_outage.WELL
+
+    def sent(self, copies: tuple[str, ...], now: float) -> None:
+        """Nobody counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +97,7 @@ class Services:
     relay: str | None  # the name under which this relay records; None: what the MTA calls itself
     archive_addresses: frozenset[Address]
     tally: Tally = field(default_factory=counters.nowhere)
+    outages: Outages = field(default_factory=NoOutages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +132,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         keyring,
         services.archive_addresses,
         key_complaint=services.key_complaint,
+        outlook=services.outages.outlook(now),
     )
     decided = time.perf_counter()
     signing = sign(decisions.signing, transaction, keyring, now)
@@ -147,6 +174,8 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     if is_dry_run:
         content |= _not_done(content)
         disposition, signatures, copies = ACCEPTED, (), ()
+    elif copies:
+        services.outages.sent(copies, now)
     is_recorded = True
     try:
         services.spool.put(record.encode(content))
@@ -196,6 +225,7 @@ def decide(
     archive_addresses: frozenset[Address],
     *,
     key_complaint: Callable[[], str | None] = lambda: None,
+    outlook: Outlook = archive_outage.WELL,
 ) -> Decisions:
     """Ask every policy; nothing is changed by asking."""
 
@@ -218,7 +248,7 @@ def decide(
         key_problem=key_problem,
         key_refusal=keyring.refused.get,
     )
-    copy = archiving.recipients(crossing, proof, configuration.archive)
+    copy = archiving.recipients(crossing, proof, configuration.archive, outlook)
     stamp, why = retention.stamp(
         crossing,
         author=plan.author,

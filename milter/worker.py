@@ -21,7 +21,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import milter as libmilter
@@ -31,7 +31,8 @@ from carbonseal.keys.relays.acknowledgement import Acknowledgement
 from carbonseal.milter import log
 from carbonseal.milter.archive.spool import Spool
 from carbonseal.milter.config import Configuration
-from carbonseal.milter.seal import Services
+from carbonseal.milter.copies.outages import Outages
+from carbonseal.milter.seal import NoOutages, Services
 from carbonseal.milter.session import Sessions
 from carbonseal.milter.status import board as boards
 from carbonseal.milter.status.board import Board
@@ -67,6 +68,8 @@ def run(
         configuration.keys_directory, time.monotonic, acknowledgement.before_use, known=known
     )
     chores = _Chores(watch, acknowledgement, lambda: board.beat(place))
+    outages = Outages(record.spool, retry=configuration.file.archive.retry)
+    has_alternate = bool(configuration.archive.alternates)
     services = Services(
         configuration=configuration,
         keyring=watch.current,
@@ -75,7 +78,10 @@ def run(
         relay=record.relay,
         archive_addresses=configuration.archive.all_recipients(),
         tally=board.tally(place),
+        outages=outages if has_alternate else NoOutages(),
     )
+    if has_alternate:
+        outages.look()
     Sessions(services).register("carbonseal")
     # pymilter cannot hand over a HELO argument that is no UTF-8: it prints the fault and goes on,
     # and the argument stays unknown.  Any client can cause that, so it is a line and no traceback.
@@ -91,7 +97,8 @@ def run(
     except libmilter.error:
         return UNSUPPORTED
     threading.Thread(target=_serve, name="libmilter", daemon=True).start()
-    threading.Thread(target=_tend, args=(spool,), name="spool", daemon=True).start()
+    tended = (spool.tend, outages.look) if has_alternate else (spool.tend,)
+    threading.Thread(target=_tend, args=(tended,), name="spool", daemon=True).start()
     control.send(READY)
     is_orphaned = _wait_for_drain(control, chores)
     _let_go(listener.fileno(), spare, is_orphaned=is_orphaned)
@@ -122,10 +129,11 @@ def _serve() -> None:
     os._exit(70)
 
 
-def _tend(spool: Spool) -> None:
+def _tend(chores: Iterable[Callable[[], None]]) -> None:
     # A thread of its own: it waits as long as the disk takes to write a record, keys must not.
     while True:
-        spool.tend()
+        for do in chores:
+            do()
         time.sleep(_TEND_EVERY)
 
 

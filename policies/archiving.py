@@ -2,7 +2,8 @@
 
 Promises: a message that crosses the boundary gets each archive recipient exactly once, however its
 recipients are mixed; one that the sender addressed already is not added again.  Mail from a peer
-was copied there.
+was copied there.  While the copies for a mailbox do not arrive, the first alternate that is well
+gets them; if none is, all of them do, the mailbox too: whichever is mended first has the copy.
 
 Does not: send anything, or follow what becomes of the copy.
 """
@@ -12,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from carbonseal.policies import boundary
+from carbonseal.policies import archive_outage, boundary
 from carbonseal.policies.address import Address
+from carbonseal.policies.archive_outage import Outlook
 from carbonseal.policies.boundary import Classification, CrossingKind
 from carbonseal.policies.domains import DomainSet
 from carbonseal.policies.origin import Origin, OriginKind
@@ -45,10 +47,11 @@ class ArchivePolicy:
     recipients: tuple[Address, ...] = ()
     when: When = When.CROSSING
     rules: tuple[ArchiveRule, ...] = ()  # first match
+    alternates: tuple[Address, ...] = ()  # in order of preference
 
     def all_recipients(self) -> frozenset[Address]:
-        """Every archive recipient there is, folded for comparison."""
-        named = [*self.recipients]
+        """Every archive recipient there is, folded for comparison; alternates are among them."""
+        named = [*self.recipients, *self.alternates]
         for rule in self.rules:
             named.extend(rule.recipients or ())
         return frozenset(map(boundary.comparable, named))
@@ -64,7 +67,10 @@ class ArchivePlan:
 
 
 def recipients(
-    classification: Classification, origin: Origin, policy: ArchivePolicy
+    classification: Classification,
+    origin: Origin,
+    policy: ArchivePolicy,
+    outlook: Outlook = archive_outage.WELL,
 ) -> ArchivePlan:
     """The archive recipients this message still needs."""
     addressed = {end.text.lower() for end in classification.recipients if end.is_archive}
@@ -77,10 +83,34 @@ def recipients(
     refusal = _refusal(classification, when, has_recipients=bool(wanted))
     if refusal is not None:
         return ArchivePlan((), was_addressed, (refusal,))
-    add = tuple(str(mailbox) for mailbox in wanted if str(mailbox).lower() not in addressed)
+    targets, why = _targets(wanted, policy.alternates, outlook)
+    add = tuple(mailbox for mailbox in targets if mailbox.lower() not in addressed)
     if not add:
         return ArchivePlan((), True, (Reason("archive-addressed", ", ".join(sorted(addressed))),))
-    return ArchivePlan(add, was_addressed, (Reason("archive-copy", ", ".join(add)),))
+    return ArchivePlan(add, was_addressed, (Reason("archive-copy", ", ".join(add)), *why))
+
+
+def _targets(
+    wanted: tuple[Address, ...], alternates: tuple[Address, ...], outlook: Outlook
+) -> tuple[list[str], list[Reason]]:
+    """Who gets the copies that `wanted` should have, each once, and why not just those."""
+    targets: dict[str, None] = {}
+    why = []
+    well = [str(one) for one in alternates if str(one).lower() not in outlook.failing]
+    for mailbox in map(str, wanted):
+        folded = mailbox.lower()
+        if not alternates or folded not in outlook.diverted:
+            targets[mailbox] = None
+        elif not well:
+            why.append(Reason("archive-all-fail", mailbox))
+            targets |= dict.fromkeys((mailbox, *map(str, alternates)))
+        else:
+            why.append(Reason("archive-alternate", mailbox))
+            targets[well[0]] = None
+            if folded in outlook.tried:
+                why.append(Reason("archive-trial", mailbox))
+                targets[mailbox] = None
+    return list(targets), why
 
 
 def _refusal(classification: Classification, when: When, *, has_recipients: bool) -> Reason | None:

@@ -96,6 +96,11 @@ SENTENCES: Mapping[str, str] = {
     ),
     # The archive copy (archiving)
     "archive-copy": "The archive copy goes to {about}.",
+    "archive-alternate": "Copies for {about} do not arrive; an alternate gets this one.",
+    "archive-trial": "{about} gets this one as well, to see whether copies arrive there again.",
+    "archive-all-fail": (
+        "Copies for {about} do not arrive, nor those for any alternate; all of them get this one."
+    ),
     "archive-addressed": "No archive copy: the sender addressed {about} already.",
     "purely-local": "No archive copy: both ends are inside.",
     "copied-by-peer": "No archive copy: the peer {about} added it.",

@@ -16,6 +16,7 @@ import click
 from carbonseal.milter import log, postfix_settings
 from carbonseal.milter.archive import segments, spool
 from carbonseal.milter.config import Configuration
+from carbonseal.milter.copies import watching
 from carbonseal.milter.follow import follower, position
 from carbonseal.milter.follow.follower import Follower, MakeSource
 from carbonseal.milter.follow.gathering import Gathering
@@ -81,14 +82,17 @@ def make(configuration: Configuration, *, once: bool, other: Path | None = None)
     if other is None:
         position.tidy(directory)
     suffix = position.SUFFIX if other is None else _IMPORT
+    relay = _relay(configuration)
     return Follower(
         make_source=_source_of(configuration, once=once, other=other),
         spool_directory=directory,
         spool=spool.Spool(directory, suffix=suffix),
-        gathering=Gathering(_relay(configuration)),
+        gathering=Gathering(relay),
         limit=configuration.file.record.spool_limit,
         once=once,
         keeps_position=other is None,
+        # What an older log says of copies is no news.
+        watch=None if other is not None else watching.of(configuration, relay),
     )
 
 

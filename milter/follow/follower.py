@@ -53,6 +53,22 @@ class Stop(Protocol):
         """Whether to stop."""
 
 
+class Watch(Protocol):
+    """Somebody who listens to what the log says (`copies.watching`)."""
+
+    def take(self, said: postfix_line.Said) -> None:
+        """One line's facts, in the order of the log."""
+
+    def save(self) -> None:
+        """What was taken must not be told again."""
+
+    def tend(self, *, is_behind: bool) -> None:
+        """To be called often; `is_behind`: there is more of the log than was read."""
+
+    def close(self) -> None:
+        """The follower leaves."""
+
+
 MakeSource = Callable[[Position | None], Source]
 
 
@@ -98,6 +114,7 @@ class Follower:
     limit: int | None = None  # octets that may wait in the spool
     once: bool = False
     keeps_position: bool = True
+    watch: Watch | None = None
     clock: Callable[[], float] = time.time
     counts: Counts = field(default_factory=Counts)
     _source: Source | None = None
@@ -130,6 +147,8 @@ class Follower:
             self._flush()
             self._note()
         finally:
+            if self.watch is not None:
+                self.watch.close()
             if self._source is not None:
                 self._source.close()
             self.spool.close()
@@ -183,6 +202,8 @@ class Follower:
             else:
                 if said:
                     add(mark, said, len(octets))
+                    if self.watch is not None:
+                        self.watch.take(said)
         self._end = taken.end
         self._account(taken)
 
@@ -211,6 +232,8 @@ class Follower:
         if self.gathering.facts == 0:
             return
         assert self._place is not None
+        if self.watch is not None:
+            self.watch.save()
         lines = self.gathering.lines(self._place, self._end, self._turn + 1)
         self.spool.put_all(lines)
         self._turn += 1
@@ -227,6 +250,8 @@ class Follower:
     def _tend(self) -> None:
         """What is due once in a while.  Raises: SpoolUnwritable while it is half full."""
         now = time.monotonic()
+        if self.watch is not None:
+            self.watch.tend(is_behind=self._source is not None and self._source.is_behind)
         if now >= self._state_at:
             self._state_at = now + _STATE_SECONDS
             self._note()

@@ -1,0 +1,203 @@
+"""The archive's host goes down and comes back while mail flows: nobody waits, no copy is lost.
+
+`make test-outage` lets it be down for five minutes (OUTAGE=300); here it is some seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.carbonseal import ARCHIVE, wait_until
+from support.follower import FollowerProcess
+from support.ports import LOOPBACK, free_port
+from support.relay import Relay, relay
+from support.sink import Delivery, Sink
+
+pytestmark = [pytest.mark.root, pytest.mark.postfix]
+
+SPARE = "spare@archive.example.org"
+SECONDS = float(os.environ.get("OUTAGE", "6"))
+RATE = float(os.environ.get("RATE", "0"))  # messages a second; 0: as many as it takes
+CLIENTS = 4
+_BODY = b"From: a@example.com\r\nSubject: outage\r\nMessage-ID: <%s@example.com>\r\n\r\nhi\r\n"
+_NOTE = "import sys; open(sys.argv[1], 'a').write(sys.stdin.read())"
+
+
+@dataclass
+class Flow:
+    """Clients that send until they are told to stop."""
+
+    made: Relay
+    stop: threading.Event = field(default_factory=threading.Event)
+    sent: list[tuple[str, float]] = field(default_factory=list)  # mark, seconds it took
+    faults: list[str] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> Flow:
+        for number in range(CLIENTS):
+            thread = threading.Thread(target=self._send, args=(number,), daemon=True)
+            thread.start()
+            self.threads.append(thread)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+    def _send(self, number: int) -> None:
+        count = 0
+        with self.made.client("inside") as client:
+            while not self.stop.is_set():
+                mark = f"m{number}-{count}"
+                began = time.monotonic()
+                reply = client.send("a@example.com", [f"{mark}@out.example"], _BODY % mark.encode())
+                took = time.monotonic() - began
+                if not reply.end.is_positive:
+                    self.faults.append(f"{mark}: {reply.end}")
+                self.sent.append((mark, took))
+                count += 1
+                if RATE:
+                    self.stop.wait(max(0.0, CLIENTS / RATE - took))
+
+
+@dataclass(frozen=True)
+class World:
+    made: Relay
+    spare: Sink
+    follower: FollowerProcess
+    notes: Path
+
+    def notices(self) -> list[dict[str, Any]]:
+        """What the alarm's command was given."""
+        try:
+            return [json.loads(line) for line in self.notes.read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+
+    def events(self) -> list[str]:
+        return [one["event"] for one in self.notices()]
+
+    def standing(self) -> dict[str, Any]:
+        content = json.loads((self.made.service.spool / "state/copies.json").read_bytes())
+        found: dict[str, Any] = content["recipients"][ARCHIVE]
+        return found
+
+    def listed(self, name: str) -> list[dict[str, Any]]:
+        """Copies that wait or are lost, as the follower lists them."""
+        content = json.loads((self.made.service.spool / "state/copy-list.json").read_bytes())
+        found: list[dict[str, Any]] = content[name]
+        return found
+
+
+@contextmanager
+def world(**postfix: Any) -> Iterator[World]:
+    """A relay with an alternate on a host of its own, and a follower beside it."""
+    with Sink() as spare:
+        log = free_port()  # a name that no other test has
+        notes = Path(f"/tmp/cs-notes-{log}")
+        changes = {
+            "archive": {
+                "recipients": [ARCHIVE],
+                "alternate": [SPARE],
+                "retry": "2s",
+                "alarm": {"command": [sys.executable, "-c", _NOTE, str(notes)]},
+            },
+            "follow": {"log": "../mta/log"},
+            "record": {"relay": "mx1"},
+        }
+        maps = {"transport_maps": {"archive.example.org": f"archive:[{LOOPBACK}]:{spare.port}"}}
+        parameters = {
+            "minimal_backoff_time": "2s",
+            "maximal_backoff_time": "4s",
+            "queue_run_delay": "2s",
+            "archive_transport_rate_delay": "0s",
+            "transport_retry_time": "2s",
+            **postfix.pop("parameters", {}),
+        }
+        with relay(changes, base="/dev/shm", maps=maps, parameters=parameters, **postfix) as made:
+            made.mta.wait_for_log("daemon started")
+            notes.touch(mode=0o666)
+            notes.chmod(0o666)
+            try:
+                with FollowerProcess(made.service) as follower:
+                    yield World(made, spare, follower, notes)
+            finally:
+                notes.unlink(missing_ok=True)
+
+
+def marks(deliveries: list[Delivery]) -> Counter[str]:
+    """How often each message arrived."""
+    found: Counter[str] = Counter()
+    for one in deliveries:
+        line = one.content.partition(b"Message-ID: <")[2]
+        found[line.partition(b"@")[0].decode()] += 1
+    return found
+
+
+def test_the_archive_goes_down_and_comes_back_under_load() -> None:
+    """Alarm at once, the alternate takes over, hands back, and every copy is where it should be."""
+    with world() as here:
+        made = here.made
+        with Flow(made) as flow:
+            made.archive.wait_for(20)
+            port = made.archive.port
+            made.archive.close()
+            down_at = time.time()
+            wait_until(lambda: here.events() == ["archive-copy-failing"], "the alarm")
+            alarm_after = time.time() - down_at
+            here.spare.wait_for(20)
+            assert here.standing()["is_diverted"]
+            flow.stop.wait(SECONDS)
+            assert here.events() == ["archive-copy-failing"], "one for the incident"
+            with Sink(port=port) as again:
+                again.wait_for(1)
+                wait_until(lambda: not here.standing()["is_diverted"], "the alternate's return")
+                before = len(marks(again.deliveries))
+                again.wait_for(lambda found: len(found) >= before + 20)
+                wait_until(
+                    lambda: here.events()[-1:] == ["archive-copy-recovered"], "the notice", 60
+                )
+                flow.__exit__()
+                made.mta.wait_until_empty(60)
+                _account(here, flow, marks(again.deliveries))
+        took = sorted(seconds for _, seconds in flow.sent)
+        print(
+            f"{len(flow.sent)} messages, half in {took[len(took) // 2] * 1000:.0f} ms, slowest"
+            f" {took[-1] * 1000:.0f} ms; alarm after {alarm_after:.2f} s;"
+            f" {len(made.archive.deliveries)} + {len(again.deliveries)} copies at the archive,"
+            f" {len(here.spare.deliveries)} at the alternate"
+        )
+
+
+def _account(here: World, flow: Flow, after: Counter[str]) -> None:
+    made = here.made
+    assert not flow.faults
+    sent = {mark for mark, _ in flow.sent}
+    ordinary = marks(made.sink.deliveries)
+    assert ordinary.keys() == sent
+    before, spare = marks(made.archive.deliveries), marks(here.spare.deliveries)
+    main = before + after
+    # Nothing twice at one place, but for what was on its way when the host went: it was kept there,
+    # and the answer that said so got lost.  Whoever is at neither place was lost.
+    assert {*before.values(), *after.values(), *spare.values()} == {1}
+    assert len(before.keys() & after.keys()) <= 20
+    assert main.keys() | spare.keys() == sent
+    # What both have was sent to both on purpose: a trial now and then, no more.
+    records = made.service.wait_for_records(len(sent))
+    to_both = [one for one in records if len(one["archive_recipients"]) > 1]
+    assert len(main.keys() & spare.keys()) == len(to_both)
+    assert len(to_both) < len(sent) / 10
+    wait_until(lambda: not here.listed("waiting"), "the last copies to be seen")
+    assert not here.listed("lost")
