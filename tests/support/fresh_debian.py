@@ -130,7 +130,8 @@ class FreshDebian:
 
     def prepare(self, *packages: str) -> None:
         """Make the system anew, with these packages in it (names, or paths inside it)."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        if self.root.exists():
+            shutil.rmtree(self.root)
         self.root.mkdir(parents=True)
         run(["tar", "-x", "--numeric-owner", "-f", self._base, "-C", self.root])
         if packages:
@@ -144,7 +145,10 @@ class FreshDebian:
         """Start systemd in it and wait until it has started everything."""
         spaces = ["--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup"]
         self._outer = subprocess.Popen(
-            ["unshare", *spaces, "--fork", "--kill-child", "sh", "-c", _BOOT, "boot", self.root],
+            [
+                *("setpriv", "--pdeathsig", "KILL", "unshare", *spaces, "--fork", "--kill-child"),
+                *("sh", "-c", _BOOT, "boot", self.root),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -170,9 +174,9 @@ class FreshDebian:
 
     def call(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command in the booted system as its root, whatever comes of it."""
-        into = ["nsenter", f"--target={self._init}", "--all", "--root", "--wd=/"]
+        into = ["nsenter", f"--target={self._init}", "--all", "--root"]
         return subprocess.run(
-            [*into, "env", "-i", _PATH, "LC_ALL=C.UTF-8", *arguments],
+            [*into, "env", "-i", "--chdir=/", _PATH, "LC_ALL=C.UTF-8", *arguments],
             input=given,
             stdin=subprocess.DEVNULL if given is None else None,
             stdout=subprocess.PIPE,
