@@ -5,7 +5,7 @@ PY := .venv/bin/python
 ROOMS := policies keys milter
 
 .PHONY: help setup test demo run check ns bench bench-archive bench-quick clean soak soak-rotation \
-  test-crash test-long test-many
+  test-crash test-long test-many test-outage
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ test-crash: setup ## kill keys commands at every system call, connections at eve
 
 test-many: setup ## 100,000 records through two relays while servers are killed (some 25 minutes)
 	MANY=$(or $(RECORDS),100000) $(PY) -m pytest tests/archive/many --timeout 3600
+
+test-outage: setup ## the archive's host is down for five minutes while mail flows (eight minutes)
+	OUTAGE=$(or $(SECONDS),300) $(PY) -m pytest tests/postfix/test_archive_outage.py -s --timeout 1800
 
 soak-rotation: setup ## rotate under mail, TURNS times for each domain (default 30, half an hour)
 	ROTATIONS=$(or $(TURNS),30) $(PY) -m pytest tests/postfix/test_rotation.py -k many -s --timeout 7200
