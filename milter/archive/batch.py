@@ -1,8 +1,8 @@
 """A batch: some lines of one segment, taken apart, before they go to SQL in one transaction.
 
 Promises: every line of the batch is in `entries`; those that are records in `arrivals`, those that
-should be and are not in `refused`, each with why; events, of which nothing is made, in `events`
-with what they say.  A defect of ours while one record is taken apart
+should be and are not in `refused`, each with why; event lines in `events`.  Events of a later kind,
+of which nothing is made, are in `entries` only.  A defect of ours while one record is taken apart
 costs that record only.
 
 Does not: touch the database, or decide what becomes of a refused line.
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from carbonseal.milter import log
-from carbonseal.milter.archive import derive, header_store, record, rows, terms
+from carbonseal.milter.archive import derive, event_line, header_store, record, rows, terms
+from carbonseal.milter.archive.delivery_loading import EventArrival
 from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.segments import Entry, Segment
@@ -29,7 +30,7 @@ class Batch:
     entries: list[Entry]
     arrivals: list[Arrival]
     refused: list[tuple[Entry, str]]
-    events: list[Entry] = field(default_factory=list)
+    events: list[EventArrival] = field(default_factory=list)
 
     @property
     def start(self) -> int:
@@ -73,12 +74,13 @@ def read(
         if entry.fault is not None:
             batch.refused.append((entry, entry.fault))
             continue
-        if record.is_event(entry.content):
-            batch.events.append(entry)
-            continue
         try:
-            made = rows.split(entry.content, indexed, compress)
-            batch.arrivals.append(Arrival(segment_id, entry.position, made))
+            if not record.is_event(entry.content):
+                made = rows.split(entry.content, indexed, compress)
+                batch.arrivals.append(Arrival(segment_id, entry.position, made))
+            elif event_line.is_delivery(entry.content):
+                line = event_line.read(entry.content)
+                batch.events.append(EventArrival(segment_id, entry.position, line))
         except ValueError as fault:
             batch.refused.append((entry, str(fault)))
         except Exception as fault:

@@ -130,7 +130,9 @@ def _ends(
         row.record_id: packed.unpack_recipients(bytes(row.recipients))
         for row in _ENDS.rows(record_ids, connection)
     }
-    address_ids = {one.address_id for some in found.values() for one in some if one.address_id}
+    address_ids = {
+        one.address_id for some in found.values() for one in some if one.address_id is not None
+    }
     mailboxes = retrieve.mailboxes(address_ids, connection)
 
     def text(one: packed.Recipient) -> str:

@@ -49,7 +49,8 @@ PHRASES = (
     b'"delivery temporarily suspended: connect to "connect to :25: Connection timed out Connection '
     b"refused Network is unreachable No route to host lost connection with  while sending  "
     b"receiving the initial server greeting TLS is required, but was not offered by host "
-    b'conversation with  timed out while "deferred","4.4.1","4.4.2","expired, returned to sender""local","virtual",'
+    b'conversation with  timed out while "deferred","4.4.1","4.4.2","expired, returned to '
+    b'sender""local","virtual",'
     b'"local","sent","2.0.0","delivered to mailbox","delivered to maildir","delivered to command: '
     b'","delivered to file: ","forwarded as "lmtp",127.0.0.1[127.0.0.1]:10024[private/dovecot-lmtp]'
     b'"250 2.0.0 Message accepted for delivery"250 2.1.5 Ok Saved"250 2.6.0 Queued mail for '

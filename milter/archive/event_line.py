@@ -94,7 +94,6 @@ def _read(content: Mapping[str, Any]) -> EventLine:
     at = delivery_facts.microseconds(facts[0].get("at")) if facts else None
     if at is None or at < 0:
         raise ValueError("its first fact has no time that can be read")
-    told = tuple(map(delivery.fact, facts))
     salt, rest = _salt(content), {k: v for k, v in content.items() if k not in _KNOWN}
     if salt is None and "salt" in content:
         rest["salt"] = content["salt"]
@@ -102,10 +101,22 @@ def _read(content: Mapping[str, Any]) -> EventLine:
         rest["v"] = content.get("v")
     if content.get("event_id") != event_id.event_id(relay, queue_id, facts):
         rest["event_id"] = content.get("event_id")
+    return stored(relay, queue_id, facts, salt, rest)
+
+
+def stored(
+    relay: str,
+    queue_id: str,
+    facts: Sequence[Mapping[str, Any]],
+    salt: bytes | None,
+    rest: Mapping[str, Any],
+) -> EventLine:
+    """An event line from its parts.  Raises: ValueError."""
+    told = tuple(map(delivery.fact, facts))
     return EventLine(
         relay,
         queue_id,
-        at,
+        _moment(told[0]) or 0,
         tuple(facts),
         salt,
         rest,

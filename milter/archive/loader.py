@@ -19,7 +19,15 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
-from carbonseal.milter.archive import inserting, packed, partitions, postings, schema
+from carbonseal.milter.archive import (
+    delivery_loading,
+    inserting,
+    packed,
+    partitions,
+    postings,
+    schema,
+)
+from carbonseal.milter.archive.delivery_loading import EventArrival
 from carbonseal.milter.archive.dictionary import Dictionary, chunks, insert_missing
 from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Route, SigningForm
@@ -47,14 +55,28 @@ class _Ids(NamedTuple):
     form: dict[SigningForm, int]
 
 
-def load(arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictionary) -> int:
+def load(
+    arrivals: Sequence[Arrival],
+    connection: Connection,
+    dictionary: Dictionary,
+    events: Sequence[EventArrival] = (),
+) -> int:
     """Insert what is not there yet; returns how many records that were."""
     dictionary.refresh(connection)
+    fresh = _load_records(arrivals, connection, dictionary)
+    queue_ids = [one.rows.message["queue_id"] for one in fresh]
+    delivery_loading.load(events, queue_ids, connection, dictionary)
+    return len(fresh)
+
+
+def _load_records(
+    arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictionary
+) -> list[Arrival]:
     # Before anything else is locked: making a partition waits for those who read.
     partitions.make({one.rows.record_id for one in arrivals}, connection, dictionary)
     fresh = _unknown(arrivals, connection)
     if not fresh:
-        return 0
+        return []
     ids = _ids([one.rows for one in fresh], connection, dictionary)
     kind, dialect = schema.RecordId(), connection.dialect
     has_arrays = dialect.name == "postgresql"
@@ -73,7 +95,7 @@ def load(arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictio
         ):
             made.sort()  # each page of the tree is then found, and changed, once
             inserting.insert(table, made, connection)
-    return len(fresh)
+    return fresh
 
 
 @dataclass(slots=True)

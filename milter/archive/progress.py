@@ -52,7 +52,7 @@ class Progress:
         if not relay and batch.arrivals:
             relay = batch.arrivals[0].rows.message["circumstance"].relay
         if not relay and batch.events:
-            relay = str(batch.events[0].content.get("relay", ""))
+            relay = batch.events[0].line.relay
         return Progress(
             offset=batch.entries[-1].end,
             lines=self.lines + len(read),

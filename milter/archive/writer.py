@@ -519,7 +519,7 @@ class _Writer:
             except Exception as fault:
                 self._dictionary.forget()
                 kind = faults.kind(fault)
-                if kind is faults.Kind.POISON and batch.arrivals:
+                if kind is faults.Kind.POISON and (batch.arrivals or batch.events):
                     self._halve(batch, f"the database refuses it: {faults.plain(fault)}")
                     return
                 if kind is not faults.Kind.COLLISION or wait is None:
@@ -532,7 +532,7 @@ class _Writer:
         known = self._progress[batch.segment.name]
         with self._transaction() as connection:
             progress.hold(batch.segment, known, connection)
-            count = loader.load(batch.arrivals, connection, self._dictionary)
+            count = loader.load(batch.arrivals, connection, self._dictionary, batch.events)
             reached = known.after(batch, count)
             progress.note_refused(batch, connection)
             progress.keep(batch.segment, reached, connection)
