@@ -244,14 +244,15 @@ def verify(machine: FreshDebian, delivery: bytes) -> None:
         assert word.result is verifiers.Result.PASS, (judge, word)
 
 
-def kept(machine: FreshDebian) -> str:
+def kept(machine: FreshDebian) -> set[str]:
     """What an upgrade must not touch: contents; owners and modes."""
-    return machine.run(
+    listed = machine.run(
         *("sh", "-c"),
         "find /etc/carbonseal /var/lib/carbonseal/keys -type f -exec sha256sum {} + | sort;"
         "find /etc/carbonseal /var/lib/carbonseal /var/spool/carbonseal -type d"
         " -printf '%p %m %u %g\\n' | sort",
     )
+    return set(listed.splitlines())
 
 
 def main_pid(machine: FreshDebian, unit: str) -> str:
@@ -263,7 +264,7 @@ def test_an_upgrade_keeps_keys_and_data(fresh: FreshDebian) -> None:
     old, pids = kept(fresh), {one: main_pid(fresh, one) for one in services(fresh)}
     fresh.run("dpkg", "-i", "/root/2.deb")
     assert "-2\n" in fresh.run("dpkg-query", "-W", "-f", "${Version}\\n", "carbonseal")
-    assert kept(fresh) == old
+    assert kept(fresh) >= old  # a segment that was loaded makes the directory loaded
     for unit in ("carbonseal-milter.service", "carbonseal-writer.service"):
         assert is_active(fresh, unit)
         assert main_pid(fresh, unit) != pids[unit]
@@ -305,7 +306,7 @@ def test_remove_keeps_what_is_not_the_packages_and_a_return_finds_it(fresh: Fres
     old = kept(fresh)
     said = fresh.run("dpkg", "-r", "carbonseal")
     assert "Postfix still asks the milter" in said
-    assert kept(fresh) == old
+    assert kept(fresh) >= old
     assert not fresh.path("/usr/lib/carbonseal").exists()
     assert fresh.call("pgrep", "-u", "carbonseal,carbonseal-writer").stdout == ""
     fresh.run("dpkg", "-i", "/root/2.deb")
