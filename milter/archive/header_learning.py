@@ -2,7 +2,8 @@ r"""A dictionary for header sections, made from the archive's own mail, with nob
 
 What relays and filters write into every header section takes a fifth of its stored form: their own
 names, in their own order.  A writer gathers the first header sections that it loads and makes a
-zstd dictionary of them.
+zstd dictionary of them, in a child (`header_training`), so that nothing waits for it.  It is kept
+if it makes other header sections, those that come next, smaller by a twentieth at least.
 
 Promises: no dictionary holds anything of a person, because a person who is erased could not be
 taken out of it.  Before the dictionary is made, each gathered section loses its subject, what comes
@@ -10,8 +11,8 @@ before any @, display names, encoded words, and each word (an IP address is one 
 than AUTHORS authors have in their mail, or that is part of anybody's name or local part and is none
 that programs write (`header_phrases`).  What is left over is what programs write.
 
-Raises: what the database raises from `recall` and `learn`.  A dictionary that cannot be made is
-none: header sections are stored as before.
+Raises: what the database raises from `recall` and `learn`.  A dictionary that cannot be made, or
+is not worth it, is none: header sections are stored as before.
 
 Does not: store or find dictionaries (`header_dictionaries` does).
 """
@@ -29,13 +30,15 @@ import zstandard
 from sqlalchemy import Connection
 
 from carbonseal.milter import log
-from carbonseal.milter.archive import header_dictionaries, header_store
+from carbonseal.milter.archive import header_dictionaries, header_store, header_training
 from carbonseal.milter.archive.header_phrases import DICTIONARY_1
 
 AUTHORS = 50
 SAMPLE = 4000  # header sections; three seconds of work, once
+HELD_OUT = 400  # those that come next, on which the dictionary is tried
+_WORTH = 0.95  # of what they take without it
 _SIZE = 32_768  # octets; twice as many find nothing more
-_LONGEST = 20_000  # octets of a stored section; longer ones teach nothing
+_LONGEST = 16_384  # characters; longer header sections teach nothing
 _YEAR = 365 * 86_400 * 1_000_000  # microseconds; filters and relays change
 _NAMING = frozenset(
     "from to cc bcc sender reply-to resent-from resent-to resent-cc resent-bcc resent-sender "
@@ -62,6 +65,7 @@ class Learning:
     def __init__(self) -> None:
         self._compress: Callable[[Fields], bytes] = header_store.compress
         self._gathered: list[bytes] | None = None  # None: nothing to learn
+        self._child: header_training.Child | None = None
 
     def recall(self, connection: Connection) -> None:
         """Use the dictionary that the archive has; gather for one if it has none of this year."""
@@ -75,25 +79,70 @@ class Learning:
         """The stored form of header fields in order."""
         stored = self._compress(fields)
         gathered = self._gathered
-        if gathered is not None and len(gathered) < SAMPLE and len(stored) <= _LONGEST:
+        if gathered is not None and len(gathered) < SAMPLE + HELD_OUT and _is_short(fields):
             gathered.append(stored)
         return stored
 
-    def learn(self, transaction: Transaction) -> None:
-        """Make a dictionary once enough is gathered."""
-        if self._gathered is None or len(self._gathered) < SAMPLE:
-            return
-        gathered, self._gathered = self._gathered, None
-        with transaction() as connection:  # another relay's writer may have been first
+    def learn(self, transaction: Transaction, *, wait: float = 0.0) -> None:
+        """Have a dictionary made once enough is gathered, and use it once it is made.
+
+        `wait`: at most so many seconds for one that is being made.
+        """
+        gathered = self._gathered
+        if gathered is not None and len(gathered) >= SAMPLE + HELD_OUT:
+            self._gathered = None
+            if not self._take(transaction):  # another relay's writer may have been first
+                self._begin(gathered)
+        if self._child is not None and self._child.is_done(wait):
+            answer, self._child = self._child.answer, None
+            if not answer:
+                _say_none("it would save too little" if answer == b"" else "its maker died")
+            elif not self._take(transaction):
+                with transaction() as connection:
+                    header_dictionaries.keep(answer, connection, made_at=_now())
+                self._compress = header_store.Packer(answer).compress
+
+    def close(self) -> None:
+        """End what is being made; it is begun again by who writes next."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _take(self, transaction: Transaction) -> bool:
+        """Whether the archive has a dictionary, which is then used."""
+        with transaction() as connection:
             content = header_dictionaries.newest(connection, since=_now() - _YEAR)
         if content is None:
-            # Between transactions: it takes seconds.
-            content = made(header_store.expand(one) for one in gathered)
-            if content is None:
-                return
-            with transaction() as connection:
-                header_dictionaries.keep(content, connection, made_at=_now())
+            return False
         self._compress = header_store.Packer(content).compress
+        return True
+
+    def _begin(self, gathered: list[bytes]) -> None:
+        try:
+            self._child = header_training.Child(lambda: _made_of(gathered))
+        except OSError as fault:
+            _say_none(str(fault))
+
+
+def _is_short(fields: Fields) -> bool:
+    return sum([len(name) + len(value) for name, value in fields]) <= _LONGEST
+
+
+def _say_none(problem: str) -> None:
+    log.warning("header-dictionary-not-made", problem=problem)
+
+
+def _made_of(gathered: Sequence[bytes]) -> bytes:
+    """A dictionary made of the first and worth it for the others; empty if there is none."""
+    content = made(header_store.expand(one) for one in gathered[:SAMPLE])
+    return content if content and is_worth(content, gathered[SAMPLE:]) else b""
+
+
+def is_worth(content: bytes, stored: Sequence[bytes]) -> bool:
+    """Whether header sections that were stored without it are a good deal smaller with it."""
+    packer = header_store.Packer(content)
+    ours = sum(len(packer.compress(header_store.expand(one))) for one in stored)
+    return ours <= _WORTH * sum(map(len, stored))
 
 
 def _now() -> int:
@@ -108,7 +157,7 @@ def made(sections: Iterable[Fields], *, authors: int = AUTHORS) -> bytes | None:
         ]
         return zstandard.train_dictionary(_SIZE, made_of, level=header_store.ZSTD_LEVEL).as_bytes()
     except (zstandard.ZstdError, ValueError, TypeError) as fault:
-        log.warning("header-dictionary-not-made", problem=str(fault))
+        _say_none(str(fault))
         return None
 
 

@@ -36,8 +36,9 @@ _LEVEL, _WINDOW, _MEMORY = 6, -14, 7
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 # Copying a packer that has read the dictionary takes half the time of reading it again.
 _PACKER = zlib.compressobj(level=_LEVEL, wbits=_WINDOW, memLevel=_MEMORY, zdict=DICTIONARY_1)
-# Two thirds of what zlib takes; the levels below find a tenth less.
-ZSTD_LEVEL = 9
+# Of the generator's mail in octets and microseconds: 9 gives 566 in 56, 6 gives 574 in 46, 5 gives
+# 623 in 28; zlib gives 631 in 65.
+ZSTD_LEVEL = 6
 _ID = 4  # octets of the digest by which a dictionary is known
 _MAGIC = zstandard.FRAME_HEADER
 _MOST = 1 << 28  # octets; no header section that a relay took is as large

@@ -73,6 +73,7 @@ _LOCK_SECONDS = 0.5  # between two looks whether the last writer has let go
 _TIDY_SECONDS = 3600.0  # between two looks for old segments in loaded/
 _LOCK = "writer.lock"
 _AHEAD_SECONDS = 3600.0  # between two looks whether the months to come have their tables
+_LEARNING_SECONDS = 60.0  # that a writer who would be done waits for a dictionary
 _random = random.SystemRandom()
 _ALLOCATIONS = 100_000  # between two looks for cycles
 
@@ -214,6 +215,7 @@ def run_once(
         writer = _Writer(spool_directory, url, report, evidence, indexed)
         try:
             writer.load_pending(_Never())
+            writer.learn_to_the_end()
             return writer.loaded
         except (SQLAlchemyError, OSError) as fault:
             raise TryLater(writer.sentence(fault)) from fault
@@ -313,6 +315,7 @@ class _Writer:
         The next connection may lead to another one, restored from a backup, say.
         """
         self._dictionary = Dictionary()
+        self._learning.close()
         self._learning = header_learning.Learning()
         self._progress.clear()
         self._seen.clear()
@@ -322,6 +325,10 @@ class _Writer:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+
+    def learn_to_the_end(self) -> None:
+        """Wait for a dictionary that is being made: it would be lost with this process."""
+        self._learning.learn(self._transaction, wait=_LEARNING_SECONDS)
 
     def load_pending(self, stop: Stop) -> int:
         """One pass over the spool, to its present end; how many records were loaded."""

@@ -122,7 +122,8 @@ def test_a_writer_learns_and_every_reader_follows(
 
     Whoever has the archive open, and whoever opens it later, reads both kinds.
     """
-    monkeypatch.setattr(header_learning, "SAMPLE", 300)
+    monkeypatch.setattr(header_learning, "SAMPLE", 280)
+    monkeypatch.setattr(header_learning, "HELD_OUT", 20)
     monkeypatch.setattr(header_store, "_dictionaries", {})
     monkeypatch.setattr(header_store, "_readers", threading.local())
     records = [
@@ -148,7 +149,8 @@ def test_writers_of_two_relays_share_a_dictionary(
     archive: Archive, dictionary: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has enough for a dictionary and finds that another was first takes the other's."""
-    monkeypatch.setattr(header_learning, "SAMPLE", 10)
+    monkeypatch.setattr(header_learning, "SAMPLE", 8)
+    monkeypatch.setattr(header_learning, "HELD_OUT", 2)
     archive.fill(build_record(1))
     engine = database.writing_engine(archive.database_url)
     late = header_learning.Learning()
@@ -161,3 +163,33 @@ def test_writers_of_two_relays_share_a_dictionary(
     assert late.compress(SECTIONS[0]) == header_store.Packer(dictionary).compress(SECTIONS[0])
     assert archive.rows("header_dictionary") == 1
     engine.dispose()
+
+
+def stored(sections: list[list[tuple[str, str]]]) -> list[bytes]:
+    return [header_store.compress(one) for one in sections]
+
+
+def test_a_dictionary_is_worth_it_for_mail_that_it_was_not_made_of(dictionary: bytes) -> None:
+    """Mail that comes next has to get a good deal smaller, not that which made the dictionary."""
+    assert header_learning.is_worth(dictionary, stored([section(n) for n in range(600, 650)]))
+    other = [[("Subject", f" {random.Random(n).randbytes(300).hex()}")] for n in range(50)]
+    assert not header_learning.is_worth(dictionary, stored(other))
+
+
+def test_what_saves_too_little_is_not_kept(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archive goes on with what it has."""
+    monkeypatch.setattr(header_learning, "SAMPLE", 300)
+    monkeypatch.setattr(header_learning, "HELD_OUT", 20)
+    monkeypatch.setattr(header_learning, "_WORTH", 0.1)
+    archive.fill(
+        *(
+            build_record(number, header_fields=[list(one) for one in section(number)])
+            for number in range(330)
+        )
+    )
+    assert archive.rows("header_dictionary") == 0
+    with archive.engine.connect() as connection:
+        found = connection.execute(select(schema.header_section.c.fields)).scalars()
+        assert {one[0] for one in found} == {1}
