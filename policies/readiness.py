@@ -3,7 +3,8 @@
 Promises: `checks` names every check, the good ones too, always in the same order.  A check that is
 needed and not good makes the relay unready; any other only degrades it: mail flows, and somebody
 should look.  The database is of the second kind, because records wait in the spool while it is
-down; the copy for the archive is of the first, because copies are lost with every message.
+down; the copy for the archive is of the first, because copies are lost with every message, unless
+an alternate takes them.
 
 `why` and `remedy` name files, domains and numbers, never an address of a person or a mailbox.
 
@@ -54,6 +55,7 @@ class Seen:
     spool_limit: int
     copies: int = 0  # mailboxes of the archive whose copies are followed
     failing: int = 0  # of these, those whose copies do not arrive
+    covered: int = 0  # of these, those without which every copy still has a place: an alternate's
     failing_for: float = 0.0  # seconds, the longest
     copies_problem: str = ""  # why nothing is known about them
     evidence_problem: str = ""
@@ -175,14 +177,20 @@ def _copy(seen: Seen) -> Check:
         )
     if not seen.failing:
         return Check("archive-copy")
+    is_covered = seen.covered >= seen.failing
     return Check(
         "archive-copy",
         is_ok=False,
         why=(
             f"copies to {seen.failing} of {seen.copies} archive mailboxes fail,"
             f" for {seen.failing_for:.0f} s now"
+            + ("; new ones go to others that are well" if is_covered else "")
         ),
-        remedy="carbonseal status names them; see Postfix's log and the archive's host",
+        remedy=(
+            "carbonseal archive copies lists what waits or is lost; see Postfix's log and the"
+            " archive's host"
+        ),
+        is_needed=not is_covered,
     )
 
 

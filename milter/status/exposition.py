@@ -207,6 +207,12 @@ def _others(page: Page) -> Iterator[Metric]:
         "For how long copies have not arrived, at the mailbox where it is longest.",
         seen.failing_for if seen.failing else 0.0,
     )
+    trouble = page.copy_trouble
+    yield _gauge(
+        "archive_diverted", "Archive mailboxes whose copies an alternate gets.", trouble.diverted
+    )
+    yield _gauge("archive_copies_waiting", "Copies that wait in Postfix's queue.", trouble.waiting)
+    yield _counter("archive_copies_lost", "Copies that were lost.", trouble.lost)
     if page.completeness is not None:
         at = _number(page.completeness.get("at"))
         yield _gauge("completeness_time_seconds", "When completeness was last looked at.", at)

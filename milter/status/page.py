@@ -51,6 +51,16 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyTrouble:
+    """What the follower says of the archive copies, beside how each mailbox stands."""
+
+    covered: int = 0  # mailboxes that fail and without which every copy still has a place
+    diverted: int = 0  # mailboxes whose copies an alternate gets
+    waiting: int = 0  # copies in the queue
+    lost: int = 0  # copies, since the state was begun
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """One look."""
 
@@ -68,6 +78,7 @@ class Page:
     writer: Mapping[str, Any]
     follower: Mapping[str, Any] | None
     copies: Mapping[str, int]  # state -> archive mailboxes in it
+    copy_trouble: CopyTrouble
     failing_since: float | None
     completeness: Mapping[str, Any] | None
     seen: Seen
@@ -116,10 +127,37 @@ class Page:
             "writer": dict(self.writer),
             "follower": None if self.follower is None else dict(self.follower),
             "copies": dict(self.copies),
+            "copy_trouble": dataclasses.asdict(self.copy_trouble),
             "failing_since": self.failing_since,
             "keys": _shown_keys(self.keys),
             "completeness": self.completeness,
         }
+
+
+def _copy_trouble(about: Mapping[str, Any]) -> CopyTrouble:
+    told = about.get("recipients")
+    recipients = {
+        mailbox: one
+        for mailbox, one in (told if isinstance(told, dict) else {}).items()
+        if isinstance(one, dict)
+    }
+    named = about.get("alternates")
+    alternates = set(map(str, named)) & recipients.keys() if isinstance(named, list) else set()
+    failing = {mailbox for mailbox, one in recipients.items() if one.get("state") == "failing"}
+    diverted = {one for one in failing - alternates if recipients[one].get("is_diverted") is True}
+    is_any_well = bool(alternates - failing)
+    # A failing alternate hurts nobody while those that it is there for are well, or another is.
+    has_place = not failing - alternates or (is_any_well and diverted == failing - alternates)
+    return CopyTrouble(
+        covered=len(failing) if has_place else 0,
+        diverted=len(diverted) if alternates else 0,
+        waiting=sum(_whole(one.get("waiting")) for one in recipients.values()),
+        lost=_whole(about.get("lost_in_all")),
+    )
+
+
+def _whole(value: object) -> int:
+    return value if type(value) is int and value >= 0 else 0
 
 
 def spoken(check: Check) -> dict[str, Any]:
@@ -185,6 +223,7 @@ class Looker:
             depth, problem = _NOTHING, problem or f"{self._spool}: {fault.strerror}"
         keys = self._keys.look()
         copies, since, unread = self._copies()
+        trouble = _copy_trouble(self._read("copies"))
         unsigned, weakened = readiness.troubles(keys.signers)
         if keys.problem:
             unsigned = {"every domain": keys.problem}
@@ -201,6 +240,7 @@ class Looker:
             spool_limit=limit,
             copies=sum(copies.values()),
             failing=copies.get("failing", 0),
+            covered=trouble.covered,
             failing_for=0.0 if since is None else max(0.0, now - since),
             copies_problem=unread,
             evidence_problem=_text(writer.get("evidence_problem")),
@@ -225,6 +265,7 @@ class Looker:
             if has_follower
             else None,
             copies=copies,
+            copy_trouble=trouble,
             failing_since=since,
             completeness=_plain(state_files.read(self._spool, "completeness")),
             seen=seen,

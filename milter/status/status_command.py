@@ -33,6 +33,11 @@ _NOT_READY = 1
 _WATCH_EVERY = 2.0
 _UNITS = ("octets", "KiB", "MiB", "GiB", "TiB")
 _PHASES = ("whole", "decide", "sign", "record")
+_COPY_TROUBLE = {
+    "diverted": "whose copies an alternate gets",
+    "waiting": "copies wait in the queue",
+    "lost": "copies were lost (carbonseal archive copies)",
+}
 Line = tuple[str, str]
 
 
@@ -174,11 +179,17 @@ def _copies(page: Mapping[str, Any], spool: Path, now: float) -> str:
     about = state_files.read(spool, "copies") or {}
     recipients = about.get("recipients")
     failing = [
-        f"{mailbox} since {_ago(now, one.get('since', now))} ({one.get('failures', 0)} copies)"
+        f"{mailbox} since {_ago(now, one.get('since', now))} ({one.get('failures', 0)} failures)"
         for mailbox, one in (recipients if isinstance(recipients, dict) else {}).items()
         if isinstance(one, dict) and one.get("state") == "failing"
     ]
-    return "; ".join([counted or "none sent yet", *failing])
+    trouble = page.get("copy_trouble") or {}
+    more = [
+        f"{trouble[name]} {words}"
+        for name, words in _COPY_TROUBLE.items()
+        if isinstance(trouble.get(name), int) and trouble[name]
+    ]
+    return "; ".join([counted or "none sent yet", *failing, *more])
 
 
 def _keys(about: Mapping[str, Any], now: float) -> str:

@@ -68,6 +68,12 @@ def test_what_is_needed_makes_the_relay_unready(
         pytest.param({"weakened": {"a.example": "x"}}, "keys", "a.example", id="one-key-of-two"),
         pytest.param({"follower": Reporter(40.0)}, "follower", "40 s", id="follower-silent"),
         pytest.param({"follower": Reporter(1.0, "gone")}, "follower", "gone", id="log-is-gone"),
+        pytest.param(
+            {"copies": 2, "failing": 1, "covered": 1},
+            "archive-copy",
+            "go to others",
+            id="alternate",
+        ),
         pytest.param({"copies_problem": "unread"}, "archive-copy", "unread", id="copies-unread"),
     ],
 )

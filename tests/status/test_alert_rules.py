@@ -104,6 +104,11 @@ WRONG: list[tuple[str, dict[str, str], dict[str, str]]] = [
             'carbonseal_archive_mailboxes{state="ok"}': "1",
         },
     ),
+    (
+        "CarbonsealCopiesLost",
+        {"carbonseal_archive_copies_lost_total": "0+1"},
+        {"carbonseal_archive_copies_lost_total": "3"},
+    ),
     ("CarbonsealFollowerStopped", {"carbonseal_follower_up": "0"}, {"carbonseal_follower_up": "1"}),
     (
         "CarbonsealFollowerLag",
