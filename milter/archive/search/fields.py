@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 from carbonseal.milter.archive import schema, terms
 from carbonseal.milter.archive.search import period
-from carbonseal.policies import address, domains, header_fields
+from carbonseal.policies import address, delivery, domains, header_fields
 from carbonseal.policies.errors import DataError
 
 MAX_WORDS = 50
@@ -213,6 +213,8 @@ def _header(name: str, text: str) -> str:
     return found
 
 
+STATES = tuple(one.value for one in delivery.State)
+COPIES = ("delivered", "deferred", "lost", "missing")
 _EVERY = schema.ANY_ROLE
 _DEFINED = (
     Field("from", _participant, "reverse-path or author", schema.REVERSE_PATH | schema.AUTHOR),
@@ -242,6 +244,9 @@ _DEFINED = (
     Field("size", _size, "octets of the message: >1M, <=20K, 1M..5M"),
     Field("class", _some, "retention class it was stamped with"),
     Field("disposition", _one_of(*schema.DISPOSITIONS), "what the client was told"),
+    Field("state", _one_of(*STATES), "how any of its recipients stands now"),
+    Field("copy", _one_of(*COPIES), "how any of its archive copies stands now"),
+    Field("left", _one_of("late"), "late: an alias led it outside after it was sealed"),
 )
 FIELDS: Mapping[str, Field] = {one.name: one for one in _DEFINED}
 ALIASES: Mapping[str, str] = {

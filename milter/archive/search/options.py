@@ -43,8 +43,23 @@ _PLAIN: Mapping[str, str] = {
     "class": "NAME",
     "size": "SIZE",
 }
+_CHOICES: Mapping[str, Sequence[str]] = {
+    "crossing": schema.CROSSINGS,
+    "state": fields.STATES,
+    "copy": fields.COPIES,
+}
 _OTHER_NAMES: Mapping[str, str] = {"rcpt": "recipient"}
-_KEYS = (*_PLAIN, "crossing", "signed", "subject", "header", "with_extensions", "since", "until")
+_KEYS = (
+    *_PLAIN,
+    *_CHOICES,
+    "signed",
+    "left_late",
+    "subject",
+    "header",
+    "with_extensions",
+    "since",
+    "until",
+)
 
 
 def search_options(command: Command) -> Command:
@@ -73,8 +88,16 @@ def _decorators() -> list[Callable[[Any], Any]]:
         click.option(
             "--header", metavar="NAME:VALUE", multiple=True, help="A header field has this value."
         ),
+        *(
+            click.option(
+                f"--{name}",
+                type=click.Choice(tuple(choices)),
+                help=_sentence(fields.FIELDS[name].finds),
+            )
+            for name, choices in _CHOICES.items()
+        ),
         click.option(
-            "--crossing", type=click.Choice(schema.CROSSINGS), help="How it met the boundary."
+            "--left-late", is_flag=True, help="An alias led it outside after it was sealed."
         ),
         click.option(
             "--signed/--unsigned", default=None, help="With or without a signature of ours."
@@ -140,8 +163,9 @@ def _conditions(given: Mapping[str, Any]) -> list[Condition]:
             value = fields.canonical(name, text, f"--{name}")
             is_mailbox = fields.FIELDS[name].roles and name != "domain" and value[0] not in "@<"
             found.append(Is(name, widen(value) if is_mailbox else value))
-    if given["crossing"] is not None:
-        found.append(Is("crossing", given["crossing"]))
+    found += [Is(name, given[name]) for name in _CHOICES if given[name] is not None]
+    if given["left_late"]:
+        found.append(Is("left", "late"))
     if given["signed"] is not None:
         found.append(Is("signed", "yes" if given["signed"] else "no"))
     return [*found, *_words(given["subject"]), *map(_header, given["header"])]

@@ -28,6 +28,7 @@ from carbonseal.milter.archive import (
     terms,
 )
 from carbonseal.milter.archive.search import short, walk
+from carbonseal.milter.archive.search.checks import IsOurs
 from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import NotFound
 
@@ -39,23 +40,44 @@ Found = short.Found
 in_short = short.in_short
 
 
-def search(engine: Engine, wanted: Search, *, indexed: Iterable[str] = INDEXED) -> Iterator[Found]:
-    """Records that meet it, newest first, streamed; `indexed`: header fields that have terms."""
-    for found in _paged(engine, wanted, indexed, PAGE, in_short):
+def search(
+    engine: Engine,
+    wanted: Search,
+    *,
+    indexed: Iterable[str] = INDEXED,
+    is_ours: IsOurs | None = None,
+) -> Iterator[Found]:
+    """Records that meet it, newest first, streamed; `indexed`: header fields that have terms.
+
+    `is_ours`: whether an address is ours, for searches of what left late.
+    """
+    for found in _paged(engine, wanted, _planning(indexed, is_ours), PAGE, in_short):
         yield from found
 
 
 def pages(
-    engine: Engine, wanted: Search, *, indexed: Iterable[str] = INDEXED, size: int = PAGE
+    engine: Engine,
+    wanted: Search,
+    *,
+    indexed: Iterable[str] = INDEXED,
+    is_ours: IsOurs | None = None,
+    size: int = PAGE,
 ) -> Iterator[list[str]]:
     """The record ids that meet it, newest first, in pages of at most `size`, none of them empty."""
-    return _paged(engine, wanted, indexed, size, lambda found, _: found)
+    return _paged(engine, wanted, _planning(indexed, is_ours), size, lambda found, _: found)
+
+
+def _planning(
+    indexed: Iterable[str], is_ours: IsOurs | None
+) -> Callable[[Search, Connection], walk.Plan]:
+    names = frozenset(indexed)
+    return lambda wanted, connection: walk.planned(wanted, connection, names, is_ours)
 
 
 def _paged(
     engine: Engine,
     wanted: Search,
-    indexed: Iterable[str],
+    planned: Callable[[Search, Connection], walk.Plan],
     size: int,
     made: Callable[[list[str], Connection], list[Item]],
 ) -> Iterator[list[Item]]:
@@ -68,7 +90,7 @@ def _paged(
     while left > 0 and not (steps and steps.is_over):
         with reading(engine) as connection:
             if steps is None:
-                steps = walk.Walk(walk.planned(wanted, connection, frozenset(indexed)))
+                steps = walk.Walk(planned(wanted, connection))
             found = [] if steps.is_over else steps.next(min(left, size), connection)
             page = made(found, connection) if found else []
         if page:
@@ -77,10 +99,16 @@ def _paged(
             left = wanted.limit - steps.given
 
 
-def count(engine: Engine, wanted: Search, *, indexed: Iterable[str] = INDEXED) -> int:
+def count(
+    engine: Engine,
+    wanted: Search,
+    *,
+    indexed: Iterable[str] = INDEXED,
+    is_ours: IsOurs | None = None,
+) -> int:
     """How many records meet it, whatever its limit."""
     with reading(engine) as connection:
-        plan = walk.planned(wanted, connection, frozenset(indexed))
+        plan = walk.planned(wanted, connection, frozenset(indexed), is_ours)
         found = walk.count(plan, connection)
     if found is not None:
         return found

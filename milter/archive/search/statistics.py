@@ -33,6 +33,7 @@ from sqlalchemy import (
 from carbonseal.milter.archive import postings, retrieve, schema
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.search import query, walk
+from carbonseal.milter.archive.search.checks import IsOurs
 from carbonseal.milter.archive.search.conditions import MESSAGE
 from carbonseal.milter.archive.search.wanted import Search
 
@@ -60,7 +61,12 @@ BY = (*BY_TIME, "crossing", "domain", "author", "sender", "login", "relay", "cla
 
 
 def count(
-    engine: Engine, by: str, wanted: Search, *, indexed: Iterable[str] = query.INDEXED
+    engine: Engine,
+    by: str,
+    wanted: Search,
+    *,
+    indexed: Iterable[str] = query.INDEXED,
+    is_ours: IsOurs | None = None,
 ) -> list[Count]:
     """Counts by one of `BY`: times newest first, the rest most first.
 
@@ -69,7 +75,7 @@ def count(
     """
     wanted = replace(wanted, limit=None)
     sums: dict[Any, list[int]] = {}
-    for restricted, bounds, connection in _parts(engine, wanted, frozenset(indexed)):
+    for restricted, bounds, connection in _parts(engine, wanted, frozenset(indexed), is_ours):
         for what, *numbers in _counted(by, restricted, bounds, connection):
             known = sums.setdefault(what, [0, 0, 0, 0])
             known[:] = [old + int(new) for old, new in zip(known, numbers, strict=True)]
@@ -81,11 +87,11 @@ def count(
 
 
 def _parts(
-    engine: Engine, wanted: Search, indexed: frozenset[str]
+    engine: Engine, wanted: Search, indexed: frozenset[str], is_ours: IsOurs | None
 ) -> Iterator[tuple[Restricted, walk.Bounds, Connection]]:
     """All at once where SQL decides, else page by page."""
     with query.reading(engine) as connection:
-        plan = walk.planned(wanted, connection, indexed)
+        plan = walk.planned(wanted, connection, indexed, is_ours)
         whole = walk.whole(plan)
         if whole is not None:
             yield _restricting(whole), plan.bounds, connection

@@ -34,10 +34,9 @@ from sqlalchemy import (
     union,
 )
 
-from carbonseal.milter.archive import header_store, schema, terms
-from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.search import conditions
-from carbonseal.milter.archive.search.conditions import MESSAGE, SECTION, Fields, Leaf, Node
+from carbonseal.milter.archive import schema, terms
+from carbonseal.milter.archive.search import checks, compiler, conditions
+from carbonseal.milter.archive.search.conditions import MESSAGE, SECTION, Leaf, Node
 from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import DataError
 
@@ -50,7 +49,6 @@ _SHORTEST = 3_600_000  # milliseconds of a window
 _LONGEST = 2 * 366 * 86_400_000  # beyond, everything that is left
 _PROBED = 32 * 86_400_000  # in which the first window is looked for: a month or two are planned for
 _MOST_CANDIDATES = 2000  # whose stored text is looked at together
-_CHUNK = 500
 _OLDEST = "0" * terms.RECORD_ID_LENGTH
 _NEWEST = "7" + "Z" * (terms.RECORD_ID_LENGTH - 1)
 
@@ -64,7 +62,7 @@ class Plan:
     root: Node
     leads: tuple[Leaf | None, ...]  # None: the records themselves, in order; no leads: no record
     bounds: Bounds
-    open: Node  # what stored text must decide
+    open: Node  # what stored text or facts must decide
     flags: tuple[Leaf, ...]  # what SQL must say for that
     engine: str  # name of SQLAlchemy's dialect
 
@@ -79,10 +77,15 @@ class Plan:
         return any(lead is not None and lead.elements for lead in self.leads)
 
 
-def planned(wanted: Search, connection: Connection, indexed: frozenset[str]) -> Plan:
+def planned(
+    wanted: Search,
+    connection: Connection,
+    indexed: frozenset[str],
+    is_ours: checks.IsOurs | None = None,
+) -> Plan:
     """The plan of a search.  Raises: DataError when no index answers it."""
     bounds = _bounds(wanted)
-    root = conditions.compiled(wanted.where, connection, indexed)
+    root = compiler.compiled(wanted.where, connection, indexed, is_ours)
     has_arrays = connection.dialect.name == "postgresql"
 
     def cost(leaf: Leaf) -> int:
@@ -100,9 +103,10 @@ def planned(wanted: Search, connection: Connection, indexed: frozenset[str]) -> 
     if leads is None:
         if wanted.since is None:
             raise DataError(
-                "no index answers this search (size:, relay:, class:, disposition:, NOT and other "
-                "header fields have none); add an address, a word or another condition that is no "
-                "NOT, or a period with after: or --since"
+                "no index answers this search (size:, relay:, class:, disposition:, NOT, other "
+                "header fields, and state: or copy: of what arrived or is not known have none); "
+                "add an address, a word or another condition that is no NOT, or a period with "
+                "after: or --since"
             )
         leads = [None]
     to_decide = conditions.unchecked(root)
@@ -131,8 +135,8 @@ def _grouped(leads: Sequence[Leaf | None]) -> list[Leaf | None]:
 
 
 def _bounds(wanted: Search) -> Bounds:
-    first = _OLDEST if wanted.since is None else conditions.record_id_at(wanted.since)
-    last = _NEWEST if wanted.until is None else conditions.record_id_at(wanted.until)
+    first = _OLDEST if wanted.since is None else compiler.record_id_at(wanted.since)
+    last = _NEWEST if wanted.until is None else compiler.record_id_at(wanted.until)
     return first, last if wanted.before is None else min(last, wanted.before)
 
 
@@ -217,7 +221,7 @@ def every(plan: Plan) -> Any:
 
 
 def whole(plan: Plan) -> ColumnElement[bool] | None:
-    """That a row of MESSAGE is wanted; None where stored text must decide."""
+    """That a row of MESSAGE is wanted; None where `checks` must decide."""
     if not conditions.is_true(plan.open):
         return None
     if not plan.leads:
@@ -343,16 +347,16 @@ class Walk:
         return [rows[key] for key in sorted(rows, reverse=True)[:size]]
 
     def _decided(self, rows: list[Any], connection: Connection) -> list[str]:
-        """Those of the candidates that stored text bears out."""
+        """Those of the candidates that stored text and facts bear out."""
         plan = self._plan
         if conditions.is_true(plan.open):
             return [row[0] for row in rows]
-        headers = _headers([row[0] for row in rows], connection)
+        found = checks.Candidates([row[0] for row in rows], connection)
         return [
             row[0]
             for row in rows
             if conditions.is_met(
-                plan.open, dict(zip(plan.flags, map(bool, row[1:]), strict=True)), headers(row[0])
+                plan.open, dict(zip(plan.flags, map(bool, row[1:]), strict=True)), found[row[0]]
             )
         ]
 
@@ -365,16 +369,6 @@ def _about_newest(connection: Connection) -> str | None:
         asked = select(known).order_by(known.desc()).limit(1)
         found = connection.execute(asked).scalar_one_or_none()
     return found
-
-
-def _headers(record_ids: list[str], connection: Connection) -> Callable[[str], Fields]:
-    """The header sections of these records; none of one that has gone."""
-    query = select(SECTION.c.record_id, SECTION.c.fields)
-    stored: dict[str, bytes] = {}
-    for chunk in chunks(record_ids, _CHUNK):
-        for record_id, octets in connection.execute(query.where(SECTION.c.record_id.in_(chunk))):
-            stored[record_id] = octets
-    return lambda record_id: header_store.expand(stored[record_id]) if record_id in stored else ()
 
 
 def _earlier(record_id: str, span: int, first: str) -> str:
@@ -392,7 +386,7 @@ def _milliseconds(last: str, first: str) -> int:
 
 
 def count(plan: Plan, connection: Connection) -> int | None:
-    """How many records SQL finds; None where stored text must decide."""
+    """How many records SQL finds; None where `checks` must decide."""
     if not plan.leads:
         return 0
     if not conditions.is_true(plan.open):
