@@ -33,6 +33,7 @@ from carbonseal.milter import config, log
 from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.milter.config import Configuration
 from carbonseal.policies import rotation
+from carbonseal.policies.domains import DomainSet
 from carbonseal.policies.errors import CarbonsealError, TryLater, UsageError
 
 _INTERRUPTED = 130
@@ -115,6 +116,11 @@ class Context:
     def index_headers(self) -> frozenset[str]:
         """For the archive commands."""
         return self.configuration.index_headers
+
+    @property
+    def our_domains(self) -> DomainSet:
+        """For the archive commands."""
+        return self.configuration.ours.domains
 
     @property
     def archive_recipients(self) -> frozenset[str]:

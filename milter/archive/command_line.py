@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 import click
 from sqlalchemy import Engine
@@ -21,6 +21,8 @@ from sqlalchemy import Engine
 from carbonseal.milter.archive import database
 from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.milter.archive.search import period
+from carbonseal.policies import address
+from carbonseal.policies.domains import DomainSet
 from carbonseal.policies.errors import DataError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -44,6 +46,10 @@ class Context(Protocol):
     @property
     def index_headers(self) -> frozenset[str]:
         """Header fields, in lower case, that records are found by."""
+
+    @property
+    def our_domains(self) -> DomainSet:
+        """Domains that are ours."""
 
     @property
     def archive_recipients(self) -> frozenset[str]:
@@ -73,6 +79,28 @@ def reading(context: Context) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
+
+
+class Known(TypedDict):
+    """What searches have to know of the configuration."""
+
+    indexed: frozenset[str]
+    is_ours: Callable[[str], bool]
+
+
+def known(context: Context) -> Known:
+    """For `query` and `statistics`."""
+    return Known(indexed=context.index_headers, is_ours=lambda text: _is_ours(context, text))
+
+
+def _is_ours(context: Context, text: str) -> bool:
+    """Whether mail for an address stays ours: in our domains, on this host, in the archive."""
+    found = address.parse_path(text).address
+    if found is None:
+        return False
+    if not found.domain or found.domain in context.our_domains:
+        return True
+    return str(found).lower() in map(str.lower, context.archive_recipients)
 
 
 def moment(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, or_, select
 
 from carbonseal.milter.archive import (
     delivery_facts,
@@ -70,17 +70,17 @@ def facts(record_ids: Iterable[str], connection: Connection) -> dict[str, list[F
     return {
         record_id: found
         for record_id, some in lines(record_ids, connection).items()
-        if (found := [fact for one in some for fact in _of_story(one)])
+        if (found := [fact for one in some for fact in about_message(one.kinship, one.facts)])
     }
 
 
-def _of_story(line: Line) -> Iterator[Fact]:
-    """What a line says of the message itself."""
-    if line.kinship == schema.NOTIFICATION:
+def about_message(kinship: int, facts: Iterable[Fact]) -> Iterator[Fact]:
+    """What the facts of a line say of the message itself."""
+    if kinship == schema.NOTIFICATION:
         return
-    for one in line.facts:
+    for one in facts:
         # That a forwarded message left the queue says nothing about those whom it was not for.
-        if line.kinship != schema.FORWARDED or isinstance(one, delivery.Attempt):
+        if kinship != schema.FORWARDED or isinstance(one, delivery.Attempt):
             yield one
 
 
@@ -210,10 +210,9 @@ def with_states(
 
 def are_there(connection: Connection) -> bool:
     """Whether the archive knows any delivery at all: nobody follows a log otherwise."""
-    for table in (schema.delivery, schema.delivery_waiting):
-        if connection.execute(select(table.c.segment_id).limit(1)).first() is not None:
-            return True
-    return False
+    tables = (schema.delivery, schema.delivery_waiting)
+    some = or_(*(select(table.c.segment_id).exists() for table in tables))
+    return bool(connection.execute(select(some)).scalar_one())
 
 
 def _microseconds(moment: datetime) -> int:

@@ -91,10 +91,10 @@ def export_command(
                 with_table=output_format != "jsonl",
                 most=most,
             )
-            names = context.index_headers
+            known = command_line.known(context)
             watched = progress.is_watched()
-            total = query.count(engine, wanted, indexed=names) if watched else 0
-            pages = query.pages(engine, wanted, indexed=names)
+            total = query.count(engine, wanted, **known) if watched else 0
+            pages = query.pages(engine, wanted, **known)
             sums = export.export(path, engine, pages, order, _watch(asked, total))
             asked.note(manifest_sha256=sums.manifest_sha256)
     _say(f"{sums.records} records in {path}")

@@ -47,7 +47,7 @@ def _keeping(context: Context) -> Iterator[tuple[Engine, Find]]:
         engine = database.writing_engine(context.database_url, patience=None)
 
         def find(search: Search) -> Iterator[str]:
-            for page in query.pages(reader, search, indexed=context.index_headers):
+            for page in query.pages(reader, search, **command_line.known(context)):
                 yield from page
 
         try:

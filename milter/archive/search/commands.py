@@ -20,7 +20,7 @@ from carbonseal.keys import tables
 from carbonseal.milter.archive import audit, command_line
 from carbonseal.milter.archive.command_line import Context
 from carbonseal.milter.archive.search import options as options_
-from carbonseal.milter.archive.search import query
+from carbonseal.milter.archive.search import query, story
 from carbonseal.policies import reason as reason_
 
 _TABLE = (
@@ -32,6 +32,7 @@ _TABLE = (
     "subject",
     "signed",
     "copied",
+    "state",
 )
 _WIDEST = 30  # characters of a cell in a table; jsonl and csv are whole
 _CSV = (
@@ -46,6 +47,9 @@ _CSV = (
     "recipients",
     "archive_recipients",
     "signed_by",
+    "state",
+    "copy_state",
+    "dry_run",
     "message_id",
     "subject",
     "client_address",
@@ -93,6 +97,7 @@ def search(
         before=options_.cursor(cursor),
         limit=None if everything else limit,
     )
+    known = command_line.known(context)
     last: list[str] = []
 
     def as_rows(found: Iterator[query.Found]) -> Iterator[dict[str, object]]:
@@ -105,12 +110,12 @@ def search(
         audit.asking(context, "search", wanted.to_json() | _only(only_count), reason) as asked,
     ):
         if only_count:
-            number = query.count(engine, wanted, indexed=context.index_headers)
+            number = query.count(engine, wanted, **known)
             asked.note(count=number)
             tables.write_rows([{"records": number}], ("records",), output_format)
             return
         columns = _CSV if output_format == "csv" else _TABLE
-        found = asked.counted(query.search(engine, wanted, indexed=context.index_headers))
+        found = asked.counted(query.search(engine, wanted, **known))
         total = tables.write_rows(as_rows(found), columns, output_format)
     if total and total == wanted.limit:
         click.echo(f"older ones: --cursor {last[0]}", err=True)
@@ -127,6 +132,7 @@ def _row(one: query.Found, output_format: str) -> dict[str, object]:
     if output_format == "jsonl":
         return row
     row["signed_by"] = [f"{made['sdid']}/{made['selector']}" for made in one.signatures]
+    row["dry_run"] = one.dry_run is not None
     if not one.reverse_path:
         row["reverse_path"] = "<>"
     if output_format == "table":
@@ -136,9 +142,16 @@ def _row(one: query.Found, output_format: str) -> dict[str, object]:
         row["recipients"] = f"{first} +{more}" if more > 0 else first
         row["reverse_path"] = clipped(str(row["reverse_path"]))
         row["subject"] = clipped(one.subject or "")
-        row["signed"] = bool(one.signatures)
-        row["copied"] = bool(one.archive_recipients)
+        row["signed"], row["copied"] = _done(one)
     return row
+
+
+def _done(one: query.Found) -> tuple[object, object]:
+    """Whether it was signed and copied; how the copy stands, where that is known."""
+    if one.dry_run is not None:
+        signed, copied = (one.dry_run[name] for name in ("signatures", "archive_recipients"))
+        return "dry run" if signed else False, "dry run" if copied else False
+    return bool(one.signatures), one.copy_state or bool(one.archive_recipients)
 
 
 def clipped(text: str) -> str:
@@ -152,18 +165,43 @@ def clipped(text: str) -> str:
 @tables.output_options
 @click.pass_obj
 def show(context: Context, name: str, reason: str, output_format: str) -> None:
-    """Show complete records, header section included."""
+    """Show complete records and what became of them, header section included."""
     with (
         command_line.reading(context) as engine,
         audit.asking(context, "show", {"name": name.strip()}, reason) as asked,
     ):
-        found = asked.counted(query.show(engine, name.strip()))
-        if output_format == "jsonl":
-            tables.write_rows(found, (), output_format)
-            return
+        found = list(asked.counted(query.show(engine, name.strip())))
+        ends = {one["record_id"]: _ends(one) for one in found}
+        with query.reading(engine) as connection:
+            is_ours = command_line.known(context)["is_ours"]
+            tellings = story.tellings(ends, connection, is_ours)
         for record in found:
-            rows = ({"field": key, "value": value} for key, value in _flat(record))
+            telling = tellings[record["record_id"]]
+            if output_format == "jsonl":
+                whole = record | {"delivery": telling.to_json()}
+                tables.write_rows([whole], (), output_format)
+                continue
+            lines = [*_told(record["queue_id"], telling), *_flat(record)]
+            rows = ({"field": key, "value": value} for key, value in lines)
             tables.write_rows(rows, ("field", "value"), output_format)
+
+
+def _ends(record: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Envelope and archive recipients."""
+    return [one["address"] for one in record["recipients"]], record["archive_recipients"]
+
+
+def _told(queue_id: str, telling: story.Telling) -> Iterator[tuple[str, object]]:
+    """How each end stands, and what happened."""
+    if telling.unknown is not None:
+        yield "state", telling.unknown
+        return
+    yield "state", telling.story.state
+    for passage, state in telling.states():
+        yield f"state of {'copy to ' if passage.is_copy else ''}{passage.address}", state
+    for event in telling.events():
+        of = "" if event.queue_id == queue_id else f"{event.queue_id}: "
+        yield f"{event.at[:19]}Z", f"{of}{event.told}"
 
 
 def _flat(record: dict[str, Any]) -> Iterator[tuple[str, object]]:

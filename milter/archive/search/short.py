@@ -1,7 +1,8 @@
 """Records in short: one line of a page of results each.
 
 Promises: a page costs three statements, whatever is on it: the messages with their header sections
-and what they have in common, the addresses, the forms of their signatures that are new to us.
+and what they have in common, the addresses, the forms of their signatures that are new to us; and
+one more where mail logs are followed (`standing`).
 Nothing is unpacked that a line does not show: of a header section only Message-ID and Subject.
 What `rows.join` would say of the same record is said in the same words.
 
@@ -29,6 +30,9 @@ from carbonseal.milter.archive import (
 from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import SigningForm
 from carbonseal.milter.archive.retrieve import ByKey, ByRecord, Within
+from carbonseal.milter.archive.search import standing
+from carbonseal.policies import delivery
+from carbonseal.policies.delivery import Story
 
 Mailboxes = dict[Any, str | None]  # by address id
 
@@ -55,6 +59,9 @@ class Found:
     login: str | None
     size: int
     reasons: tuple[str, ...]
+    state: str | None  # the worst of its envelope recipients; null: no mail log is followed
+    copy_state: str | None  # the worst of its archive copies; null: none, or no log is followed
+    dry_run: dict[str, Any] | None  # what would have been done; null: it was
 
 
 def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
@@ -63,11 +70,13 @@ def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
     found = [_Line(row) for name in record_ids if (row := messages.get(name)) is not None]
     addresses: set[Any] = {one.address_id for line in found for one in line.recipients}
     addresses |= {key for line in found for key in line.message[_ENDS]}
+    told = standing.Standing(record_ids, connection)
+    addresses |= told.address_ids
     named = retrieve.mailboxes(addresses - {None}, connection)
     mailboxes: Mailboxes = {None: None, **named}
     forms = {one.form_id for line in found for one in line.signatures}
     known = _known_forms(forms, connection)
-    return [line.found(mailboxes, known) for line in found]
+    return [line.found(mailboxes, known, told) for line in found]
 
 
 def _known_forms(forms: set[int], connection: Connection) -> dict[int, SigningForm]:
@@ -143,7 +152,9 @@ class _Line:
         second = message.recorded_at // 1_000_000
         self.signatures = packed.unpack_signatures(message.signatures, second)
 
-    def found(self, mailboxes: Mailboxes, forms: dict[int, SigningForm]) -> Found:
+    def found(
+        self, mailboxes: Mailboxes, forms: dict[int, SigningForm], told: standing.Standing
+    ) -> Found:
         """What is shown, from the addresses and forms by id."""
         # At once: asking the row for each by its name takes twice as long.
         (reverse_path_id, author_id, record_id, recorded_at, queue_id, *more) = self.message
@@ -167,12 +178,11 @@ class _Line:
             [address(one.address_id, one.spelling) for one in self.recipients],
             [one.about for one in self.recipients],
         )
-        reasons = (
-            verdicts.spelled_out(common, abouts)
-            if verbatim is None
-            else rows.verbatim(verbatim)["reasons"]
-        )
+        said = None if verbatim is None else rows.verbatim(verbatim)
+        reasons = verdicts.spelled_out(common, abouts) if said is None else said["reasons"]
         in_envelope = _in_envelope(self.recipients)
+        recipients, copies = abouts.recipients[:in_envelope], abouts.recipients[in_envelope:]
+        story = told.story(record_id, recipients, copies, mailboxes)
         return Found(
             record_id=record_id,
             recorded_at=rows.moment_text(recorded_at),
@@ -182,8 +192,8 @@ class _Line:
             disposition=schema.DISPOSITIONS[disposition],
             reverse_path=abouts.reverse_path,
             author=author if authors is None else authors,
-            recipients=tuple(abouts.recipients[:in_envelope]),
-            archive_recipients=tuple(abouts.recipients[in_envelope:]),
+            recipients=tuple(recipients),
+            archive_recipients=tuple(copies),
             archive_addressed=bool(archive_addressed),
             signatures=tuple(_facts(one, forms[one.form_id]) for one in self.signatures),
             message_id=message_id,
@@ -192,6 +202,9 @@ class _Line:
             login=login,
             size=size,
             reasons=tuple(reasons),
+            state=_state(story, is_copy=False),
+            copy_state=_state(story, is_copy=True),
+            dry_run=None if said is None else said.get("dry_run"),
         )
 
     def _said(self, author_count: int) -> tuple[str | None, str | None, str | None]:
@@ -203,6 +216,13 @@ class _Line:
             return message_id, subject, None
         # Only the header section has those beyond the first.
         return message_id, subject, ", ".join(derive.authors(header_store.expand(self.fields)))
+
+
+def _state(story: Story | None, *, is_copy: bool) -> str | None:
+    if story is None:
+        return None
+    states = [one.state for one in story.passages if one.is_copy is is_copy]
+    return delivery.worst(states).value if states else None
 
 
 def _in_envelope(recipients: Sequence[Recipient]) -> int:

@@ -67,7 +67,7 @@ def stats(
         command_line.reading(context) as engine,
         audit.asking(context, "stats", wanted.to_json() | {"by": by}, reason) as asked,
     ):
-        counted = statistics.count(engine, by, wanted, indexed=context.index_headers)
+        counted = statistics.count(engine, by, wanted, **command_line.known(context))
         counted = counted if top is None else counted[:top]
         rows = list(asked.counted(counted))
     if target is not None:

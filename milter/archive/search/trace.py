@@ -3,25 +3,28 @@
 Promises: every record with the message's Message-ID, oldest first, those of copies that people sent
 again (RFC 5322, section 3.6.6) included.  A record that came from an earlier one says so only where
 a Received field names that one's queue id; nothing is inferred from times or recipients.  Any of
-its names will do to begin with: record id, queue id, Message-ID.
+its names will do to begin with: record id, queue id, Message-ID.  What the mail log told of each is
+in `Step.telling`.
 
 Raises: NotFound; DatabaseUnusable.
 
-Does not: know what happened after the milter (Postfix's log does).
+Does not: put what happened afterwards into words (`story` does).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Engine, select
 
 from carbonseal.milter.archive import header_store, schema, terms
-from carbonseal.milter.archive.search import query
+from carbonseal.milter.archive.search import query, story
 from carbonseal.milter.archive.search.query import Found
+from carbonseal.milter.archive.search.story import Telling
 from carbonseal.milter.archive.search.wanted import Either, Is, Search
 from carbonseal.policies import header_fields
 from carbonseal.policies.errors import NotFound
@@ -41,19 +44,20 @@ class Step:
     came_from: str | None  # record id of the step that handed it on
     resent_by: str | None  # Resent-From, for people
     told: str  # the step as a sentence
+    telling: Telling  # what became of it
 
 
-def trace(engine: Engine, name: str) -> list[Step]:
+def trace(engine: Engine, name: str, is_ours: Callable[[str], bool] = lambda _: True) -> list[Step]:
     """The steps of the message that has this record id, queue id or Message-ID, oldest first.
 
-    Raises: NotFound.
+    `is_ours`: whether an address is ours, to see what left late.  Raises: NotFound.
     """
     record_ids = sorted({one for page in _pages(engine, name) for one in page})
     if not record_ids:
         raise NotFound(
             f"no record has the Message-ID, queue id or record id {name[:80]!r}; try archive search"
         )
-    return _told(list(_hops(engine, record_ids)))
+    return _told(list(_hops(engine, record_ids, is_ours)))
 
 
 def _pages(engine: Engine, name: str) -> Iterator[list[str]]:
@@ -103,9 +107,10 @@ class _Hop:
     found: Found
     queue_ids: tuple[str, ...]  # those that Received fields name, newest first
     resent_by: str | None
+    telling: Telling
 
 
-def _hops(engine: Engine, record_ids: list[str]) -> Iterator[_Hop]:
+def _hops(engine: Engine, record_ids: list[str], is_ours: Callable[[str], bool]) -> Iterator[_Hop]:
     section = schema.header_section.c
     for start in range(0, len(record_ids), query.PAGE):
         some = record_ids[start : start + query.PAGE]
@@ -113,6 +118,8 @@ def _hops(engine: Engine, record_ids: list[str]) -> Iterator[_Hop]:
             asked = select(section.record_id, section.fields).where(section.record_id.in_(some))
             stored = {row[0]: row[1] for row in connection.execute(asked)}
             in_short = query.in_short(some, connection)
+            ends = {one.record_id: (one.recipients, one.archive_recipients) for one in in_short}
+            tellings = story.tellings(ends, connection, is_ours)
         for one in in_short:
             octets = stored.get(one.record_id)
             fields = header_store.expand(octets) if octets else []
@@ -125,6 +132,7 @@ def _hops(engine: Engine, record_ids: list[str]) -> Iterator[_Hop]:
                     for queue_id in _QUEUE_ID.findall(value)
                 ),
                 _decoded(resent[0]) if resent else None,
+                tellings[one.record_id],
             )
 
 
@@ -148,6 +156,7 @@ def _told(hops: Sequence[_Hop]) -> list[Step]:
                 None if came_from is None else came_from.record_id,
                 hop.resent_by,
                 "; ".join(_clauses(hop, came_from, before)),
+                hop.telling,
             )
         )
         by_queue_id[hop.found.queue_id] = hop.found
@@ -168,13 +177,30 @@ def _clauses(hop: _Hop, came_from: Found | None, before: Found | None) -> Iterat
     more = len(found.recipients) - _SHOWN
     recipients = ", ".join(found.recipients[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
     yield f"from <{found.reverse_path}> to {recipients or 'nobody'}: {found.crossing}"
-    signed = [f"{one['sdid']}/{one['selector']}" for one in found.signatures]
-    yield f"signed by {', '.join(signed)}" if signed else "not signed"
+    if found.dry_run is not None:
+        yield from _not_done(found.dry_run)
+        return
+    signed = _signed_by(found.signatures)
+    yield f"signed by {signed}" if signed else "not signed"
     if found.archive_recipients:
         yield f"copied to {', '.join(found.archive_recipients)}"
     else:
         yield "sent to the archive by its author" if found.archive_addressed else "not copied"
     yield _DISPOSITIONS[found.disposition]
+
+
+def _signed_by(signatures: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{one['sdid']}/{one['selector']}" for one in signatures)
+
+
+def _not_done(wanted: Mapping[str, Any]) -> Iterator[str]:
+    """What would have been done outside of a dry run."""
+    signed, copies = _signed_by(wanted["signatures"]), wanted["archive_recipients"]
+    yield f"dry run: would have been {f'signed by {signed}' if signed else 'left unsigned'}"
+    yield f"would have been copied to {', '.join(copies)}" if copies else "not copied"
+    if wanted["disposition"] != "accept":
+        yield f"would have been answered: {_DISPOSITIONS[wanted['disposition']]}"
+    yield _DISPOSITIONS["accept"]
 
 
 _DISPOSITIONS = {

@@ -1,6 +1,9 @@
 """`carbonseal archive trace`: the way of one message as a story in order of time.
 
-See also: `trace`.
+Promises: how each recipient and copy stands comes first, then the story: every record, and all that
+the mail log told of it.  JSON Lines have one line per record with all facts.
+
+See also: `trace`, `story`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from carbonseal.milter.archive import audit, command_line
 from carbonseal.milter.archive.command_line import Context
 from carbonseal.milter.archive.search import trace as trace_
 
-_COLUMNS = ("recorded_at", "relay", "queue_id", "told")
+_COLUMNS = ("at", "relay", "queue_id", "told")
+_ENDS = ("queue_id", "address", "is", "state")
 
 
 @click.command()
@@ -24,23 +28,63 @@ _COLUMNS = ("recorded_at", "relay", "queue_id", "told")
 @tables.output_options
 @click.pass_obj
 def trace(context: Context, name: str, reason: str, output_format: str) -> None:
-    """Follow one message over queue ids and relays, oldest record first.  Times are UTC."""
+    """Follow one message over queue ids and relays, and to each recipient.  Times are UTC."""
     name = name.strip()
     with (
         command_line.reading(context) as engine,
         audit.asking(context, "trace", {"name": name}, reason) as asked,
     ):
-        steps = asked.counted(trace_.trace(engine, name))
-        tables.write_rows(_rows(steps, output_format), _COLUMNS, output_format)
+        is_ours = command_line.known(context)["is_ours"]
+        steps = list(asked.counted(trace_.trace(engine, name, is_ours)))
+    if output_format == "jsonl":
+        tables.write_rows(map(_row, steps), (), output_format)
+        return
+    if output_format == "table":
+        _write_states(steps)
+    story = sorted((row for step in steps for row in _story(step)), key=lambda row: row["at"])
+    if output_format == "table":
+        story = [row | {"at": f"{row['at'][:19]}Z"} for row in story]
+    tables.write_rows(story, _COLUMNS, output_format)
 
 
-def _rows(steps: Iterable[trace_.Step], output_format: str) -> Iterator[dict[str, object]]:
+def _row(step: trace_.Step) -> dict[str, object]:
+    row: dict[str, object] = asdict(step.found)
+    return row | {
+        "came_from": step.came_from,
+        "resent_by": step.resent_by,
+        "told": step.told,
+        "delivery": step.telling.to_json(),
+    }
+
+
+def _write_states(steps: Iterable[trace_.Step]) -> None:
+    """How each end stands, where any log told; why nothing is known, where none did."""
+    unknown: dict[str, list[str]] = {}
+    rows: list[dict[str, object]] = []
     for step in steps:
-        row: dict[str, object] = asdict(step.found)
-        if output_format == "table":
-            row["recorded_at"] = step.found.recorded_at[:19] + "Z"
-        yield row | {
-            "came_from": step.came_from,
-            "resent_by": step.resent_by,
-            "told": step.told,
-        }
+        queue_id = step.found.queue_id
+        if step.telling.unknown is not None:
+            unknown.setdefault(step.telling.unknown, []).append(queue_id)
+            continue
+        for passage, state in step.telling.states():
+            kind = "copy" if passage.is_copy else "recipient"
+            rows.append(
+                {"queue_id": queue_id, "address": passage.address, "is": kind, "state": state}
+            )
+    if rows:
+        tables.write_rows(rows, _ENDS, "table")
+    for why, queue_ids in unknown.items():
+        click.echo(tables.escape(f"what became of {', '.join(queue_ids)}: {why}"))
+
+
+def _story(step: trace_.Step) -> Iterator[dict[str, str]]:
+    """Lines of the story of one record."""
+    relay = step.found.relay
+    yield {
+        "at": step.found.recorded_at,
+        "relay": relay,
+        "queue_id": step.found.queue_id,
+        "told": step.told,
+    }
+    for event in step.telling.events():
+        yield {"at": event.at, "relay": relay, "queue_id": event.queue_id, "told": event.told}
