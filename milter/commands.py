@@ -25,15 +25,19 @@ from carbonseal.milter import (
     config,
     explain,
     postfix_effects,
+    postfix_settings,
     postfix_setup,
     seal,
     socket_address,
     supervisor,
 )
 from carbonseal.milter.config import Configuration
+from carbonseal.milter.copies import probe
 from carbonseal.policies import retention
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
+_SIZE_LIMIT = "message_size_limit"
+_DEFAULT_SIZE_LIMIT = 10_240_000
 _OTHER_QUEUES = 5 * 86400  # seconds
 _DRY_RUN = (
     "DRY RUN (milter.dry_run): no mail is signed, copied or refused, only recorded; do not rotate"
@@ -87,9 +91,14 @@ def config_group() -> None:
 
 
 @config_group.command()
+@click.option("--probe", "is_probed", is_flag=True, help="Ask the archive's hosts as well.")
 @click.pass_obj
-def check(context: Context) -> None:
-    """Say everything that is wrong with the configuration, the directories and the keys."""
+def check(context: Context, is_probed: bool) -> None:
+    """Say everything that is wrong with the configuration, the directories and the keys.
+
+    With --probe, the hosts of the archive are asked by SMTP what they offer, and whether they take
+    its mailboxes; nothing is sent.
+    """
     try:
         configuration = context.configuration
     except config.InvalidConfiguration as fault:
@@ -97,15 +106,31 @@ def check(context: Context) -> None:
             click.echo(tables.presentable(problem), err=True)
         raise SystemExit(fault.exit_code) from None
     complaints = list(_surroundings(configuration))
+    hints = []
+    if is_probed:
+        found = list(probe.findings(configuration, size_limit=_size_limit(configuration)))
+        complaints += [one.sentence for one in found if one.is_complaint]
+        hints = [one.sentence for one in found if not one.is_complaint]
     for complaint in complaints:
         click.echo(tables.presentable(complaint), err=True)
     if configuration.file.milter.dry_run:
         click.echo(tables.presentable(_DRY_RUN))
     for hint in postfix_effects.failures(configuration):
         click.echo(tables.presentable(f"hint: {hint.place}: {hint.text}"))
+    for sentence in hints:
+        click.echo(tables.presentable(f"hint: {sentence}"))
     if complaints:
         raise SystemExit(ConfigurationError.exit_code)
     click.echo(f"{context.path}: no complaints (version {configuration.version})")
+
+
+def _size_limit(configuration: Configuration) -> int:
+    """Of Postfix, in octets; 0: none."""
+    try:
+        told = postfix_settings.read(configuration.file.rotation.postfix).value(_SIZE_LIMIT)
+    except CarbonsealError:
+        told = None
+    return int(told) if told and told.isascii() and told.isdigit() else _DEFAULT_SIZE_LIMIT
 
 
 def _surroundings(configuration: Configuration) -> list[str]:

@@ -21,6 +21,7 @@ class _Commands(click.Group):
         "show": "search.commands:show",
         "trace": "search.trace_command:trace",
         "stats": "search.statistics_command:stats",
+        "copies": "search.copies_command:copies",
         "export": "handover.commands:export_command",
         "import": "handover.commands:import_command",
         "hold": "keeping.commands:hold_command",
