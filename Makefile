@@ -81,6 +81,10 @@ test-outage: setup ## the archive's host is down for five minutes while mail flo
 soak-rotation: setup ## rotate under mail, TURNS times for each domain (default 30, half an hour)
 	ROTATIONS=$(or $(TURNS),30) $(PY) -m pytest tests/postfix/test_rotation.py -k many -s --timeout 7200
 
+.PHONY: manuals
+manuals: setup ## write into the man pages what the program says of itself: commands, options, keys
+	@PYTHONPATH=tests $(PY) -m support.manual_pages
+
 .PHONY: deb deb-lock test-package
 deb: ## build the Debian package below build/deb (REVISION= replaces the one of its changelog)
 	@PACKAGE=1 sh packaging/setup.sh
