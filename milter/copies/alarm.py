@@ -27,6 +27,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email import policy
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 from typing import Any, Final
@@ -143,7 +144,7 @@ def _as_nobody() -> dict[str, Any]:
 
 def send(about: Mapping[str, Any], to: str, smtp: SocketAddress) -> None:
     """Hand the mail to the MTA.  Raises: OSError, SMTPException."""
-    content = message(about, to).as_bytes()
+    content = message(about, to).as_bytes(policy=policy.SMTP)
     with _connected(smtp) as session:
         session.ehlo()
         is_silent = session.has_extn("dsn")

@@ -132,6 +132,7 @@ class Ledger:
         at = _unix(told.at)
         was_lost = self.lost.get(key)
         if was_lost is not None and at <= was_lost.at:
+            self._forget(key)
             return  # told again; later, it is another message, for Postfix uses short ids anew
         attempt = Attempt(at, outcome, told.reply[:_LONGEST], told.next_hop)
         was = self.waiting.get(key)

@@ -61,6 +61,7 @@ class Watching:
     _rung: dict[str, float] = field(default_factory=dict)  # mailbox -> when its alarm was raised
     _diverted: set[str] = field(default_factory=set)
     _trouble: str | None = None
+    _is_told: bool = False
     _said_at: float = -_SAY_SECONDS
     _listed_at: float = -_LIST_SECONDS
     _look_at: float = 0.0
@@ -111,7 +112,10 @@ class Watching:
             self._look_at = now + _LOOK_SECONDS
             self._look()
         is_changed = self.book.is_changed
-        if is_changed and now >= self._listed_at + _LIST_SECONDS:
+        if self._is_told:  # at once: who is killed now must not tell it again
+            self._is_told = False
+            self._write(lists=True)
+        elif is_changed and now >= self._listed_at + _LIST_SECONDS:
             self._write(lists=True)
         elif now >= self._said_at + (_WRITE_SECONDS if is_changed else _SAY_SECONDS):
             self._write(lists=False)
@@ -161,7 +165,7 @@ class Watching:
             remedy = "see the archive's host; carbonseal archive copies lists what waits or is lost"
             log.error("archive-copy-failing", **said, remedy=remedy)
         self.bell.ring(about)
-        self.book.is_changed = True
+        self._is_told = self.book.is_changed = True
 
     def _facts(self, event: str, mailbox: str, standing: Standing, now: float) -> dict[str, Any]:
         ids = [
