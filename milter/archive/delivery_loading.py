@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, any_, bindparam, delete, select
+from sqlalchemy import Connection, Table, any_, bindparam, delete, select
 from sqlalchemy.dialects import postgresql
 
 from carbonseal.milter.archive import (
@@ -140,7 +140,7 @@ class _Loading:
         self._candidates: dict[tuple[str, str], list[Candidate]] = {}  # by relay and queue id
         self._homes: dict[str, _Home] = {}
         self._rows: list[tuple[Any, ...]] = []
-        self._moved: list[Line] = []
+        self._moved: dict[Line, frozenset[int]] = {}  # with the addresses in them
         self._children: dict[tuple[str, str, str], tuple[int, int]] = {}
         self._states: set[tuple[int, str]] = set()
         self._addresses: set[tuple[int, str]] = set()
@@ -192,7 +192,7 @@ class _Loading:
         """Put a line to its record; the queue ids that it tells to be of the same."""
         line, home = one.line, self._homes[found.record_id]
         if not one.is_new:
-            self._moved.append(one.where)
+            self._moved[one.where] = one.address_ids
         if one.where in home.lines:
             return set()
         if line.salt is not None and line.salt in home.salts:
@@ -296,15 +296,7 @@ class _Loading:
 
     def _store(self, left: Sequence[_Item]) -> None:
         connection = self._connection
-        for chunk in chunks(self._moved, _CHUNK):
-            # One statement for many; a comparison of pairs finds no index on MariaDB.
-            connection.execute(
-                delete(schema.delivery_waiting).where(
-                    _waiting.segment_id == bindparam("b_segment"),
-                    _waiting.position == bindparam("b_position"),
-                ),
-                [{"b_segment": segment, "b_position": position} for segment, position in chunk],
-            )
+        unwait(self._moved, connection)
         inserting.insert(schema.delivery, self._rows, connection)
         self._wait(left)
         names = ("relay", "queue_id", "record_id")
@@ -348,6 +340,41 @@ class _Loading:
             for one in left
         ]
         self._connection.execute(insert_missing(schema.delivery_waiting, self._connection), rows)
+        named = [
+            {"address_id": who, "segment_id": one.where[0], "position": one.where[1]}
+            for one in left
+            for who in sorted(one.address_ids)
+        ]
+        if named:
+            table = schema.waiting_address
+            self._connection.execute(insert_missing(table, self._connection), named)
+
+
+def unwait(lines: Mapping[Line, Iterable[int]], connection: Connection) -> None:
+    """Take these lines, with the addresses in them, out of those that wait."""
+    # One statement for many; a comparison of pairs finds no index on MariaDB.
+    if lines:
+        connection.execute(
+            delete(schema.delivery_waiting).where(*_line_is(schema.delivery_waiting)),
+            [{"b_segment": segment, "b_position": position} for segment, position in lines],
+        )
+    named = [
+        {"b_address": who, "b_segment": line[0], "b_position": line[1]}
+        for line, some in lines.items()
+        for who in some
+    ]
+    if named:
+        is_who = schema.waiting_address.c.address_id == bindparam("b_address")
+        connection.execute(
+            delete(schema.waiting_address).where(is_who, *_line_is(schema.waiting_address)), named
+        )
+
+
+def _line_is(table: Table) -> tuple[Any, Any]:
+    return (
+        table.c.segment_id == bindparam("b_segment"),
+        table.c.position == bindparam("b_position"),
+    )
 
 
 def _names(one: _Item) -> tuple[str, ...]:

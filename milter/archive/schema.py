@@ -6,9 +6,9 @@ they were emptied.  `header_dictionary`: what header sections have in common.  I
 tables on SQLite and MariaDB: `participant`, `participant_domain`, `header_term`; PostgreSQL, where
 a row of such a table costs a hundred octets, has arrays of terms with GIN instead (`message_terms`,
 `header_section_terms`; `postings` says what goes in).  What became of messages: `delivery`,
-`delivery_waiting`, `forwarded`, found by `delivery_state` and `delivery_address`.  The spool as
-loaded: `segment`, `set_aside`, `repeated`.  Evidence: `seal`, `stamp`.  What was taken out, and
-what must not be: `tombstone`, `redaction`, `hold`, `hold_member`.
+`delivery_waiting`, `forwarded`, found by `delivery_state`, `delivery_address` and
+`waiting_address`.  The spool as loaded: `segment`, `set_aside`, `repeated`.  Evidence: `seal`,
+`stamp`.  What was taken out, and what must not be: `tombstone`, `redaction`, `hold`, `hold_member`.
 
 Promises: the record id is the only key of a fact.  Its first 48 bits are the time, so each index
 (what, record_id) is in order of time, pages are cut by comparing one value (MariaDB finds no index
@@ -364,6 +364,7 @@ header_term = Table(
     sqlite_with_rowid=False,
 )
 
+
 def _line() -> tuple[Column[Any], Column[Any]]:
     return (
         _key("segment_id", BigInteger, "spool segment the event line came from"),
@@ -405,6 +406,15 @@ delivery_waiting = Table(
     Index("delivery_waiting_by_queue_id", "queue_id"),
     Index("delivery_waiting_by_time", "at"),
     comment="event lines whose record has not come, or never will",
+)
+
+waiting_address = Table(
+    "waiting_address",
+    metadata,
+    _key("address_id", BigInteger, "who"),
+    *_line(),
+    comment="index of addresses in event lines that wait",
+    sqlite_with_rowid=False,
 )
 
 delivery_state = Table(

@@ -22,6 +22,10 @@ GRANT INSERT ON header_term TO carbonseal_writer;
 GRANT INSERT ON seal TO carbonseal_writer;
 GRANT INSERT ON stamp TO carbonseal_writer;
 GRANT INSERT ON header_dictionary TO carbonseal_writer;
+GRANT INSERT ON delivery TO carbonseal_writer;
+-- Lines of the mail log move to their record when it comes.
+GRANT INSERT, UPDATE, DELETE ON delivery_waiting TO carbonseal_writer;
+GRANT INSERT, UPDATE, DELETE ON waiting_address TO carbonseal_writer;
 -- How far a segment is loaded is book-keeping, no evidence.
 GRANT INSERT, UPDATE ON segment TO carbonseal_writer;
 -- "Insert unless it is there" is an update on MariaDB, and asks for the right to one.  So a relay
@@ -36,6 +40,9 @@ GRANT INSERT, UPDATE ON verdict TO carbonseal_writer;
 GRANT INSERT, UPDATE ON retention TO carbonseal_writer;
 GRANT INSERT, UPDATE ON set_aside TO carbonseal_writer;
 GRANT INSERT, UPDATE ON repeated TO carbonseal_writer;
+GRANT INSERT, UPDATE ON delivery_state TO carbonseal_writer;
+GRANT INSERT, UPDATE ON delivery_address TO carbonseal_writer;
+GRANT INSERT, UPDATE ON forwarded TO carbonseal_writer;
 
 -- Officers leave a trace of what they asked for, and can remove none.
 -- Whoever asks or imports by a relay's own login is written down as well.
@@ -54,6 +61,12 @@ GRANT INSERT, DELETE ON redaction TO carbonseal_keeper;
 GRANT INSERT, DELETE ON participant TO carbonseal_keeper;
 GRANT INSERT, DELETE ON participant_domain TO carbonseal_keeper;
 GRANT INSERT, DELETE ON header_term TO carbonseal_keeper;
+GRANT INSERT, DELETE ON delivery TO carbonseal_keeper;
+GRANT INSERT, UPDATE, DELETE ON delivery_waiting TO carbonseal_keeper;
+GRANT INSERT, UPDATE, DELETE ON waiting_address TO carbonseal_keeper;
+GRANT INSERT, UPDATE, DELETE ON delivery_state TO carbonseal_keeper;
+GRANT INSERT, UPDATE, DELETE ON delivery_address TO carbonseal_keeper;
+GRANT INSERT, UPDATE, DELETE ON forwarded TO carbonseal_keeper;
 GRANT UPDATE ON dictionary_epoch TO carbonseal_keeper;
 GRANT INSERT, UPDATE, DELETE ON tombstone TO carbonseal_keeper;
 GRANT INSERT, UPDATE, DELETE ON address TO carbonseal_keeper;

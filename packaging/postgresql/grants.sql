@@ -25,8 +25,11 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO carbonseal_writer, carbonseal_rea
 GRANT INSERT ON
     message, header_section,
     domain, address, circumstance, route, signing_form, verdict, retention,
-    segment, set_aside, repeated, seal, stamp, header_dictionary
+    segment, set_aside, repeated, seal, stamp, header_dictionary,
+    delivery, delivery_state, delivery_address, delivery_waiting, waiting_address, forwarded
   TO carbonseal_writer;
+-- Lines of the mail log move to their record when it comes.
+GRANT DELETE ON delivery_waiting, waiting_address TO carbonseal_writer;
 -- How far a segment is loaded is book-keeping, no evidence.
 GRANT UPDATE ON segment TO carbonseal_writer;
 -- Tables for months that are missing.
@@ -42,7 +45,10 @@ GRANT INSERT, UPDATE ON hold TO carbonseal_keeper;
 GRANT INSERT, DELETE ON hold_member TO carbonseal_keeper;
 -- Retention and erasure: records go, or come back without a person or a subject; what went is
 -- written down.
-GRANT INSERT, DELETE ON message, header_section, redaction TO carbonseal_keeper;
+GRANT INSERT, DELETE ON
+    message, header_section, redaction,
+    delivery, delivery_state, delivery_address, delivery_waiting, waiting_address, forwarded
+  TO carbonseal_keeper;
 GRANT UPDATE ON dictionary_epoch TO carbonseal_keeper;
 GRANT INSERT, UPDATE, DELETE ON tombstone TO carbonseal_keeper;
 GRANT INSERT ON

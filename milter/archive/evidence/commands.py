@@ -245,6 +245,8 @@ def _facts(report: Report) -> dict[str, Any]:
         "set_aside": counts.aside,
         "repeated": counts.repeated,
         "not_sealed_yet": counts.waiting,
+        "event_lines": counts.deliveries,
+        "event_lines_taken_out": counts.deliveries_gone,
         "stamps": report.stamps,
         "held_against": report.held_against,
     }
@@ -257,6 +259,8 @@ def _lines(report: Report) -> list[str]:
     ]
     for count, what in (
         (counts.gone, "were taken out by retention"),
+        (counts.deliveries, "lines of the mail log stand beside their records"),
+        (counts.deliveries_gone, "lines of the mail log went with their records"),
         (counts.without_header, "have lost their header section to retention"),
         (counts.redacted, "had a person erased"),
         (counts.aside, "lines were set aside and never were in the database"),

@@ -12,9 +12,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from carbonseal.milter.archive import rows, schema, segments, spool, terms
+from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.evidence import absence, leaf, seal
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.seal import BadEntry
@@ -22,6 +23,7 @@ from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.segments import Segment
 
 _EXPLAINED = 20  # each reads a segment up to its line
+_CHUNK = 500
 _NAMED = 6  # parts in one sentence
 
 
@@ -127,10 +129,39 @@ def _not_erased(engine: Engine, segment: Segment, places: list[int]) -> list[int
     """The places where no erasure or retention is the reason for another line."""
     wanted = set(places)
     record_ids: dict[int, str] = {}
+    queue_ids: dict[int, str] = {}  # of event lines
     for one in segments.read(segment, 0):
-        if one.position in wanted and isinstance(said := one.content.get("record_id"), str):
+        if one.position not in wanted:
+            continue
+        if isinstance(said := one.content.get("record_id"), str):
             record_ids[one.position] = said
+        elif isinstance(said := one.content.get("queue_id"), str):
+            queue_ids[one.position] = said
+    segment_id = terms.term(segment.name)
     with engine.connect() as connection:
         redacted = absence.redactions(list(record_ids.values()), connection)
-        gone = absence.tombstones(terms.term(segment.name), connection).records
-    return [at for at in places if record_ids.get(at) not in redacted and at not in gone]
+        erased = _erased_lines(segment_id, set(queue_ids.values()), connection)
+        gone = absence.tombstones(segment_id, connection).records
+    return [
+        at
+        for at in places
+        if record_ids.get(at) not in redacted and at not in gone and at not in erased
+    ]
+
+
+def _erased_lines(segment_id: int, queue_ids: set[str], connection: Connection) -> set[int]:
+    """Places of event lines about these queue ids from which a person was erased."""
+    found: set[int] = set()
+    for table, name in (
+        (schema.delivery, schema.message.c.queue_id),
+        (schema.delivery, schema.forwarded.c.queue_id),
+        (schema.delivery_waiting, schema.delivery_waiting.c.queue_id),
+    ):
+        query = select(table.c.position).where(
+            table.c.segment_id == segment_id, table.c.redaction.is_not(None)
+        )
+        if name.table is not table:
+            query = query.where(table.c.record_id == name.table.c.record_id)
+        for chunk in chunks(sorted(queue_ids), _CHUNK):
+            found.update(connection.scalars(query.where(name.in_(chunk))))
+    return found

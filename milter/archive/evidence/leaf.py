@@ -7,7 +7,8 @@ canonical JSON being ASCII with sorted keys and without white space (Python's `j
 `sort_keys=True, separators=(",", ":")`).  Commitments of the rest, and those of the header section,
 are each taken together as SHA-256 over the names in their order (canonical JSON of a list), 0x00
 and the commitments in the same order; the leaf of the line is SHA-256(0x00 | rest | header).  A
-line that is no record (an event, say) has SHA-256(line) and 32 zeros instead.
+line that is no record has SHA-256(line) and 32 zeros instead; event lines have what `event_leaf`
+says.
 
 Salts come from the line's salt S and cannot be reckoned backwards:
     rest salt, fields salt, subject salt   the first 48 octets of SHAKE128(S), 16 each; the rest

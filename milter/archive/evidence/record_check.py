@@ -57,6 +57,8 @@ class Counts:
     aside: int = 0
     repeated: int = 0
     waiting: int = 0  # records of segments that are not sealed yet
+    deliveries: int = 0  # event lines
+    deliveries_gone: int = 0
     events: set[int] = field(default_factory=set)  # audit events of tombstones and redactions
 
 
@@ -81,6 +83,7 @@ class RecordCheck:
         self._active: dict[int, SealedSegment] = {}
         # Of the page at hand: records as stored, as they would be made now, and where they are.
         self._complete: dict[str, tuple[Rows, Rows, SealedSegment, int]] = {}
+        self.with_events: set[int] = set()  # segments that were seen to have event lines
         self._waiting: dict[int, tuple[int, str, str]] = {}  # count, first and last record
 
     def total(self) -> int:
@@ -284,11 +287,15 @@ class RecordCheck:
         for place in sorted(gone.records - missing):
             what = "retention had taken it out, and it is here again"
             yield segment.finding("added", what, place)
-        self._counts.gone += len(missing & gone.records)
+        self._counts.gone += len((missing & gone.records) - segment.event_lines)
         missing -= gone.records
         yield from self._check_aside(segment, aside)
         missing -= aside
-        yield from self._check_repeats(segment, {p: r for p, r in repeats.items() if p in missing})
+        events = segment.event_lines  # which `delivery_check` looks after
+        if events:
+            self.with_events.add(segment_id)
+        repeated = {p: r for p, r in repeats.items() if p in missing and p not in events}
+        yield from self._check_repeats(segment, repeated)
         missing -= repeats.keys()
         if missing:
             missing -= segment.without_record

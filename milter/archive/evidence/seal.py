@@ -4,7 +4,8 @@ An entry is canonical JSON (see `leaf.canonical`) of
     v 1 · relay (name of the chain) · number (from 1 without a gap) · segment (its name) ·
     lines (of records, what was no record included) · first (number of its first line among all
     lines of the relay, from 1) · aside (how many of its lines no database would take) ·
-    first_record_id, last_record_id (none of its records is older or newer) · root (Merkle root
+    first_record_id, last_record_id (none of its records is older or newer; of event lines the
+    time alone) · root (Merkle root
     over its leaves, hex) · previous (digest of the entry before, hex; zeros before the first) ·
     audit (number and digest of the audit's last event) · sealed_at (RFC 3339) · key (public
     Ed25519 key that signed, hex) · findings (only where the segment was not as it should have
@@ -19,17 +20,18 @@ Does not: keep entries (`chain` does) or judge them (`verify` does).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from carbonseal.milter.archive import merkle, segments, terms
-from carbonseal.milter.archive.evidence import leaf
+from carbonseal.milter.archive import merkle, record, segments, terms
+from carbonseal.milter.archive.evidence import event_leaf, leaf
 from carbonseal.milter.archive.segments import Entry, Segment
 
 BEGINNING = bytes(32)  # stands for the digest before the first entry
 VERSION = 1
+_TIME = 10  # characters of an id that tell its time
 
 
 class BadEntry(ValueError):
@@ -195,9 +197,21 @@ class Surveying:
         if content is None:
             self._broken.append(len(self._digests) // leaf.DIGEST)
         else:
-            self._take_id(content.get("record_id"))
+            self._take_ids(content)
         self._digests += merkle.quick_leaf_hash(one.line)
-        self._evidence += leaf.evidence_of(one.line, content)
+        if content is not None and record.is_event(content):
+            self._evidence += event_leaf.evidence_of(one.line, content)
+        else:
+            self._evidence += leaf.evidence_of(one.line, content)
+
+    def _take_ids(self, content: Mapping[str, Any]) -> None:
+        event_id = _usable_id(content.get("event_id"))
+        if event_id is None:
+            self._take_id(content.get("record_id"))
+            return
+        # The rest of it is made from names, and a seal stays when they are erased.
+        self._take_id(event_id[:_TIME] + "0" * (terms.RECORD_ID_LENGTH - _TIME))
+        self._take_id(event_id[:_TIME] + "Z" * (terms.RECORD_ID_LENGTH - _TIME))
 
     def _take_id(self, value: Any) -> None:
         record_id = _usable_id(value)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine, select
 
 from carbonseal.milter.archive import schema
-from carbonseal.milter.archive.evidence import leaf, seal
+from carbonseal.milter.archive.evidence import event_leaf, leaf, seal
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.seal import BadEntry
 
@@ -44,8 +44,17 @@ class SealedSegment:
     @property
     def without_record(self) -> set[int]:
         """Places of lines that were sealed as no records: events, and lines that were damaged."""
+        header, none = slice(leaf.DIGEST, leaf.ENTRY), (leaf.NO_HEADER, event_leaf.MARK)
+        return {place for place in range(self.lines) if self.entry(place)[header] in none}
+
+    @property
+    def event_lines(self) -> set[int]:
+        """Places of event lines, which SQL has beside their records."""
         header = slice(leaf.DIGEST, leaf.ENTRY)
-        return {place for place in range(self.lines) if self.entry(place)[header] == leaf.NO_HEADER}
+        if event_leaf.MARK not in self.leaves:
+            return set()
+        places = range(self.lines)
+        return {place for place in places if self.entry(place)[header] == event_leaf.MARK}
 
     def place_of(self, entry: bytes) -> int | None:
         """Where in the segment such a line was sealed."""

@@ -1,7 +1,8 @@
 """Is the archive what the relays have sealed?  All checks together.
 
 In this order: the seals to themselves, to the relay's own chain and to what people noted
-(`chain_check`); the audit; time stamps; every record (`record_check`); the segments that are still
+(`chain_check`); the audit; time stamps; every record (`record_check`) and every event line
+(`delivery_check`); the segments that are still
 in loaded/ (`copy_check`).
 
 Promises: says nothing for what was written, expired, erased and loaded again as it should be.
@@ -24,6 +25,7 @@ from carbonseal.milter.archive import audit, schema
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.evidence import chain_check, copy_check, stamp
 from carbonseal.milter.archive.evidence.chain_check import Chain, Expected, Known
+from carbonseal.milter.archive.evidence.delivery_check import DeliveryCheck
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.record_check import Counts, RecordCheck
 from carbonseal.milter.archive.evidence.record_scan import Span
@@ -78,6 +80,16 @@ def verify(
         explain=_no_explanation if copies is None else copies.explain,
     )
     yield from _counted(checking.run(), "segments", checking.total(), progress)
+    deliveries = DeliveryCheck(
+        engine,
+        report.counts,
+        checking.with_events,
+        span=question.span,
+        relay=question.relay,
+    )
+    yield from _counted(
+        deliveries.run(), "segments of deliveries", len(checking.with_events), progress
+    )
     yield from _check_events(audit_engine, report.counts.events)
     if copies is not None:
         wanted = [name for name in names if _is_in(name, question.span)]

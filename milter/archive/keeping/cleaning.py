@@ -1,9 +1,10 @@
 """Addresses and domains that no record names any more leave the dictionary.
 
 Promises: only what took part in records that went is looked at, in bounded batches; a row goes only
-if no index leads from it to a record, looked up while no batch of records can be loaded.  Writers
-remember ids; `taking.announce` makes them forget before they load again, so no record is left with
-an id that leads nowhere.  An archive recipient stays, since no index tells where it is used.
+if no index leads from it to a record or a line of the mail log, looked up while no batch of records
+can be loaded.  Writers remember ids; `taking.announce` makes them forget before they load again, so
+no record is left with an id that leads nowhere.  An archive recipient stays, since no index tells
+where it is used.
 
 Safe direction: who is interrupted leaves a row that nobody needs.
 
@@ -49,6 +50,10 @@ class Cleaning:
         for one in records:
             self._texts.update(one.parsed.participants)
             self._domains.update(one.parsed.domains)
+
+    def note_addresses(self, address_ids: Iterable[int]) -> None:
+        """Those whom lines of the mail log named, which are gone."""
+        self._ids.update(address_ids)
 
     def note_terms(self, elements: frozenset[int]) -> None:
         """Everybody whose terms these are (PostgreSQL, where a month goes unread)."""
@@ -110,6 +115,10 @@ def _unused_domains(domain_ids: Sequence[int], connection: Connection) -> list[i
 
 
 def _is_used(address_id: int, connection: Connection) -> bool:
+    for table in (schema.delivery_address, schema.waiting_address):
+        named = select(table.c.address_id).where(table.c.address_id == address_id).limit(1)
+        if connection.execute(named).first() is not None:
+            return True
     if connection.dialect.name == "postgresql":
         return _overlaps(postings.with_address(address_id, _ANY), connection)
     columns = schema.participant.c

@@ -30,7 +30,14 @@ from sqlalchemy import BigInteger, Connection, Engine, select, update
 from sqlalchemy.dialects import postgresql
 
 from carbonseal.milter.archive import dictionary, postings, retrieve, schema, terms
-from carbonseal.milter.archive.keeping import copies, holds, person, taking, transactions
+from carbonseal.milter.archive.keeping import (
+    copies,
+    delivery_taking,
+    holds,
+    person,
+    taking,
+    transactions,
+)
 from carbonseal.milter.archive.keeping.copies import Copies
 from carbonseal.milter.archive.keeping.holds import Find
 from carbonseal.milter.archive.keeping.person import Person
@@ -63,6 +70,7 @@ class Done:
     parts: dict[str, int] = field(default_factory=dict)  # changed, by name of the part
     addresses: int = 0
     hashes: list[str] = field(default_factory=list)  # of the mailboxes that were emptied
+    waiting_lines: int = 0  # of the mail log, of messages without a record
     refused_lines: int = 0  # sentences about lines set aside that named the person
     copies: Copies = field(default_factory=Copies)
 
@@ -79,6 +87,7 @@ def look(
     with engine.connect() as connection:
         mailboxes, extensions = _mailboxes(who, connection)
         named = set(_by_index(mailboxes.values(), connection, with_indirect=who.with_extensions))
+        named.update(delivery_taking.naming(mailboxes.values(), connection))
     if everywhere:
         named.update(_everywhere(engine, who, named, progress))
     record_ids = tuple(sorted(named))
@@ -288,11 +297,41 @@ class Erasure:
             if content != held.content:
                 changes.append(taking.without_person(held, content, self._event, connection))
         taking.replace(changes, connection, self._ids, indexed=self._indexed)
+        told = self._untold(record_ids, changes, connection)
         for one in changes:
             for name in taking.changed_parts(one):
                 kind = name.partition("/")[0] if name.startswith("recipients") else name
                 self.done.parts[kind] = self.done.parts.get(kind, 0) + 1
-        return {one.before.record_id for one in changes}
+        if told:
+            self.done.parts["deliveries"] = self.done.parts.get("deliveries", 0) + len(told)
+        return told | {one.before.record_id for one in changes}
+
+    def _untold(
+        self, record_ids: list[str], changes: Sequence[taking.Changed], connection: Connection
+    ) -> set[str]:
+        """The same for what the mail log told of these records."""
+        tokens = self._tokens()
+        logins = {
+            one.before.record_id: login
+            for one in changes
+            if (login := one.before.content["login"]) and login != one.content["login"]
+        }
+
+        def without(record_id: str) -> delivery_taking.Erase:
+            own = {logins[record_id]} if record_id in logins else ()
+            return lambda value: person.erased_from(value, self._who, tokens, own)
+
+        return delivery_taking.erase(record_ids, without, self._event, connection, self._ids)
+
+    def _without_waiting(self, connection: Connection) -> int:
+        tokens = self._tokens()
+        return delivery_taking.erase_waiting(
+            self._emptied.values(),
+            lambda value: person.erased_from(value, self._who, tokens),
+            self._event,
+            connection,
+            self._ids,
+        )
 
     def _tokens(self) -> dict[str, str]:
         """What stands for each mailbox."""
@@ -332,10 +371,12 @@ class Erasure:
             for one in _by_index(ids, connection, with_indirect=self._who.with_extensions)
             if one not in self._seen
         ]
+        late += [one for one in delivery_taking.naming(ids, connection) if one not in self._seen]
         self._changed |= self._replaced(late[: self._batch], connection)
         self._seen.update(late[: self._batch])
         if len(late) > self._batch:
             return False
+        self.done.waiting_lines += self._without_waiting(connection)
         columns = schema.address.c
         for some in dictionary.chunks(ids):
             connection.execute(

@@ -18,13 +18,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, literal_column, or_, select, text
+from sqlalchemy import (
+    Connection,
+    Table,
+    and_,
+    case,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+)
 
 from carbonseal.milter.archive import schema, terms
-from carbonseal.milter.archive.keeping import holds, taking
+from carbonseal.milter.archive.keeping import delivery_taking, holds, taking
 
 _PARTITION = re.compile(r"message_([0-9]{4})_([0-9]{2})")
-_TABLES = (schema.message, schema.header_section)
+_TABLES = (schema.message, schema.header_section, schema.delivery)
+_WITH_TERMS = frozenset(("message", "header_section"))
 _STREAM = 1000
 Befores = Mapping[int, int]  # by retention class: records of before that moment go; microseconds
 
@@ -52,6 +64,7 @@ class Taken:
 
     by_class: dict[int, int]  # records by retention class
     elements: frozenset[int]  # terms of their rows: who took part
+    addresses: frozenset[int]  # whom only the mail log named
 
 
 def whole(connection: Connection, befores: Befores) -> Iterator[Month]:
@@ -114,11 +127,13 @@ def empty(month: Month, befores: Befores, event: int, connection: Connection) ->
     """Drop the month, its held records carried over; None if it must stay after all."""
     # Nobody may load anything from here on, and then nobody remembers this month's partition.
     taking.announce(connection)
-    connection.exec_driver_sql("LOCK TABLE message, header_section IN SHARE ROW EXCLUSIVE MODE")
+    connection.exec_driver_sql(
+        "LOCK TABLE message, header_section, delivery IN SHARE ROW EXCLUSIVE MODE"
+    )
     if not _is_over(month, befores, connection):
         return None
     goes = and_(_inside(month), ~holds.is_held(schema.message.c.record_id))
-    taken = _bury(goes, event, connection)
+    taken = _bury(goes, event, connection, _bury_deliveries(month, event, connection))
     carried = _carry(month, connection)
     connection.execute(select(func.carbonseal_drop_partition(month.name)))
     if carried:
@@ -127,7 +142,26 @@ def empty(month: Month, befores: Befores, event: int, connection: Connection) ->
     return taken
 
 
-def _bury(goes: Any, event: int, connection: Connection) -> Taken:
+def _bury_deliveries(month: Month, event: int, connection: Connection) -> frozenset[int]:
+    """The same for event lines; delete what leads to them.  Returns whom only they named."""
+    first, last = month.bounds
+
+    def goes(table: Table) -> Any:
+        record_id = table.c.record_id
+        return and_(record_id >= first, record_id < last, ~holds.is_held(record_id))
+
+    columns, named = schema.delivery.c, schema.delivery_address
+    query = select(columns.segment_id, columns.position).where(goes(schema.delivery))
+    rows = connection.execute(query.execution_options(yield_per=_STREAM))
+    lines: list[taking.Line] = [(row.segment_id, row.position) for row in rows]
+    taking.bury(lines, taking.RECORD, event, connection)
+    addresses = frozenset(connection.scalars(select(named.c.address_id).where(goes(named))))
+    for table in delivery_taking.INDEXES:
+        connection.execute(delete(table).where(goes(table)))
+    return addresses
+
+
+def _bury(goes: Any, event: int, connection: Connection, addresses: frozenset[int]) -> Taken:
     columns = schema.message.c
     terms_of: Any = literal_column("message.terms", schema.message_terms.c.terms.type)
     query = select(columns.segment_id, columns.position, columns.retention_id, terms_of).where(goes)
@@ -140,7 +174,7 @@ def _bury(goes: Any, event: int, connection: Connection) -> Taken:
         elements.update(found)
         lines.append((segment_id, position))
     taking.bury(lines, taking.RECORD, event, connection)
-    return Taken(by_class, frozenset(elements))
+    return Taken(by_class, frozenset(elements), addresses)
 
 
 def _carry(month: Month, connection: Connection) -> bool:
@@ -178,7 +212,8 @@ def _put_back(connection: Connection) -> None:
 
 
 def _columns(table: Any) -> str:
-    return ", ".join([*table.c.keys(), "terms"])
+    more = ["terms"] if table.name in _WITH_TERMS else []
+    return ", ".join([*table.c.keys(), *more])
 
 
 def _microseconds(moment: datetime) -> int:

@@ -15,7 +15,7 @@ or a host name that only people understand stays, as does the client's IP addres
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -121,6 +121,10 @@ def erased(record: Record, person: Person, tokens: Mapping[str, str]) -> Record:
     `tokens`: what stands for each mailbox that is the person's, or was made of it (of a list or
     forwarder); the token of the person's own mailbox must be among them.
     """
+    if "event" in record:
+        made: Record = erased_from(record, person, tokens)
+        # The id was made from the facts, and whoever has it could try out names.
+        return {**made, "event_id": None} if "event_id" in record else made
     token = tokens[person.mailbox]
     content = dict(record)
     login = record.get("login")
@@ -136,6 +140,25 @@ def erased(record: Record, person: Person, tokens: Mapping[str, str]) -> Record:
         elif key not in ("record_id", "salt"):
             content[key] = _without(value, person, token, tokens)
     return content
+
+
+def erased_from(
+    value: Any, person: Person, tokens: Mapping[str, str], logins: Collection[str] = ()
+) -> Any:
+    """A value of an event line without the person; `logins`: those of the person in its record."""
+    if isinstance(value, Mapping):
+        made = {key: erased_from(inner, person, tokens, logins) for key, inner in value.items()}
+        login = value.get("login")
+        if isinstance(login, str) and (login in logins or _is_own_login(login, person)):
+            made["login"] = ERASED
+        return made
+    if isinstance(value, list | tuple):
+        return [erased_from(one, person, tokens, logins) for one in value]
+    return _without(value, person, tokens[person.mailbox], tokens)
+
+
+def _is_own_login(login: str, person: Person) -> bool:
+    return login.casefold() in (person.mailbox, person.mailbox.rpartition("@")[0])
 
 
 def _without(value: Any, person: Person, token: str, tokens: Mapping[str, str]) -> Any:
@@ -189,9 +212,7 @@ def _decoded(value: str) -> str:
 
 def _is_login(record: Record, person: Person) -> bool:
     """Whether the login is the person's: it names the address, or the person wrote the message."""
-    login = record["login"].casefold()
-    local = person.mailbox.rpartition("@")[0]
-    if login in (person.mailbox, local):
+    if _is_own_login(record["login"], person):
         return True
     senders = [record["reverse_path"]["address"]]
     for name, value in record.get("header_fields") or ():

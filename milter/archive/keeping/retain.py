@@ -23,7 +23,14 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, case, func, or_, select
 
 from carbonseal.milter.archive import schema, terms
-from carbonseal.milter.archive.keeping import cleaning, holds, months, taking, transactions
+from carbonseal.milter.archive.keeping import (
+    cleaning,
+    delivery_taking,
+    holds,
+    months,
+    taking,
+    transactions,
+)
 from carbonseal.milter.archive.keeping.holds import Find, Hold
 from carbonseal.milter.archive.keeping.taking import Held
 from carbonseal.policies.errors import DataError
@@ -75,6 +82,7 @@ class Done:
 
     taken: dict[tuple[str, str], int] = field(default_factory=dict)  # (class, what): how many
     months: list[str] = field(default_factory=list)
+    waiting_lines: int = 0  # of the mail log, of messages without a record
     addresses: int = 0
     domains: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)  # record id and why it stays
@@ -217,6 +225,7 @@ class Run:
         self._ids = taking.Ids()
         self._cleaning = cleaning.Cleaning(engine, protected)
         self._known: frozenset[int] = frozenset()
+        self._noted: set[int] = set()  # addresses in lines of the mail log that went
         self.done = Done()
 
     def apply(self) -> Done:
@@ -230,9 +239,34 @@ class Run:
                 self._take(one, dues, record_ids)
                 self._progress(len(record_ids))
             self._cleaning.sweep()
+        self._take_waiting(dues)
         self.done.addresses, self.done.domains = self._cleaning.addresses, self._cleaning.domains
         holds.forget_released(self._engine)
         return self.done
+
+    def _take_waiting(self, dues: Sequence[Due]) -> None:
+        """Lines of the mail log without a record go when the last record of their time would.
+
+        They carry no stamp: while a class keeps records for ever, or nothing is stamped, they stay.
+        """
+        with self._engine.connect() as connection:
+            query = select(schema.retention.c.keep)
+            keeps = list(connection.scalars(query))
+        if not keeps or None in keeps:
+            return
+        before = min(one.before for one in dues if one.part == taking.RECORD)
+        while True:
+            lines, addresses = transactions.run(self._engine, partial(self._waiting, before))
+            self._cleaning.note_addresses(addresses)
+            self.done.waiting_lines += len(lines)
+            if len(lines) < self._batch:
+                break
+        self._cleaning.sweep()
+
+    def _waiting(self, before: int, connection: Connection) -> tuple[list[taking.Line], set[int]]:
+        lines, addresses = delivery_taking.remove_waiting(before, connection, self._batch)
+        taking.bury(lines, taking.RECORD, self._event, connection)
+        return lines, addresses
 
     def _look_up_holds(self, dues: Sequence[Due]) -> None:
         """Find again what live holds cover, among what could go."""
@@ -263,6 +297,7 @@ class Run:
                 if one.part == taking.RECORD and taken.by_class.get(one.retention_id):
                     self.done.add(one, taken.by_class[one.retention_id])
             self._cleaning.note_terms(taken.elements)
+            self._cleaning.note_addresses(taken.addresses)
             self._cleaning.sweep()
             self._progress(sum(taken.by_class.values()))
 
@@ -320,6 +355,7 @@ class Run:
             self._take(one, dues, record_ids[middle:])
             return
         self._ids.keep()
+        self._cleaning.note_addresses(self._noted)
         self.done.add(one, len(gone))
         if one.part == taking.RECORD:
             self._cleaning.note_records(gone)
@@ -342,6 +378,9 @@ class Run:
         taking.bury([held.line for held in records], one.part, self._event, connection)
         if one.part == taking.RECORD:
             taking.remove(records, connection)
+            record_ids = [held.record_id for held in records]
+            lines, self._noted = delivery_taking.remove(record_ids, connection)
+            taking.bury(lines, taking.RECORD, self._event, connection)
         else:
             change = taking.without_header if one.part == taking.HEADER else taking.without_subject
             changes = [change(held, self._event, connection) for held in records]

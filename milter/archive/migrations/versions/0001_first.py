@@ -367,6 +367,13 @@ def deliveries() -> None:
         comment="event lines whose record has not come, or never will",
     )
     op.create_table(
+        "waiting_address",
+        key("address_id", sa.BigInteger(), "who"),
+        *line(),
+        comment="index of addresses in event lines that wait",
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "delivery_state",
         key("state", sa.SmallInteger(), "place in schema.DELIVERY_STATES"),
         key("record_id", RECORD_ID, "ULID made by the milter; in order of time"),
