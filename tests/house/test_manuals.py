@@ -148,6 +148,26 @@ def test_the_overview_explains_every_variable_of_the_environment() -> None:
     assert said == read - {"PATH"}
 
 
+def test_the_overview_names_every_service_and_timer() -> None:
+    """A service that a timer starts goes by the timer's name."""
+    text = shown(manual_pages.PAGES / "carbonseal.8")
+    units = {path.name for path in (ROOT / "packaging/systemd").iterdir()}
+    timers = {name for name in units if name.endswith(".timer")}
+    services = {name.removesuffix(".service") for name in units - timers}
+    services -= {name.removesuffix(".timer") for name in timers}
+    said = set(re.findall(r"(?m)^ {7}(carbonseal-[a-z]+(?:\.timer)?)$", text))
+    assert said == services | timers
+
+
+def test_the_page_of_status_explains_every_check() -> None:
+    """Those that are needed, and those that are not."""
+    made = (ROOT / "policies/readiness.py").read_text()
+    checks = set(re.findall(r'Check\(\s*"([a-z-]+)"', made))
+    text = (manual_pages.PAGES / "carbonseal-status.8").read_text()
+    part = text.partition(".SH CHECKS")[2].partition(".SH")[0]
+    assert {manual_pages.plain(one) for one in re.findall(r"(?m)^\.B (.*)$", part)} == checks
+
+
 # --- Pages as pages -------------------------------------------------------------------------------
 
 

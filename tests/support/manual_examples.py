@@ -17,6 +17,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,10 +191,13 @@ class World:
         one = archive.Archive(self.root / "tmp")
         one.spool_directory = self.root / "var/spool/carbonseal"
         third = headers(From="Carol <carol@partner.example>", To="alice@example.com")
+        ago = time.time() - archive.START - 3600  # retention wants records that are new
         one.put(
-            build_record(0, queue_id=_QUEUE_ID),
-            build_record(1),
-            build_record(2, header_fields=third, signatures=[], crossing="inbound"),
+            build_record(0, seconds=ago, queue_id=_QUEUE_ID),
+            build_record(1, seconds=ago + 1),
+            build_record(
+                2, seconds=ago + 2, header_fields=third, signatures=[], crossing="inbound"
+            ),
         )
         self._run("archive write --once")
 

@@ -19,13 +19,15 @@ import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
 from carbonseal.milter import cli, config
+from carbonseal.milter.archive.search import fields
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "packaging/man"
@@ -166,7 +168,7 @@ def _tag(one: click.Option) -> str:
 
 
 def _key(one: click.Option) -> tuple[str, str]:
-    return _tag(one), one.help or ""
+    return _tag(one), f"{one.help or ''} {one.default if one.show_default else ''}"
 
 
 def _option(one: click.Option) -> list[str]:
@@ -230,6 +232,25 @@ def _about(
     return lines
 
 
+def fields_of_search(name: str) -> list[str]:
+    """The conditions of a query, with the values of those that have a few."""
+    choices = {
+        one.name: one.type.choices
+        for one in options(commands(groups()[name], name)["archive search"])
+        if isinstance(one.type, click.Choice)
+    }
+    lines: list[str] = []
+    for field in fields.FIELDS.values():
+        others = [code(alias) for alias, one in fields.ALIASES.items() if one == field.name]
+        about = f"{field.finds[:1].upper()}{field.finds[1:]}."
+        if field.name in choices:
+            about += f"  One of {_or([str(one) for one in choices[field.name]])}."
+        if others:
+            about += f"  Also written {_or([f'`{one}:`' for one in others])}."
+        lines += [".TP", f"\\fB{code(field.name)}:\\fR", *prose(about)]
+    return lines
+
+
 def overview(_: str) -> list[str]:
     """For carbonseal(8): the pages, and what each command there does."""
     lines: list[str] = []
@@ -259,7 +280,7 @@ class Entry:
     them."""
 
     keys: list[tuple[str, str]]  # name, default as it stands there
-    about: list[str] = field(default_factory=list)  # paragraphs
+    about: list[str] = dataclass_field(default_factory=list)  # paragraphs
     example: str = ""  # YAML, the value of the first key
 
 
@@ -269,7 +290,7 @@ class Section:
 
     name: str
     title: str
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[Entry] = dataclass_field(default_factory=list)
 
 
 def sections(text: str) -> list[Section]:
@@ -445,6 +466,7 @@ def _inner(above: str, model: Any, told: dict[str, tuple[str, str]]) -> list[str
 _MADE: dict[str, Callable[[str], list[str]]] = {
     "synopsis": synopsis,
     "commands": commands_of,
+    "fields": fields_of_search,
     "overview": overview,
     "options": global_options,
     "keys": keys_of_configuration,
