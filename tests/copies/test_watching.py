@@ -140,7 +140,24 @@ def test_while_a_log_is_caught_up_with_nobody_is_told_of_its_middle(watch: Watch
     assert watch.events == ["failing", "recovered"]
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"at":1,"recipients":[1]}', b"\xff"])
+_FAILING = b'{"at":1,"recipients":{"%s":{"state":"failing","failures":1,"since":%%b}}}' % (
+    ARCHIVE.encode()
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"[]", id="no-object"),
+        pytest.param(b"{}", id="no-time"),
+        pytest.param(b'{"at":1,"recipients":[1]}', id="no-mailboxes"),
+        pytest.param(b"\xff", id="no-text"),
+        pytest.param(_FAILING % (b"9" * 400), id="a-whole-number-that-no-float-holds"),
+        pytest.param(_FAILING % b"1e999", id="an-infinite-number"),
+        pytest.param(_FAILING % b"NaN", id="no-number"),
+    ],
+)
 def test_damaged_files_are_as_good_as_none(content: bytes, tmp_path: Path) -> None:
     """The follower begins anew, the workers send every copy where it belongs."""
     for name in (state.NAME, state.LISTS):

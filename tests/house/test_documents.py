@@ -150,6 +150,7 @@ FOLDERS = {
     "milter/archive/handover": "records that leave the archive, with their proof, and come back",
     "milter/archive/migrations": "the steps of the database's schema",
     "milter/follow": "what became of each message: Postfix's log, followed",
+    "milter/copies": "archive copies once they were sent: who watches them, and who is told",
     "milter/status": "how the relay is: what is counted and seen of it, and who is told",
 }
 

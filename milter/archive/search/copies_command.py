@@ -145,10 +145,15 @@ def _here(
                     "since": datetime.fromtimestamp(one.since, UTC),
                     "last": at,
                     "queue_id": one.queue_id,
-                    "message_id": one.message_id,
+                    "message_id": _bare(one.message_id),
                     "next_hop": one.next_hop,
                     "reply": one.reply,
                 }
+
+
+def _bare(message_id: str | None) -> str | None:
+    """As the archive shows it: without its brackets."""
+    return None if message_id is None else message_id.removeprefix("<").removesuffix(">")
 
 
 def _copies(
