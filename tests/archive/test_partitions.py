@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from sqlalchemy.exc import ProgrammingError
-from support import postgresql
+from support import event_lines, postgresql
 from support.archive import Archive, build_record
 
 from carbonseal.milter.archive import database, record
@@ -34,9 +34,13 @@ def places(archive: Archive, table: str = "message") -> dict[str, int]:
         return dict(tuple(one) for one in connection.exec_driver_sql(query))
 
 
-@pytest.mark.parametrize("table", ["message", "header_section"])
+@pytest.mark.parametrize("table", ["message", "header_section", "delivery"])
 def test_each_record_stands_in_its_month(archive: Archive, table: str) -> None:
     """Also long ago, and the first and last moment of a month are on their side of it."""
+    archive.put(
+        *(event_lines.build(f"4XYZ{one}", event_lines.active(one + 0.5)) for one in (1, 3, 4)),
+        event_lines.build("4XYZ2", event_lines.active(-2000 * DAY + 0.5)),
+    )
     archive.fill(
         build_record(1),
         build_record(2, seconds=-2000 * DAY),
@@ -66,7 +70,7 @@ def test_records_that_were_early_move_to_their_month(archive: Archive) -> None:
     early = build_record(2, seconds=-2000 * DAY)
     archive.fill(early)
     with archive.engine.connect() as connection, connection.begin():
-        for table in ("message", "header_section"):
+        for table in ("message", "header_section", "delivery"):
             connection.exec_driver_sql(
                 f"ALTER TABLE {table} DETACH PARTITION {table}_2021_05;"
                 f"INSERT INTO {table}_other SELECT * FROM {table}_2021_05;"

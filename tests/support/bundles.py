@@ -70,7 +70,7 @@ def make_fit(bundle: Path) -> None:
         files[name] = Content(hashlib.sha256(content).hexdigest(), len(content))
     outcome = check.Outcome()
     list(check.check(bundle, outcome))
-    counts = ("records", "without_header_section", "redacted", "unsealed")
+    counts = ("records", "without_header_section", "redacted", "event_lines", "unsealed")
     ends = ("first_record_id", "last_record_id")
     fitting = replace(
         said,

@@ -33,6 +33,7 @@ from carbonseal.milter.archive.evidence.seal import BadEntry, Facts, Sealed
 from carbonseal.milter.archive.handover import manifest as manifests
 from carbonseal.milter.archive.handover import proof as proofs
 from carbonseal.milter.archive.handover import reading
+from carbonseal.milter.archive.handover import told as tolds
 from carbonseal.milter.archive.handover.manifest import (
     MANIFEST,
     PROOFS,
@@ -68,6 +69,8 @@ class Outcome:
     without_header_section: int = 0
     redacted: int = 0
     unsealed: int = 0
+    event_lines: int = 0
+    event_lines_proven: int = 0
     first_record_id: str | None = None
     last_record_id: str | None = None
     relays: set[str] = field(default_factory=set)
@@ -112,6 +115,8 @@ def check(
             yield from _check_seals(bundle, seals, outcome, trusted)
             # A removed line would make every later proof a finding: the hash has said enough.
             yield from _check_records(bundle, seals, outcome)
+            if manifests.DELIVERIES in bundle.names():
+                yield from _check_deliveries(bundle, seals, outcome)
             if intact:
                 yield from _check_sums(manifest, outcome, seals)
         except DataError as fault:
@@ -238,6 +243,43 @@ def _check_records(bundle: Bundle, seals: _Seals, outcome: Outcome) -> Iterator[
                 yield Finding(what, where, record_id)
 
 
+def _check_deliveries(bundle: Bundle, seals: _Seals, outcome: Outcome) -> Iterator[Finding]:
+    """Event lines stand in the order of their records, which are read beside them."""
+    with bundle.open(RECORDS) as records, bundle.open(manifests.DELIVERIES) as told:
+        beside = reading.lines(records, RECORDS)
+        content: Any = None
+        for number, line in enumerate(reading.lines(told, manifests.DELIVERIES), 1):
+            outcome.event_lines += 1
+            where, record_id = f"{manifests.DELIVERIES} line {number}", None
+            try:
+                said = json.loads(line)
+                record_id = str(said["record_id"])
+                if leaf.canonical(said) + b"\n" != line:
+                    yield Finding("is not written as exports write it", where, record_id)
+                while content is None or content["record_id"] != record_id:
+                    content = json.loads(next(beside))
+                what = tolds.not_of(said, content) or _judge_line(said, seals)
+            except StopIteration:
+                yield Finding("is about no record of the bundle, or out of order", where, record_id)
+                return
+            except _BROKEN:
+                what = "is no event line"
+            if what is None:
+                outcome.event_lines_proven += 1
+            else:
+                yield Finding(what, where, record_id)
+
+
+def _judge_line(said: Any, seals: _Seals) -> str | None:
+    name = tolds.seal_of(said)
+    if name is None:
+        return "nothing proves it: its segment was not sealed when the bundle was made"
+    facts = seals.facts.get(name)
+    if facts is None:
+        return f"the seal {name[1]} of {name[0][:80]} is missing, or cannot be trusted"
+    return tolds.fault(said, facts)
+
+
 def _count(content: Any, record_id: str, outcome: Outcome) -> None:
     outcome.last_record_id = outcome.last_record_id or record_id
     outcome.first_record_id = record_id
@@ -267,7 +309,7 @@ def _judge(content: Any, evidence: bytes, seals: _Seals, outcome: Outcome) -> st
 
 def _check_sums(manifest: Manifest, outcome: Outcome, seals: _Seals) -> Iterator[Finding]:
     """What the manifest says in words of what is there."""
-    for name in ("records", "without_header_section", "redacted", "unsealed"):
+    for name in ("records", "without_header_section", "redacted", "event_lines", "unsealed"):
         yield from _compare(name, getattr(manifest, name), getattr(outcome, name))
     for name in ("first_record_id", "last_record_id"):
         yield from _compare(name, getattr(manifest, name), getattr(outcome, name))
@@ -294,6 +336,9 @@ def report(path: Path, *, trusted: Collection[bytes] | None, manifest_sha256: st
         click.echo(tables.presentable(str(finding)))
         findings += 1
     click.echo(f"{outcome.records} records, {outcome.proven} of them proven")
+    if outcome.event_lines:
+        lines, proven = outcome.event_lines, outcome.event_lines_proven
+        click.echo(f"{lines} lines of the mail log, {proven} of them proven")
     for relay, names in sorted(outcome.keys.items()):
         click.echo(tables.presentable(f"signed by {relay} with key {', '.join(sorted(names))}"))
     if outcome.without_header_section or outcome.redacted:

@@ -62,6 +62,7 @@ class Sums:
     without_header_section: int = 0
     redacted: int = 0
     unsealed: int = 0
+    event_lines: int = 0
     first_record_id: str | None = None
     last_record_id: str | None = None
     relays: set[str] = field(default_factory=set)
@@ -74,6 +75,7 @@ class Sums:
         self.without_header_section += one.content["header_fields"] is None
         self.redacted += bool(one.proof.gone)
         self.unsealed += one.proof.relay is None
+        self.event_lines += len(one.told)
         self.last_record_id = self.last_record_id or one.proof.record_id
         self.first_record_id = one.proof.record_id
         self.relays.add(one.content["relay"])
@@ -118,6 +120,7 @@ class _Files:
     def __init__(self, made: Bundle, *, with_table: bool) -> None:
         self._records = made.file(manifest.RECORDS)
         self._proofs = made.file(manifest.PROOFS)
+        self._told: File | None = None  # where nobody follows a log there is no such file
         self._table = _Table(made.file(manifest.TABLE)) if with_table else None
         self._made = made
 
@@ -125,6 +128,10 @@ class _Files:
         """One more record."""
         self._records.write(leaf.canonical(one.content) + b"\n")
         self._proofs.write(leaf.canonical(one.said) + b"\n")
+        for told in one.told:
+            if self._told is None:
+                self._told = self._made.file(manifest.DELIVERIES)
+            self._told.write(leaf.canonical(told) + b"\n")
         if self._table is not None:
             self._table.add(proofs.put_together(one.content))
 
@@ -191,6 +198,7 @@ def _manifest(order: Order, sums: Sums, heads: Mapping[str, Head], made: Bundle)
         without_header_section=sums.without_header_section,
         redacted=sums.redacted,
         unsealed=sums.unsealed,
+        event_lines=sums.event_lines,
         first_record_id=sums.first_record_id,
         last_record_id=sums.last_record_id,
         relays=tuple(sorted(sums.relays)),

@@ -24,6 +24,7 @@ from carbonseal.milter.archive import database, retrieve, rows, schema
 from carbonseal.milter.archive.evidence import leaf
 from carbonseal.milter.archive.evidence.seal import BadEntry, Sealed
 from carbonseal.milter.archive.handover import proof as proofs
+from carbonseal.milter.archive.handover import telling
 from carbonseal.milter.archive.handover.proof import Proof
 from carbonseal.milter.archive.handover.proving import Prover
 from carbonseal.milter.archive.rows import Rows
@@ -39,6 +40,7 @@ class Given:
     content: Mapping[str, Any]  # what is gone set apart
     said: Mapping[str, Any]  # its line in proofs.jsonl
     proof: Proof  # the same
+    told: Sequence[Mapping[str, Any]] = ()  # its lines in deliveries.jsonl
 
 
 class Source:
@@ -54,9 +56,16 @@ class Source:
             with self._reading() as connection:
                 found = retrieve.retrieve(record_ids, connection, with_fields=True)
                 said = self._prover.prove(found, connection)
+                contents = {one.record_id: _content(one) for one in found}
+                told = telling.lines(contents, self._prover, connection)
             for one, proof_said in zip(found, said, strict=True):
                 proof = proofs.read(proof_said)
-                yield Given(proofs.set_apart(_content(one), proof.gone), proof_said, proof)
+                yield Given(
+                    proofs.set_apart(contents[one.record_id], proof.gone),
+                    proof_said,
+                    proof,
+                    told.get(one.record_id, ()),
+                )
 
     def seals(self, heads: Iterable[Sealed]) -> Iterator[Sealed]:
         """The seals of the records given, those from there to the next stamp, and the heads."""

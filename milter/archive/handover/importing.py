@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from carbonseal.milter.archive import record
-from carbonseal.milter.archive.handover import check, manifest, reading
+from carbonseal.milter.archive.handover import check, manifest, reading, told
 from carbonseal.milter.archive.handover import proof as proofs
 from carbonseal.milter.archive.spool import Spool
 from carbonseal.policies.errors import DataError
@@ -36,6 +36,7 @@ class Sums:
     """What became of the records."""
 
     records: int = 0
+    event_lines: int = 0
     left_out: int = 0  # parts of them were taken out
 
 
@@ -57,7 +58,7 @@ def refuse_damaged(
 
 
 def contents(path: Path, sums: Sums) -> Iterator[dict[str, Any]]:
-    """The whole records of a bundle that was found true, oldest last."""
+    """The whole records of a bundle that was found true, oldest last; then the event lines."""
     with (
         reading.opened(path) as opened,
         opened.open(manifest.RECORDS) as records,
@@ -75,6 +76,19 @@ def contents(path: Path, sums: Sums) -> Iterator[dict[str, Any]]:
                 continue
             sums.records += 1
             yield content
+        if manifest.DELIVERIES in opened.names():
+            yield from _event_lines(opened, sums)
+
+
+def _event_lines(opened: reading.Bundle, sums: Sums) -> Iterator[dict[str, Any]]:
+    with opened.open(manifest.DELIVERIES) as stream:
+        for line in reading.lines(stream, manifest.DELIVERIES):
+            said: dict[str, Any] = json.loads(line)
+            if told.is_whole(said):
+                sums.event_lines += 1
+                yield said["line"]
+            else:
+                sums.left_out += 1
 
 
 def put(found: Iterable[dict[str, Any]], directory: Path) -> None:

@@ -5,6 +5,8 @@ A bundle is a directory or a tar file with
     manifest.sha256          its SHA-256, as `sha256sum -c` reads it
     records.jsonl            complete records, newest first, one canonical JSON object a line
     records.csv              the same for people; may be missing
+    deliveries.jsonl         what the mail log told of them, with proofs; missing where it told
+                             nothing
     evidence/proofs.jsonl    for each of these lines, how it is in a sealed segment
     evidence/seals.jsonl     the seals of these segments, and the last seal of each relay
     evidence/stamps.jsonl    time stamps of these seals
@@ -35,6 +37,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 RECORDS = "records.jsonl"
 TABLE = "records.csv"
+DELIVERIES = "deliveries.jsonl"
 PROOFS = "evidence/proofs.jsonl"
 SEALS = "evidence/seals.jsonl"
 STAMPS = "evidence/stamps.jsonl"
@@ -49,6 +52,7 @@ Records of sealed mail, exported from a Carbonseal archive.
   manifest.json   what was asked for, by whom, when; how many records; SHA-256 of every file
   records.jsonl   the records, newest first, one JSON object a line
   records.csv     the same as a table, where it was wanted
+  deliveries.jsonl  what the mail log told of them, each line with its proof
   evidence/       for each record, how it is part of a segment that its relay has signed
 
 To check the bundle, without a database or a configuration:
@@ -90,6 +94,7 @@ class Manifest:
     records: int
     without_header_section: int  # retention has taken it out
     redacted: int  # a person, or the subject, was taken out
+    event_lines: int  # of the mail log, about these records
     unsealed: int  # their segment was not sealed yet: nothing proves them
     first_record_id: str | None  # the oldest
     last_record_id: str | None  # the newest
@@ -112,7 +117,7 @@ def key_name(key_id: str) -> str:
 
 def is_listed(name: str) -> bool:
     """Whether a bundle's manifest may list a file of that name."""
-    return name in _ALWAYS or name == TABLE or _KEY.fullmatch(name) is not None
+    return name in _ALWAYS or name in (TABLE, DELIVERIES) or _KEY.fullmatch(name) is not None
 
 
 def digest_line(text: bytes) -> bytes:
@@ -144,7 +149,7 @@ def parse(text: bytes) -> Manifest:
 def _manifest(content: dict[str, Any]) -> Manifest:
     if content.keys() != {one.name for one in fields(Manifest)}:
         raise ValueError("its keys")
-    numbers = ("records", "without_header_section", "redacted", "unsealed")
+    numbers = ("records", "without_header_section", "redacted", "event_lines", "unsealed")
     for name in numbers:
         if type(content[name]) is not int or content[name] < 0:
             raise ValueError(name)

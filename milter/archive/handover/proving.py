@@ -41,7 +41,7 @@ class Prover:
     def prove(self, batch: Sequence[Rows], connection: Connection) -> list[dict[str, Any]]:
         """The proofs of records as `retrieve` gave them (with fields), in their order."""
         redactions = _redactions([one.record_id for one in batch], connection)
-        self._learn({one.message["segment_id"] for one in batch}, connection)
+        self.learn({one.message["segment_id"] for one in batch}, connection)
         return [self._proof(one, redactions.get(one.record_id), connection) for one in batch]
 
     def sealed(self) -> dict[str, list[int]]:
@@ -51,7 +51,19 @@ class Prover:
             found.setdefault(relay, []).append(number)
         return {relay: sorted(numbers) for relay, numbers in sorted(found.items())}
 
-    def _learn(self, segment_ids: set[int], connection: Connection) -> None:
+    def prove_line(
+        self, segment_id: int, position: int, connection: Connection
+    ) -> dict[str, Any] | None:
+        """The proof of an event line; None where its segment was not sealed yet.  After `learn`."""
+        found = self._segments.get(segment_id)
+        if found is None:
+            return None
+        proof = self._place(*found, position, connection)
+        del proof["header"]
+        return proof
+
+    def learn(self, segment_ids: set[int], connection: Connection) -> None:
+        """Look up the seals of these segments."""
         columns = schema.seal.c
         query = select(columns.segment_id, columns.relay, columns.number).where(
             columns.segment_id.in_(segment_ids.difference(self._segments))
@@ -64,14 +76,21 @@ class Prover:
         found = self._segments.get(segment_id)
         if found is None:
             return {"record_id": one.record_id, "is_sealed": False}
-        relay, number = found
+        place = self._place(*found, position, connection)
+        proof: dict[str, Any] = {"record_id": one.record_id, **place}
+        salts = _salts(one, redaction)
+        return proof if salts is None else {**proof, "salts": salts}
+
+    def _place(
+        self, relay: str, number: int, position: int, connection: Connection
+    ) -> dict[str, Any]:
+        """Where a line is in a sealed segment, and the way to the root."""
         tree, leaves = self._tree(relay, number, connection)
         entry = leaves[position * leaf.ENTRY : (position + 1) * leaf.ENTRY]
         # A place that the segment has not: the check says so.
         path = [digest.hex() for digest in tree.path(position)] if entry else []
         entry = entry or bytes(leaf.ENTRY)
-        proof: dict[str, Any] = {
-            "record_id": one.record_id,
+        return {
             "relay": relay,
             "number": number,
             "position": position,
@@ -79,8 +98,6 @@ class Prover:
             "header": entry[leaf.DIGEST :].hex(),
             "path": path,
         }
-        salts = _salts(one, redaction)
-        return proof if salts is None else {**proof, "salts": salts}
 
     def _tree(self, relay: str, number: int, connection: Connection) -> tuple[Levels, bytes]:
         found = self._trees.get((relay, number))

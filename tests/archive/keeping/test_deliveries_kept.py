@@ -96,7 +96,7 @@ def test_what_is_held_keeps_its_lines(keeper: Keeper) -> None:
     gone = expiring(2, seconds=years(2), keep=30, queue_id="4B", recipients=both())
     keeper.archive.put(old, gone, *told("4A", years(2)), *told("4B", years(2)))
     keeper.archive.load()
-    keeper.run("hold set case --reason x queue-id:4A")
+    keeper.run("hold case queue-id:4A --reason x")
     keeper.run(APPLY)
     assert keeper.archive.search() == [old["record_id"]]
     assert counts(keeper.archive)["delivery"] == 4
