@@ -2,8 +2,9 @@
 
 Promises: goes on after the cursor of the last entry that was taken; octets that are no UTF-8 come
 as they were written.  Only what the mail facility logged is asked for, and only what system
-accounts wrote counts: the journal knows who did, so that no user can make up deliveries.  What
-journald suppressed because Postfix logged too much for its limits is reported as a gap.
+accounts wrote counts: the journal knows who did, so that no user can make up deliveries, nor stop
+us with an entry that is too long, which is passed over.  What journald suppressed because Postfix
+logged too much for its limits is reported as a gap.
 
 journalctl --follow shows nothing but the present boot (since systemd 250), and after a cursor of an
 earlier one it loses the first entry.  So the journal is read to its end without it, and followed
@@ -126,19 +127,39 @@ class Journal:
     def _taken(self, data: bytes) -> Taken | None:
         entries: list[Entry] = []
         lines = end = 0
-        for fields, after in journal_export.entries(data):
-            lines, end = lines + 1, after
-            before, self._cursor = self._cursor, fields.get(b"__CURSOR", b"").decode("ascii")
-            if fields.get(b"MESSAGE_ID") == _DROPPED:
-                self._note_dropped(fields.get(b"MESSAGE", b"").decode("utf-8", "replace"))
-                continue
-            entry = _entry(fields, self._services)
-            if entry is not None:
-                entries.append((before, *entry))
+        is_too_long = False
+        try:
+            for fields, after in journal_export.entries(data):
+                lines, end = lines + 1, after
+                before, self._cursor = self._cursor, fields.get(b"__CURSOR", b"").decode("ascii")
+                if fields.get(b"MESSAGE_ID") == _DROPPED:
+                    self._note_dropped(fields.get(b"MESSAGE", b"").decode("utf-8", "replace"))
+                    continue
+                entry = _entry(fields, self._services)
+                if entry is not None:
+                    entries.append((before, *entry))
+        except journal_export.TooLong:
+            is_too_long = True
         self._rest = data[end:]
-        if len(self._rest) > journal_export.LONGEST:
-            raise journal_export.BadExport("an entry without end")
+        if is_too_long or len(self._rest) > journal_export.LONGEST:
+            self._pass_over()
+            lines += 1
         return Taken(self, entries, self._cursor, lines) if lines else None
+
+    def _pass_over(self) -> None:
+        """Go on behind the entry that begins what is left, without the rest of it."""
+        cursor = journal_export.cursor(self._rest)
+        if cursor is None:
+            raise journal_export.BadExport("an entry without a cursor")
+        self._report(
+            "log-gap",
+            log="journal",
+            problem=f"an entry of more than {journal_export.LONGEST} octets was passed over; it is "
+            "none of Postfix's",
+        )
+        self.close()
+        self._cursor, self._rest = cursor, b""
+        self._child = self._start()
 
     def _note_dropped(self, message: str) -> None:
         """Say it where it is about Postfix: "Suppressed 5 messages from postfix@-.service"."""

@@ -7,7 +7,8 @@ Promises: lengths are obeyed, so that a value which looks like fields or like th
 stays a value.  What is not whole yet is left for later.  A field that occurs twice counts once, as
 it came first.
 
-Raises: BadExport for what the format does not allow.
+Raises: TooLong for a value that no service of Postfix writes (any user may send one to journald),
+BadExport for what the format does not allow.
 """
 
 from __future__ import annotations
@@ -23,13 +24,24 @@ _TEXT = re.compile(rb"(?:%b=[^\n]*\n)+\n" % _NAME)
 _FIELD = re.compile(rb"(%b)=([^\n]*)\n" % _NAME)
 _BINARY = re.compile(rb"(%b)\n(.{8})" % _NAME, re.DOTALL)
 _PARTIAL = re.compile(rb"%b(?:=[^\n]*|\n.{0,7})?" % _NAME, re.DOTALL)
-LONGEST: Final = 1 << 26  # octets of a value; journald takes no more from syslog than a socket does
+_CURSOR = re.compile(rb"\n*__CURSOR=([!-~]+)\n")
+LONGEST: Final = 1 << 20  # octets of a value; Postfix writes 2,000
 
 Fields = dict[bytes, bytes]
 
 
 class BadExport(ValueError):
     """Octets that journalctl does not print."""
+
+
+class TooLong(BadExport):
+    """An entry with a value of more than `LONGEST` octets."""
+
+
+def cursor(data: bytes) -> str | None:
+    """The cursor of the entry that begins `data`, which is the first thing of an entry."""
+    found = _CURSOR.match(data)
+    return None if found is None else found[1].decode("ascii")
 
 
 def entries(data: bytes) -> Iterator[tuple[Fields, int]]:
@@ -77,7 +89,7 @@ def _mixed(data: bytes, at: int) -> tuple[Fields, int] | None:
             return None
         [length] = struct.unpack("<Q", binary[2])
         if length > LONGEST:
-            raise BadExport(f"a value of {length} octets")
+            raise TooLong(f"a value of {length} octets")
         end = binary.end() + length
         if len(data) <= end:
             return None

@@ -6,6 +6,7 @@ machine's own journal is neither read nor written.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -24,12 +25,13 @@ import pytest
 from support.postfix import wait_until
 
 from carbonseal.milter.archive import segments
-from carbonseal.milter.follow import position
+from carbonseal.milter.follow import journal_export, position
 from carbonseal.milter.follow.journal import Journal
 from carbonseal.milter.follow.log_line import Services
 from carbonseal.milter.follow.taken import Entry, LogUnreadable
 
 _JOURNALD = Path("/lib/systemd/systemd-journald")
+_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _PERSON = 12345  # a user id that is no system account's
 pytestmark = [
     pytest.mark.root,
@@ -90,6 +92,16 @@ class PrivateJournal:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
             one.connect(str(self.directory / "systemd/journal/socket"))
             one.send("".join(f"{name}={text}\n" for name, text in fields.items()).encode())
+
+    def log_large(self, octets: int) -> None:
+        """The same with more than a datagram holds, by somebody with an account."""
+        memory = os.memfd_create("entry", os.MFD_ALLOW_SEALING)
+        with open(memory, "wb") as stream, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            stream.write(b"SYSLOG_FACILITY=2\nMESSAGE=" + b"x" * octets + b"\n")
+            stream.flush()
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _ALL_SEALS)
+            one.connect(str(self.directory / "systemd/journal/socket"))
+            socket.send_fds(one, [b""], [memory])
 
     def log_as_person(self, text: bytes) -> None:
         """The same by somebody with an account."""
@@ -303,6 +315,26 @@ def test_what_journald_suppressed_is_a_gap(journal: PrivateJournal, relay: Relay
         "journald: Suppressed 5 messages from postfix@-.service; set LogRateLimitIntervalSec=0 in "
         "that unit"
     }
+
+
+def test_an_entry_that_is_too_long_stops_nobody(journal: PrivateJournal, relay: Relay) -> None:
+    """Any user may write one; it is passed over, and said, and what follows it is read."""
+    journal.deliver(range(3000, 3002))
+    for octets in (journal_export.LONGEST + 1, 3 * journal_export.LONGEST):
+        journal.log_large(octets)
+        journal.deliver(range(3002, 3004))
+    wait_until(lambda: _in_journal(journal, 3003), 30)
+    gaps: list[str] = []
+    made = Journal(
+        Services("postfix"),
+        directory=str(journal.files),
+        once=True,
+        report=lambda event, **facts: gaps.append(facts["problem"]),
+    )
+    told = b"".join(text for _, _, _, text in _read_to_the_end(made))
+    made.close()
+    assert [told.count(b"<r%d@" % number) for number in range(3000, 3004)] == [1, 1, 2, 2]
+    assert ["passed over" in one for one in gaps[-2:]] == [True, True]
 
 
 def test_a_journal_that_is_not_for_us(tmp_path: Path) -> None:

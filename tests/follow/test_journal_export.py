@@ -63,6 +63,17 @@ def test_what_is_no_journal_is_refused(data: bytes) -> None:
         list(journal_export.entries(data))
 
 
+def test_an_entry_that_is_too_long_can_be_passed_over() -> None:
+    """Its cursor stands first, and tells where to go on."""
+    length = struct.pack("<Q", journal_export.LONGEST + 1)
+    whole = _written({b"__CURSOR": b"s=1;i=1", b"MESSAGE": b"x"})
+    long = b"__CURSOR=s=1;i=2\n_UID=1000\nMESSAGE\n" + length + b"\n__CURSOR=s=9\n"
+    with pytest.raises(journal_export.TooLong):
+        list(journal_export.entries(whole + long))
+    assert journal_export.cursor(b"\n" + long) == "s=1;i=2"
+    assert journal_export.cursor(b"MESSAGE=__CURSOR=s=9\n") is None
+
+
 @given(st.binary(max_size=200))
 def test_no_octets_are_a_surprise(data: bytes) -> None:
     """Any octets are entries, incomplete, or refused."""
