@@ -133,7 +133,10 @@ def _tend(chores: Iterable[Callable[[], None]]) -> None:
     # A thread of its own: it waits as long as the disk takes to write a record, keys must not.
     while True:
         for do in chores:
-            do()
+            try:
+                do()
+            except Exception as fault:  # an edge: without this thread no segment is ever closed
+                log.internal_error("tend", fault)
         time.sleep(_TEND_EVERY)
 
 

@@ -11,7 +11,6 @@ Does not: judge whether the log still has the position (`log_file`, `journal` do
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ from typing import Any, Final
 from carbonseal.keys import durable
 from carbonseal.milter.archive import record, segments
 from carbonseal.milter.follow import gathering
+from carbonseal.milter.status import state_files
 
 SUFFIX: Final = "-follow"  # of the names of the follower's segments
-_STATE: Final = "state"
-_NAME: Final = "follow.json"
+_NAME: Final = "follow"
 _TAIL: Final = 4 << 20  # octets; an event line has 100 log lines of 2,000 octets at most
 _SEGMENTS: Final = 3  # that are looked at: the newest may be empty, a clock may have gone back
 
@@ -101,30 +100,17 @@ def _position(source: Any) -> Position | None:
 
 def read(spool_directory: Path) -> dict[str, Any]:
     """What the file says; empty where there is none, or none of ours."""
-    try:
-        content = json.loads((spool_directory / _STATE / _NAME).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return state_files.read(spool_directory, _NAME) or {}
 
 
 def tidy(spool_directory: Path) -> None:
     """Remove what a killed `write` left behind."""
-    durable.sweep(spool_directory / _STATE)
+    durable.sweep(spool_directory / state_files.FOLDER)
 
 
 def write(spool_directory: Path, content: Mapping[str, Any]) -> None:
     """Replace the file.  Raises: OSError."""
-    directory = spool_directory / _STATE
-    _make(directory)
+    directory = spool_directory / state_files.FOLDER
+    state_files.make_folder(directory)
     data = record.ascii_json(content) + b"\n"
-    durable.replace(directory / _NAME, data, durable.Access(0o640))
-
-
-def _make(directory: Path) -> None:
-    """As open as the spool is, for others write there, too."""
-    try:
-        directory.mkdir(mode=0o750)
-    except FileExistsError:
-        return
-    directory.chmod(directory.parent.stat().st_mode & 0o2770 | 0o700)
+    durable.replace(directory / f"{_NAME}.json", data, durable.Access(0o640))

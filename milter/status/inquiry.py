@@ -9,7 +9,6 @@ Raises: NoPage.
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import time
 from pathlib import Path
@@ -66,7 +65,7 @@ def _asked(address: SocketAddress) -> dict[str, Any] | None:
     try:
         asking.request("GET", "/status")
         content = asking.getresponse().read(state_files.MAX_FILE)
-        page = json.loads(content)
+        page = state_files.parse(content)
     except (OSError, http.client.HTTPException, ValueError, RecursionError):
         return None
     finally:

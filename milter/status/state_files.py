@@ -2,8 +2,8 @@
 
 Promises: `write` replaces the file in one step for everybody who reads it and never raises: what it
 is about goes on without it.  `read` takes what it can read: a file that is missing, damaged, larger
-than `MAX_FILE` or no object is as good as none.  Every file says when it was written (`at`, Unix
-time in seconds).
+than `MAX_FILE` or no object is as good as none, and so is one with a number that no float holds.
+Every file says when it was written (`at`, Unix time in seconds).
 
 Does not: fsync; after a power cut nobody is as he was.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import stat
@@ -23,6 +24,7 @@ from typing import Any, Final
 FOLDER: Final = "state"
 MAX_FILE: Final = 4 * 1024 * 1024  # octets
 _SUFFIX: Final = ".json"
+_MOST: Final = 1 << 100  # an inode's number has 64 bits
 
 
 def write(spool: Path, name: str, facts: Mapping[str, Any], *, now: float | None = None) -> bool:
@@ -74,12 +76,35 @@ def read(spool: Path, name: str) -> dict[str, Any] | None:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return None
             content = stream.read(MAX_FILE + 1)
-        about = json.loads(content) if len(content) <= MAX_FILE else None
+        about = parse(content) if len(content) <= MAX_FILE else None
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(about, dict) or not isinstance(about.get("at"), int | float):
         return None
     return about
+
+
+def parse(content: bytes) -> Any:
+    """JSON whose numbers all fit a float.  Raises: ValueError, RecursionError."""
+    return json.loads(content, parse_constant=_no_number, parse_float=_finite, parse_int=_no_giant)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _no_giant(text: str) -> int:
+    value = int(text)
+    if abs(value) >= _MOST:
+        raise ValueError("a number is too large")
+    return value
 
 
 def exists(spool: Path, name: str) -> bool:
