@@ -161,6 +161,7 @@ class Supervisor:
             return lookout.serve(configuration, self._board, control)
 
         def write(_child: _Child, control: socket.socket) -> int:
+            self._keyring = keyring.EMPTY  # nor in the one that speaks with a database
             # Loads SQLAlchemy: in the child only.
             from carbonseal.milter.archive import writer  # noqa: PLC0415
 
@@ -423,6 +424,8 @@ class Supervisor:
 
     def _tell(self) -> None:
         """Tell the service manager how it goes; and that we live, as long as a worker does."""
+        placeless = [one for one in self._children if one.role == "worker" and one.place is None]
+        self._board.beyond(sum(one.is_ready for one in placeless))
         crew = self._board.crew()
         said = f"{crew.serving} of {crew.wanted} workers, {_READINESS[self._board.is_ready]}"
         states = [f"STATUS={said}"] if said != self._said else []

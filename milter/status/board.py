@@ -3,9 +3,10 @@
 Layout: a head of cells that only the supervisor writes, one row for each place (its process, and
 the beat that the process itself writes), then the places of `counters`.
 
-Promises: made before the first fork, and of one size; what has no room (a reload to far more
-workers) counts nowhere and does its work all the same.  A place belongs to one living process at a
-time; its successor goes on with its counts, so none ever falls while the supervisor lives.
+Promises: made before the first fork, and of one size; a worker that has no room (a reload to far
+more of them) counts no mail, does its work all the same, and is known to serve.  A place belongs to
+one living process at a time; its successor goes on with its counts, so none ever falls while the
+supervisor lives.
 
 Does not: take locks; whoever looks may see a worker that died a moment ago.
 """
@@ -25,7 +26,8 @@ ROLES: Final = ("worker", "writer", "status")
 SILENT_AFTER: Final = 10.0  # seconds without a beat after which a process counts as stuck
 _WANTED, _STARTED_AT, _LOOKED, _IS_READY = range(4)
 _RESTARTS: Final = 4  # and one more cell for each role
-_PIDS: Final = _RESTARTS + len(ROLES)  # of writer and status; workers have places
+_HAS_WRITER: Final = _RESTARTS + len(ROLES)
+_BEYOND: Final = _HAS_WRITER + 1  # workers that serve without a place
 _ROWS_AT: Final = 16
 _PID, _IS_USED, _IS_SERVING, _BEAT = range(4)
 _ROW: Final = 4
@@ -94,7 +96,11 @@ class Board:
     def expect(self, workers: int, *, with_writer: bool) -> None:
         """How many workers there should be, and whether the writer is ours."""
         self._cells[_WANTED] = workers
-        self._cells[_PIDS] = with_writer
+        self._cells[_HAS_WRITER] = with_writer
+
+    def beyond(self, workers: int) -> None:
+        """How many serve without a place; nobody knows whether these hang."""
+        self._cells[_BEYOND] = workers
 
     # --- for a worker -----------------------------------------------------------------------------
 
@@ -130,11 +136,11 @@ class Board:
         oldest = self._now() - int(SILENT_AFTER * 1000)
         return Crew(
             wanted=self._cells[_WANTED],
-            serving=len(serving),
+            serving=len(serving) + self._cells[_BEYOND],
             stuck=sum(row[_BEAT] < oldest for row in serving),
             restarts={role: self._cells[_RESTARTS + at] for at, role in enumerate(ROLES)},
             started_at=self._cells[_STARTED_AT],
-            is_writer_child=bool(self._cells[_PIDS]),
+            is_writer_child=bool(self._cells[_HAS_WRITER]),
         )
 
     def totals(self) -> Totals:

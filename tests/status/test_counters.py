@@ -56,6 +56,21 @@ def test_the_counts_of_a_place_stay_when_nobody_goes_on_there() -> None:
     assert board.take() == place
 
 
+def test_a_worker_without_a_place_is_known_to_serve() -> None:
+    """The service manager must not hear that nobody serves, and kill those that do."""
+    board = Board(1)
+    board.expect(3, with_writer=False)
+    place = board.take()
+    assert place is not None
+    board.serves(place)
+    assert board.take() is None
+    board.beyond(2)
+    assert (board.crew().serving, board.crew().stuck) == (3, 0)
+    board.leave(place)
+    assert board.crew().serving == 2
+    assert not board.crew().is_writer_child
+
+
 def test_a_worker_without_a_place_counts_nowhere_and_works() -> None:
     """A reload to far more workers must not fail for lack of places."""
     board = Board(1)

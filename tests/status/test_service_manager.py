@@ -12,7 +12,7 @@ from support.carbonseal import Carbonseal
 from carbonseal.milter import config
 from carbonseal.milter.status import board as boards
 from carbonseal.milter.status.board import Board
-from carbonseal.milter.supervisor import Supervisor
+from carbonseal.milter.supervisor import Supervisor, _Child
 
 
 class Manager:
@@ -58,6 +58,20 @@ def test_the_watchdog_is_fed_while_a_worker_lives(manager: Manager) -> None:
     manager.board.beat(manager.places[1])
     assert manager.board.crew().stuck == 1
     assert "WATCHDOG=1" in manager.heard()
+
+
+def test_a_worker_without_a_place_feeds_the_watchdog(manager: Manager) -> None:
+    """After a reload to far more workers, or many reloads in a row, some are on no board."""
+    for place in manager.places:
+        manager.board.leave(place)
+    assert "WATCHDOG=1" not in manager.heard()
+    made = _Child("worker", lambda child, control: 0)
+    manager.supervisor._children.append(made)
+    assert "WATCHDOG=1" not in manager.heard()
+    made.is_ready = True
+    heard = manager.heard()
+    assert "WATCHDOG=1" in heard
+    assert "STATUS=1 of 2 workers, readiness unknown" in heard
 
 
 def test_the_word_about_the_service_is_told_when_it_changes(manager: Manager) -> None:
