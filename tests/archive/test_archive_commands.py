@@ -213,6 +213,7 @@ def test_show_tells_the_whole_record(filled: Archive) -> None:
     for part in ("<alice@example.com>", "SIZE=1202", "origin-login(alice)", "Alice <alice@"):
         assert part in text
     [shown] = json_lines(filled, "show", "4XYZ1")
+    assert shown.pop("delivery")["log"] == "unfollowed"
     assert shown == build_record(1) | {"record_id": shown["record_id"]}
 
 

@@ -15,8 +15,9 @@ from typing import Final, Protocol, TypeAlias
 
 from sqlalchemy import Connection, select
 
-from carbonseal.milter.archive import deliveries, header_store, schema, terms
+from carbonseal.milter.archive import header_store, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
+from carbonseal.milter.archive.search import standing
 from carbonseal.policies import delivery, header_fields
 from carbonseal.policies.delivery import State, Story
 
@@ -73,7 +74,7 @@ class Candidates:
     @functools.cached_property
     def stories(self) -> dict[str, Story]:
         """What became of each."""
-        return deliveries.told(self._record_ids, self._connection)
+        return standing.stories(self._record_ids, self._connection)
 
 
 class _One:

@@ -16,8 +16,16 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from carbonseal.milter.archive import deliveries, delivery_facts, schema
+from carbonseal.milter.archive import (
+    deliveries,
+    delivery_facts,
+    packed,
+    parts,
+    retrieve,
+    schema,
+)
 from carbonseal.milter.archive.delivery_facts import Packed
+from carbonseal.milter.archive.packed import Recipient
 from carbonseal.milter.archive.retrieve import ByRecord
 from carbonseal.policies import delivery
 from carbonseal.policies.delivery import Fact, Story
@@ -29,6 +37,8 @@ _LINES = ByRecord(
     _delivery.record_id,
     most=None,
 )
+_message = schema.message.c
+_ENDS = ByRecord(lambda within: select(_message.record_id, _message.recipients), _message.record_id)
 
 
 class Standing:
@@ -59,11 +69,49 @@ class Standing:
         """What became of one record's message; None where no log is followed at all."""
         if not self.is_told:
             return None
+        return self.of(record_id, recipients, copies, mailboxes)
+
+    def of(
+        self,
+        record_id: str,
+        recipients: Sequence[str],
+        copies: Sequence[str],
+        mailboxes: Mapping[Any, Any],
+    ) -> Story:
+        """The same; where no log is followed, nothing is known of it."""
         facts: list[Fact] = []
         for kinship, line in self._lines.get(record_id, ()):
             said = map(delivery.fact, delivery_facts.facts(line, mailboxes))
             facts += deliveries.about_message(kinship, said)
         return delivery.told(facts, recipients, copies)
+
+
+def stories(record_ids: Sequence[str], connection: Connection) -> dict[str, Story]:
+    """The story of each of these records that is there, in three statements."""
+    told = Standing(record_ids, connection)
+    ends = {
+        row.record_id: packed.unpack_recipients(bytes(row.recipients))
+        for row in _ENDS.rows(record_ids, connection)
+    }
+    address_ids: set[Any] = {one.address_id for some in ends.values() for one in some}
+    mailboxes = retrieve.mailboxes((address_ids - {None}) | told.address_ids, connection)
+
+    def named(some: Sequence[Recipient], kind: int) -> list[str]:
+        return [_address(one, mailboxes) for one in some if one.kind == kind]
+
+    return {
+        record_id: told.of(
+            record_id, named(some, schema.ENVELOPE), named(some, schema.COPY), mailboxes
+        )
+        for record_id, some in ends.items()
+    }
+
+
+def _address(one: Recipient, mailboxes: Mapping[int, str]) -> str:
+    known = None
+    if one.address_id is not None:
+        known = mailboxes.get(one.address_id, retrieve.ERASED)
+    return parts.address_of({"address": known, "spelling": one.spelling})
 
 
 def _are_known(connection: Connection) -> bool:

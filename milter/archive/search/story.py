@@ -25,8 +25,8 @@ Ends: TypeAlias = tuple[Sequence[str], Sequence[str]]  # envelope recipients, ar
 
 TOLD, SILENT, BEHIND, UNFOLLOWED = "told", "silent", "behind", "unfollowed"
 _WHY: Final = {
-    SILENT: "the mail log has told of later messages, and nothing of this one",
-    BEHIND: "the mail log has not been read up to this message yet",
+    SILENT: "not known: the mail logs that are read told of later messages, and not of this one",
+    BEHIND: "not known yet: the mail log has not been read as far as this message",
     UNFOLLOWED: "not known: the archive has nothing from a mail log (carbonseal follow)",
 }
 _KINSHIPS: Final = {
@@ -93,7 +93,7 @@ class Telling:
         """Each end and how it stands, for people."""
         for passage in self.story.passages:
             became = {one.to: None for one in passage.last if one in self.exits}
-            left = f", left late to {', '.join(became)}" if became else ""
+            left = f", led outside to {', '.join(became)}" if became else ""
             yield passage, f"{passage.state}{left}"
 
     def events(self) -> list[Event]:
@@ -125,7 +125,7 @@ class Telling:
     ) -> str:
         match one:
             case Attempt():
-                left = "; it left late: this is no address of ours" if one in self.exits else ""
+                left = "; an alias led it outside" if one in self.exits else ""
                 return _about_attempt(one) + left
             case delivery.Change():
                 known = _CHANGED[one.kind]

@@ -262,6 +262,7 @@ class Walk:
         self._first, self._last = plan.bounds
         self._span = _SHORTEST
         self._has_begun = False
+        self._candidates = 0
         self.given = 0
         self.is_over = not plan.leads
 
@@ -269,13 +270,15 @@ class Walk:
         """The next ids, at most `size`; none does not mean that it is over."""
         wanted = size
         if not conditions.is_true(self._plan.open):
-            size = min(max(2 * size, 50), _MOST_CANDIDATES)
+            size = min(max(2 * size, 50, self._candidates), _MOST_CANDIDATES)
         rows = (
             self._windows(size, connection)
             if self._plan.has_windows
             else self._at_once(size, connection)
         )
         found = self._decided(rows, connection)
+        # Of few that are borne out, more are looked at together: statements cost more than rows.
+        self._candidates = 0 if len(found) >= wanted else 4 * size
         if len(found) > wanted:
             found = found[:wanted]
             self._last, self.is_over = found[-1], False
