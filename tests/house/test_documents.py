@@ -41,6 +41,7 @@ MANUAL = (
 EXAMPLE = ROOT / "packaging/etc/carbonseal.yaml"
 UNITS = ROOT / "packaging/systemd"
 SNIPPETS = ROOT / "packaging/postfix"
+PIPE = r"\|"  # within a cell of a table
 
 # What the packaged file sets, because its defaults suit a checkout better than an installation.
 PACKAGED = {
@@ -109,7 +110,7 @@ def commands_table() -> str:
         first = " ".join((command.help or "").split("\n\n")[0].split())
         arguments = " ".join(filter(None, map(argument, command.params)))
         call = f"{words} {arguments}".strip()
-        rows.append(f"| `{call}` | {first} |".replace("RECORD_ID|", r"RECORD_ID\|"))
+        rows.append(f"| `{call.replace('|', PIPE)}` | {first} |")
     return "\n".join(rows)
 
 
@@ -118,7 +119,7 @@ def argument(parameter: click.Parameter) -> str:
     if not isinstance(parameter, click.Argument):
         return ""
     name = parameter.metavar or (parameter.name or "").upper()
-    return name if parameter.required else f"[{name}]"
+    return name if parameter.required or name.startswith("[") else f"[{name}]"
 
 
 def reasons_table() -> str:
@@ -406,7 +407,11 @@ OTHERWISE = {
         "CapabilityBoundingSet": "CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE",
         "UMask": "0077",
     },
-    "carbonseal-follow.service": {"RestrictAddressFamilies": "AF_UNIX", "ProcSubset": "all"},
+    "carbonseal-follow.service": {
+        "IPAddressDeny": "any",
+        "IPAddressAllow": "localhost",
+        "ProcSubset": "all",
+    },
 }
 UNIT_FILES = [pytest.param(path, id=path.name) for path in sorted(UNITS.glob("*.service"))]
 
