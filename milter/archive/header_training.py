@@ -12,6 +12,7 @@ Does not: know what the work is (`header_learning` does), or wait unless told to
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -100,7 +101,8 @@ def _let_go(writing: int) -> None:
 
 
 def _be_bounded() -> None:
-    os.nice(_PRIORITY)
+    with contextlib.suppress(PermissionError):  # a unit may forbid it, and it is a courtesy
+        os.nice(_PRIORITY)
     # One limit for soft and hard is a kill without a dump of the memory.
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     with open("/proc/self/statm", encoding="ascii") as facts:

@@ -136,6 +136,16 @@ def test_the_child_is_bounded_and_lesser() -> None:
     assert answer == f"{os.nice(0) + 10} 60 True True".encode()
 
 
+def test_a_priority_that_may_not_be_changed_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit of systemd without @resources answers so."""
+
+    def forbidden(_increment: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "nice", forbidden)
+    assert until_done(lambda: b"made").answer == b"made"
+
+
 def test_the_writer_loads_on_while_a_dictionary_is_made(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
