@@ -68,7 +68,8 @@ class _Form(NamedTuple):
 
     kind: str | None  # null: the first of the values
     names: tuple[str, ...]
-    addresses: frozenset[str]
+    addresses: tuple[int, ...]  # places of those among the names
+    beside: int  # keys of a usual fact that are not among the names
 
 
 # Their order is stored.
@@ -76,14 +77,16 @@ _FORMS = (
     _Form(
         "attempt",
         tuple("service to orig_to next_hop status dsn delays reply".split()),
-        frozenset(("to", "orig_to")),
+        (1, 2),
+        2,
     ),
     _Form(
         "queued",
         tuple("service client login message_id reverse_path size recipients".split()),
-        frozenset(("reverse_path",)),
+        (4,),
+        2,
     ),
-    _Form(None, ("kind", "reply", "queue_id"), frozenset()),
+    _Form(None, ("kind", "reply", "queue_id"), (), 1),
 )
 _BY_KIND = {form.kind: number for number, form in enumerate(_FORMS)}
 _OTHER = 2
@@ -94,8 +97,9 @@ def addresses(facts: Iterable[Fact]) -> Iterator[str]:
     for fact in facts:
         kind = fact.get("kind")
         if kind in {"attempt", "queued"}:
-            for name in _FORMS[_BY_KIND[kind]].addresses:
-                text = fact.get(name)
+            form = _FORMS[_BY_KIND[kind]]
+            for place in form.addresses:
+                text = fact.get(form.names[place])
                 if text and isinstance(text, str):
                     yield text
 
@@ -137,8 +141,24 @@ def _packed(fact: Fact, base: int, ids: Mapping[str, int], slots: dict[int, int]
     number = _BY_KIND.get(fact.get("kind"), _OTHER)
     form = _FORMS[number]
     at = microseconds(fact.get("at"))
-    values: list[Any] = [number, None if at is None else at - base]
-    # What is there and null is not absent.
+    values = [fact.get(name) for name in form.names]
+    left: dict[str, Any] = {}
+    there = len(values) - values.count(None)
+    if at is None or len(fact) != there + form.beside or dict in map(type, values):
+        left = _left(fact, form, has_time=at is not None)
+        values = [None if name in left else fact.get(name) for name in form.names]
+    for place in form.addresses:
+        if values[place] is not None:
+            values[place] = _address(values[place], ids, slots, left, form.names[place])
+    while values and values[-1] is None:
+        values.pop()
+    if left:
+        values.append(left)
+    return [number, None if at is None else at - base, *values]
+
+
+def _left(fact: Fact, form: _Form, *, has_time: bool) -> dict[str, Any]:
+    """What the form has no place for.  What is there and null is not absent."""
     left = {
         name: value
         for name, value in fact.items()
@@ -146,18 +166,9 @@ def _packed(fact: Fact, base: int, ids: Mapping[str, int], slots: dict[int, int]
     }
     if form.kind is not None:
         left.pop("kind", None)
-    if at is not None:
+    if has_time:
         left.pop("at", None)
-    for name in form.names:
-        value = None if name in left else fact.get(name)
-        if name in form.addresses and value is not None:
-            value = _address(value, ids, slots, left, name)
-        values.append(value)
-    while values[-1] is None and len(values) > 2:
-        values.pop()
-    if left:
-        values.append(left)
-    return values
+    return left
 
 
 def _address(
@@ -222,10 +233,10 @@ def _fact(values: list[Any], packed: Packed, mailboxes: Mapping[int, str]) -> di
     if values[1] is not None:
         made["at"] = rows.moment_text(packed.base + values[1])
     left = values[-1] if len(values) > 2 and isinstance(values[-1], dict) else {}
-    for name, value in zip(form.names, values[2:], strict=False):
+    for place, (name, value) in enumerate(zip(form.names, values[2:], strict=False)):
         if value is None or value is left:
             continue
-        if name in form.addresses and value != "":
+        if place in form.addresses and value != "":
             made[name] = _spelled(value, packed.address_ids, mailboxes)
         else:
             made[name] = value

@@ -66,6 +66,7 @@ def made(
             "record_ids_sha256": done.record_digest,
             "parts": dict(sorted(done.parts.items())),
             "dictionary_rows": done.addresses,
+            "lines_of_the_mail_log_without_a_record": done.waiting_lines,
             "sentences_about_lines_set_aside": done.refused_lines,
             "segments_in_spool": copies.segments,
             "lines_in_spool": copies.lines,

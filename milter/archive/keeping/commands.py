@@ -240,6 +240,8 @@ def _show_plan(plan: retain.Plan) -> None:
 def _show_done(done: retain.Done) -> None:
     for (name, what), count in sorted(done.taken.items()):
         click.echo(f"taken out of class {name}: {count} x {what}")
+    if done.waiting_lines:
+        click.echo(f"lines of the mail log without a record: {done.waiting_lines}")
     click.echo(f"left the dictionary: {done.addresses} addresses, {done.domains} domains")
     for record_id, why in done.refused:
         click.echo(f"{record_id}: cannot be read, so it stays ({why})", err=True)
