@@ -89,8 +89,8 @@ def search(
     """Find records, newest first, by a query, options, or both.  Times are UTC.
 
     QUERY is like Lucene's: from:alice@example.com to:@partner.org after:2026-01-01 "annual report".
-    Every condition given must hold, unless the query has OR or NOT in it.  The state of a message is
-    the worst of its recipients, as far as the mail log told it.
+    Every condition given must hold, unless the query has OR or NOT in it.  The state of a message
+    is the worst of its recipients, as far as the mail log told it.
     """
     wanted = options_.wanted(
         options,
