@@ -76,6 +76,15 @@ _ENDS_ALL = {
     "rejected": State.REFUSED,
     "expired": State.EXPIRED,
 }
+_OF_QUEUED: Mapping[str, type] = {
+    "client": str,
+    "login": str,
+    "message_id": str,
+    "reverse_path": str,
+    "size": int,
+    "recipients": int,
+    "listener": str,
+}
 CHANGES = (
     "held",
     "released",
@@ -100,6 +109,7 @@ class Queued:
     reverse_path: str | None = None
     size: int | None = None
     recipients: int | None = None
+    listener: str | None = None  # how an smtpd calls itself in the log, beside its service
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +195,8 @@ def fact(told: Mapping[str, Any]) -> Fact:
 def _read(told: Mapping[str, Any]) -> Fact:
     kind, at = told["kind"], _text(told["at"])
     if kind == "queued":
-        texts = ("client", "login", "message_id", "reverse_path")
-        numbers = ("size", "recipients")
-        return Queued(
-            at,
-            _text(told["service"]),
-            *(_or_none(told.get(name), str) for name in texts),
-            *(_or_none(told.get(name), int) for name in numbers),
-        )
+        values = {name: _or_none(told.get(name), kind) for name, kind in _OF_QUEUED.items()}
+        return Queued(at, _text(told["service"]), **values)
     if kind == "attempt":
         delays = told.get("delays")
         return Attempt(

@@ -26,8 +26,9 @@ from typing import Any, Final, Protocol
 
 from carbonseal.milter import log
 from carbonseal.milter.archive import spool
-from carbonseal.milter.follow import position, postfix_line
+from carbonseal.milter.follow import milter_faults, position, postfix_line
 from carbonseal.milter.follow.gathering import Gathering
+from carbonseal.milter.follow.milter_faults import MilterFaults
 from carbonseal.milter.follow.position import Position
 from carbonseal.milter.follow.taken import LogUnreadable, Mark, Place, Source, Taken
 from carbonseal.policies.errors import TryLater
@@ -117,6 +118,7 @@ class Follower:
     watch: Watch | None = None
     clock: Callable[[], float] = time.time
     counts: Counts = field(default_factory=Counts)
+    milter_faults: MilterFaults = field(default_factory=MilterFaults)
     _source: Source | None = None
     _held: Taken | None = None  # lines that were taken and not taken in
     _place: Place | None = None
@@ -134,7 +136,9 @@ class Follower:
         if self.keeps_position:
             self._position = position.newest(self.spool_directory)
             self._turn = 0 if self._position is None else self._position.turn
-            self.counts = Counts.of(position.read(self.spool_directory))
+            state = position.read(self.spool_directory)
+            self.counts = Counts.of(state)
+            self.milter_faults = MilterFaults.of(state)
         self._source = self.make_source(self._position)
         where = self._source.where()
         if where is not None:
@@ -204,6 +208,8 @@ class Follower:
                     add(mark, said, len(octets))
                     if self.watch is not None:
                         self.watch.take(said)
+                elif text.startswith(milter_faults.START):
+                    self.milter_faults.take(at, service, text)
         self._end = taken.end
         self._account(taken)
 
@@ -287,6 +293,7 @@ class Follower:
             "unread": self.counts.unread,
             "unread_example": self.counts.unread_example,
             "last_queue_id": self.counts.last_queue_id,
+            "milter_faults": self.milter_faults.told(),
             "problem": self._trouble,
         }
 

@@ -96,7 +96,9 @@ class LogFile:
         # So that a line is told from others of its second in the same way whenever it is read.
         start = max(0, file.offset - _SECOND)
         before = file.octets(file.offset - start, start)
-        self._framing.begin(before if start == 0 else before.partition(b"\n")[2])
+        is_whole = start == 0
+        before = before if is_whole else before.partition(b"\n")[2]
+        self._framing.begin(before, is_whole=is_whole)
 
     def where(self) -> tuple[Place, Mark] | None:
         """The present file and its offset."""

@@ -5,7 +5,8 @@ local time and without a year; RFC 3339 with fractions and zone (rsyslog, syslog
 journal has as fields (`journal` asks for `service` only).
 
 Where a log tells seconds only, the microseconds count the lines within the second, so that what
-came later sorts later.  The missing year is the latest in which the line is not more than a day
+came later sorts later.  In the first second of a file they begin at a half: the file before it may
+have ended in that second.  The missing year is the latest in which the line is not more than a day
 ahead of the file's last change.  In the hour that clocks go through twice in autumn such lines
 count as of the first time; RFC 3339 knows better.
 
@@ -29,6 +30,7 @@ _MONTHS: Final = {
 }
 _LEAD = 86400.0  # seconds that a line may be ahead of the reference
 _LEAP_YEARS = 9  # how far back February 29 may be
+_HALF = 500_000  # more lines than a log gets in a second
 _KNOWN = 4096  # names of programs that are remembered
 
 Framed = tuple[str, str, bytes]  # time (RFC 3339, UTC, microseconds), service, the rest
@@ -38,7 +40,8 @@ class Services:
     """Which programs are Postfix's, by the names they log under.
 
     `syslog_name`, as in main.cf: `postfix` takes postfix/smtp, postfix/submission/smtpd and the
-    names of other instances, such as postfix-out/smtp.  The service is the last part.
+    names of other instances, such as postfix-out/smtp.  The service is the rest: smtp, or
+    submission/smtpd where a service of master.cf has a syslog_name of its own.
     """
 
     def __init__(self, syslog_name: str) -> None:
@@ -61,10 +64,10 @@ class Services:
         if name != instance and name.startswith(f"{instance}/"):  # a name with a slash of its own
             if not program.startswith(f"{name}/"):
                 return None
-            return program.rpartition("/")[2]
+            return program[len(name) + 1 :]
         if not slash or not (instance == name or instance.startswith(f"{name}-")):
             return None
-        return rest.rpartition("/")[2]
+        return rest
 
 
 class Framing:
@@ -76,6 +79,7 @@ class Framing:
         self._last: bytes | tuple[bytes, bytes] = b""
         self._last_at: str | None = None
         self._count = 0  # lines of the last second, where the log tells no more than that
+        self._start = 0  # of the count, in the next second
 
     def split(self, line: bytes) -> Framed | None:
         """Time, service and text of a line; None for what is not a line of Postfix."""
@@ -85,7 +89,7 @@ class Framing:
         old, new, fraction, zone, program = found.groups()
         second = old or (new, zone)
         if second != self._last:
-            self._last, self._count = second, 0
+            self._last, self._count, self._start = second, self._start, 0
             self._last_at = _with_year(old, self.reference) if old else _in_utc(new, zone)
         else:
             self._count += 1
@@ -98,9 +102,12 @@ class Framing:
             micro = fraction[:6].decode().ljust(6, "0")
         return f"{self._last_at}.{micro}Z", service, line[found.end() :]
 
-    def begin(self, before: bytes) -> None:
-        """Another file, or another place in it; `before`: whole lines that stand before it."""
-        self._last, self._count = b"", 0
+    def begin(self, before: bytes, *, is_whole: bool) -> None:
+        """Another file, or another place in it.
+
+        `before`: whole lines that stand before it; `is_whole`: all there are.
+        """
+        self._last, self._start = b"", _HALF if is_whole else 0
         for line in before.split(b"\n"):
             self.split(line)
 

@@ -7,8 +7,9 @@ is absent from its fact.  Line formats: Postfix 2.3 to 3.11, its defaults and th
 (`enable_long_queue_ids`, `smtpd_client_port_logging`, `info_log_addr_form`, TLS summaries).
 
 Facts, each with `kind` and `at`:
-    queued      service, and of client, login, orig_queue_id, message_id, reverse_path, size,
-                recipients what that service says; only qmgr's proves that it is in the queue
+    queued      service, and of listener (what an smtpd calls itself beside that), client, login,
+                orig_queue_id, message_id, reverse_path, size, recipients what that service says;
+                only qmgr's proves that it is in the queue
     attempt     service, to, orig_to, next_hop, status, dsn, delays, reply
     rejected, discarded, held     reply (which may be absent)
     released, deleted, requeued, expired, removed     reply, or queue_id of what followed
@@ -83,7 +84,7 @@ class Unread(ValueError):
 
 
 def read(at: str, service: str, text: str) -> Said:
-    """What the line `text` of `service` (smtpd, qmgr ...) says; () where that is nothing of use.
+    """What the line `text` of `service` (qmgr, submission/smtpd) says; () for nothing of use.
 
     `at` goes into the facts as it is.  Raises: Unread.
     """
@@ -92,12 +93,16 @@ def read(at: str, service: str, text: str) -> Said:
         return ()  # NOQUEUE, connections, warnings, statistics
     queue_id = start[1]
     said = text[start.end() :]
+    listener, _, service = service.rpartition("/")
     if said.startswith("to=<"):
         if service in _NO_DELIVERY:
             return ()
         return ((queue_id, _attempt(at, queue_id, service, said)),)
     reader = _READERS.get(service)
-    return () if reader is None else reader(at, queue_id, said)
+    found = () if reader is None else reader(at, queue_id, said)
+    if listener and service == "smtpd" and found and found[0][1]["kind"] == "queued":
+        found[0][1]["listener"] = listener
+    return found
 
 
 def _attempt(at: str, queue_id: str, service: str, said: str) -> Fact:

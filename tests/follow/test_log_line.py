@@ -100,7 +100,9 @@ def test_the_missing_year_is_found(stamp: str, reference: str, expected: str) ->
     ("name", "program", "service"),
     [
         pytest.param("postfix", "postfix/smtp", "smtp", id="usual"),
-        pytest.param("postfix", "postfix/submission/smtpd", "smtpd", id="service-with-a-name"),
+        pytest.param(
+            "postfix", "postfix/submission/smtpd", "submission/smtpd", id="service-with-a-name"
+        ),
         pytest.param("postfix", "postfix-out/smtp", "smtp", id="another-instance"),
         pytest.param("postfix", "postfixed/smtp", None, id="another-program"),
         pytest.param("postfix", "postfix", None, id="no-service"),
@@ -111,7 +113,7 @@ def test_the_missing_year_is_found(stamp: str, reference: str, expected: str) ->
     ],
 )
 def test_services_are_known_by_their_program(name: str, program: str, service: str | None) -> None:
-    """`syslog_name` decides which programs are Postfix's, and the last part is the service."""
+    """`syslog_name` decides which programs are Postfix's, and the rest is the service."""
     assert Services(name).of(program.encode()) == service
 
 
@@ -127,8 +129,25 @@ def test_lines_of_one_second_stay_in_order() -> None:
     ]
     framed = [one for line in lines if (one := framing.split(line))]
     assert [at[-9:] for at, _, _ in framed] == ["7.000000Z", "7.000002Z", "8.000000Z"]
-    framing.begin(b"\n".join(lines[:2]) + b"\n")
+    framing.begin(b"\n".join(lines[:2]) + b"\n", is_whole=False)
     assert framing.split(lines[2]) == framed[1]
+
+
+def test_a_new_file_goes_on_in_the_second_of_the_old_one() -> None:
+    """Rotation within a second: the lines of the new file sort behind those of the old."""
+    framing = Framing(Services("postfix"))
+    framing.renew(datetime(2026, 11, 21, 18, tzinfo=UTC).timestamp())
+    line = b"Nov 21 17:16:47 h postfix/smtp[1]: a"
+    old = [framing.split(line) for _ in range(3)]
+    framing.begin(b"", is_whole=True)
+    new = [framing.split(line) for _ in range(3)]
+    assert sorted(old + new, key=str) == old + new
+    framing.begin(line + b"\n", is_whole=True)
+    assert framing.split(line) == new[1]
+    assert framing.split(line.replace(b":47", b":48")) == (
+        "2026-11-21T17:16:48.000000Z",
+        *new[0][1:],
+    )
 
 
 @given(st.binary(max_size=300))

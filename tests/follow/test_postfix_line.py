@@ -36,6 +36,17 @@ CASES = [
         id="client-with-port-and-login",
     ),
     pytest.param(
+        "submission/smtpd",
+        f"{LONG}: client=unknown[192.0.2.7]",
+        {
+            "kind": "queued",
+            "service": "smtpd",
+            "client": "unknown[192.0.2.7]",
+            "listener": "submission",
+        },
+        id="listener-with-a-name",
+    ),
+    pytest.param(
         "smtpd",
         f"{LONG}: client=unknown[192.0.2.7], orig_queue_id={SHORT}, orig_client=a[192.0.2.9]",
         {
