@@ -1,8 +1,8 @@
 """A batch: some lines of one segment, taken apart, before they go to SQL in one transaction.
 
 Promises: every line of the batch is in `entries`; those that are records in `arrivals`, those that
-should be and are not in `refused`, each with why; event lines in `events`.  Events of a later kind,
-of which nothing is made, are in `entries` only.  A defect of ours while one record is taken apart
+should be and are not in `refused`, each with why; event lines in `events`.  Of events
+of a later kind nothing is made; the relays that they name are in `others`.  A defect of ours while one record is taken apart
 costs that record only.
 
 Does not: touch the database, or decide what becomes of a refused line.
@@ -31,6 +31,7 @@ class Batch:
     arrivals: list[Arrival]
     refused: list[tuple[Entry, str]]
     events: list[EventArrival] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
     @property
     def start(self) -> int:
@@ -81,6 +82,8 @@ def read(
             elif event_line.is_delivery(entry.content):
                 line = event_line.read(entry.content)
                 batch.events.append(EventArrival(segment_id, entry.position, line))
+            else:
+                batch.others.append(str(entry.content.get("relay", "")))
         except ValueError as fault:
             batch.refused.append((entry, str(fault)))
         except Exception as fault:

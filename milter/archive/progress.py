@@ -53,6 +53,8 @@ class Progress:
             relay = batch.arrivals[0].rows.message["circumstance"].relay
         if not relay and batch.events:
             relay = batch.events[0].line.relay
+        if not relay and batch.others:
+            relay = batch.others[0]
         return Progress(
             offset=batch.entries[-1].end,
             lines=self.lines + len(read),

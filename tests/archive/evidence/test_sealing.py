@@ -192,9 +192,9 @@ def test_a_footer_that_does_not_fit_is_reported_and_signed(archive: Archive) -> 
     assert "segment-damaged" in [event for event, _ in archive.events]
 
 
-def test_events_are_sealed_as_lines_that_are_no_records(archive: Archive) -> None:
+def test_events_of_a_later_kind_are_sealed_as_lines(archive: Archive) -> None:
     """They are neither loaded nor set aside; verify misses none, and still misses records."""
-    event = {"event": "delivery", "v": 1, "relay": "mx9", "queue_id": "4A", "facts": []}
+    event = {"event": "weather", "v": 1, "relay": "mx9", "queue_id": "4A", "facts": []}
     archive.put(event | {"queue_id": "4B"})
     archive.put(salted(0), event, salted(1))
     assert archive.load() == 2
