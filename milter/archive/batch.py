@@ -1,9 +1,9 @@
 """A batch: some lines of one segment, taken apart, before they go to SQL in one transaction.
 
 Promises: every line of the batch is in `entries`; those that are records in `arrivals`, those that
-should be and are not in `refused`, each with why; event lines in `events`.  Of events
-of a later kind nothing is made; the relays that they name are in `others`.  A defect of ours while one record is taken apart
-costs that record only.
+should be and are not in `refused`, each with why; event lines in `events`.  Of events of a later
+kind nothing is made; the relays that they name are in `others`.  A defect of ours while one record
+is taken apart costs that record only.
 
 Does not: touch the database, or decide what becomes of a refused line.
 """
