@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from support.sink import Delivery, Sink
 pytestmark = [pytest.mark.root, pytest.mark.postfix]
 
 SPARE = "spare@archive.example.org"
-SECONDS = float(os.environ.get("OUTAGE", "6"))
+SECONDS = float(os.environ.get("OUTAGE", "4"))
 RATE = float(os.environ.get("RATE", "0"))  # messages a second; 0: as many as it takes
 CLIENTS = 4
 _BODY = b"From: a@example.com\r\nSubject: outage\r\nMessage-ID: <%s@example.com>\r\n\r\nhi\r\n"
@@ -103,7 +104,7 @@ class World:
 
 
 @contextmanager
-def world(**postfix: Any) -> Iterator[World]:
+def world(*, retry: str = "2s", **postfix: Any) -> Iterator[World]:
     """A relay with an alternate on a host of its own, and a follower beside it."""
     with Sink() as spare:
         log = free_port()  # a name that no other test has
@@ -112,7 +113,7 @@ def world(**postfix: Any) -> Iterator[World]:
             "archive": {
                 "recipients": [ARCHIVE],
                 "alternate": [SPARE],
-                "retry": "2s",
+                "retry": retry,
                 "alarm": {"command": [sys.executable, "-c", _NOTE, str(notes)]},
             },
             "follow": {"log": "../mta/log"},
@@ -227,3 +228,103 @@ def _account(here: World, flow: Flow, after: Counter[str]) -> None:
     assert len(to_both) < len(sent) / 10
     wait_until(lambda: not here.listed("waiting"), "the last copies to be seen")
     assert not here.listed("lost")
+
+
+def test_a_mailbox_that_refuses_everything_gets_its_copies_back_by_trial() -> None:
+    """Nothing waits in the queue that could tell; and what was lost is listed, each copy of it."""
+    with world() as here:
+        made = here.made
+        refused = marks_of_refusals(made)
+        with Flow(made) as flow:
+            made.archive.wait_for(5)
+            made.archive.reply(ARCHIVE, "550 5.2.2 mailbox full")
+            wait_until(lambda: here.events() == ["archive-copy-failing"], "the alarm")
+            here.spare.wait_for(10)
+            wait_until(lambda: "archive-trial" in made.service.log(), "a trial")
+            flow.stop.wait(3)
+            made.archive.reply(ARCHIVE, "")
+            wait_until(lambda: here.events()[-1:] == ["archive-copy-recovered"], "the notice", 60)
+        made.mta.wait_until_empty(60)
+        sent = {mark for mark, _ in flow.sent}
+        wait_until(lambda: _recorded(made) == len(sent), "the records", 60)
+        main, spare = marks(made.archive.deliveries), marks(here.spare.deliveries)
+        lost = sent - main.keys()
+        assert lost
+        wait_until(lambda: len(here.listed("lost")) == len(refused()), "the last loss to be seen")
+        assert refused() == {
+            one["message_id"].removeprefix("<").partition("@")[0] for one in here.listed("lost")
+        }
+        # Before the alternate took over, and a little longer, until the workers knew.
+        assert lost - spare.keys() == refused() - spare.keys()
+        notice = here.notices()[-1]
+        assert notice["lost"] == len(here.listed("lost"))
+
+
+def marks_of_refusals(made: Relay) -> Callable[[], set[str]]:
+    """Messages of which Postfix says that the archive refused their copy."""
+
+    def refused() -> set[str]:
+        log = made.mta.log()
+        names = dict(re.findall(r" (\w+): message-id=<([\w-]+)@example\.com>", log))
+        bounced = re.findall(rf" (\w+): to=<{ARCHIVE}>, .*status=bounced", log)
+        return {names[queue_id] for queue_id in bounced}
+
+    return refused
+
+
+def test_when_the_alternate_fails_as_well_all_of_them_get_the_copy() -> None:
+    """Whichever is mended first has it; nothing is lost as long as Postfix keeps it."""
+    with world() as here:
+        made = here.made
+        port, spare_port = made.archive.port, here.spare.port
+        made.archive.close()
+        here.spare.close()
+        with Flow(made) as flow:
+            wait_until(lambda: "archive-all-fail" in made.service.log(), "both to fail")
+            flow.stop.wait(1)
+            wait_until(lambda: len(here.events()) == 2, "an alarm for each")
+        with Sink(port=spare_port) as spare, Sink(port=port) as main:
+            made.mta.wait_until_empty(60)
+            sent = {mark for mark, _ in flow.sent}
+            arrived = [marks(one.deliveries) for one in (main, spare)]
+        assert arrived[0].keys() | arrived[1].keys() == sent
+        assert not flow.faults
+        wait_until(lambda: not here.listed("waiting"), "the last copies to be seen")
+        assert not here.listed("lost")
+        assert not any(here.made.mta.queue())
+
+
+def test_while_nobody_follows_the_log_no_copy_is_lost() -> None:
+    """What was bad gets its copies again, and the alternate keeps getting them as well."""
+    with world(retry="1h") as here:
+        made = here.made
+        made.archive.reply(ARCHIVE, "550 5.2.2 mailbox full")
+        # The workers look once a second; until then they go by what they knew.
+        _send_until(made, lambda: here.spare.count > 0)
+        here.follower.kill()
+        made.archive.reply(ARCHIVE, "")
+        path = made.service.spool / "state/copies.json"
+        content = json.loads(path.read_bytes())
+        content["at"] -= 400
+        (path.parent / "aged").write_text(json.dumps(content))
+        (path.parent / "aged").replace(path)
+        _send_until(
+            made,
+            lambda: bool(
+                marks(made.archive.deliveries).keys() & marks(here.spare.deliveries).keys()
+            ),
+        )
+
+
+def _send_until(made: Relay, is_done: Callable[[], bool]) -> None:
+    """One message after the other."""
+
+    def send() -> bool:
+        mark = f"m9-{next(_counter)}"
+        made.send("inside", "a@example.com", [f"{mark}@out.example"], _BODY % mark.encode())
+        return is_done()
+
+    wait_until(send, "a message to make the difference")
+
+
+_counter = itertools.count()
