@@ -1,7 +1,8 @@
 """Counts of messages: by day, by crossing, by who wrote them.
 
 Promises: one statement reads each record once, through an index; the same numbers on every engine.
-What is counted can be narrowed by any search.  Times are UTC.
+How messages stand no statement can say: for that their facts are read, page by page.  What is
+counted can be narrowed by any search.  Times are UTC.
 
 Raises: DataError for a search that no index answers; DatabaseUnusable.
 
@@ -32,13 +33,16 @@ from sqlalchemy import (
 
 from carbonseal.milter.archive import postings, retrieve, schema
 from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.search import query, walk
+from carbonseal.milter.archive.search import query, standing, walk
 from carbonseal.milter.archive.search.checks import IsOurs
 from carbonseal.milter.archive.search.conditions import MESSAGE
 from carbonseal.milter.archive.search.wanted import Search
+from carbonseal.policies import delivery
+from carbonseal.policies.delivery import Story
 
 _HOUR = 3_600_000_000  # microseconds
 _CHUNK = 500
+_PAGE = 500
 _IN_ENVELOPE = schema.REVERSE_PATH | schema.RECIPIENT
 _NONE = ""  # stands for no login, no author, the null reverse-path
 
@@ -57,7 +61,18 @@ class Count:
 
 
 BY_TIME = ("hour", "day", "month", "year")
-BY = (*BY_TIME, "crossing", "domain", "author", "sender", "login", "relay", "class", "disposition")
+BY = (
+    *BY_TIME,
+    "crossing",
+    "domain",
+    "author",
+    "sender",
+    "login",
+    "relay",
+    "class",
+    "disposition",
+    "state",
+)
 
 
 def count(
@@ -75,8 +90,14 @@ def count(
     """
     wanted = replace(wanted, limit=None)
     sums: dict[Any, list[int]] = {}
-    for restricted, bounds, connection in _parts(engine, wanted, frozenset(indexed), is_ours):
-        for what, *numbers in _counted(by, restricted, bounds, connection):
+    names = frozenset(indexed)
+    counted = (
+        _by_state(engine, wanted, names, is_ours)
+        if by == "state"
+        else _by_value(engine, by, wanted, names, is_ours)
+    )
+    for some in counted:
+        for what, *numbers in some:
             known = sums.setdefault(what, [0, 0, 0, 0])
             known[:] = [old + int(new) for old, new in zip(known, numbers, strict=True)]
     with query.reading(engine) as connection:
@@ -84,6 +105,33 @@ def count(
     if by in BY_TIME:
         return sorted(named, key=lambda one: one.what, reverse=True)
     return sorted(named, key=lambda one: (-one.messages, one.what))
+
+
+def _by_value(
+    engine: Engine, by: str, wanted: Search, indexed: frozenset[str], is_ours: IsOurs | None
+) -> Iterator[Iterable[Any]]:
+    for restricted, bounds, connection in _parts(engine, wanted, indexed, is_ours):
+        yield _counted(by, restricted, bounds, connection)
+
+
+def _by_state(
+    engine: Engine, wanted: Search, indexed: frozenset[str], is_ours: IsOurs | None
+) -> Iterator[Iterable[Any]]:
+    """The worst state of the recipients of each message, and its numbers."""
+    with query.reading(engine) as connection:
+        plan = walk.planned(wanted, connection, indexed, is_ours)
+    record_id = MESSAGE.c.record_id
+    for record_ids in walk.each(plan, _PAGE, lambda: query.reading(engine)):
+        with query.reading(engine) as connection:
+            told = standing.stories(record_ids, connection)
+            asked = _sums(record_id).where(record_id.in_(record_ids)).group_by(record_id)
+            rows = connection.execute(asked).all()
+        yield ((_state(told[row[0]]), *row[1:]) for row in rows)
+
+
+def _state(story: Story) -> str:
+    states = [one.state for one in story.passages if not one.is_copy]
+    return delivery.worst(states or [story.state]).value
 
 
 def _parts(
@@ -198,6 +246,8 @@ def _names(by: str, sums: Mapping[Any, list[int]], connection: Connection) -> Ca
         return lambda what: _time(by, int(what))
     if by == "crossing":
         return lambda what: schema.CROSSINGS[what]
+    if by == "state":
+        return str
     if by == "disposition":
         return lambda what: schema.DISPOSITIONS[what]
     known: Mapping[Any, str] = {}

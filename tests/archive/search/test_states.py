@@ -6,6 +6,7 @@ The reading below knows nothing of tables: it looks at records and event lines a
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from support.archive import Archive, build_recipient, build_record, build_search
 from support.event_lines import active, attempt, build, change, client
 
-from carbonseal.milter.archive.search import fields, query
+from carbonseal.milter.archive.search import fields, query, statistics
 from carbonseal.policies import delivery
 from carbonseal.policies.errors import DataError
 
@@ -199,6 +200,19 @@ def test_results_stand_as_the_facts_say(filled: Archive, cases: list[Case]) -> N
         assert one.state == delivery.worst(end.state for end in passages if not end.is_copy)
         copies = [end.state for end in passages if end.is_copy]
         assert one.copy_state == (delivery.worst(copies) if copies else None)
+
+
+def test_messages_are_counted_by_state(filled: Archive, cases: list[Case]) -> None:
+    """By the worst of their recipients; all of them, or those that a search finds."""
+    for text, parts in (("", ()), ("copy:lost", ("copy:lost",))):
+        some = set(expected(cases, *parts))
+        states = Counter(
+            delivery.worst(end.state for end in one.story.passages if not end.is_copy).value
+            for one in cases
+            if one.record["record_id"] in some
+        )
+        counted = statistics.count(filled.engine, "state", build_search(text))
+        assert {one.what: one.messages for one in counted} == states
 
 
 def test_what_left_late_is_not_asked_where_ours_is_unknown(filled: Archive) -> None:
