@@ -78,6 +78,10 @@ test-many: setup ## 100,000 records through two relays while servers are killed 
 test-outage: setup ## the archive's host is down for five minutes while mail flows (eight minutes)
 	OUTAGE=$(or $(SECONDS),300) $(PY) -m pytest tests/postfix/test_archive_outage.py -s --timeout 1800
 
+.PHONY: test-follow
+test-follow: setup ## ten thousand messages to a sink of bad moods: SQL says what it did (six minutes)
+	MESSAGES=$(or $(MESSAGES),10000) $(PY) -m pytest tests/follow/test_ten_thousand.py -s --timeout 3600
+
 soak-rotation: setup ## rotate under mail, TURNS times for each domain (default 30, half an hour)
 	ROTATIONS=$(or $(TURNS),30) $(PY) -m pytest tests/postfix/test_rotation.py -k many -s --timeout 7200
 

@@ -29,6 +29,7 @@ class _Commands(click.Group):
         "release": "keeping.commands:release_command",
         "retain": "keeping.commands:retain_command",
         "erase": "keeping.commands:erase_command",
+        "completeness": "completeness.commands:completeness_command",
         "verify": "evidence.commands:verify",
         "audit": "audit_commands:audit_command",
         "write": "writer_commands:write",

@@ -216,6 +216,8 @@ def _others(page: Page) -> Iterator[Metric]:
     if page.completeness is not None:
         at = _number(page.completeness.get("at"))
         yield _gauge("completeness_time_seconds", "When completeness was last looked at.", at)
+        holes = _number(page.completeness.get("holes"))
+        yield _gauge("completeness_holes", "What was found missing then, without an excuse.", holes)
 
 
 def _keys(page: Page) -> Iterator[Metric]:
