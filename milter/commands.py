@@ -33,9 +33,14 @@ from carbonseal.milter import (
 )
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.copies import probe
+from carbonseal.milter.copies import state as copies_state
 from carbonseal.policies import retention
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
+_NOBODY_FOLLOWS = (
+    "archive.alternate: nobody follows Postfix's log yet, so no alternate takes over; start"
+    " carbonseal-follow"
+)
 _SIZE_LIMIT = "message_size_limit"
 _DEFAULT_SIZE_LIMIT = 10_240_000
 _OTHER_QUEUES = 5 * 86400  # seconds
@@ -117,6 +122,9 @@ def check(context: Context, is_probed: bool) -> None:
         click.echo(tables.presentable(_DRY_RUN))
     for hint in postfix_effects.failures(configuration):
         click.echo(tables.presentable(f"hint: {hint.place}: {hint.text}"))
+    watched = copies_state.path(configuration.spool_directory)
+    if configuration.archive.alternates and not os.path.exists(watched):
+        hints.append(_NOBODY_FOLLOWS)
     for sentence in hints:
         click.echo(tables.presentable(f"hint: {sentence}"))
     if complaints:

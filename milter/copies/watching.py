@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from carbonseal.milter import log, socket_address
-from carbonseal.milter.config import AlarmSection, Configuration
+from carbonseal.milter.config import Configuration
+from carbonseal.milter.config_sections import AlarmSection
 from carbonseal.milter.copies import ledger, state
 from carbonseal.milter.copies.alarm import Bell
 from carbonseal.milter.copies.ledger import Ledger
@@ -121,7 +122,8 @@ class Watching:
             self._write(lists=False)
 
     def close(self) -> None:
-        """The follower leaves: whoever is being told is told."""
+        """The follower leaves: whoever is to be told is told."""
+        self._look()
         self.save()
         self.bell.settle(_PATIENCE)
 
