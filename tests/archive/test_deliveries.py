@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, Delete, Insert
 from support import event_lines
 from support.archive import Archive, build_recipient, build_record
 from support.event_lines import active, attempt, build, change, client
+from support.evidence import verified
 
 from carbonseal.milter.archive import deliveries, schema
 from carbonseal.policies.delivery import State, Story
@@ -202,6 +205,37 @@ def test_text_of_strangers_comes_back_as_it_was(any_archive: Archive) -> None:
     with any_archive.engine.connect() as connection:
         [line] = deliveries.lines([sealed["record_id"]], connection)[sealed["record_id"]]
     assert list(line.said) == [odd, {**active(), "login": None}]
+
+
+class Killed(BaseException):
+    """The writer dies here."""
+
+
+@pytest.mark.parametrize("last", range(1, 14))
+def test_a_writer_killed_anywhere_loses_and_doubles_nothing(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    """Lines and records that move in one transaction, whichever statement is the last."""
+    sealed = message()
+    put(archive, event_lines.delivered("4XYZ0", BOB, CAROL, COPY)[0])
+    archive.put(sealed, *event_lines.delivered("4XYZ0", BOB, CAROL, COPY)[1:])
+    archive.put(build("4XYZ0", attempt("b@y.example", "bounced", 5.0, orig_to=BOB)))
+    statements = itertools.count(1)
+    execute = Connection.execute
+
+    def counted(connection: Connection, statement: Any, *more: Any, **named: Any) -> Any:
+        if isinstance(statement, (Insert, Delete)) and next(statements) == last:
+            raise Killed
+        return execute(connection, statement, *more, **named)
+
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        patched.setattr(Connection, "execute", counted)
+        archive.load()
+    archive.load()
+    assert states(archive, sealed["record_id"]) == ["bounced", "delivered", "delivered"]
+    assert archive.rows("delivery") == 3
+    assert archive.rows("delivery_waiting") + archive.rows("waiting_address") == 0
+    assert verified(archive) == []
 
 
 def test_states_are_values_of_the_schema() -> None:

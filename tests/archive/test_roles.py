@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from support import mariadb, postgresql
 from support.archive import Archive, build_record
+from support.event_lines import active, attempt, build, change
 from support.keeping import Keeper, expiring, years
 from support.mariadb import MariaDB
 from support.postgresql import PostgreSQL
@@ -89,6 +90,18 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 def archive(place: Place, tmp_path: Path) -> Iterator[Archive]:
     """A relay that writes as a writer, and is asked as a reader."""
     made = Archive(tmp_path, place.url(WRITER))
+    made.put(
+        *(build(f"4XYZ{number}", active(years(8))) for number in (1, 1, 77)),
+        build(
+            "4XYZ3", attempt("fax@gateway.example", "deferred", 3.5, orig_to="bob@partner.example")
+        ),
+        build(
+            "4XYZ3",
+            change("notified", 4.0, queue_id="4N"),
+            attempt("bob@partner.example", "bounced", 4.0),
+        ),
+    )
+    made.load()
     made.fill(
         expiring(1, seconds=years(8), keep=365 * 7),
         expiring(2, seconds=0, keep=365 * 7, name="other"),
@@ -115,6 +128,7 @@ def test_every_role_can_do_its_work(place: Place, archive: Archive) -> None:
     keeper.run(f"erase bob@partner.example --apply --certificate {certificate}")
     assert len(archive.search()) == 4
     assert archive.search(recipient="bob@partner.example") == []
+    assert (archive.rows("delivery"), archive.rows("delivery_waiting")) == (2, 0)
 
     # What the keeper did is no finding, and the writer goes on where it was.
     assert keeper.findings() == []

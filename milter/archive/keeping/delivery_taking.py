@@ -79,6 +79,20 @@ def naming(address_ids: Iterable[int], connection: Connection) -> Iterator[str]:
         yield from connection.scalars(query)
 
 
+def telling_of(
+    record_ids: Sequence[str], is_named: Callable[[Any], bool], connection: Connection
+) -> Iterator[str]:
+    """Those of these records whose lines name a person, read one by one."""
+    for chunk in dictionary.chunks(list(record_ids), _CHUNK):
+        query = select(schema.delivery).where(_delivery.record_id.in_(chunk))
+        found = connection.execute(query).all()
+        mailboxes = _mailboxes(found, connection)
+        for row in found:
+            values = delivery_facts.unpack(bytes(row.facts))
+            if is_named([delivery_facts.facts(values, mailboxes), values.rest]):
+                yield row.record_id
+
+
 def erase(
     record_ids: Sequence[str],
     without: Callable[[str], Erase],

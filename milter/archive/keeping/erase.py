@@ -159,6 +159,9 @@ def _everywhere(
             for held in taking.fetch(unknown, connection):
                 if person.names(held.content, who):
                     yield held.record_id
+            yield from delivery_taking.telling_of(
+                unknown, lambda said: person.names(said, who), connection
+            )
         if not record_ids:
             return
         progress(len(record_ids))

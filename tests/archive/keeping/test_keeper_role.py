@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support import postgresql
 from support.archive import Archive
+from support.event_lines import active, attempt, build
 from support.keeping import Keeper, expiring, years
 
 from carbonseal.milter.archive import database
@@ -41,6 +42,12 @@ def test_the_keeper_holds_retains_and_erases_and_the_relay_cannot(
 ) -> None:
     """With the rights of the packaged files, a month as a whole included."""
     archive, keeping, relay = divided
+    archive.put(
+        build("4XYZ1", active(years(2))),
+        build("4XYZ2", attempt("fax@gateway.example", "deferred", years(2) + 9, orig_to="b@x.y")),
+        build("4XYZ3", attempt("bob@partner.example", "bounced", years(1) + 9)),
+    )
+    archive.load()
     archive.fill(
         expiring(1, seconds=years(2), keep=30),
         expiring(2, seconds=years(2), keep=30, login="held"),
@@ -55,6 +62,7 @@ def test_the_keeper_holds_retains_and_erases_and_the_relay_cannot(
     keeper.run("hold case login:held")
     assert "whole months" in keeper.run("retain --apply --now 0d")
     assert len(archive.search()) == 3
+    assert (archive.rows("delivery"), archive.rows("delivery_address")) == (2, 2)
     certificate = tmp_path / "c.json"
     keeper.run("release case")
     keeper.run(f"erase bob@partner.example --apply --certificate {certificate}")
