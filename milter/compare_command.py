@@ -28,7 +28,7 @@ from typing import Any
 import click
 
 from carbonseal.keys import tables
-from carbonseal.milter import compare_signatures, compare_sources, config
+from carbonseal.milter import compare_signatures, compare_sources, config_values
 from carbonseal.milter.commands import Context, policy
 from carbonseal.milter.compare_sources import Line, Mail
 from carbonseal.milter.config import Configuration
@@ -168,7 +168,7 @@ def _copies(
             f" carbonseal postfix bcc-maps prints it"
         )
     if model.archive.bcc_maps is not None:
-        maps = config.bcc_maps_of(model, configuration.path.resolve().parent)
+        maps = config_values.bcc_maps_of(model, configuration.path.resolve().parent)
     counts: Counter[str] = Counter()
     tables.write_rows(
         _rows(things, maps, counts, show_all=show_all, anew=anew), _COLUMNS, output_format

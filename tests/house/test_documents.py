@@ -23,8 +23,9 @@ import click
 import pytest
 import yaml
 
-from carbonseal.milter import cli, config, config_file
+from carbonseal.milter import cli, config, config_file, config_sections
 from carbonseal.milter.archive import audit
+from carbonseal.milter.config_sections import FileModel
 from carbonseal.milter.postfix_finding import CATALOGUE
 from carbonseal.policies import disposition, errors, reason
 
@@ -52,7 +53,7 @@ PACKAGED = {
 # --- The code, as the documents should show it ----------------------------------------------------
 
 
-def keys(model: type[config.FileModel] | Any = config.FileModel, above: str = "") -> Iterator[str]:
+def keys(model: type[FileModel] | Any = FileModel, above: str = "") -> Iterator[str]:
     """Every key that can be written, dotted; `[]` after a list of mappings."""
     for name, about in model.model_fields.items():
         inner = [one for one in (about.annotation, *get_args(about.annotation)) if is_model(one)]
@@ -69,7 +70,7 @@ def is_model(annotation: Any) -> bool:
 
 def defaults() -> dict[str, Any]:
     """Every key outside lists with its default; ours.domains has none."""
-    model = config.FileModel.model_validate({"ours": {"domains": ["example.com"]}})
+    model = FileModel.model_validate({"ours": {"domains": ["example.com"]}})
     flat = flatten(model.model_dump(mode="json"))
     del flat["ours.domains"]
     return flat
@@ -233,7 +234,7 @@ def reply(failure: disposition.FailureClass, answer: str) -> str:
 
 def test_the_configuration_cannot_drift_from_the_failure_policy() -> None:
     """The defaults stand in two rooms, because the lower one may not know the upper one."""
-    model = config.FailureSection().model_dump()
+    model = config_sections.FailureSection().model_dump()
     assert model == {str(one): str(answer) for one, answer in disposition.DEFAULTS.items()}
 
 

@@ -22,7 +22,8 @@ import yaml
 from support import carbonseal, manual_examples, manual_pages
 from support.manual_examples import World
 
-from carbonseal.milter import cli, config, config_file
+from carbonseal.milter import cli, config_file
+from carbonseal.milter.config_sections import FileModel
 from carbonseal.policies import errors
 
 PAGES = manual_pages.pages()
@@ -88,7 +89,7 @@ def test_the_page_names_no_option_that_does_not_exist(page: Path) -> None:
     assert set(said) <= known | others
 
 
-def keys(model: Any = config.FileModel, above: str = "") -> Iterator[str]:
+def keys(model: Any = FileModel, above: str = "") -> Iterator[str]:
     """Every key that can be written below a section, dotted."""
     for name, annotation in manual_pages.hints(model).items():
         if name in model.model_fields:
@@ -111,7 +112,7 @@ def test_every_key_of_the_configuration_can_be_read_on_its_page() -> None:
 @pytest.mark.parametrize("page", BY_NAME)
 def test_keys_that_are_named_exist(page: Path) -> None:
     """In bold, section and key: `record.spool_limit`."""
-    sections = "|".join(config.FileModel.model_fields)
+    sections = "|".join(FileModel.model_fields)
     text = page.read_text()
     known = set(keys())
     for name in re.findall(rf"\\fB((?:{sections})\.[a-z_]+(?:\[\]\.[a-z_]+)*)\\fR", text):
