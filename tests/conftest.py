@@ -18,6 +18,7 @@ _LONGEST = (
     "keys/test_life_crash.py",
     "archive/many/test_galera.py",
     "postfix/test_chaos.py",
+    "postfix/test_archive_outage.py",
     "archive/test_writer_on_servers.py",
     "keys/test_thousand_domains.py",
     "postfix/test_trouble.py",

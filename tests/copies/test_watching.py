@@ -360,7 +360,7 @@ def test_a_follower_that_is_killed_again_and_again_loses_no_copy(service: Carbon
     writer = threading.Thread(target=write)
     with FollowerProcess(service) as follower:
         writer.start()
-        for _ in range(3):
+        for _ in range(2):
             wait_until(lambda: state.path(service.spool).exists(), "a first look")
             follower.kill()
             follower.start()
