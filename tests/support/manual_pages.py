@@ -26,8 +26,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
-from carbonseal.milter import cli, config
+from carbonseal.milter import cli, config_types
 from carbonseal.milter.archive.search import fields
+from carbonseal.milter.config_sections import FileModel
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "packaging/man"
@@ -335,20 +336,20 @@ def yaml_example(section: Section, entry: Entry) -> str:
 
 
 _KINDS: list[tuple[Any, str, str]] = [
-    (config.Duration, "duration", "durations"),
-    (config.Period, "time to keep", "times to keep"),
-    (config.Size, "size", "sizes"),
-    (config.Line, "text", "texts"),
-    (config.Directory, "path", "paths"),
-    (config.DatabaseUrl, "database URL", "database URLs"),
-    (config.DomainEntry, "domain entry", "domain entries"),
-    (config.NetworkText, "address or network", "addresses or networks"),
-    (config.Mailbox, "mailbox", "mailboxes"),
-    (config.Pattern, "author pattern", "author patterns"),
-    (config.DomainName, "domain name", "domain names"),
-    (config.SocketText, "socket", "sockets"),
-    (config.ServerText, "server", "servers"),
-    (config.FieldName, "header field name", "header field names"),
+    (config_types.Duration, "duration", "durations"),
+    (config_types.Period, "time to keep", "times to keep"),
+    (config_types.Size, "size", "sizes"),
+    (config_types.Line, "text", "texts"),
+    (config_types.Directory, "path", "paths"),
+    (config_types.DatabaseUrl, "database URL", "database URLs"),
+    (config_types.DomainEntry, "domain entry", "domain entries"),
+    (config_types.NetworkText, "address or network", "addresses or networks"),
+    (config_types.Mailbox, "mailbox", "mailboxes"),
+    (config_types.Pattern, "author pattern", "author patterns"),
+    (config_types.DomainName, "domain name", "domain names"),
+    (config_types.SocketText, "socket", "sockets"),
+    (config_types.ServerText, "server", "servers"),
+    (config_types.FieldName, "header field name", "header field names"),
     (bool, "true or false", "truth values"),
     (int, "whole number", "whole numbers"),
     (float, "number", "numbers"),
@@ -416,7 +417,7 @@ def keys_of_configuration(_: str) -> list[str]:
     """Every section with its keys."""
     lines: list[str] = []
     told = meanings()
-    models = hints(config.FileModel)
+    models = hints(FileModel)
     for section in sections(EXAMPLE.read_text()):
         annotations = hints(models[section.name])
         lines += [f".SS {_plain(section.name)}: {_plain(section.title)}"]
