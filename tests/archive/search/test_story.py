@@ -111,17 +111,29 @@ FORWARDED = [
 ]
 
 
+PARTLY = [
+    build(
+        "4PART",
+        client(14.8),
+        attempt(CAROL, seconds=15.2, service="local", next_hop="local", reply="forwarded as 4KID"),
+    ),
+    build("4KID", attempt(AWAY, seconds=15.4, orig_to=CAROL), change("removed", 15.5)),
+]
+
+
 @pytest.fixture(scope="module")
 def told(module_archive: Archive) -> Archive:
     """A message whose story is whole, one that was forwarded, and some that nobody told of."""
     module_archive.put(
         message(0, "4STORY"),
         message(10, "4FORWD"),
+        message(15, "4PART"),
         message(20, "4SILENT"),
         message(30, "4HELD"),
         message(40, "4AFTER"),
         *DELIVERED_LATE,
         *FORWARDED,
+        *PARTLY,
         build("4HELD", client(29.9), change("held", 30.1, reply="postsuper")),
     )
     module_archive.load()
@@ -248,6 +260,7 @@ def test_results_say_how_messages_stand(told: Archive) -> None:
     assert {name: (one["state"], one["copy_state"]) for name, one in found.items()} == {
         "4STORY": ("delivered", "delivered"),
         "4FORWD": ("bounced", "bounced"),
+        "4PART": ("queued", "queued"),
         "4SILENT": ("offered", "offered"),
         "4HELD": ("held", "held"),
         "4AFTER": ("offered", "offered"),
@@ -264,11 +277,14 @@ def test_results_say_how_messages_stand(told: Archive) -> None:
         pytest.param(["state:deferred"], set(), id="deferred-then-delivered"),
         pytest.param(["--copy", "lost"], {"4FORWD"}, id="copy-lost"),
         pytest.param(["copy:deferred"], {"4HELD"}, id="copy-held"),
-        pytest.param(["left:late"], {"4STORY", "4FORWD"}, id="exits"),
-        pytest.param(["--left-late", "state:delivered"], {"4STORY", "4FORWD"}, id="exits-option"),
+        pytest.param(["left:late"], {"4STORY", "4FORWD", "4PART"}, id="exits"),
+        pytest.param(
+            ["--left-late", "state:delivered"], {"4STORY", "4FORWD", "4PART"}, id="exits-option"
+        ),
+        pytest.param(["state:queued on:2026-11-21"], {"4PART"}, id="forwarded-for-one-of-two"),
         pytest.param(["state:offered on:2026-11-21"], {"4SILENT", "4AFTER"}, id="offered"),
         pytest.param(
-            ["copy:missing", "--since", "2026-11-21"], {"4SILENT", "4AFTER"}, id="missing"
+            ["copy:missing", "--since", "2026-11-21"], {"4PART", "4SILENT", "4AFTER"}, id="missing"
         ),
     ],
 )
