@@ -1,7 +1,8 @@
 """What `policy compare` is given: messages in files, mboxes and maildirs, and lines of records.
 
 Promises: streams; memory is that of one message or line, both bounded.  The first octets of a file
-say what it is: `From ` begins an mbox, a header field one message, and all else JSON Lines.
+say what it is: `From ` begins an mbox, a header field one message, and all else JSON Lines, of
+which those that the follower of Postfix's log wrote are passed over.
 
 Raises: `DataError` with the place for what cannot be read.
 """
@@ -24,6 +25,7 @@ MAX_LINE: Final = 64 << 20
 _MAX_FILES: Final = 10_000_000
 _SEPARATOR = b"From "
 _SEGMENT = ".jsonl"
+_EVENT = b'{"event":'  # a line of the follower, in segments of its own
 _FIELD = re.compile(rb"[!-9;-~]{1,998}[ \t]*:")
 _QUOTED = re.compile(rb"^>(>*From )", re.M)
 
@@ -102,7 +104,8 @@ def _stream(stream: BinaryIO, place: str) -> Iterator[Line | Mail]:
 def _lines(first: bytes, stream: BinaryIO, place: str) -> Iterator[Line]:
     rest = iter(lambda: stream.readline(MAX_LINE), b"")
     for number, line in enumerate(itertools.chain((first,), rest), start=1):
-        yield Line(f"{place}: line {number}", line)
+        if not line.startswith(_EVENT):
+            yield Line(f"{place}: line {number}", line)
 
 
 def _mbox(stream: BinaryIO, place: str) -> Iterator[Mail]:

@@ -32,7 +32,7 @@ from support.archive import build_record, headers
 OTHERS = {"systemctl", "journalctl"}
 
 # What a block may need, and what of it can be had here.
-NEEDS = {"dns", "journal", "a terminal", "postconf", "postfix", "service"}
+NEEDS = {"dns", "journal", "a terminal", "postconf", "postfix", "service", "smtp"}
 GIVEN = {"postconf", "service"}
 
 _EXAMPLE = re.compile(r'(?ms)^((?:\.\\"[^\n]*\n)*)\.EX\n(.*?)\n\.EE$')
@@ -122,12 +122,6 @@ _FILES = {
     ),
     "etc/postfix-out/master.cf": "smtp inet n - n - - smtpd\ncleanup unix n - n - 0 cleanup\n",
     "etc/postfix/archive.pcre": "/./ archive@archive.example.net\n",
-    "var/log/mail.log": "",
-    "var/log/mail.log.1": (
-        "Nov 21 05:00:01 mx1 postfix/smtp[77]: 4jWgr24Qd6zJ9LL: to=<bob@partner.example>,"
-        " relay=mx.partner.example[203.0.113.5]:25, delay=1, delays=0.1/0/0.4/0.5, dsn=2.0.0,"
-        " status=sent (250 ok)\n"
-    ),
     "tmp/message.eml": (
         "From: Alice <alice@example.com>\nTo: bob@partner.example\nSubject: Report\n\nText\n"
     ),
@@ -199,7 +193,21 @@ class World:
                 2, seconds=ago + 2, header_fields=third, signatures=[], crossing="inbound"
             ),
         )
+        self._mail_log(time.time() - 3590)
+        self._run("follow --once")
         self._run("archive write --once")
+
+    def _mail_log(self, now: float) -> None:
+        """One message of those was delivered, and its copy; the log says nothing of the others."""
+        said = [
+            f"{time.strftime('%b %e %H:%M:%S', time.localtime(now))} mx1 postfix/smtp[77]:"
+            f" {_QUEUE_ID}: to=<{to}>, relay=mx.partner.example[203.0.113.5]:25, delay=1,"
+            f" delays=0.1/0/0.4/0.5, dsn=2.0.0, status=sent (250 ok)\n"
+            for to in ("bob@partner.example", "archive@archive.example.net")
+        ]
+        (self.root / "var/log").mkdir()
+        for name in ("mail.log", "mail.log.1"):
+            (self.root / "var/log" / name).write_text("".join(said))
 
     def _run(self, line: str) -> None:
         done = self.command(["carbonseal", *line.split()])

@@ -366,7 +366,7 @@ def kind(annotation: Any, *, several: bool = False) -> str:
             return many if several else one
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return kind(arguments[0], several=several) + _bounds(annotation.__metadata__)
+        return _annotated(annotation, several=several)
     if origin is Literal:
         return _or([str(one) for one in arguments])
     if origin in (Union, types.UnionType):
@@ -378,14 +378,28 @@ def kind(annotation: Any, *, several: bool = False) -> str:
     return "mappings" if several else "mapping"
 
 
-def _bounds(metadata: tuple[Any, ...]) -> str:
-    found: dict[str, Any] = {}
+def _annotated(annotation: Any, *, several: bool) -> str:
+    """A type with bounds; what is `Annotated` twice has become one, with the metadata of both."""
+    metadata = annotation.__metadata__
+    for known, one, many in _KINDS:
+        own = getattr(known, "__metadata__", ())
+        if own and metadata[: len(own)] == own:
+            bounds = _bounds(metadata[len(own) :])
+            least, most = bounds.get("ge"), bounds.get("le")
+            words = [f" of at least {least} s"] if least else []
+            words += [f"{' and' if least else ' of'} at most {most} s"] if most else []
+            return (many if several else one) + "".join(words)
+    bounds = _bounds(metadata)
+    limits = f" from {bounds['ge']} to {bounds['le']}" if len(bounds) == 2 else ""
+    return kind(get_args(annotation)[0], several=several) + limits
+
+
+def _bounds(metadata: tuple[Any, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
     for one in metadata:
         for rule in getattr(one, "metadata", ()):
             found |= {name: getattr(rule, name) for name in ("ge", "le") if hasattr(rule, name)}
-    if {"ge", "le"} <= found.keys():
-        return f" from {found['ge']} to {found['le']}"
-    return ""
+    return found
 
 
 def _or(words: list[str]) -> str:
