@@ -21,6 +21,7 @@ from support.archive import Archive, build_recipient, build_record, build_revers
 
 from carbonseal.milter.archive import commands, writer
 from carbonseal.milter.archive.evidence.settings import Settings
+from carbonseal.policies.domains import DomainSet
 from carbonseal.policies.errors import CarbonsealError
 
 EVIL = "\x1b]0;owned\x07\u202eexe.fdp\u202c\nnext line"
@@ -38,6 +39,7 @@ class Context:
     keep_loaded: int | None = None
     index_headers: frozenset[str] = frozenset({"list-id"})
     archive_recipients: frozenset[str] = frozenset()
+    our_domains: DomainSet = DomainSet(["example.com"])  # noqa: RUF009 -- nothing changes it
 
     @property
     def evidence(self) -> Settings:

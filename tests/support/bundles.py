@@ -15,6 +15,7 @@ from carbonseal.milter.archive import commands
 from carbonseal.milter.archive.evidence import leaf
 from carbonseal.milter.archive.handover import check, manifest
 from carbonseal.milter.archive.handover.manifest import Content
+from carbonseal.policies.domains import DomainSet
 from support.archive import Archive
 
 Lines = list[dict[str, Any]]
@@ -30,6 +31,7 @@ class Context:
     keep_loaded: int | None = None
     index_headers: frozenset[str] = frozenset({"list-id"})
     archive_recipients: frozenset[str] = frozenset()
+    our_domains: DomainSet = DomainSet(["example.com"])  # noqa: RUF009 -- nothing changes it
 
 
 def call(archive: Archive, *arguments: str, **settings: Any) -> Result:

@@ -12,6 +12,7 @@ import click.testing
 
 from carbonseal.milter.archive import audit, audit_place, commands, database
 from carbonseal.milter.archive.evidence import verify
+from carbonseal.policies.domains import DomainSet
 from support.archive import Archive, Record, build_record
 
 __all__ = ["Keeper", "expiring", "years"]
@@ -45,6 +46,7 @@ class _Context:
     keep_loaded: int | None = None
     index_headers: frozenset[str] = frozenset({"list-id"})
     archive_recipients: frozenset[str] = frozenset()
+    our_domains: DomainSet = DomainSet(["example.com"])  # noqa: RUF009 -- nothing changes it
 
 
 class Keeper:

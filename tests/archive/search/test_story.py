@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from support.archive import Archive, build_recipient, build_record
 from support.event_lines import active, attempt, build, change, client
+from support.keeping import Keeper
 
 from carbonseal.milter.archive import commands
 from carbonseal.milter.archive.evidence.settings import Settings
@@ -308,3 +309,28 @@ def test_a_dry_run_says_what_would_have_been_done(archive: Archive) -> None:
     assert "dry run   dry run" in answer(archive, "search")
     [found] = json_lines(archive, "search")
     assert found["dry_run"] == wanted
+
+
+def test_an_erased_person_stays_erased(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The story goes on being told, without a name."""
+    monkeypatch.chdir(tmp_path)  # where the certificate goes
+    keeper = Keeper(archive)
+    lines = [
+        build("4STORY", attempt("Bob@partner.example", "bounced")),
+        build("4STORY", attempt("fax@gateway.example", seconds=2.0, orig_to=BOB)),
+    ]
+    archive.put(message(0, "4STORY"), *lines)
+    archive.load()
+    keeper.run(f"erase {BOB} --apply --reason case-7")
+    for command in ("show", "trace"):
+        for form in ("table", "csv", "jsonl"):
+            text = answer(archive, command, "4STORY", "--format", form)
+            assert "bob" not in text.lower()
+    [step] = trace.trace(archive.engine, "4STORY")
+    assert [one.state.value for one in step.telling.story.passages] == [
+        "bounced",
+        "queued",
+        "queued",
+    ]
