@@ -64,7 +64,7 @@ def fresh() -> Iterator[FreshDebian]:
     machine = FreshDebian(PLACE, "machine")
     machine.prepare(*NEEDED, *TRIED)
     for revision in ("1", "2"):
-        machine.path(f"/root/{revision}.deb").write_bytes(package(revision).read_bytes())
+        machine.path(f"/srv/{revision}.deb").write_bytes(package(revision).read_bytes())
     try:
         machine.boot()
         yield machine
@@ -143,7 +143,7 @@ def test_it_installs_without_a_network_and_starts_nothing(
     fresh: FreshDebian, before: dict[str, object]
 ) -> None:
     """Nothing runs before somebody has said which domains are ours; a sentence says so."""
-    said = fresh.run("dpkg", "--force-confold", "-i", "/root/1.deb")
+    said = fresh.run("dpkg", "--force-confold", "-i", "/srv/1.deb")
     assert "write at least ours.domains" in said
     assert fresh.call("systemctl", "--failed", "--no-legend").stdout == ""
     assert len(services(fresh)) >= 2
@@ -262,7 +262,7 @@ def main_pid(machine: FreshDebian, unit: str) -> str:
 def test_an_upgrade_keeps_keys_and_data(fresh: FreshDebian) -> None:
     """The new code runs; what was recorded is found, what is sent is signed as before."""
     old, pids = kept(fresh), {one: main_pid(fresh, one) for one in services(fresh)}
-    fresh.run("dpkg", "--force-confold", "-i", "/root/2.deb")
+    fresh.run("dpkg", "--force-confold", "-i", "/srv/2.deb")
     assert "-2\n" in fresh.run("dpkg-query", "-W", "-f", "${Version}\\n", "carbonseal")
     assert kept(fresh) >= old  # a segment that was loaded makes the directory loaded
     for unit in ("carbonseal-milter.service", "carbonseal-writer.service"):
@@ -281,14 +281,14 @@ def test_an_upgrade_that_does_not_take_the_configuration_leaves_the_mail_flowing
     path = fresh.path(CONFIGURATION)
     good, pid = path.read_text(), main_pid(fresh, "carbonseal-milter")
     path.write_text(good + "unheard_of: {}\n")
-    said = fresh.run("dpkg", "--force-confold", "-i", "/root/1.deb")
+    said = fresh.run("dpkg", "--force-confold", "-i", "/srv/1.deb")
     assert "nothing was restarted" in said
     assert main_pid(fresh, "carbonseal-milter") == pid
     try:
         send(fresh, "third")
     finally:
         path.write_text(good)
-    assert "nothing was restarted" not in fresh.run("dpkg", "--force-confold", "-i", "/root/2.deb")
+    assert "nothing was restarted" not in fresh.run("dpkg", "--force-confold", "-i", "/srv/2.deb")
     assert main_pid(fresh, "carbonseal-milter") != pid
 
 
@@ -309,7 +309,7 @@ def test_remove_keeps_what_is_not_the_packages_and_a_return_finds_it(fresh: Fres
     assert kept(fresh) >= old
     assert not fresh.path("/usr/lib/carbonseal").exists()
     assert fresh.call("pgrep", "-u", "carbonseal,carbonseal-writer").stdout == ""
-    fresh.run("dpkg", "--force-confold", "-i", "/root/2.deb")
+    fresh.run("dpkg", "--force-confold", "-i", "/srv/2.deb")
     for unit in ("carbonseal-milter.service", "carbonseal-writer.service"):
         assert is_active(fresh, unit)
     assert len(found(fresh, "first")) == 1

@@ -141,7 +141,7 @@ _SECRETS = {
 }
 
 _DIRECTORIES = (
-    "root",
+    "srv",
     "run/carbonseal",
     "var/spool/carbonseal",
     "var/spool/postfix/carbonseal",
