@@ -81,7 +81,7 @@ def _be_the_child(work: Callable[[], bytes], writing: int) -> None:
     """Never returns, so that nothing of the writer's runs in it: no handler, no `finally`."""
     try:
         gc.disable()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         _let_go(writing)
         _be_bounded()
@@ -103,6 +103,7 @@ def _let_go(writing: int) -> None:
 def _be_bounded() -> None:
     with contextlib.suppress(PermissionError):  # a unit may forbid it, and it is a courtesy
         os.nice(_PRIORITY)
+    signal.alarm(int(_PATIENCE) + 1)  # should the writer be gone by then
     # One limit for soft and hard is a kill without a dump of the memory.
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     with open("/proc/self/statm", encoding="ascii") as facts:

@@ -130,10 +130,11 @@ def test_the_child_is_bounded_and_lesser() -> None:
 
     def limits() -> bytes:
         cpu, memory = (resource.getrlimit(one) for one in (resource.RLIMIT_CPU, resource.RLIMIT_AS))
-        return f"{os.nice(0)} {cpu[0]} {cpu[0] == cpu[1]} {memory[0] > 0}".encode()
+        has_alarm = signal.alarm(0) > 0
+        return f"{os.nice(0)} {cpu[0]} {cpu[0] == cpu[1]} {memory[0] > 0} {has_alarm}".encode()
 
     answer = until_done(limits).answer
-    assert answer == f"{os.nice(0) + 10} 60 True True".encode()
+    assert answer == f"{os.nice(0) + 10} 60 True True True".encode()
 
 
 def test_a_priority_that_may_not_be_changed_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
