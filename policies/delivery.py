@@ -125,6 +125,7 @@ class Attempt:
     dsn: str
     delays: tuple[float, ...] | None  # seconds before the queue manager, in it, connecting, sending
     reply: str
+    is_part: bool = False  # by a message that Postfix made from this one for some of its recipients
 
     @property
     def recipient(self) -> str:
@@ -146,6 +147,7 @@ class Change:
     at: str
     kind: str
     reply: str | None = None
+    is_part: bool = False  # to a message that Postfix made from this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +239,11 @@ def told(facts: Iterable[Fact], recipients: Sequence[str], copies: Sequence[str]
         # "deliverable" and "undeliverable" are answers to address probes, which carry no mail.
         if isinstance(one, Attempt) and one.status in _STATUS:
             attempts.setdefault(mailbox(one.recipient), {})[mailbox(one.to)] = one
-    whole = _whole(known)
+    whole = _whole([one for one in known if not (isinstance(one, Change) and one.is_part)])
+    parts = [one for one in known if isinstance(one, Change) and one.is_part]
     ends = [(text, False) for text in recipients] + [(text, True) for text in copies]
     passages = tuple(
-        _passage(text, attempts.get(mailbox(text), {}), whole, is_copy=is_copy)
+        _passage(text, attempts.get(mailbox(text), {}), whole, parts, is_copy=is_copy)
         for text, is_copy in ends
     )
     in_envelope = {mailbox(text) for text, _ in ends}
@@ -284,16 +287,28 @@ def _whole(known: Sequence[Fact]) -> State:
     return state
 
 
-def _passage(text: str, last: Mapping[str, Attempt], whole: State, *, is_copy: bool) -> Passage:
-    states = [_settled(one.state, whole) for one in last.values()] or [whole]
+def _passage(
+    text: str,
+    last: Mapping[str, Attempt],
+    whole: State,
+    parts: Sequence[Change],
+    *,
+    is_copy: bool,
+) -> Passage:
+    states = [_settled(one, whole, parts) for one in last.values()] or [whole]
     in_order = tuple(sorted(last.values(), key=attrgetter("at")))
     return Passage(text, is_copy, worst(states), in_order)
 
 
-def _settled(own: State, whole: State) -> State:
-    """The state after an attempt, once it is known what became of the whole message."""
+def _settled(attempt: Attempt, whole: State, parts: Sequence[Change]) -> State:
+    """The state after an attempt, once it is known what became of the message it was made for."""
+    own = attempt.state
     if own in FINAL:
         return own
+    if attempt.is_part:
+        # Its own message goes on when the one it was made from has left the queue.
+        later = (one.kind for one in parts if one.at >= attempt.at and one.kind in _ENDS_ALL)
+        return next((_ENDS_ALL[kind] for kind in later), own)
     return whole if whole in FINAL or whole is State.HELD else own
 
 

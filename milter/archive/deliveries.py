@@ -13,7 +13,7 @@ Does not: search (`search` does), or load (`delivery_loading` does).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -79,9 +79,11 @@ def about_message(kinship: int, facts: Iterable[Fact]) -> Iterator[Fact]:
     if kinship == schema.NOTIFICATION:
         return
     for one in facts:
-        # That a forwarded message left the queue says nothing about those whom it was not for.
-        if kinship != schema.FORWARDED or isinstance(one, delivery.Attempt):
+        if kinship != schema.FORWARDED:
             yield one
+        elif isinstance(one, delivery.Attempt | delivery.Change):
+            # What became of a forwarded message says nothing about those whom it was not for.
+            yield replace(one, is_part=True)
 
 
 def lines(record_ids: Iterable[str], connection: Connection) -> dict[str, list[Line]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,12 @@ def change(kind: str, second: int = 5) -> Change:
     return Change(f"2026-03-01T12:00:{second:02d}.000000Z", kind)
 
 
+def part(fact: Attempt | Change) -> Attempt | Change:
+    """The same of a message that was made from the first."""
+    return replace(fact, is_part=True)
+
+
+FORWARDED = [QUEUED, attempt(BOB, "sent", 1, service="local"), REMOVED]
 STATES = [
     pytest.param([], "offered", id="nothing-was-logged"),
     pytest.param([QUEUED], "queued", id="in-the-queue"),
@@ -87,6 +94,35 @@ STATES = [
     ),
     pytest.param(
         [QUEUED, change("requeued", 1), attempt(BOB, "sent", 3)], "delivered", id="requeued"
+    ),
+    pytest.param(
+        [*FORWARDED, part(attempt("dave@example.net", "deferred", 8, orig_to=BOB))],
+        "deferred",
+        id="forwarded-and-waiting-when-the-first-message-has-left",
+    ),
+    pytest.param(
+        [
+            *FORWARDED,
+            part(attempt("dave@example.net", "deferred", 4, orig_to=BOB)),
+            part(change("expired", 20)),
+            part(change("removed", 20)),
+        ],
+        "expired",
+        id="forwarded-and-given-up",
+    ),
+    pytest.param(
+        [
+            *FORWARDED,
+            part(attempt("dave@example.net", "deferred", 4, orig_to=BOB)),
+            part(change("expired", 3)),
+        ],
+        "deferred",
+        id="forwarded-twice-and-one-given-up",
+    ),
+    pytest.param(
+        [QUEUED, attempt(BOB, "deferred", 2), part(change("expired", 3))],
+        "deferred",
+        id="another-recipients-forwarded-mail-was-given-up",
     ),
 ]
 
