@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -25,8 +25,10 @@ from support.archive import (
     build_search,
 )
 from support.archive import headers as build_headers
-from support.event_lines import attempt, build, change
+from support.event_lines import active, attempt, build, change, client
 
+from carbonseal.milter.archive.completeness.finding import Period
+from carbonseal.milter.archive.completeness.report import Asked, Report
 from carbonseal.milter.archive.search import conditions, query, statistics, trace, walk
 from carbonseal.milter.archive.search.wanted import Search
 
@@ -404,3 +406,31 @@ def test_windows_leave_no_record_out(large: Archive, kind: str) -> None:
         found = [one for page in some for one in page]
         assert found == whole[: len(found)]
         assert found or not whole
+
+
+@pytest.fixture(scope="module")
+def strayed(large: Archive) -> Archive:
+    """With mail in the log that has no record."""
+    strays = range(0, RECORDS, 2)
+    large.put(
+        *(
+            build(f"4STRAY{number}", client(number * SPREAD), active(number * SPREAD))
+            for number in strays
+        )
+    )
+    large.load()
+    analyze(large)
+    return large
+
+
+def test_completeness_goes_through_indexes(strayed: Archive) -> None:
+    """A day of the archive costs a day of it, whatever is held against what."""
+    since = datetime.fromtimestamp(START, UTC) + timedelta(days=10)
+    report = Report(Asked(Period(since, since + timedelta(days=1)), since + timedelta(days=60)))
+    statements = sent(strayed, lambda: list(report.findings(strayed.engine)))
+    assert report.seen.messages == 86_400 // SPREAD
+    assert report.seen.unrecorded == report.seen.messages // 2
+    # Whether a log is followed at all is asked without a condition, and takes one row.
+    statements = [one for one in statements if "WHERE" in one[0]]
+    assert len(statements) > 5
+    assert not list(scans(strayed, statements))
