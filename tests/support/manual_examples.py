@@ -233,7 +233,7 @@ class World:
         moved = [re.sub(r"^(/[a-z])", rf"{self.root}\1", word) for word in words]
         if words[0] != "carbonseal":
             return subprocess.run(moved, capture_output=True, text=True, check=False)
-        return forked.run(moved[1:], self.environment(), self.root / "root")
+        return forked.run(moved[1:], self.environment(), self.root / "srv")
 
     def copy(self, root: Path) -> World:
         """The same in another directory."""
