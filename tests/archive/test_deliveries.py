@@ -124,6 +124,8 @@ def test_a_short_queue_id_is_used_again(archive: Archive, *, is_record_first: bo
     put(archive, *contents)
     assert states(archive, early["record_id"]) == ["delivered"] * 3
     assert states(archive, late["record_id"]) == ["bounced", "queued", "queued"]
+    assert len(story(archive, early["record_id"]).facts) == 7
+    assert len(story(archive, late["record_id"]).facts) == 3
     assert archive.rows("delivery_waiting") == 0
 
 

@@ -16,6 +16,7 @@ from support.evidence import tampering, verified
 from support.keeping import Keeper, expiring, years
 
 from carbonseal.milter.archive import database, deliveries, schema
+from carbonseal.milter.archive.keeping import erase
 
 BOB, CAROL, COPY = "bob@partner.example", "carol@other.example", "archive@archive.example.net"
 FAX = "fax@gateway.example"
@@ -122,20 +123,35 @@ def test_an_erased_person_is_in_no_line(keeper: Keeper, who: str) -> None:
     """Neither in rows, nor waiting, nor in loaded segments; the others are told of as before."""
     sealed = build_record(0, queue_id="4A", recipients=both(), salt="0a" * 16)
     keeper.archive.put(sealed, *told("4A", 0))
-    keeper.archive.put(build("4NONE", attempt(who, "bounced"), attempt(CAROL)))
+    waiting = build("4NONE", attempt(who, "bounced"), attempt(CAROL))
+    keeper.archive.put(waiting)
     keeper.archive.load()
     assert who.partition("@")[0] + "@" in dump(keeper.archive)
     keeper.run(f"erase {who} --apply --reason case-7")
     assert who.partition("@")[0] + "@" not in dump(keeper.archive)
     for path in (keeper.archive.spool_directory / "loaded").iterdir():
         assert who.encode() not in path.read_bytes()
+        assert waiting["event_id"].encode() not in path.read_bytes()  # made from the name
     with keeper.archive.engine.connect() as connection:
         story = deliveries.told([sealed["record_id"]], connection)[sealed["record_id"]]
-        [waiting] = deliveries.waiting(connection)
+        [still] = deliveries.waiting(connection)
     states = [one.state.value for one in story.passages]
     assert states == ["bounced", "delivered", "delivered"]
-    assert len(waiting.facts) == 2
+    assert len(still.facts) == 2
     assert keeper.findings() == []
+
+
+def test_a_hold_stops_the_erasure_of_whom_only_the_log_names(archive: Archive) -> None:
+    """Before anything is changed."""
+    archive.put(build_record(0, queue_id="4A", recipients=both()), *told("4A", 0))
+    archive.load()
+    keeper = Keeper(archive)
+    keeper.run("hold case queue-id:4A")
+    with pytest.raises(erase.Held, match="case"):
+        keeper.run(f"erase {FAX} --apply --reason case-7")
+    with archive.engine.connect() as connection:
+        erased = select(schema.address.c.address_id).where(schema.address.c.erased_at.is_not(None))
+        assert connection.execute(erased).all() == []
 
 
 def _forged(archive: Archive, table: Table, **changes: Any) -> None:
