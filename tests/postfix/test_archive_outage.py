@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -23,12 +24,14 @@ import pytest
 from support.carbonseal import ARCHIVE, wait_until
 from support.follower import FollowerProcess
 from support.ports import LOOPBACK, free_port
+from support.postfix import INSIDE
 from support.relay import Relay, relay
 from support.sink import Delivery, Sink
 
 pytestmark = [pytest.mark.root, pytest.mark.postfix]
 
 SPARE = "spare@archive.example.org"
+POSTMASTER = "postmaster@example.com"
 SECONDS = float(os.environ.get("OUTAGE", "4"))
 RATE = float(os.environ.get("RATE", "0"))  # messages a second; 0: as many as it takes
 CLIENTS = 4
@@ -96,6 +99,12 @@ class World:
         found: dict[str, Any] = content["recipients"][ARCHIVE]
         return found
 
+    def check(self) -> tuple[bool, bool]:
+        """Whether the check of readiness is well, and whether it is needed."""
+        page = self.made.service.command("status", "--json", check=False, installed=True).stdout
+        [found] = [one for one in json.loads(page)["checks"] if one["name"] == "archive-copy"]
+        return found["ok"], found["needed"]
+
     def listed(self, name: str) -> list[dict[str, Any]]:
         """Copies that wait or are lost, as the follower lists them."""
         content = json.loads((self.made.service.spool / "state/copy-list.json").read_bytes())
@@ -104,17 +113,21 @@ class World:
 
 
 @contextmanager
-def world(*, retry: str = "2s", **postfix: Any) -> Iterator[World]:
+def world(*, retry: str = "2s", mails: bool = False, **postfix: Any) -> Iterator[World]:
     """A relay with an alternate on a host of its own, and a follower beside it."""
     with Sink() as spare:
-        log = free_port()  # a name that no other test has
-        notes = Path(f"/tmp/cs-notes-{log}")
+        port = free_port()
+        notes = Path(f"/tmp/carbonseal-notes-{port}")  # for a command that runs as nobody
         changes = {
             "archive": {
                 "recipients": [ARCHIVE],
                 "alternate": [SPARE],
                 "retry": retry,
-                "alarm": {"command": [sys.executable, "-c", _NOTE, str(notes)]},
+                "alarm": {
+                    "command": [sys.executable, "-c", _NOTE, str(notes)],
+                    "mail": POSTMASTER if mails else None,
+                    "smtp": f"inet:{port}@{LOOPBACK}",
+                },
             },
             "follow": {"log": "../mta/log"},
             "record": {"relay": "mx1"},
@@ -128,7 +141,15 @@ def world(*, retry: str = "2s", **postfix: Any) -> Iterator[World]:
             "transport_retry_time": "2s",
             **postfix.pop("parameters", {}),
         }
-        with relay(changes, base="/dev/shm", maps=maps, parameters=parameters, **postfix) as made:
+        listeners = [dataclasses.replace(INSIDE, port=port)]
+        with relay(
+            changes,
+            base="/dev/shm",
+            maps=maps,
+            parameters=parameters,
+            listeners=listeners,
+            **postfix,
+        ) as made:
             made.mta.wait_for_log("daemon started")
             notes.touch(mode=0o666)
             notes.chmod(0o666)
@@ -241,7 +262,8 @@ def test_a_mailbox_that_refuses_everything_gets_its_copies_back_by_trial() -> No
             wait_until(lambda: here.events() == ["archive-copy-failing"], "the alarm")
             here.spare.wait_for(10)
             wait_until(lambda: "archive-trial" in made.service.log(), "a trial")
-            flow.stop.wait(3)
+            # New mail has another place: worth a look, and no reason to send mail elsewhere.
+            wait_until(lambda: here.check() == (False, False), "the page to say so")
             made.archive.reply(ARCHIVE, "")
             wait_until(lambda: here.events()[-1:] == ["archive-copy-recovered"], "the notice", 60)
         made.mta.wait_until_empty(60)
@@ -296,11 +318,12 @@ def test_when_the_alternate_fails_as_well_all_of_them_get_the_copy() -> None:
 
 def test_while_nobody_follows_the_log_no_copy_is_lost() -> None:
     """What was bad gets its copies again, and the alternate keeps getting them as well."""
-    with world(retry="1h") as here:
+    with world(retry="1h", mails=True) as here:
         made = here.made
         made.archive.reply(ARCHIVE, "550 5.2.2 mailbox full")
         # The workers look once a second; until then they go by what they knew.
         _send_until(made, lambda: here.spare.count > 0)
+        made.sink.wait_for(lambda found: bool(told(found)))
         here.follower.kill()
         made.archive.reply(ARCHIVE, "")
         path = made.service.spool / "state/copies.json"
@@ -314,6 +337,13 @@ def test_while_nobody_follows_the_log_no_copy_is_lost() -> None:
                 marks(made.archive.deliveries).keys() & marks(here.spare.deliveries).keys()
             ),
         )
+        [alarm] = told(made.sink.deliveries)
+        assert alarm.reverse_path == ""
+
+
+def told(deliveries: list[Delivery]) -> list[Delivery]:
+    """The alarms that came by mail."""
+    return [one for one in deliveries if one.addresses == (POSTMASTER,)]
 
 
 def _send_until(made: Relay, is_done: Callable[[], bool]) -> None:
