@@ -325,6 +325,9 @@ def test_in_short_everything_people_ask_for_first(filled: Archive) -> None:
         login="alice",
         size=1202,
         reasons=("origin-login(alice)", "recipient-outside(bob@partner.example)"),
+        state=None,
+        copy_state=None,
+        dry_run=None,
     )
     assert found.signatures == (build_record()["signatures"][0],)
 
