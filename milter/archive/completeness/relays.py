@@ -54,7 +54,7 @@ class Relays:
         self._begun = _begun(connection)
         elsewhere = _text(now - _ELSEWHERE)
         here = Waiting(elsewhere, elsewhere, ()) if spool is None else _waiting(spool, state)
-        if len(self._names()) > 1:
+        if len(self.names) > 1:
             here = Waiting(
                 _first(here.loaded_until, elsewhere),
                 _first(here.followed_until, elsewhere),
@@ -66,7 +66,9 @@ class Relays:
         )
         self._known: dict[str, Relay] = {}
 
-    def _names(self) -> set[str]:
+    @property
+    def names(self) -> set[str]:
+        """Those of which anything was loaded."""
         return {relay for relay, _ in self._begun}
 
     def is_wanted(self, relay: str) -> bool:
@@ -78,15 +80,22 @@ class Relays:
         known = self._known.get(relay)
         if known is None or ways is not None:
             known = self._known[relay] = Relay(
-                first_record=self._begun.get((relay, False)),
+                first_record=_as_logged(self._begun.get((relay, False))),
                 first_fact=self._begun.get((relay, True)),
-                loaded_until=self._here.loaded_until,
+                loaded_until=_as_logged(self._here.loaded_until),
                 followed_until=self._here.followed_until,
                 is_behind=self._is_behind,
                 recorded=frozenset(ways or ()),
                 outages=self._here.outages,
             )
         return known
+
+
+def _as_logged(at: str | None) -> str | None:
+    """The earliest that a log, which may cut times to seconds, says of that moment."""
+    if at is None:
+        return None
+    return record.timestamp(datetime.fromisoformat(at).timestamp() - 1.0)
 
 
 def _begun(connection: Connection) -> dict[tuple[str, bool], str]:

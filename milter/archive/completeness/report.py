@@ -3,8 +3,8 @@
 Promises: findings stream in the order records, removed among them; mail without a record; seals.
 The result is the same for the same archive, log and moment.
 
-Raises: `NothingFollowed` where no log was ever followed into the archive; and DatabaseUnusable of
-`database`.
+Raises: `NothingFollowed` where no log was ever followed into the archive; NotFound for a relay that
+it does not know; DatabaseUnusable of `database`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from carbonseal.milter.archive.completeness.relays import Relays
 from carbonseal.milter.archive.search import query
 from carbonseal.policies import completeness
 from carbonseal.policies.completeness import Cause, Kind
-from carbonseal.policies.errors import TryLater
+from carbonseal.policies.errors import NotFound, TryLater
 
 
 class NothingFollowed(TryLater):
@@ -70,20 +70,29 @@ class Report:
     def findings(self, engine: Engine) -> Iterator[Finding]:
         """Each of them, in a stream; afterwards the report is whole."""
         with query.reading(engine) as connection:
+            relays = self._relays(connection)
             if not deliveries.are_there(connection):
                 raise NothingFollowed(
                     "no line of a mail log is in the archive: there is nothing to hold the records "
                     "against; start carbonseal-follow, and see that the writer loads what it reads"
                 )
-            for one in self._found(connection):
+            for one in self._found(connection, relays):
                 self.totals.setdefault(one.cause, Total()).add(one)
                 yield one
 
-    def _found(self, connection: Connection) -> Iterator[Finding]:
+    def _relays(self, connection: Connection) -> Relays:
         asked = self.asked
         relays = Relays(connection, asked.now, asked.spool, asked.follower, asked.relay)
-        period, seen = asked.period, self.seen
-        yield from Records(connection, period, relays, asked.now, seen).findings()
+        if asked.relay is not None and asked.relay not in relays.names:
+            raise NotFound(
+                f"no relay of this archive is called {asked.relay!r}; write one of: "
+                + ", ".join(sorted(relays.names))
+            )
+        return relays
+
+    def _found(self, connection: Connection, relays: Relays) -> Iterator[Finding]:
+        period, seen = self.asked.period, self.seen
+        yield from Records(connection, period, relays, self.asked.now, seen).findings()
         yield from unrecorded.findings(connection, period, relays, seen)
         yield from sealed.findings(connection, period, relays, seen)
 

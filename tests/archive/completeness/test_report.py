@@ -14,6 +14,7 @@ from support.event_lines import Fact, active, at, attempt, build, change, client
 from carbonseal.milter.archive import database, record, schema, spool, terms
 from carbonseal.milter.archive.completeness.finding import Period
 from carbonseal.milter.archive.completeness.report import Asked, NothingFollowed, Report
+from carbonseal.policies.errors import NotFound
 
 BOB, COPY = "bob@partner.example", "archive@archive.example.net"
 NOW = datetime.fromtimestamp(START + 7200, UTC)
@@ -213,7 +214,10 @@ def test_copies_that_do_not_arrive(archive: Archive) -> None:
 
 def test_a_relay_by_itself(archive: Archive) -> None:
     """What other relays lack is not looked at."""
-    fill(archive, *ten(), build("4STRAY", *logged(20), relay="mx2.example.com"))
+    fill(archive, *ten())
+    fill(archive, build("4STRAY", *logged(20), relay="mx2.example.com"))
+    with pytest.raises(NotFound, match=r"mx1\.example\.com, mx2"):
+        look(archive, relay="mx3.example.com")
     assert look(archive, relay="mx1.example.com")[0] == []
     assert look(archive, relay="mx2.example.com")[1].figures()["unrecorded"] == 1
 
