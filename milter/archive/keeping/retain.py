@@ -380,7 +380,8 @@ class Run:
             taking.remove(records, connection)
             record_ids = [held.record_id for held in records]
             lines, self._noted = delivery_taking.remove(record_ids, connection)
-            taking.bury(lines, taking.RECORD, self._event, connection)
+            if lines:
+                taking.bury(lines, taking.RECORD, self._event, connection)
         else:
             change = taking.without_header if one.part == taking.HEADER else taking.without_subject
             changes = [change(held, self._event, connection) for held in records]
