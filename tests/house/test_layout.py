@@ -61,6 +61,16 @@ def test_every_package_is_listed_in_setup_cfg() -> None:
     assert listed == found
 
 
+def test_every_module_but_two_is_kept_from_pymilter() -> None:
+    """The import rule lists its modules, and a new one would be missing there in silence."""
+    rule = setup_cfg()["importlinter:contract:libmilter"]
+    listed = {name for name in rule["source_modules"].split() if ".milter." in name}
+    found = {f"carbonseal.milter.{path.stem}" for path in (ROOT / "milter").glob("*.py")} | {
+        f"carbonseal.milter.{path.parent.name}" for path in (ROOT / "milter").glob("*/__init__.py")
+    }
+    assert listed == found - {"carbonseal.milter.session", "carbonseal.milter.worker"}
+
+
 @pytest.mark.parametrize("directory", [ROOT, Path("/")], ids=["in-the-checkout", "elsewhere"])
 def test_pymilter_and_our_room_can_be_imported_side_by_side(directory: Path) -> None:
     """The name trap stays closed from every directory."""
