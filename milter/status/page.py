@@ -1,8 +1,8 @@
 """All that is seen of a relay at one moment: the page that metrics, health and status are made of.
 
 Promises: `Looker.look` never raises and changes nothing but one probe file in the spool, which it
-removes.  What cannot be seen stands on the page as a sentence.  `as_json` holds no address of a
-person or mailbox.
+removes; one that a killed process left is removed when the next `Looker` begins.  What cannot be
+seen stands on the page as a sentence.  `as_json` holds no address of a person or mailbox.
 
 Does not: decide what is well (`policies.readiness`).
 """
@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import secrets
 import socket
+import stat
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -33,6 +35,8 @@ from carbonseal.policies.readiness import Check, Reporter, Seen
 
 RATE_SECONDS: Final = 60.0
 _PROBE_OCTETS: Final = 4096
+_PROBE: Final = re.compile(r"\.status-probe-[0-9a-f]{8}")
+_LEFT_SECONDS: Final = 60.0  # a probe that is older is nobody's any more
 _SHOWN_KEYS: Final = 20
 _NOTHING: Final = Depth(0, 0, 0, None)
 _TIMES: Final = ("since", "until")
@@ -209,6 +213,8 @@ class Looker:
         self._history: deque[tuple[float, Totals]] = deque()
         self._version = metadata.version("carbonseal")
         self._relay = configuration.file.record.relay or socket.gethostname()
+        with contextlib.suppress(OSError):
+            _sweep(spool)
 
     def look(self) -> Page:
         """What is seen now."""
@@ -344,6 +350,17 @@ def _plain(about: Mapping[str, Any] | None) -> dict[str, Any] | None:
         for name, value in about.items()
         if isinstance(value, int | float) or (name in _TIMES and isinstance(value, str))
     }
+
+
+def _sweep(spool: Path) -> None:
+    """Remove the probes of processes that were killed meanwhile.  Raises: OSError."""
+    before = time.time() - _LEFT_SECONDS
+    with os.scandir(spool) as entries:
+        found = [entry for entry in entries if _PROBE.fullmatch(entry.name)]
+    for entry in found:
+        about = entry.stat(follow_symlinks=False)
+        if stat.S_ISREG(about.st_mode) and about.st_mtime < before:
+            os.unlink(entry.path)
 
 
 def probe(spool: Path) -> str:

@@ -42,6 +42,20 @@ def test_a_spool_that_cannot_be_written_is_said(kind: str, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ([spool.name] if kind == "file" else [])
 
 
+def test_a_probe_that_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """Only what is old and has the name of a probe; another may be at work now."""
+    made = Carbonseal(tmp_path / "seal")
+    made.spool.mkdir()
+    kept = {".status-probe-00000001", ".status-probe-old", "status-probe-00000002"}
+    for name in kept | {".status-probe-00000003"}:
+        (made.spool / name).touch()
+        if name != ".status-probe-00000001":
+            os.utime(made.spool / name, (1, 1))
+    (made.spool / ".status-probe-00000004").symlink_to("status-probe-00000002")
+    Looker(config.load(made.file), Board(1))
+    assert {path.name for path in made.spool.iterdir()} == kept | {".status-probe-00000004"}
+
+
 @pytest.mark.parametrize("trouble", ["no-spool", "no-keys", "state-is-a-file", "nonsense"])
 def test_a_look_never_raises(trouble: str, tmp_path: Path) -> None:
     """What cannot be seen stands on the page as a sentence, and the relay is not ready."""
