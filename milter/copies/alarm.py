@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import queue
+import selectors
 import signal
 import smtplib
 import socket
@@ -38,6 +39,7 @@ from carbonseal.milter.socket_address import SocketAddress
 _MOST: Final = 100  # alarms that wait for their turn
 _SECONDS: Final = 30.0  # for a command, and for a mail
 _SAID: Final = 400  # characters of what a command complains that are logged
+_KEPT: Final = 4096  # octets of it that are kept; the rest is read and dropped
 _SUBJECTS: Final = {
     "archive-copy-failing": "archive copies do not arrive",
     "archive-copy-still-failing": "archive copies still do not arrive",
@@ -117,7 +119,7 @@ def run(command: Sequence[str], about: Mapping[str, Any], *, seconds: float = _S
     except (OSError, ValueError, KeyError) as fault:
         return f"{command[0]}: {getattr(fault, 'strerror', None) or fault}"
     try:
-        _, said = process.communicate(json.dumps(about).encode("ascii") + b"\n", timeout=seconds)
+        said = _converse(process, json.dumps(about).encode("ascii") + b"\n", seconds)
     except subprocess.TimeoutExpired:
         return f"{command[0]}: it was killed, because it took more than {seconds:.0f} s"
     finally:
@@ -128,6 +130,46 @@ def run(command: Sequence[str], about: Mapping[str, Any], *, seconds: float = _S
         return ""
     complaint = said.decode("utf-8", "replace").strip()[:_SAID]
     return f"{command[0]}: exit status {process.returncode} {complaint}".rstrip()
+
+
+def _converse(process: subprocess.Popen[bytes], told: bytes, seconds: float) -> bytes:
+    """Like `communicate`, but for how much of its complaints is kept.  Raises: TimeoutExpired."""
+    assert process.stdin is not None
+    assert process.stderr is not None
+    deadline = time.monotonic() + seconds
+    said = bytearray()
+    os.set_blocking(process.stdin.fileno(), False)
+    with selectors.DefaultSelector() as open_ends:
+        for stream, event in (
+            (process.stdin, selectors.EVENT_WRITE),
+            (process.stderr, selectors.EVENT_READ),
+        ):
+            open_ends.register(stream, event, data=stream)
+        while open_ends.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise subprocess.TimeoutExpired(process.args, seconds)
+            for key, _ in open_ends.select(left):
+                if key.fileobj is process.stdin:
+                    told = told[_written(key.fd, told) :]
+                    is_open = bool(told)
+                else:
+                    heard = os.read(key.fd, 1 << 16)
+                    said += heard[: _KEPT - len(said)]
+                    is_open = bool(heard)
+                if not is_open:
+                    open_ends.unregister(key.fileobj)
+                    key.data.close()
+    process.wait(max(0.0, deadline - time.monotonic()))
+    return bytes(said)
+
+
+def _written(handle: int, data: bytes) -> int:
+    """Octets that went; all of them where nobody reads any more."""
+    try:
+        return os.write(handle, data)
+    except BrokenPipeError:
+        return len(data)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,7 @@ import stat
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,25 @@ def test_a_command_that_fails_is_said(command: list[str], problem: str) -> None:
     said = alarm.run(command, ABOUT, seconds=0.5)
     assert problem in said
     assert bool(said) is bool(problem)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_of_what_a_command_says_little_is_kept(status: int) -> None:
+    """All of it is read, so that the command gets to its end; 64 MiB of it are held by nobody."""
+    script = "import sys; [sys.stderr.write('x' * 2**20) for _ in range(64)]; "
+    script += f"sys.exit({status})"
+    tracemalloc.start()
+    said = alarm.run([sys.executable, "-c", script], ABOUT | {"more": "y" * 200_000})
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said.endswith(f"exit status {status} {'x' * 400}" if status else "")
+    assert bool(said) is bool(status)
+    assert most < 2 * 2**20
+
+
+def test_a_command_that_complains_without_end_is_killed() -> None:
+    """Like one that hangs."""
+    assert "killed" in alarm.run(["/bin/sh", "-c", "exec yes >&2"], ABOUT, seconds=0.5)
 
 
 @pytest.mark.parametrize("extensions", [EXTENSIONS, ()], ids=["dsn", "no-dsn"])
