@@ -32,6 +32,7 @@ _GONE: Final = {
     "discarded": "discarded",
     "removed": "it left the queue, and the log does not say how",
 }
+_MOMENT: Final = 1.0  # seconds: the lines of one delivery, by clocks that tell whole seconds
 _STATUSES: Final = frozenset(("sent", "deferred", "bounced", "expired"))
 
 
@@ -131,6 +132,9 @@ class Ledger:
         key = (mailbox, queue_id)
         at = _unix(told.at)
         was_lost = self.lost.get(key)
+        if was_lost is not None and _explains(outcome, at, was_lost):
+            self._take_out(key)
+            was_lost = None
         if was_lost is not None and at <= was_lost.at:
             self._forget(key)
             return  # told again; later, it is another message, for Postfix uses short ids anew
@@ -214,6 +218,14 @@ class Ledger:
             next_hop=standing.next_hop or attempt.next_hop,
         )
 
+    def _take_out(self, key: tuple[str, str]) -> None:
+        """It was not lost: the line that says how it left the queue came after that it did."""
+        del self.lost[key]
+        self.lost_in_all = max(0, self.lost_in_all - 1)
+        standing = self.standings[key[0]]
+        self.standings[key[0]] = dataclasses.replace(standing, lost=max(0, standing.lost - 1))
+        self.is_changed = True
+
     def _rename(self, queue_id: str, new_id: str) -> None:
         for mailbox in self._by_queue_id.pop(queue_id):
             copy = self.waiting.pop((mailbox, queue_id))
@@ -224,6 +236,15 @@ class Ledger:
     def waits_for(self, mailbox: str) -> int:
         """How many copies for a mailbox wait."""
         return sum(name == mailbox for name, _ in self.waiting)
+
+
+def _explains(outcome: Outcome, at: float, gone: Copy) -> bool:
+    """Whether an attempt tells how a copy left the queue of which the log did not say it so far."""
+    return (
+        gone.reply == _GONE["removed"]
+        and outcome is not Outcome.DEFERRED
+        and abs(at - gone.at) <= _MOMENT
+    )
 
 
 def kept(copies: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Copy]:

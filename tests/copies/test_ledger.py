@@ -113,6 +113,28 @@ def test_what_becomes_of_a_copy(lines: list[str], waiting: int, lost: int, failu
         tell(made, MESSAGE, *lines)
 
 
+@pytest.mark.parametrize(
+    ("late", "second", "lost"),
+    [
+        pytest.param("sent", 2, 0, id="delivered"),
+        pytest.param("sent", 1, 0, id="delivered-the-second-before"),
+        pytest.param("bounced", 2, 1, id="bounced"),
+        pytest.param("sent", 0, 1, id="another-message-before"),
+        pytest.param("sent", 4, 1, id="another-message-after"),
+    ],
+)
+def test_a_delivery_that_is_told_after_the_end_counts(late: str, second: int, lost: int) -> None:
+    """Lines of several processes overtake each other; what arrived is in no list of lost copies."""
+    made = tell(book(), MESSAGE, attempt("4CAAAA1", "deferred"), GONE)
+    assert (len(made.lost), made.lost_in_all, made.standings[MAIN].lost) == (1, 1, 1)
+    for _ in range(2):
+        tell(made, attempt("4CAAAA1", late), begin=second)
+        assert (len(made.lost), made.lost_in_all, made.standings[MAIN].lost) == (lost, lost, lost)
+        assert not made.waiting
+    if late == "bounced":
+        assert [one.reply for one in made.lost.values()] == ["reply"]
+
+
 def test_a_mailbox_with_a_quoted_name_is_known() -> None:
     """However it is spelled."""
     made = tell(book(), attempt("4CAAAA1", "bounced", to=ODD))
