@@ -5,6 +5,10 @@
     copy-list.json   the copies that wait or are lost, by queue id and Message-ID: the newest 2,000
                   of each; written when they change
 
+What is older is known until the follower ends, no longer.  After that, such a copy that waits is in
+no count until it is tried again, and nobody is told if it is deleted or expires untried; of the
+lost ones only the count goes on.
+
 Promises: durable, replaced in one step, and read with suspicion: what makes no sense is as good as
 not said.
 
