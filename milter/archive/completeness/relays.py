@@ -22,8 +22,7 @@ from carbonseal.milter.archive.completeness import finding
 from carbonseal.policies import completeness
 from carbonseal.policies.completeness import Outage, Relay, Way
 
-FOLLOWS = "-follow"  # ends the names of segments with events
-_OF_EVENTS = ("-follow", "-import")
+OF_EVENTS = ("-follow", "-import")  # end the names of segments that hold events and no records
 _ELSEWHERE = timedelta(minutes=15)
 _LONG = timedelta(hours=1)
 _LAG = timedelta(seconds=5)
@@ -102,7 +101,7 @@ def _begun(connection: Connection) -> dict[tuple[str, bool], str]:
     """When the first segment of each relay was begun, of records and of events."""
     columns = schema.segment.c
     is_of_events = case(
-        *((columns.name.like(f"%{suffix}"), 1) for suffix in _OF_EVENTS), else_=0
+        *((columns.name.like(f"%{suffix}"), 1) for suffix in OF_EVENTS), else_=0
     ).label("is_of_events")
     query = select(columns.relay, is_of_events, func.min(columns.name))
     found = {}
@@ -121,7 +120,7 @@ def _begun_at(name: str) -> str | None:
 
 
 def _waiting(spool: Path, state: Mapping[str, Any]) -> Waiting:
-    pending = [(one.name.endswith(_OF_EVENTS), _begun_at(one.name)) for one in _pending(spool)]
+    pending = [(one.name.endswith(OF_EVENTS), _begun_at(one.name)) for one in _pending(spool)]
     loaded = [at for is_of_events, at in pending if at is not None and not is_of_events]
     followed = [at for is_of_events, at in pending if at is not None and is_of_events]
     read = _read_until(state)

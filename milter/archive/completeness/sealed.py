@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, func, select
 from carbonseal.milter.archive import schema
 from carbonseal.milter.archive.completeness import finding
 from carbonseal.milter.archive.completeness.finding import Finding, Period, Seen
-from carbonseal.milter.archive.completeness.relays import Relays
+from carbonseal.milter.archive.completeness.relays import OF_EVENTS, Relays
 from carbonseal.milter.archive.evidence import absence
 from carbonseal.milter.archive.evidence import seal as seal_
 from carbonseal.policies.completeness import Cause
@@ -88,7 +88,7 @@ def _uncounted(row: Row[Any], at: str, connection: Connection, seen: Seen) -> It
         facts = seal_.read(row.entry)
     except seal_.BadEntry:
         return  # archive verify says so
-    if facts.segment.endswith(("-follow", "-import")):
+    if facts.segment.endswith(OF_EVENTS):
         return
     missing = facts.lines - seen.of_segments[row.segment_id]
     if missing > 0:
