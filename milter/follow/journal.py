@@ -35,9 +35,15 @@ _CHUNK: Final = 1 << 18
 _COMPLAINTS: Final = 4096
 _AGAIN_SECONDS: Final = 1.0
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_FIELDS: Final = "MESSAGE,MESSAGE_ID,SYSLOG_IDENTIFIER,_SOURCE_REALTIME_TIMESTAMP,_UID"
+_FIELDS: Final = "MESSAGE,MESSAGE_ID,SYSLOG_IDENTIFIER,_SOURCE_REALTIME_TIMESTAMP,_TRANSPORT,_UID"
 _DROPPED: Final = b"a596d6fe7bfa4994828e72309e95d61e"  # SD_MESSAGE_JOURNAL_DROPPED
-_MATCHES: Final = ("SYSLOG_FACILITY=2", "+", f"MESSAGE_ID={_DROPPED.decode()}")  # mail; either
+_JOURNALD: Final = b"driver"  # the transport of its own entries, which nobody else can claim
+_MATCHES: Final = (  # mail, or that
+    "SYSLOG_FACILITY=2",
+    "+",
+    f"MESSAGE_ID={_DROPPED.decode()}",
+    f"_TRANSPORT={_JOURNALD.decode()}",
+)
 _SYSTEM: Final = 1000  # user ids from here on are people's
 _REMEDY: Final = (
     "let the follower's user read the journal: usermod --append --groups systemd-journal "
@@ -132,7 +138,7 @@ class Journal:
             for fields, after in journal_export.entries(data):
                 lines, end = lines + 1, after
                 before, self._cursor = self._cursor, fields.get(b"__CURSOR", b"").decode("ascii")
-                if fields.get(b"MESSAGE_ID") == _DROPPED:
+                if _is_of_drops(fields):
                     self._note_dropped(fields.get(b"MESSAGE", b"").decode("utf-8", "replace"))
                     continue
                 entry = _entry(fields, self._services)
@@ -257,6 +263,11 @@ def _entry(fields: Fields, services: Services) -> tuple[str, str, bytes] | None:
     except (ValueError, OverflowError, OSError):
         return None
     return at, service, text
+
+
+def _is_of_drops(fields: Fields) -> bool:
+    """Whether journald says what it dropped; any user may write an entry of this MESSAGE_ID."""
+    return fields.get(b"MESSAGE_ID") == _DROPPED and fields.get(b"_TRANSPORT") == _JOURNALD
 
 
 def _is_system(uid: bytes) -> bool:

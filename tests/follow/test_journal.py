@@ -25,6 +25,7 @@ import pytest
 from support.postfix import wait_until
 
 from carbonseal.milter.archive import segments
+from carbonseal.milter.follow import journal as journals
 from carbonseal.milter.follow import journal_export, position
 from carbonseal.milter.follow.journal import Journal
 from carbonseal.milter.follow.log_line import Services
@@ -32,6 +33,8 @@ from carbonseal.milter.follow.taken import Entry, LogUnreadable
 
 _JOURNALD = Path("/lib/systemd/systemd-journald")
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_DROPPED = b"a596d6fe7bfa4994828e72309e95d61e"
+_STARTED = b"f77379a8490b408bbe5f6940505a777b"  # SD_MESSAGE_JOURNAL_START
 _PERSON = 12345  # a user id that is no system account's
 pytestmark = [
     pytest.mark.root,
@@ -290,37 +293,80 @@ def test_a_position_that_the_journal_does_not_know(journal: PrivateJournal, rela
     assert any(b"r2@out.example" in text for _, _, _, text in entries)
 
 
-def test_what_journald_suppressed_is_a_gap(journal: PrivateJournal, relay: Relay) -> None:
-    """Its rate limit takes lines away from a busy relay, which somebody has to know."""
-    for unit in ("sshd", "postfix@-"):
-        journal.log_native(
-            MESSAGE=f"Suppressed 5 messages from {unit}.service",
-            MESSAGE_ID="a596d6fe7bfa4994828e72309e95d61e",
-        )
-    gaps: list[str] = []
+def test_what_journald_suppressed_is_a_gap(
+    journal: PrivateJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rate limit takes lines away from a busy relay, which somebody has to know.
 
-    def has_read() -> bool:
-        made = Journal(
-            Services("postfix"),
-            directory=str(journal.files),
-            once=True,
-            report=lambda event, **facts: gaps.append(facts["problem"]),
+    journald limits units, of which a test has none.  So a program stands in for journalctl here
+    that prints what journald would have written; that a real one writes its own entries so, and
+    that they are found, is the next test.
+    """
+    entries = b"".join(
+        b"__CURSOR=s=%d\nMESSAGE=Suppressed 5 messages from %b.service\nMESSAGE_ID=%b\n%b\n\n"
+        % (number, unit, _DROPPED, trusted)
+        for number, (unit, trusted) in enumerate(
+            [
+                (b"sshd", b"_TRANSPORT=driver\n_UID=0"),
+                (b"postfix@-", b"_TRANSPORT=driver\n_UID=0"),
+                (b"postfix@made-up", b"_TRANSPORT=journal\n_UID=12345"),
+                (b"postfix@made-up", b"SYSLOG_FACILITY=2\n_TRANSPORT=syslog\n_UID=12345"),
+            ]
         )
-        _read_to_the_end(made)
-        made.close()
-        return bool(gaps)
-
-    wait_until(has_read, 30)
-    assert set(gaps) == {
+    )
+    (tmp_path / "entries").write_bytes(entries)
+    program = tmp_path / "journalctl"
+    program.write_text(f"#!/bin/sh\nexec cat {tmp_path}/entries\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert _gaps(journal) == [
         "journald: Suppressed 5 messages from postfix@-.service; set LogRateLimitIntervalSec=0 in "
         "that unit"
-    }
+    ]
+
+
+def test_nobody_but_journald_can_make_a_gap(
+    journal: PrivateJournal, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even with its MESSAGE_ID; while what it says itself when it begins is found."""
+    mine = f"Suppressed 5 messages from postfix@{relay.spool.parent.name}.service"
+    for facility in ("2", "3"):
+        journal.log_native(
+            MESSAGE=mine,
+            MESSAGE_ID=_DROPPED.decode(),
+            SYSLOG_FACILITY=facility,
+            _TRANSPORT="driver",
+        )
+    journal.deliver(range(4000, 4001))
+    wait_until(lambda: _in_journal(journal, 4000), 30)
+    assert not any(mine in one for one in _gaps(journal))
+    monkeypatch.setattr(journals, "_DROPPED", _STARTED)
+    transport = journals._MATCHES[-1]
+    monkeypatch.setattr(journals, "_MATCHES", (f"MESSAGE_ID={_STARTED.decode()}", transport))
+    said: list[str] = []
+    monkeypatch.setattr(Journal, "_note_dropped", lambda self, message: said.append(message))
+    _gaps(journal)
+    assert "Journal started" in said
+
+
+def _gaps(journal: PrivateJournal) -> list[str]:
+    gaps: list[str] = []
+    made = Journal(
+        Services("postfix"),
+        directory=str(journal.files),
+        once=True,
+        report=lambda event, **facts: gaps.append(facts["problem"]),
+    )
+    _read_to_the_end(made)
+    made.close()
+    return gaps
 
 
 def test_an_entry_that_is_too_long_stops_nobody(journal: PrivateJournal, relay: Relay) -> None:
     """Any user may write one; it is passed over, and said, and what follows it is read."""
     journal.deliver(range(3000, 3002))
-    for octets in (journal_export.LONGEST + 1, 3 * journal_export.LONGEST):
+    # One that is longer by less than what is read at once may be read whole, which hurts nobody.
+    for octets in (journal_export.LONGEST * 3 // 2, 3 * journal_export.LONGEST):
         journal.log_large(octets)
         journal.deliver(range(3002, 3004))
     wait_until(lambda: _in_journal(journal, 3003), 30)
