@@ -385,7 +385,11 @@ def test_a_follower_that_is_killed_again_and_again_loses_no_copy(service: Carbon
             follower.kill()
             follower.start()
         writer.join()
-        wait_until(lambda: state.read(service.spool).get("lost_in_all") == 60, "the last copy")
+        for name in (state.NAME, state.LISTS):  # which are written one after the other
+            wait_until(
+                lambda name=name: state.read(service.spool, name).get("lost_in_all") == 60,
+                "the last copy",
+            )
         assert len(state.read(service.spool, state.LISTS)["lost"]) == 60
         assert follower.log().count("archive-alternate-takes-over") >= 1
         logged(service, "sent", 99)
