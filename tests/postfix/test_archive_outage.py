@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ import pytest
 from support.carbonseal import ARCHIVE, wait_until
 from support.follower import FollowerProcess
 from support.ports import LOOPBACK, free_port
-from support.postfix import INSIDE
+from support.postfix import INSIDE, private_directory
 from support.relay import Relay, relay
 from support.sink import Delivery, Sink
 
@@ -115,9 +116,11 @@ class World:
 @contextmanager
 def world(*, retry: str = "2s", mails: bool = False, **postfix: Any) -> Iterator[World]:
     """A relay with an alternate on a host of its own, and a follower beside it."""
-    with Sink() as spare:
+    with Sink() as spare, private_directory() as directory:
         port = free_port()
-        notes = Path(f"/tmp/carbonseal-notes-{port}")  # for a command that runs as nobody
+        notes = directory / "notes"
+        notes.touch(mode=0o600)
+        shutil.chown(notes, "nobody")  # as whom the command runs
         changes = {
             "archive": {
                 "recipients": [ARCHIVE],
@@ -151,13 +154,8 @@ def world(*, retry: str = "2s", mails: bool = False, **postfix: Any) -> Iterator
             **postfix,
         ) as made:
             made.mta.wait_for_log("daemon started")
-            notes.touch(mode=0o666)
-            notes.chmod(0o666)
-            try:
-                with FollowerProcess(made.service) as follower:
-                    yield World(made, spare, follower, notes)
-            finally:
-                notes.unlink(missing_ok=True)
+            with FollowerProcess(made.service) as follower:
+                yield World(made, spare, follower, notes)
 
 
 def marks(deliveries: list[Delivery]) -> Counter[str]:
