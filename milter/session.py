@@ -2,8 +2,9 @@
 
 Promises: callbacks answer as they negotiated (nothing but end of message is waited for), every
 callback is guarded, and a fault in any of them ends in the failure policy's answer at end of
-message, never in an untrapped exception.  State is reset by protocol events (MAIL, abort, end of
-message), never by our own answers: Postfix sends ABORT after every transaction and again at QUIT.
+message, never in an untrapped exception; a fault in counting changes no answer.  State is reset by
+protocol events (MAIL, abort, end of message), never by our own answers: Postfix sends ABORT after
+every transaction and again at QUIT.
 
 Does not: decide (`seal` does), or use pymilter's base class: its wrappers cost a call per header
 field, and its @symlist breaks the negotiation.
@@ -34,6 +35,7 @@ _TEMPFAIL: int = libmilter.TEMPFAIL
 _NR_FIELD: int = libmilter.P_NR_HDR
 _ACTIONS = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR | libmilter.SETSYMLIST
 _NEEDED = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR
+_MISCOUNTED: set[str] = set()  # what went wrong in counting and was said in this process
 # Asked of the MTA: no reply is waited for, nothing is sent that nobody reads, and header values
 # come with their leading space, without which `simple` header canonicalization cannot be right.
 _PROTOCOL = (
@@ -143,7 +145,7 @@ class Session:
             _apply(context, verdict)
             whole = time.perf_counter() - started
             log.message(verdict, milliseconds=round(whole * 1000, 2))
-            self._count(transaction, verdict, started, whole)
+            _counted(self._count, transaction, verdict, started, whole)
             return _answer(context, verdict.disposition)
         except Exception as fault:
             return self._internal_error(context, transaction, fault)
@@ -177,11 +179,22 @@ class Session:
         log.internal_error("end_of_message", fault, queue_id=queue_id)
         configuration, tally = self._services.configuration, self._services.tally
         if configuration.file.milter.dry_run:
-            tally.failed(Answer.ACCEPT)
+            _counted(tally.failed, Answer.ACCEPT)
             return _CONTINUE
         disposition = configuration.failure.dispose(FailureClass.INTERNAL_ERROR)
-        tally.failed(disposition.answer)
+        _counted(tally.failed, disposition.answer)
         return _answer(context, disposition)
+
+
+def _counted(count: Callable[..., None], *facts: Any) -> None:
+    """Count, if that can be done: by now the message is on record, and its answer stands."""
+    try:
+        count(*facts)
+    except Exception as fault:
+        kind = type(fault).__name__
+        if kind not in _MISCOUNTED:  # else each message would say the same
+            _MISCOUNTED.add(kind)
+            log.internal_error("count", fault)
 
 
 def _macro(context: Any, name: str) -> str | None:
