@@ -359,7 +359,8 @@ def test_the_steps_of_the_container_file_make_a_relay() -> None:
     machine.prepare()
     machine.path("/tmp/carbonseal.deb").write_bytes(package("1").read_bytes())
     entry: list[str] = []
-    for line in (ROOT / "packaging/container/Containerfile").read_text().splitlines():
+    steps = (ROOT / "packaging/container/Containerfile").read_text().replace("\\\n", " ")
+    for line in steps.splitlines():
         word, _, rest = line.partition(" ")
         if word == "RUN":
             machine.chroot("env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", rest)
