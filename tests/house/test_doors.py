@@ -744,6 +744,8 @@ DOORS = [
             ("subject", "%", DATA, "--subject"),
             ("header", "List-Id", DATA, "--header"),
             ("crossing", "sideways", USAGE, "'sideways'"),
+            ("state", "happy", USAGE, "'happy'"),
+            ("copy", "burnt", USAGE, "'burnt'"),
             ("reason", "two\nlines", DATA, "reason"),
         )
     ),
@@ -758,6 +760,7 @@ DOORS = [
             ("no-index", "size:>1M", "no index"),
         )
     ),
+    door("follow-log", "follow --log there.log", USAGE, "--once"),
     door("format-copies", "archive copies --format xml", USAGE, "'xml'"),
     door("copies-since", "archive copies --since moon", DATA, "--since", "moon"),
     door("copies-until", "archive copies --until moon", DATA, "--until", "moon"),
