@@ -100,8 +100,8 @@ def _is_about_signatures(first: Line | Mail) -> bool:
         return True
     try:
         content = json.loads(first.octets)
-        return "dry_run" in content or content["reasons"][0] == "dry-run"
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return bool(content.get("dry_run")) or content["reasons"][0] == "dry-run"
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return False
 
 

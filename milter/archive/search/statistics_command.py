@@ -26,9 +26,11 @@ _MOST_BARS = 40
 @click.option(
     "--by",
     type=click.Choice((*statistics.BY, "direction")),
+    metavar="WHAT",
     default="day",
     show_default=True,
-    help="Domain: of reverse-path or envelope recipients, parent domains not added up.",
+    help=f"{', '.join(statistics.BY).capitalize()}.  Domains are of reverse-path and envelope "
+    "recipients, parent domains not added up.",
 )
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="No more lines than these.")
 @click.option(
