@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,9 +251,10 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
-def world(relay: World, tmp_path: Path) -> World:
-    """A relay of this test's own."""
-    return relay.copy(tmp_path / "copy")
+def world(relay: World) -> Iterator[World]:
+    """A relay of this test's own, under a path that is short enough for a UNIX socket."""
+    with tempfile.TemporaryDirectory(prefix="man") as directory:
+        yield relay.copy(Path(directory) / "relay")
 
 
 @pytest.mark.parametrize("page", BY_NAME)
