@@ -5,7 +5,7 @@ PY := .venv/bin/python
 ROOMS := policies keys milter
 
 .PHONY: help setup test demo run check ns bench bench-archive bench-quick clean soak soak-rotation \
-  test-crash test-long test-many test-outage
+  deb deb-lock manuals test-crash test-follow test-long test-many test-outage test-package
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,18 +78,15 @@ test-many: setup ## 100,000 records through two relays while servers are killed 
 test-outage: setup ## the archive's host is down for five minutes while mail flows (eight minutes)
 	OUTAGE=$(or $(SECONDS),300) $(PY) -m pytest tests/postfix/test_archive_outage.py -s --timeout 1800
 
-.PHONY: test-follow
 test-follow: setup ## ten thousand messages to a sink of bad moods: SQL says what it did (six minutes)
 	MESSAGES=$(or $(MESSAGES),10000) $(PY) -m pytest tests/follow/test_ten_thousand.py -s --timeout 3600
 
 soak-rotation: setup ## rotate under mail, TURNS times for each domain (default 30, half an hour)
 	ROTATIONS=$(or $(TURNS),30) $(PY) -m pytest tests/postfix/test_rotation.py -k many -s --timeout 7200
 
-.PHONY: manuals
 manuals: setup ## write into the man pages what the program says of itself: commands, options, keys
 	@PYTHONPATH=tests $(PY) -m support.manual_pages
 
-.PHONY: deb deb-lock test-package
 deb: ## build the Debian package below build/deb (REVISION= replaces the one of its changelog)
 	@PACKAGE=1 sh packaging/setup.sh
 	@sh packaging/deb.sh
