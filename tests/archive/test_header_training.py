@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.archive import Archive, build_record
+from support.carbonseal import wait_until
 
 from carbonseal.milter.archive import database, header_learning, header_training
 
@@ -111,9 +112,7 @@ def test_the_child_holds_nothing_of_the_writer(tmp_path: Path) -> None:
     child = header_training.Child(forever)
     try:
         facts = Path(f"/proc/{child.pid}/fd")
-        deadline = time.monotonic() + PATIENCE
-        while len(os.listdir(facts)) > 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(os.listdir(facts)) <= 4, "the child to let go of all", PATIENCE)
         os.close(lock)
         ours.close()
         again = os.open(tmp_path / "lock", os.O_RDWR)
