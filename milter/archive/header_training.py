@@ -16,10 +16,11 @@ import contextlib
 import gc
 import os
 import resource
-import select
 import signal
 import time
 from collections.abc import Callable
+
+from carbonseal.milter import readable
 
 _PRIORITY = 10  # below the writer and the mail
 _CPU_SECONDS = 60
@@ -52,7 +53,7 @@ class Child:
         until = time.monotonic() + wait
         while self._reading is not None:
             left = max(0.0, until - time.monotonic())
-            if select.select([self._reading], [], [], left)[0]:
+            if readable.wait(self._reading, left):
                 piece = os.read(self._reading, _PIECE)
                 self._said += piece
                 if not piece and self._leave() == 0:

@@ -22,7 +22,6 @@ import fcntl
 import gc
 import os
 import random
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from carbonseal.milter import log
+from carbonseal.milter import log, readable
 from carbonseal.milter.archive import batch as batches
 from carbonseal.milter.archive import (
     database,
@@ -151,7 +150,7 @@ class _ControlStop:
 
     def wait(self, timeout: float) -> bool:
         if not self._is_set:
-            self._is_set = bool(select.select([self._control], [], [], timeout)[0])
+            self._is_set = readable.wait(self._control, timeout)
         return self._is_set
 
 

@@ -18,13 +18,13 @@ Does not: link with libsystemd; a child process costs nothing that matters, and 
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from carbonseal.milter import readable
 from carbonseal.milter.archive import record
 from carbonseal.milter.follow import journal_export
 from carbonseal.milter.follow.journal_export import Fields
@@ -183,7 +183,7 @@ class Journal:
     def wait(self, seconds: float) -> None:
         """Until journalctl prints something, or so long."""
         if self._child.stdout is not None and self._child.returncode is None:
-            select.select([self._child.stdout], [], [], seconds)
+            readable.wait(self._child.stdout, seconds)
         else:
             time.sleep(seconds)
 
