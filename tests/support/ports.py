@@ -9,8 +9,11 @@ Does not: keep strangers away.  A server that can bind port 0 should do that ins
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
@@ -19,8 +22,10 @@ _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # The system's own randomness: parallel test workers must not walk through the same sequence.
 _random = random.SystemRandom()
 # Postfix listens with SO_REUSEPORT: two instances on one port would not clash but share clients.
-# An abstract socket for each given port is seen by all test processes and ends with its own.
-_given: list[socket.socket] = []
+# One octet of this file is locked for each given port: all test processes of an account see it, it
+# ends with its process, and it takes one descriptor however many ports a run asks for.
+_given: int | None = None
+_ours: set[int] = set()  # a lock does not keep its own process out
 
 
 def free_port() -> int:
@@ -42,13 +47,17 @@ def _lowest_ephemeral() -> int:
 
 
 def _reserve(port: int) -> bool:
-    mark = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        mark.bind(f"\0carbonseal-test-port-{port}")
-    except OSError:
-        mark.close()
+    global _given  # noqa: PLW0603: closing any descriptor of the file would give up its locks
+    if _given is None:
+        name = Path(tempfile.gettempdir()) / f"carbonseal-test-ports-{os.geteuid()}"
+        _given = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    if port in _ours:
         return False
-    _given.append(mark)
+    try:
+        fcntl.lockf(_given, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _ours.add(port)
     return True
 
 
