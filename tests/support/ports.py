@@ -10,6 +10,7 @@ Does not: keep strangers away.  A server that can bind port 0 should do that ins
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import random
 import socket
@@ -24,8 +25,14 @@ _random = random.SystemRandom()
 # Postfix listens with SO_REUSEPORT: two instances on one port would not clash but share clients.
 # One octet of this file is locked for each given port: all test processes of an account see it, it
 # ends with its process, and it takes one descriptor however many ports a run asks for.
-_given: int | None = None
-_ours: set[int] = set()  # a lock does not keep its own process out
+_given: set[int] = set()  # a lock does not keep its own process out
+
+
+@functools.cache
+def _marks() -> int:
+    # Never closed: closing any descriptor of a file gives up all locks its process has on it.
+    name = Path(tempfile.gettempdir()) / f"carbonseal-test-ports-{os.geteuid()}"
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def free_port() -> int:
@@ -47,17 +54,13 @@ def _lowest_ephemeral() -> int:
 
 
 def _reserve(port: int) -> bool:
-    global _given  # noqa: PLW0603: closing any descriptor of the file would give up its locks
-    if _given is None:
-        name = Path(tempfile.gettempdir()) / f"carbonseal-test-ports-{os.geteuid()}"
-        _given = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    if port in _ours:
+    if port in _given:
         return False
     try:
-        fcntl.lockf(_given, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        fcntl.lockf(_marks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:
         return False
-    _ours.add(port)
+    _given.add(port)
     return True
 
 
