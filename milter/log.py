@@ -145,16 +145,42 @@ def _write(name: str, level: str, summary: Mapping[str, object], milliseconds: f
 
 def internal_error(where: str, fault: BaseException, *, queue_id: str = "") -> None:
     """A defect of ours, with the place in the code but without any value of the message."""
-    frames = traceback.extract_tb(fault.__traceback__)
-    place = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
     _log.error(
         "internal-error",
         where=where,
         queue_id=queue_id,
         fault=type(fault).__name__,
         text=str(fault)[:200],
-        place=place,
+        place=_place(fault),
     )
+
+
+def _place(fault: BaseException) -> str:
+    frames = traceback.extract_tb(fault.__traceback__)
+    return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+
+
+class Recurring:
+    """Faults of what is done again and again: one that lasts is said once, until it changes.
+
+    It is another one by its kind, its number or its place in the code; its text may name a new file
+    each time.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._said: tuple[object, ...] | None = None
+
+    def failed(self, fault: Exception) -> None:
+        """This time it went wrong."""
+        what = (type(fault), getattr(fault, "errno", None), _place(fault))
+        known, self._said = self._said, what
+        if what != known:
+            internal_error(self._where, fault)
+
+    def succeeded(self) -> None:
+        """This time it went well; a fault after this is a new one."""
+        self._said = None
 
 
 def unfit_mta(actions: int, protocol: int) -> None:

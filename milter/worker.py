@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
 import socket
 import stat
 import sys
@@ -28,7 +27,7 @@ import milter as libmilter
 
 from carbonseal.keys.keyring import EMPTY, LOOK_EVERY, Keyring, Watch
 from carbonseal.keys.relays.acknowledgement import Acknowledgement
-from carbonseal.milter import log
+from carbonseal.milter import log, readable
 from carbonseal.milter.archive.spool import Spool
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.copies.outages import Outages
@@ -131,12 +130,15 @@ def _serve() -> None:
 
 def _tend(chores: Iterable[Callable[[], None]]) -> None:
     # A thread of its own: it waits as long as the disk takes to write a record, keys must not.
+    watched = [(do, log.Recurring("tend")) for do in chores]
     while True:
-        for do in chores:
+        for do, faults in watched:
             try:
                 do()
             except Exception as fault:  # an edge: without this thread no segment is ever closed
-                log.internal_error("tend", fault)
+                faults.failed(fault)
+            else:
+                faults.succeeded()
         time.sleep(_TEND_EVERY)
 
 
@@ -170,8 +172,7 @@ class _Chores:
 def _wait_for_drain(control: socket.socket, chores: _Chores) -> bool:
     """Do the chores until DRAIN (False) or the supervisor's death (True)."""
     while True:
-        readable, _, _ = select.select([control], [], [], LOOK_EVERY)
-        if readable:
+        if readable.wait(control, LOOK_EVERY):
             return control.recv(1) != DRAIN
         chores.do()
 

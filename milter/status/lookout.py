@@ -10,13 +10,12 @@ later; a file that is old, or that says so, means that nobody looks.
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
 from typing import Final
 
-from carbonseal.milter import log, socket_address
+from carbonseal.milter import log, readable, socket_address
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.status import state_files
 from carbonseal.milter.status.board import Board
@@ -34,7 +33,7 @@ def serve(configuration: Configuration, board: Board, control: socket.socket) ->
     threading.Thread(target=lookout.look_for_ever, name="looking", daemon=True).start()
     listen = configuration.file.status.listen
     if listen is None:
-        select.select([control], [], [])
+        readable.wait(control)
     else:
         # Loads an HTTP server and what writes metrics: only where somebody may ask.
         from carbonseal.milter.status import endpoint  # noqa: PLC0415
@@ -54,11 +53,14 @@ class _Lookout:
 
     def look_for_ever(self) -> None:
         turn = 0
+        faults = log.Recurring("status")
         while True:
             try:
                 self._look(write=turn % _WRITE_EVERY == 0)
             except Exception as fault:  # an edge: the thread must not end while the process lives
-                log.internal_error("status", fault)
+                faults.failed(fault)
+            else:
+                faults.succeeded()
             turn += 1
             time.sleep(LOOK_EVERY)
 

@@ -94,3 +94,27 @@ def test_json_lines_hold_the_same_facts(capsys: pytest.CaptureFixture[str]) -> N
         "4X",
         7,
     )
+
+
+def test_a_fault_that_lasts_is_said_once_until_it_changes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is tried every second does not fill the log; a new number or the next time is news."""
+    log.configure(form="json", level="info")
+    faults = log.Recurring("tend")
+
+    def tried(number: int, name: str) -> None:
+        try:
+            raise OSError(number, "no", name)
+        except OSError as fault:
+            faults.failed(fault)
+
+    for name in ("a", "b", "c"):
+        tried(5, name)
+    tried(28, "d")
+    tried(28, "e")
+    faults.succeeded()
+    tried(28, "f")
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["text"][-3:] for line in said] == ["'a'", "'d'", "'f'"]
+    assert {line["where"] for line in said} == {"tend"}
