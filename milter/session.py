@@ -187,7 +187,7 @@ class Session:
 
 
 def _counted(count: Callable[..., None], *facts: Any) -> None:
-    """Count, if that can be done: by now the message is on record, and its answer stands."""
+    """Count, if that can be done; what is answered does not hang on it."""
     try:
         count(*facts)
     except Exception as fault:
@@ -287,7 +287,7 @@ class Sessions:
         granted = protocol & _PROTOCOL
         session = Session(self._services, granted)
         context.setpriv(session)
-        self._services.tally.opened()
+        _counted(self._services.tally.opened)
         options[0] = actions & self._actions
         options[1] = granted
         options[2] = options[3] = 0
@@ -302,6 +302,6 @@ class Sessions:
 
     def _close(self, context: Any) -> int:
         if context.getpriv() is not None:  # else it ended before it was negotiated
-            self._services.tally.closed()
+            _counted(self._services.tally.closed)
         context.setpriv(None)
         return _CONTINUE

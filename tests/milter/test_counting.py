@@ -12,12 +12,17 @@ from support.carbonseal import Carbonseal
 from carbonseal.keys.keyring import Keyring
 from carbonseal.milter import config, log, seal, session
 from carbonseal.milter.archive.spool import Spool
-from carbonseal.milter.session import Session
+from carbonseal.milter.session import Session, Sessions
 from carbonseal.milter.status import counters
 
 
 class Context:
     """What libmilter gives a callback, without an MTA behind it."""
+
+    session: Session | None = None
+
+    def setsymlist(self, stage: int, names: str) -> None:
+        """Every macro is there."""
 
     def getsymval(self, name: str) -> str | None:
         return None
@@ -27,21 +32,20 @@ class Context:
 
     addrcpt = setreply = addheader
 
+    def setpriv(self, session: Session | None) -> None:
+        self.session = session
 
-def test_a_defect_in_counting_changes_no_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The record says that the message was accepted, so it is; said once, not for each message."""
-    said: list[str] = []
-    monkeypatch.setattr(log, "internal_error", lambda where, fault, **_: said.append(where))
-    monkeypatch.setattr(session, "_MISCOUNTED", set())
-    made = Carbonseal(tmp_path / "seal", {"failure": {"internal_error": "tempfail"}})
-    made.spool.mkdir()
-    spool = Spool(made.spool)
+    def getpriv(self) -> Session | None:
+        return self.session
+
+
+def broken_services(directory: Path, spool: Spool) -> seal.Services:
+    """Services that cannot count."""
     broken = counters.nowhere()
     broken._cells.release()
+    made = Carbonseal(directory / "seal", {"failure": {"internal_error": "tempfail"}})
     configuration = config.load(made.file)
-    services = seal.Services(
+    return seal.Services(
         configuration=configuration,
         keyring=Keyring,
         key_complaint=lambda: None,
@@ -50,6 +54,18 @@ def test_a_defect_in_counting_changes_no_answer(
         archive_addresses=configuration.archive.all_recipients(),
         tally=broken,
     )
+
+
+def test_a_defect_in_counting_changes_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record says that the message was accepted, so it is; said once, not for each message."""
+    said: list[str] = []
+    monkeypatch.setattr(log, "internal_error", lambda where, fault, **_: said.append(where))
+    monkeypatch.setattr(session, "_MISCOUNTED", set())
+    (tmp_path / "spool").mkdir()
+    spool = Spool(tmp_path / "spool")
+    services = broken_services(tmp_path, spool)
     for _ in range(3):
         one = Session(services, 0)
         one.connect(Context(), "mx.example.net", 2, ("198.51.100.7", 25_000))
@@ -59,3 +75,19 @@ def test_a_defect_in_counting_changes_no_answer(
     assert Session(services, 0).end_of_message(Context()) == libmilter.TEMPFAIL  # without MAIL
     spool.close()
     assert said == ["count", "end_of_message"]
+
+
+def test_a_connection_that_cannot_be_counted_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its opening and its end are no reason to turn it away or to leave libmilter a fault."""
+    said: list[str] = []
+    monkeypatch.setattr(log, "internal_error", lambda where, fault, **_: said.append(where))
+    monkeypatch.setattr(session, "_MISCOUNTED", set())
+    sessions = Sessions(broken_services(tmp_path, Spool(tmp_path)))
+    context = Context()
+    assert sessions._negotiate(context, [~0, ~0, 0, 0]) == libmilter.CONTINUE
+    assert context.session is not None
+    assert sessions._close(context) == libmilter.CONTINUE
+    assert context.session is None
+    assert said == ["count"]
