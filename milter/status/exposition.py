@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from carbonseal.milter.status.counters import BOUNDS, PHASES
 from carbonseal.milter.status.page import Page
+from carbonseal.policies import readiness
 from carbonseal.policies.readiness import SILENT
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -59,16 +60,19 @@ def _counter(name: str, about: str, value: float) -> Metric:
 def _gauges(
     name: str, about: str, labels: tuple[str, ...], found: Iterable[tuple[tuple[str, ...], float]]
 ) -> Metric:
-    family = GaugeMetricFamily(f"carbonseal_{name}", about, labels=labels)
-    for values, value in found:
-        family.add_metric(values, value)
-    return family
+    return _filled(GaugeMetricFamily(f"carbonseal_{name}", about, labels=labels), found)
 
 
 def _counters(
     name: str, about: str, labels: tuple[str, ...], found: Iterable[tuple[tuple[str, ...], float]]
 ) -> Metric:
-    family = CounterMetricFamily(f"carbonseal_{name}", about, labels=labels)
+    return _filled(CounterMetricFamily(f"carbonseal_{name}", about, labels=labels), found)
+
+
+def _filled(
+    family: GaugeMetricFamily | CounterMetricFamily,
+    found: Iterable[tuple[tuple[str, ...], float]],
+) -> Metric:
     for values, value in found:
         family.add_metric(values, value)
     return family
@@ -149,7 +153,7 @@ def _processes(page: Page) -> Iterator[Metric]:
     yield _gauge(
         "ready",
         "Whether the relay is ready for mail.",
-        all(check.is_ok or not check.is_needed for check in found),
+        readiness.is_ready(found),
     )
     yield _gauges(
         "check",
