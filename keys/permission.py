@@ -91,13 +91,19 @@ def unreadable(path: Path, error: OSError) -> WrongPermission:
         if component != path.absolute() and component.is_dir():
             needed = os.X_OK
         if not os.access(component, needed, effective_ids=True):
-            remedy = f"chgrp {_group(os.getegid())} {shlex.quote(str(component))} && chmod g+r" + (
-                "x" if component.is_dir() else ""
-            )
-            return _wrong(component, about, f"{_user(os.geteuid())} may not read it", remedy)
+            user = _user(os.geteuid())
+            return _wrong(component, about, f"{user} may not read it", _opening(component, about))
     return WrongPermission(
         f"{path}: it cannot be read ({os.strerror(error.errno or 0)}); restore it or its access."
     )
+
+
+def _opening(component: Path, about: os.stat_result) -> str:
+    """The command that opens it: by its group, unless what it lies in is closed to all groups."""
+    if stat.S_ISREG(about.st_mode) and not _shared(os.stat(component.parent)):
+        return f"chmod 600 {shlex.quote(str(component))} && chown {_user(os.geteuid())}"
+    rights = "g+rx" if stat.S_ISDIR(about.st_mode) else "g+r"
+    return f"chgrp {_group(os.getegid())} {shlex.quote(str(component))} && chmod {rights}"
 
 
 def _check_directory_owner(component: Path, about: os.stat_result, *, inside: bool) -> None:

@@ -7,6 +7,7 @@ one comes the later the longer the last one took.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -135,7 +136,7 @@ class KeyLook:
         except CarbonsealError as fault:
             return fault.sentence
         if not os.access(path, os.R_OK):
-            return f"{path}: it is not readable for the service; give it to the service's group"
+            return str(permission.unreadable(path, PermissionError(errno.EACCES, "")))
         return ""
 
     def _shown(self, record: KeyRecord) -> KeyFacts:

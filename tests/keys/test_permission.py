@@ -145,6 +145,23 @@ def test_the_command_in_the_sentence_mends_it(installed: store.Store) -> None:
             pytest.fail(command)
 
 
+def test_the_command_mends_a_key_that_root_left_in_the_services_own_directory(
+    installed: store.Store,
+) -> None:
+    """Its group has no rights there: what opens the key to a group would only close it anew."""
+    path = installed.private_path("example.com", "s1")
+    for place in (installed.directory, path.parent):
+        os.chown(place, SERVICE, SERVICE)
+        place.chmod(0o700)
+    os.chown(path, 0, 0)
+    path.chmod(0o600)
+    with user(SERVICE, SERVICE), pytest.raises(permission.WrongPermission) as refusal:
+        installed.private_key(_record(installed))
+    assert os.system(refusal.value.sentence.split("run: ", 1)[1]) == 0
+    with user(SERVICE, SERVICE):
+        assert installed.private_key(_record(installed))
+
+
 def test_sticky_directories_like_tmp_are_no_danger(installed: store.Store, tmp_path: Path) -> None:
     """Others may write there, but not replace what is ours."""
     tmp_path.chmod(0o1777)

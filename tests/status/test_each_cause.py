@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import pwd
 import signal
 import sqlite3
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 from support import ports
 from support.carbonseal import Carbonseal, wait_until
 from support.milter_client import Answer, Conversation, Envelope
+from support.postfix import private_directory
 from support.prometheus import Prometheus, prometheus
 
 from carbonseal.milter.status import state_files
@@ -89,9 +91,15 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    directory = tmp_path_factory.mktemp("watched")
+    # No user of a service may enter what pytest makes.
+    with private_directory() as directory:
+        yield from watched_in(directory, tmp_path_factory.mktemp("watched") / "prom")
+
+
+def watched_in(directory: Path, beside: Path) -> Iterator[Watched]:
+    """The service is no root's: whatever is closed would be open to it."""
     port = ports.free_port()
-    service = Carbonseal(directory / "seal")
+    service = Carbonseal(directory / "seal", user="nobody")
     service.configure(
         {
             "milter": {"workers": 1, "drain": 1},
@@ -106,7 +114,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     )
     service.make_key("example.com")
     service.spool.mkdir()
-    with on_a_small_disk(service.spool), service, prometheus(directory / "prom", port) as server:
+    with on_a_small_disk(service.spool), service, prometheus(beside, port) as server:
         yield Watched(service, port, server)
 
 
@@ -124,7 +132,7 @@ def on_a_small_disk(path: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", path], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=750", "none", path], check=True)
     try:
         yield
     finally:
@@ -187,7 +195,29 @@ def test_the_key_is_empty(watched: Watched) -> None:
         path.write_bytes(content)
 
 
-def test_the_key_may_not_be_read(watched: Watched) -> None:
+def test_the_key_is_closed_to_the_service(watched: Watched) -> None:
+    """Restored from a backup by root, who can read it and sees nothing wrong with it."""
+    path = key_file(watched)
+    about = path.stat()
+    path.chmod(0)
+    if os.geteuid() == 0:
+        os.chown(path, 0, 0)
+        path.chmod(0o600)
+    try:
+        said = watched.assert_seen("signing")
+        assert f"{path}: {pwd.getpwuid(about.st_uid).pw_name} may not read it" in said
+        watched.service.reload()
+        wait_until(lambda: watched.send() == [Answer.TEMPFAIL], "workers that do not hold it")
+        assert watched.send() == [Answer.TEMPFAIL]
+    finally:
+        os.chown(path, about.st_uid, about.st_gid)
+        path.chmod(0o600)
+        watched.service.reload()
+    watched.wait_until_ready()
+    wait_until(lambda: watched.send() == [Answer.ACCEPT], "the workers to hold it again")
+
+
+def test_the_key_is_open_to_everybody(watched: Watched) -> None:
     """Too open for our rules, which refuse it as if it were closed."""
     path = key_file(watched)
     path.chmod(0o644)
@@ -195,6 +225,26 @@ def test_the_key_may_not_be_read(watched: Watched) -> None:
         assert "too many may use it" in watched.assert_seen("signing")
     finally:
         path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    "mode", [pytest.param(0o500, id="unwritable"), pytest.param(0, id="closed")]
+)
+def test_the_spool_is_taken_from_the_service(watched: Watched, mode: int) -> None:
+    """A mode that somebody set with the best intentions: no segment can be begun there."""
+    spool = watched.service.spool
+    usual = spool.stat().st_mode & 0o7777
+    spool.chmod(mode)
+    try:
+        assert f"{spool}: nothing can be written there (Permission denied)" in watched.assert_seen(
+            "spool"
+        )
+        # What the workers hold open they still write; their successors find the door closed.
+        watched.service.reload()
+        wait_until(lambda: watched.send() == [Answer.TEMPFAIL], "a worker that has no segment")
+    finally:
+        spool.chmod(usual)
+    wait_until(lambda: watched.send() == [Answer.ACCEPT], "the workers to begin a segment")
 
 
 def test_the_spool_is_gone_or_full(watched: Watched) -> None:

@@ -1,6 +1,8 @@
 """The product as its users run it: the installed command, a configuration file, real processes.
 
 Promises: everything lives in one directory; every process that was started is gone at the end.
+With a `user`, and where the tests are root's, the service is that user's: root reads and writes
+what nobody may, and a test about what is closed would see nothing.
 
 Raises: ServiceFailed with the log when the service does not become ready or does not stop.
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -38,14 +41,24 @@ class ServiceFailed(Exception):
 class Carbonseal:
     """One relay's service and its command line."""
 
-    def __init__(self, directory: Path, changes: Mapping[str, Mapping[str, Any]] | None = None):
-        """`changes` are laid over the sections of the test world's configuration."""
+    def __init__(
+        self,
+        directory: Path,
+        changes: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        user: str | None = None,
+    ) -> None:
+        """`changes` are laid over the sections of the test world's configuration.
+
+        `user`: whose the service is, and from its start all that is in the directory.
+        """
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self.file = directory / "carbonseal.yaml"
         self.socket = directory / "milter.sock"
         self.spool = directory / "spool"
         self.database = directory / "archive.db"
+        self._user = pwd.getpwnam(user) if user is not None and os.geteuid() == 0 else None
         self._lines: list[str] = []
         self._heard = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
@@ -154,6 +167,7 @@ class Carbonseal:
             stdin=subprocess.DEVNULL,
             text=True,
             errors="backslashreplace",
+            **self._become(),
         )
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         try:
@@ -161,6 +175,15 @@ class Carbonseal:
         except ServiceFailed:
             self.stop()
             raise
+
+    def _become(self) -> dict[str, Any]:
+        """What makes a process the user's, once all that it works with is."""
+        user = self._user
+        if user is None:
+            return {}
+        for path in (self.directory, *self.directory.rglob("*")):
+            os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
