@@ -174,8 +174,6 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     if is_dry_run:
         content |= _not_done(content)
         disposition, signatures, copies = ACCEPTED, (), ()
-    elif copies:
-        services.outages.sent(copies, now)
     is_recorded = True
     try:
         services.spool.put(record.encode(content))
@@ -192,6 +190,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         # verifier knows, is to be read first.
         fields = (InsertField("DKIM-Signature", one.field_value) for one in reversed(signatures))
         edits = (*fields, *map(AddRecipient, copies))
+        services.outages.sent(copies, now)
     author = decisions.signing.author
     summary = _summary(content, author, disposition.answer, said)
     is_accepted = disposition.answer is Answer.ACCEPT

@@ -1,0 +1,73 @@
+"""A copy counts as sent only where the message was accepted with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.carbonseal import ARCHIVE, Carbonseal
+
+from carbonseal.keys.keyring import Keyring
+from carbonseal.milter import config, seal
+from carbonseal.milter.archive.spool import SpoolUnwritable
+from carbonseal.milter.seal import NoOutages
+from carbonseal.milter.transaction import Transaction
+from carbonseal.policies.envelope import Client
+
+
+class Spool:
+    """Writes nothing, and may say so."""
+
+    def __init__(self, fault: SpoolUnwritable | None) -> None:
+        self._fault = fault
+
+    def put(self, line: bytes) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+
+class Noted(NoOutages):
+    """Remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.copies: list[str] = []
+
+    def sent(self, copies: tuple[str, ...], now: float) -> None:
+        self.copies += copies
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure", "sent"),
+    [
+        pytest.param(None, "tempfail", [ARCHIVE], id="accepted"),
+        pytest.param(SpoolUnwritable("full"), "tempfail", [], id="refused-for-want-of-a-record"),
+        pytest.param(SpoolUnwritable("full"), "accept", [ARCHIVE], id="accepted-without-a-record"),
+    ],
+)
+def test_a_copy_is_a_trial_only_where_it_is_sent(
+    tmp_path: Path, fault: SpoolUnwritable | None, failure: str, sent: list[str]
+) -> None:
+    """Else the next trial would wait its time, and a mailbox that is well again be missed longer."""
+    made = Carbonseal(tmp_path / "seal", {"failure": {"record_not_writable": failure}})
+    configuration = config.load(made.file)
+    outages = Noted()
+    services = seal.Services(
+        configuration=configuration,
+        keyring=Keyring,
+        key_complaint=lambda: None,
+        spool=Spool(fault),
+        relay="mx1",
+        archive_addresses=configuration.archive.all_recipients(),
+        outages=outages,
+    )
+    transaction = Transaction(
+        client=Client("198.51.100.7", 25_000, "mx.example.net", "mx.example.net"),
+        listener="smtpd",
+        relay="mx1",
+        arguments=(b"<a@example.net>",),
+        resolved=None,
+        body_canonicalization="relaxed",
+    )
+    transaction.add_recipient((b"<b@example.com>",), resolved=None, mailer=None, host=None)
+    seal.seal(transaction, services, 1_800_000_000.0)
+    assert outages.copies == sent
