@@ -47,7 +47,7 @@ class Noted(NoOutages):
 def test_a_copy_is_a_trial_only_where_it_is_sent(
     tmp_path: Path, fault: SpoolUnwritable | None, failure: str, sent: list[str]
 ) -> None:
-    """Else the next trial would wait its time, and a mailbox that is well again be missed longer."""
+    """Else the next one would wait its time, and a mailbox that is well again be found later."""
     made = Carbonseal(tmp_path / "seal", {"failure": {"record_not_writable": failure}})
     configuration = config.load(made.file)
     outages = Noted()
