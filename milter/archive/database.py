@@ -79,8 +79,9 @@ def reading_engine(url: str) -> Engine:
         engine = _sqlite_engine(path, "ro", ("query_only=ON",), "BEGIN")
     else:
         engine = _engine(parsed, is_writer=False)
+    header_dictionaries.announce(engine)  # before its first connection
     check_version(engine)
-    return header_dictionaries.announce(engine)
+    return engine
 
 
 def upgrade(engine: Engine) -> None:

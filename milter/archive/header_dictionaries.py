@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, event, insert, select
 
 from carbonseal.milter.archive import header_store, schema
 
@@ -23,8 +23,12 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def announce(engine: Engine) -> Engine:
-    """Look for dictionaries in this archive, too."""
-    _engines.add(engine)
+    """Look for dictionaries in this archive, too, while it is open.
+
+    That is from its next new connection on until it is disposed of.
+    """
+    event.listen(engine, "connect", lambda *_: _engines.add(engine))
+    event.listen(engine, "engine_disposed", _engines.discard)
     return engine
 
 

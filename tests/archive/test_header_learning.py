@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -193,3 +194,17 @@ def test_what_saves_too_little_is_not_kept(
     with archive.engine.connect() as connection:
         found = connection.execute(select(schema.header_section.c.fields)).scalars()
         assert {one[0] for one in found} == {1}
+
+
+def test_only_open_archives_are_asked(archive: Archive, dictionary: bytes) -> None:
+    """An unknown dictionary does not open what was closed again, however many archives."""
+    archive.fill(build_record(1))
+    stored = header_store.Packer(dictionary).compress(SECTIONS[0])
+    unknown = stored[:1] + bytes(4) + stored[5:]
+    with archive.engine.connect():
+        archive.engine.dispose()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="needs the dictionary"):
+            header_store.expand(unknown)
+    assert len(os.listdir("/proc/self/fd")) == before
