@@ -99,4 +99,5 @@ test-package: deb ## install, use, upgrade and purge the package in a fresh Debi
 	PACKAGE=1 $(PY) -m pytest tests/packaging --timeout 3600
 
 clean: ## remove what the targets made
-	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis keys/*.so
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(ROOMS) -name '*.so' -delete

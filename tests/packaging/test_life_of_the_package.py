@@ -10,23 +10,26 @@ import json
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import ports, verifiers
+from support import packaged_relay as relay
+from support import ports
 from support.fresh_debian import FreshDebian
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT = ROOT / "build/deb"
 PLACE = ROOT / "build/package"
-CONFIGURATION = "/etc/carbonseal/carbonseal.yaml"
 ARCHIVE = "archive@archive.example.net"
+PAGES = "inet:9894@127.0.0.1"
+FOR_POSTFIX = "/var/spool/postfix/carbonseal/milter.sock"
 
 # Its dependencies, and what is tried beside it: the package itself comes without a network.
 NEEDED = ("systemd", "dbus", "procps", "python3", "libmilter1.0.1", "libpq5", "postfix")
-TRIED = ("apparmor", "bash-completion", "zsh")
+TRIED = ("apparmor", "bash-completion", "man-db", "zsh")
+
+# Exposure to attacks as `systemd-analyze security` counts it, from 0 to 10; 3 and more is "medium".
+EXPOSURE = 2.5
 
 pytestmark = [
     pytest.mark.root,
@@ -36,27 +39,6 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 
-SEND = """
-import smtplib, sys
-lines = ["From: alice@example.com", "To: bob@remote.test", "Subject: " + sys.argv[1]]
-lines += ["Date: Sat, 21 Nov 2026 12:00:00 +0000", "Message-ID: <1@example.com>", "", "text", ""]
-with smtplib.SMTP("127.0.0.1", 25, local_hostname="desk.example.com") as client:
-    client.sendmail("alice@example.com", ["bob@remote.test"], "\\r\\n".join(lines))
-"""
-
-
-def package(revision: str) -> Path:
-    """The package as deb.sh has built it."""
-    (found,) = BUILT.glob(f"*-{revision}/carbonseal_*.deb")
-    return found
-
-
-def wait_until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[FreshDebian]:
@@ -64,7 +46,7 @@ def fresh() -> Iterator[FreshDebian]:
     machine = FreshDebian(PLACE, "machine")
     machine.prepare(*NEEDED, *TRIED)
     for revision in ("1", "2"):
-        machine.path(f"/srv/{revision}.deb").write_bytes(package(revision).read_bytes())
+        machine.path(f"/srv/{revision}.deb").write_bytes(relay.package(revision).read_bytes())
     try:
         machine.boot()
         yield machine
@@ -74,69 +56,7 @@ def fresh() -> Iterator[FreshDebian]:
 
 @pytest.fixture(scope="module")
 def before(fresh: FreshDebian) -> dict[str, object]:
-    return traces(fresh)
-
-
-def traces(machine: FreshDebian) -> dict[str, object]:
-    """Everything that a package could leave behind."""
-    return {
-        "files": machine.files(),
-        "users": machine.run("getent", "passwd"),
-        "groups": machine.run("getent", "group"),
-        "units": machine.run("systemctl", "list-unit-files", "--no-legend", "--no-pager"),
-        "packages": machine.run("dpkg-query", "-W", "-f", "${Package} ${Status}\\n"),
-        "postfix": machine.run("postconf", "-n"),
-    }
-
-
-def configure(machine: FreshDebian, **values: str) -> None:
-    """The edit: in the file as it was installed, keys that stand there."""
-    path = machine.path(CONFIGURATION)
-    text = path.read_text()
-    for key, value in values.items():
-        line = re.search(rf"(?m)^  {key}: .*$", text) or re.search(rf"(?m)^#  {key}: .*$", text)
-        assert line, key
-        text = text.replace(f"{line[0]}\n", f"  {key}: {value}\n", 1)
-    path.write_text(text.replace("#archive:\n", "archive:\n"))
-
-
-def is_active(machine: FreshDebian, unit: str) -> bool:
-    return machine.call("systemctl", "is-active", unit).stdout.strip() == "active"
-
-
-def units(machine: FreshDebian, ending: str) -> list[str]:
-    listed = map(Path, machine.run("dpkg", "-L", "carbonseal").splitlines())
-    return sorted(one.name for one in listed if one.match(f"*/systemd/system/*{ending}"))
-
-
-def services(machine: FreshDebian) -> list[str]:
-    """Those that are started at boot."""
-    return [
-        one
-        for one in units(machine, ".service")
-        if "WantedBy=multi-user" in machine.path(f"/lib/systemd/system/{one}").read_text()
-    ]
-
-
-def send(machine: FreshDebian, subject: str) -> list[bytes]:
-    """Mail to the outside through Postfix; both deliveries as the sink has them."""
-    machine.run("python3", "-c", SEND, subject)
-    sink = machine.path("/var/spool/sink")
-
-    def arrived() -> list[Path]:
-        return [one for one in sink.iterdir() if f"Subject: {subject}\n" in one.read_text()]
-
-    wait_until(lambda: len(arrived()) == 2, f"two deliveries of {subject}")
-    return [one.read_bytes() for one in arrived()]
-
-
-def found(machine: FreshDebian, subject: str) -> list[dict[str, object]]:
-    """What the archive says of it, asked as its documentation says."""
-    asked = machine.call(
-        *("setpriv", "--reuid=carbonseal-writer", "--regid=carbonseal-writer", "--init-groups"),
-        *("carbonseal", "archive", "search", "--format", "jsonl", f"subject:{subject}"),
-    )
-    return [json.loads(line) for line in asked.stdout.splitlines() if line.startswith("{")]
+    return relay.traces(fresh)
 
 
 def test_it_installs_without_a_network_and_starts_nothing(
@@ -146,11 +66,11 @@ def test_it_installs_without_a_network_and_starts_nothing(
     said = fresh.run("dpkg", "--force-confold", "-i", "/srv/1.deb")
     assert "write at least ours.domains" in said
     assert fresh.call("systemctl", "--failed", "--no-legend").stdout == ""
-    assert len(services(fresh)) >= 2
-    for unit in services(fresh):
+    assert len(relay.services(fresh)) >= 2
+    for unit in relay.services(fresh):
         assert fresh.run("systemctl", "is-enabled", unit).strip() == "enabled"
-        assert not is_active(fresh, unit)
-    for unit in units(fresh, ".timer"):
+        assert not relay.is_active(fresh, unit)
+    for unit in relay.units(fresh, ".timer"):
         assert fresh.call("systemctl", "is-enabled", unit).stdout.strip() == "disabled"
 
 
@@ -161,10 +81,47 @@ def test_directories_units_and_profiles_are_as_written(fresh: FreshDebian) -> No
             _, path, mode, owner, group, _ = line.split()
             made = fresh.run("stat", "-c", "%a %U %G", path).split()
             assert made == [mode.lstrip("0"), owner, group], path
-    paths = [f"/lib/systemd/system/{one}" for one in units(fresh, ".*")]
+    paths = [f"/lib/systemd/system/{one}" for one in relay.units(fresh, ".*")]
     assert fresh.run("systemd-analyze", "verify", *paths) == ""
+    for unit in relay.units(fresh, ".service"):
+        limit = f"--threshold={EXPOSURE * 10:.0f}"
+        fresh.run("systemd-analyze", "security", "--no-pager", limit, unit)
     fresh.run("apparmor_parser", "--skip-kernel-load", "--skip-cache", "/etc/apparmor.d/carbonseal")
     assert "carbonseal" in fresh.run("carbonseal", "--version")
+
+
+def test_what_was_unpacked_belongs_to_root_and_only_root_may_change_it(
+    fresh: FreshDebian,
+) -> None:
+    """Nothing runs as somebody else than who calls it; compiled Python included."""
+    listed = fresh.run("dpkg", "-L", "carbonseal").splitlines()
+    seen = 0
+    for path in [*map(fresh.path, listed), *fresh.path("/usr/lib/carbonseal").rglob("*")]:
+        about, seen = path.lstat(), seen + 1
+        assert (about.st_uid, about.st_gid) == (0, 0), path
+        if not path.is_symlink():
+            assert about.st_mode & 0o7022 == 0, f"{path}: {about.st_mode:o}"
+    assert seen > 3000
+
+
+def test_every_compiled_module_of_ours_is_in_it(fresh: FreshDebian) -> None:
+    """Each has a twin in Python for where no compiler is, so that its lack would not be seen."""
+    loaded = relay.compiled(fresh)
+    assert len(loaded) == len(relay.extensions()) >= 1
+    for path in loaded:
+        assert re.fullmatch(r"/usr/lib/carbonseal/carbonseal/.*\.so", path)
+
+
+def test_the_manuals_are_found_by_name(fresh: FreshDebian) -> None:
+    """By man(1) and by apropos(1), and groff has nothing to complain of."""
+    pages = [one for one in (ROOT / "packaging/man").iterdir() if one.suffix in (".5", ".8")]
+    assert len(pages) >= 10
+    for one in pages:
+        path = fresh.run("man", "-w", one.stem).strip()
+        assert path == f"/usr/share/man/man{one.suffix[1:]}/{one.name}.gz"
+        shown = fresh.call("sh", "-c", f"man --warnings=w --encoding=UTF-8 {path} 2>&1 >/dev/null")
+        assert (shown.returncode, shown.stdout) == (0, ""), one.name
+        assert one.stem in fresh.run("whatis", one.stem)
 
 
 def test_completion_works_in_bash_and_zsh(fresh: FreshDebian) -> None:
@@ -192,19 +149,18 @@ def test_a_start_without_the_edit_says_what_to_write(fresh: FreshDebian) -> None
 
 
 def test_one_edit_and_mail_is_signed_copied_recorded_and_found(fresh: FreshDebian) -> None:
-    """The configuration, a key, two lines for Postfix."""
-    configure(
-        fresh,
-        domains="[example.com]",
-        networks="[127.0.0.1]",
-        recipients=f"[{ARCHIVE}]",
-        socket="unix:/var/spool/postfix/carbonseal/milter.sock",
-    )
-    fresh.run("systemctl", "start", "carbonseal-milter", "carbonseal-writer")
+    """The configuration, a key, two lines for Postfix; services started as README.Debian says."""
+    edit = {
+        "ours.domains": "[example.com]",
+        "ours.networks": "[127.0.0.1]",
+        "archive.recipients": f"[{ARCHIVE}]",
+        "milter.socket": f"unix:{FOR_POSTFIX}",
+        "status.listen": PAGES,
+    }
+    relay.configure(fresh, edit)
+    fresh.run("systemctl", "start", "carbonseal-milter", "carbonseal-follow")
     fresh.run("carbonseal", "keys", "generate", "example.com", "--activate", "--assume-published")
-    fresh.run("install", "-d", "-o", "nobody", "/var/spool/sink")
-    sink = ["smtp-sink", "-u", "nobody", "-d", "/var/spool/sink/%M.", "127.0.0.1:2525", "100"]
-    fresh.run("systemd-run", "--unit=sink", *sink)
+    relay.start_sink(fresh)
     fresh.run(
         *("postconf", "-e", "smtpd_milters=unix:/carbonseal/milter.sock"),
         *("non_smtpd_milters=$smtpd_milters", "relayhost=[127.0.0.1]:2525", "mydestination="),
@@ -212,107 +168,143 @@ def test_one_edit_and_mail_is_signed_copied_recorded_and_found(fresh: FreshDebia
         *("smtp_dns_support_level=disabled", "default_destination_recipient_limit=1"),
     )
     fresh.run("systemctl", "restart", "postfix")
-    wait_until(lambda: is_active(fresh, "postfix@-"), "Postfix")
+    relay.wait_until(lambda: relay.is_active(fresh, "postfix@-"), "Postfix")
 
-    deliveries = send(fresh, "first")
+    deliveries = relay.send(fresh, "first")
     copies = [one for one in deliveries if ARCHIVE.encode() in one.partition(b"\n\n")[0]]
     assert len(copies) == 1
     for one in deliveries:
-        verify(fresh, one)
-    wait_until(lambda: len(found(fresh, "first")) == 1, "the record")
-    (record,) = found(fresh, "first")
+        relay.verify(fresh, one)
+    relay.wait_until(lambda: len(relay.found(fresh, "first")) == 1, "the record")
+    (record,) = relay.found(fresh, "first")
     assert record["archive_recipients"] == [ARCHIVE]
     assert record["crossing"] == "outbound"
 
 
-def verify(machine: FreshDebian, delivery: bytes) -> None:
-    """Three judges, on what the sink wrote down after its own lines."""
-    facts = json.loads(
-        machine.run("carbonseal", "keys", "list", "--format", "jsonl").splitlines()[0]
-    )
-    shown = json.loads(
-        machine.run("carbonseal", "keys", "show", facts["sdid"], facts["selector"], "--json")
-    )
-    message = delivery[delivery.index(b"DKIM-Signature:") :].replace(b"\n", b"\r\n")
-    before = delivery[: delivery.index(b"DKIM-Signature:")].split(b"\n")
-    fields = [line for line in before if not re.match(rb"X-[A-Za-z-]+: |$", line)]
-    assert fields == [] or all(line.startswith((b"Received:", b"\t", b" ")) for line in fields)
-    judged = verifiers.verify_by_all(
-        message.rstrip(b"\r\n") + b"\r\n", {shown["dns_name"]: shown["dns_value"].encode()}
-    )
-    for judge, (word,) in judged.items():
-        assert word.result is verifiers.Result.PASS, (judge, word)
+def test_what_became_of_it_is_known(fresh: FreshDebian) -> None:
+    """The follower reads the journal: recipient and copy are delivered."""
+    (record,) = relay.found(fresh, "first")
+    relay.wait_until(lambda: relay.state(fresh, "first") == "delivered", "the first delivery")
+    told = relay.delivery(fresh, record["record_id"])
+    for kind, address in {"recipients": "bob@remote.test", "copies": ARCHIVE}.items():
+        assert told[kind] == [{"address": address, "state": "delivered", "left_late": []}]
+    traced = relay.as_writer(fresh, "trace", "1@example.com")
+    assert traced.returncode == 0
+    assert traced.stdout.count("delivered") >= 2
 
 
-def kept(machine: FreshDebian) -> set[str]:
-    """What an upgrade must not touch: contents; owners and modes."""
-    listed = machine.run(
-        *("sh", "-c"),
-        "find /etc/carbonseal /var/lib/carbonseal/keys -type f -exec sha256sum {} + | sort;"
-        "find /etc/carbonseal /var/lib/carbonseal /var/spool/carbonseal -type d"
-        " -printf '%p %m %u %g\\n' | sort",
-    )
-    return set(listed.splitlines())
+def test_the_service_says_that_it_is_ready(fresh: FreshDebian) -> None:
+    """`carbonseal status` and the page for load balancers agree."""
+    ready, live = (f"http://127.0.0.1:9894/health/{one}" for one in ("ready", "live"))
+    relay.wait_until(lambda: relay.page(fresh, ready)[0] == 200, "readiness")
+    assert relay.page(fresh, live)[0] == 200
+    shown = fresh.run("carbonseal", "status")
+    assert shown.startswith("READY")
+    assert json.loads(fresh.run("carbonseal", "status", "--json"))["ready"]
 
 
-def main_pid(machine: FreshDebian, unit: str) -> str:
-    return machine.run("systemctl", "show", "--value", "-p", "MainPID", unit).strip()
+def test_what_is_written_is_closed_to_everybody_else(fresh: FreshDebian) -> None:
+    """As tmpfiles.d says: keys for the milter, the archive for writer and officers."""
+    written = relay.permissions(fresh, "/var/lib/carbonseal", "/var/spool/carbonseal")
+    rules = {
+        "/var/lib/carbonseal/keys/": "6[04]0 root (root|carbonseal)",
+        "/var/lib/carbonseal/archive/archive-audit": "660 carbonseal-writer carbonseal-officer",
+        "/var/lib/carbonseal/archive/": "640 carbonseal-writer carbonseal-officer",
+        "/var/spool/carbonseal/evidence/": "6(00|44) carbonseal-writer carbonseal-writer",
+        # What the services say of themselves is for those who get into the directory.
+        "/var/spool/carbonseal/state/": "64[04] carbonseal(-writer)? carbonseal-writer",
+        "/var/spool/carbonseal/": "640 carbonseal(-writer)? carbonseal-writer",
+    }
+    for path, mode in written.items():
+        rule = next(rules[one] for one in rules if path.startswith(one))
+        assert re.fullmatch(rule, mode), (path, mode)
+    for place in rules:
+        assert any(path.startswith(place) for path in written), place
+    closed = {
+        "carbonseal": "/var/lib/carbonseal/archive",
+        "carbonseal-writer": "/var/lib/carbonseal/keys",
+        "nobody": "/var/lib/carbonseal /var/spool/carbonseal",
+    }
+    for user, places in closed.items():
+        command = f"find {places} -type f -readable 2>/dev/null || true"
+        command = f'setpriv --reuid={user} --regid=$(id -g {user}) --init-groups sh -c "{command}"'
+        assert fresh.run("sh", "-c", command) == "", user
+
+
+def test_the_nightly_look_finds_everything_on_record(fresh: FreshDebian) -> None:
+    """Its unit works as it is confined; the timer, once enabled, waits for the night."""
+    fresh.run("systemctl", "enable", "--now", "carbonseal-completeness.timer")
+    assert relay.is_active(fresh, "carbonseal-completeness.timer")
+    fresh.run("systemctl", "start", "carbonseal-completeness.service")
+    result = fresh.run("systemctl", "show", "--value", "-p", "Result", "carbonseal-completeness")
+    assert result.strip() == "success"
+    assert fresh.path("/var/spool/carbonseal/state/completeness.json").exists()
+    looked = relay.as_writer(fresh, "completeness")  # yesterday there was no mail
+    assert looked.returncode == 0, looked.stdout
+    assert "1 messages sealed, 1 of them in the log; 1 crossed, 1 of 1 copies" in looked.stdout
 
 
 def test_an_upgrade_keeps_keys_and_data(fresh: FreshDebian) -> None:
     """The new code runs; what was recorded is found, what is sent is signed as before."""
-    old, pids = kept(fresh), {one: main_pid(fresh, one) for one in services(fresh)}
+    old = relay.kept(fresh)
+    pids = {one: relay.main_pid(fresh, one) for one in relay.services(fresh)}
     fresh.run("dpkg", "--force-confold", "-i", "/srv/2.deb")
     assert "-2\n" in fresh.run("dpkg-query", "-W", "-f", "${Version}\\n", "carbonseal")
-    assert kept(fresh) >= old  # a segment that was loaded makes the directory loaded
-    for unit in ("carbonseal-milter.service", "carbonseal-writer.service"):
-        assert is_active(fresh, unit)
-        assert main_pid(fresh, unit) != pids[unit]
-    for one in send(fresh, "second"):
-        verify(fresh, one)
-    wait_until(lambda: len(found(fresh, "second")) == 1, "the record")
-    assert len(found(fresh, "first")) == 1
+    assert relay.kept(fresh) >= old  # a segment that was loaded makes the directory loaded
+    for unit in relay.services(fresh):
+        assert relay.is_active(fresh, unit)
+        assert relay.main_pid(fresh, unit) != pids[unit]
+    for one in relay.send(fresh, "second"):
+        relay.verify(fresh, one)
+    relay.wait_until(lambda: relay.state(fresh, "second") == "delivered", "the second delivery")
+    assert relay.state(fresh, "first") == "delivered"
+    assert relay.is_active(fresh, "carbonseal-completeness.timer")
 
 
 def test_an_upgrade_that_does_not_take_the_configuration_leaves_the_mail_flowing(
     fresh: FreshDebian,
 ) -> None:
     """The old processes go on, and apt says why."""
-    path = fresh.path(CONFIGURATION)
-    good, pid = path.read_text(), main_pid(fresh, "carbonseal-milter")
+    path = fresh.path(relay.CONFIGURATION)
+    good, pid = path.read_text(), relay.main_pid(fresh, "carbonseal-milter")
     path.write_text(good + "unheard_of: {}\n")
     said = fresh.run("dpkg", "--force-confold", "-i", "/srv/1.deb")
     assert "nothing was restarted" in said
-    assert main_pid(fresh, "carbonseal-milter") == pid
+    assert relay.main_pid(fresh, "carbonseal-milter") == pid
     try:
-        send(fresh, "third")
+        relay.send(fresh, "third")
     finally:
         path.write_text(good)
     assert "nothing was restarted" not in fresh.run("dpkg", "--force-confold", "-i", "/srv/2.deb")
-    assert main_pid(fresh, "carbonseal-milter") != pid
+    assert relay.main_pid(fresh, "carbonseal-milter") != pid
 
 
 def test_after_a_boot_everything_runs(fresh: FreshDebian) -> None:
-    """As the power failure left it."""
+    """As the power failure left it, and the next mail is followed to its end."""
     fresh.stop()
     fresh.boot()
-    for unit in ("carbonseal-milter.service", "carbonseal-writer.service"):
-        assert is_active(fresh, unit)
+    for unit in [*relay.services(fresh), "carbonseal-completeness.timer"]:
+        assert relay.is_active(fresh, unit), unit
     assert fresh.call("systemctl", "--failed", "--no-legend").stdout == ""
+    relay.start_sink(fresh)
+    for one in relay.send(fresh, "fourth"):
+        relay.verify(fresh, one)
+    relay.wait_until(lambda: relay.state(fresh, "fourth") == "delivered", "the fourth delivery")
 
 
 def test_remove_keeps_what_is_not_the_packages_and_a_return_finds_it(fresh: FreshDebian) -> None:
     """Configuration, keys, archive and users stay; services come back by themselves."""
-    old = kept(fresh)
+    old = relay.kept(fresh)
     said = fresh.run("dpkg", "-r", "carbonseal")
     assert "Postfix still asks the milter" in said
-    assert kept(fresh) >= old
+    assert relay.kept(fresh) >= old
     assert not fresh.path("/usr/lib/carbonseal").exists()
     assert fresh.call("pgrep", "-u", "carbonseal,carbonseal-writer").stdout == ""
+    assert not relay.is_active(fresh, "carbonseal-completeness.timer")
     fresh.run("dpkg", "--force-confold", "-i", "/srv/2.deb")
-    for unit in ("carbonseal-milter.service", "carbonseal-writer.service"):
-        assert is_active(fresh, unit)
-    assert len(found(fresh, "first")) == 1
+    for unit in relay.services(fresh):
+        assert relay.is_active(fresh, unit)
+    assert len(relay.found(fresh, "first")) == 1
 
 
 # What the machine itself goes on writing, and what this test made.
@@ -331,7 +323,7 @@ def test_purge_leaves_nothing(fresh: FreshDebian, before: dict[str, object]) -> 
     )
     said = fresh.run("dpkg", "--purge", "carbonseal")
     assert "removing private keys" in said
-    after = traces(fresh)
+    after = relay.traces(fresh)
     files, files_before = after.pop("files"), before["files"]
     assert isinstance(files, set)
     assert isinstance(files_before, set)
@@ -346,18 +338,18 @@ def test_purge_leaves_nothing(fresh: FreshDebian, before: dict[str, object]) -> 
 
 def test_two_builds_of_one_source_are_the_same_octet_by_octet(tmp_path: Path) -> None:
     """The package says which sources it was made of, and anybody can make it again."""
-    first = package("2").read_bytes()
+    first = relay.package("2").read_bytes()
     environment = os.environ | {"REVISION": "2", "TZ": "Pacific/Auckland", "LC_ALL": "C"}
     environment["HOME"] = str(tmp_path)
     subprocess.run(["sh", ROOT / "packaging/deb.sh"], env=environment, check=True, umask=0o027)
-    assert package("2").read_bytes() == first
+    assert relay.package("2").read_bytes() == first
 
 
 def test_the_steps_of_the_container_file_make_a_relay() -> None:
     """No engine runs here: its RUN steps and its entry point, in the same Debian."""
     machine = FreshDebian(PLACE, "container")
     machine.prepare()
-    machine.path("/tmp/carbonseal.deb").write_bytes(package("1").read_bytes())
+    machine.path("/tmp/carbonseal.deb").write_bytes(relay.package("1").read_bytes())
     entry: list[str] = []
     steps = (ROOT / "packaging/container/Containerfile").read_text().replace("\\\n", " ")
     for line in steps.splitlines():
@@ -367,12 +359,12 @@ def test_the_steps_of_the_container_file_make_a_relay() -> None:
         elif word == "ENTRYPOINT":
             entry = json.loads(rest)
     assert not machine.path("/lib/systemd/systemd").exists()
-    configure(
-        machine,
-        domains="[example.com]",
-        socket=f"inet:{ports.free_port()}@127.0.0.1",
-        socket_group="null",
-    )
+    edit = {
+        "ours.domains": "[example.com]",
+        "milter.socket": f"inet:{ports.free_port()}@127.0.0.1",
+        "milter.socket_group": "null",
+    }
+    relay.configure(machine, edit)
     user = "setpriv --reuid=carbonseal --regid=carbonseal --init-groups"
     command = f"timeout --signal=TERM 20 {user} {' '.join(entry)} 2>&1 || true"
     said = machine.chroot("sh", "-c", command)

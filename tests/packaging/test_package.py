@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from email import message_from_string
 from email.message import Message
 from pathlib import Path
@@ -113,6 +114,23 @@ def test_the_control_file_asks_for_what_the_package_runs_on() -> None:
     for name in re.findall(r"(?m)^(?:Build-Depends:)? *([a-z0-9-]+)", source["Build-Depends"]):
         if name not in ("debhelper-compat", "dh-sequence-installsysusers"):
             assert re.search(rf"(?m)^{name}\b", known), f"make setup does not install {name}"
+
+
+def test_compiled_modules_are_built_from_what_the_package_takes_along() -> None:
+    """For every machine of the architecture; a library needs its headers in Build-Depends."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    content = re.search(r'(?m)^CONTENT="(.*)"$', (PACKAGING / "deb.sh").read_text())
+    assert content
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in"):
+        assert name in content[1].split() or not (ROOT / name).exists(), name
+    for module in declared["tool"]["setuptools"]["ext-modules"]:
+        for source in [*module["sources"], *module.get("depends", [])]:
+            assert (ROOT / source).exists()
+            assert source.partition("/")[0] in content[1].split()
+        for flag in module.get("extra-compile-args", []):
+            assert not flag.startswith(("-march", "-mtune", "-mcpu")), flag
+        for library in module.get("libraries", []):
+            assert f"lib{library}-dev" in control()[0]["Build-Depends"]
 
 
 @pytest.mark.parametrize("script", [pytest.param(one, id=one.name) for one in SCRIPTS])
