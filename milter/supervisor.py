@@ -43,8 +43,10 @@ _PLACES = 4  # on the board, for each worker
 _HEAR_EVERY = 0.2
 _PULSE = 5.0  # seconds between two looks at what announces itself nowhere
 _READINESS = {True: "ready", False: "not ready: see carbonseal status", None: "readiness unknown"}
-_READY = b"R"  # worker.READY; importing worker would load libmilter here
+_READY = b"R"  # worker.READY and lookout.READY; importing worker would load libmilter here
 _DRAIN = b"D"
+_MAKE_WAY = b"N"  # lookout.MAKE_WAY: for the next one
+_SIGHT_PATIENCE = 3.0  # a disk that hangs must not keep a relay from being ready
 _UNSUPPORTED = 69
 
 
@@ -89,11 +91,13 @@ class Supervisor:
         # Twice the workers live at one time while a reload goes on, and there may be more of them.
         self._board = Board(_PLACES * _workers(self.configuration))
         self._children = self._crew(self.configuration)
-        self._start_due()
+        self._start_due(but="status")  # whose first page would say that nobody serves
         if not self._await_ready(self._children):
             log.error("start-failed", remedy="the lines above say why; see carbonseal config check")
             self._stop()
             return 70
+        self._start_due()
+        self._await_sight()
         self._announce()
         while True:
             received = signal.sigtimedwait(_SIGNALS, self._patience())
@@ -180,10 +184,10 @@ class Supervisor:
         crew.append(_Child("status", look))
         return [*crew, _Child("writer", write)] if self.with_writer else crew
 
-    def _start_due(self) -> None:
+    def _start_due(self, *, but: str = "") -> None:
         now = time.monotonic()
         for child in self._children:
-            if not child.pid and child.due_at <= now:
+            if not child.pid and child.due_at <= now and child.role != but:
                 self._start(child)
 
     def _start(self, child: _Child) -> None:
@@ -273,6 +277,16 @@ class Supervisor:
                 return False
             self._hear(child)
         return True
+
+    def _await_sight(self) -> None:
+        """Until the page that `carbonseal status` shows is of this crew, or patience is over."""
+        for child in self._children:
+            if child.role == "status" and child.control is not None:
+                child.control.settimeout(_SIGHT_PATIENCE)
+                try:
+                    child.is_ready = child.control.recv(1) == _READY
+                except OSError:
+                    continue  # it looks all the same, or is started again
 
     def _hear(self, child: _Child) -> None:
         """Write on the board that a worker serves, once it has said so."""
@@ -373,7 +387,8 @@ class Supervisor:
             self._listener = self._listen(configuration)
         # Two writers would only wait for each other's lock: the old one goes first.
         # And only one status process can have the port.
-        self._dismiss([child for child in old_children if child.role != "worker"])
+        self._dismiss([child for child in old_children if child.role == "writer"])
+        self._dismiss([child for child in old_children if child.role == "status"], _MAKE_WAY)
         crew = self._crew(configuration)
         self._children = [*(one for one in old_children if one.role == "worker"), *crew]
         log.configure(form=configuration.file.log.format, level=configuration.file.log.level)
@@ -384,6 +399,7 @@ class Supervisor:
             return False
         self._children = crew
         self._dismiss([child for child in old_children if child.role == "worker"])
+        self._await_sight()
         self.configuration = configuration
         if not same_socket:
             old_listener.close()
@@ -402,7 +418,7 @@ class Supervisor:
         log.configure(form=present.format, level=present.level)
         self._children += [one for one in self._crew(self.configuration) if one.role != "worker"]
 
-    def _dismiss(self, children: list[_Child]) -> None:
+    def _dismiss(self, children: list[_Child], word: bytes = _DRAIN) -> None:
         """Tell children to leave; those that hang are killed when their time is over."""
         drain = self.configuration.file.milter.drain
         for child in children:
@@ -413,7 +429,7 @@ class Supervisor:
                 child.leave_by = time.monotonic() + patience
                 self._leaving.append(child)
                 try:
-                    child.control.send(_DRAIN)
+                    child.control.send(word)
                 except OSError:
                     pass  # it died just now; reaping will find it
 

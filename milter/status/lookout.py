@@ -10,6 +10,7 @@ later; a file that is old, or that says so, means that nobody looks.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -23,6 +24,8 @@ from carbonseal.milter.status.page import Looker, Page
 from carbonseal.policies import readiness
 
 NAME: Final = "status"
+READY: Final = b"R"  # to the supervisor, once there is a page
+MAKE_WAY: Final = b"N"  # from him: leave, the next one is about to look
 LOOK_EVERY: Final = 1.0  # seconds
 _WRITE_EVERY: Final = 2  # looks
 
@@ -30,7 +33,10 @@ _WRITE_EVERY: Final = 2  # looks
 def serve(configuration: Configuration, board: Board, control: socket.socket) -> int:
     """Look and serve until the supervisor at the other end of `control` says so or is gone."""
     lookout = _Lookout(configuration, board)
-    threading.Thread(target=lookout.look_for_ever, name="looking", daemon=True).start()
+    looking = threading.Thread(
+        target=lookout.look_for_ever, args=(control,), name="looking", daemon=True
+    )
+    looking.start()
     listen = configuration.file.status.listen
     if listen is None:
         readable.wait(control)
@@ -39,8 +45,16 @@ def serve(configuration: Configuration, board: Board, control: socket.socket) ->
         from carbonseal.milter.status import endpoint  # noqa: PLC0415
 
         endpoint.serve(socket_address.parse(listen), control, lambda: lookout.page)
-    lookout.leave()
+    if not _makes_way(control):
+        lookout.leave()
     return 0
+
+
+def _makes_way(control: socket.socket) -> bool:
+    try:
+        return control.recv(1, socket.MSG_DONTWAIT) == MAKE_WAY
+    except OSError:
+        return False
 
 
 class _Lookout:
@@ -51,7 +65,8 @@ class _Lookout:
         self.page: Page | None = None  # the newest
         self._was_ready: bool | None = None
 
-    def look_for_ever(self) -> None:
+    def look_for_ever(self, control: socket.socket) -> None:
+        """Every second; the supervisor is told of the first look, whatever came of it."""
         turn = 0
         faults = log.Recurring("status")
         while True:
@@ -61,6 +76,9 @@ class _Lookout:
                 faults.failed(fault)
             else:
                 faults.succeeded()
+            if turn == 0:
+                with contextlib.suppress(OSError):  # the supervisor is gone; so are we soon
+                    control.send(READY)
             turn += 1
             time.sleep(LOOK_EVERY)
 
@@ -82,7 +100,7 @@ class _Lookout:
             state_files.write(self._spool, NAME, page.as_json(), now=page.at)
 
     def leave(self) -> None:
-        """Say that nobody looks from now on; on a reload the successor soon says otherwise."""
+        """Say that nobody looks from now on."""
         page = self.page
         newest = state_files.read(self._spool, NAME)
         if page is not None and (newest is None or newest["at"] <= page.at):

@@ -290,9 +290,6 @@ class Serving:
         )
         assert self._process.stderr is not None
         assert any(re.search(carbonseal.READY, line) for line in self._process.stderr)
-        # It looks at itself every second, and the first look may have come before the workers.
-        look = ["carbonseal", "status"]
-        carbonseal.wait_until(lambda: self._world.command(look).returncode == 0, "a good look")
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import socket
 import time
 import urllib.error
@@ -15,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import ports
-from support.carbonseal import Carbonseal, wait_until
+from support.carbonseal import READY, Carbonseal, wait_until
 from support.milter_client import Answer, Conversation, Envelope
 
 from carbonseal.milter import config
+from carbonseal.milter.status import lookout, state_files, times
 from carbonseal.milter.status import page as pages
-from carbonseal.milter.status import state_files, times
 from carbonseal.milter.status.board import Board
 from carbonseal.milter.status.counters import BOUNDS, Facts, Histogram, add_up, nowhere
 from carbonseal.milter.status.page import Looker
@@ -186,3 +187,21 @@ def test_a_page_grows_old(tmp_path: Path) -> None:
         False,
     ]
     assert dataclasses.replace(page, at=0).lag == 0
+
+
+def test_ready_is_what_status_says_from_the_first_moment_on(tmp_path: Path) -> None:
+    """After a start, and through a reload, which is no end of the service for anybody who looks."""
+    service = Carbonseal(tmp_path / "seal")
+    service.make_key("example.com")
+    with service:
+        page = state_files.read(service.spool, lookout.NAME)
+        assert page is not None
+        assert [one["name"] for one in page["checks"] if not one["ok"] and one["needed"]] == []
+        assert service.command("status").stdout.startswith("READY\n")
+        service.reload()
+        seen = []
+        while len(re.findall(READY, service.log())) < 2:
+            seen.append(json.loads(service.command("status", "--json", check=False).stdout))
+        assert seen
+        assert [one["checks"] for one in seen if not one["ready"]] == []
+    assert "the service has stopped" in service.command("status", check=False).stdout
