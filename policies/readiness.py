@@ -13,6 +13,7 @@ Does not: look at anything; it is told.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -47,6 +48,7 @@ class Seen:
     age: float = 0.0  # seconds since
     wanted: int
     serving: int
+    running: float = math.inf  # seconds since the service was started
     stuck: int = 0  # of those that serve, without a sign of life
     unsigned: Mapping[str, str] = field(default_factory=dict)  # domain -> why it cannot sign
     weakened: Mapping[str, str] = field(default_factory=dict)  # domain -> what is wrong beside
@@ -205,9 +207,15 @@ def _evidence(seen: Seen) -> Check:
     )
 
 
+def _is_silent(reporter: Reporter, seen: Seen) -> bool:
+    """Whether it should have spoken by now; what starts with the service may take its time."""
+    age = math.inf if reporter.age is None else reporter.age
+    return min(age, seen.running) > SILENT
+
+
 def _writer(seen: Seen) -> Check:
     age = seen.writer.age
-    if age is not None and age <= SILENT:
+    if not _is_silent(seen.writer, seen):
         return Check("writer", is_needed=False)
     heard = "has never been heard of" if age is None else f"was last heard of {age:.0f} s ago"
     return Check(
@@ -235,7 +243,7 @@ def _follower(seen: Seen) -> Check:
     follower = seen.follower
     if follower is None:
         return Check("follower", is_needed=False)
-    if follower.age is None or follower.age > SILENT:
+    if _is_silent(follower, seen):
         age = "never" if follower.age is None else f"{follower.age:.0f} s ago"
         why = f"the follower of Postfix's log was heard of {age}"
     elif follower.trouble:

@@ -238,6 +238,7 @@ class Looker:
         seen = Seen(
             wanted=crew.wanted,
             serving=crew.serving,
+            running=max(0.0, now - crew.started_at),
             stuck=crew.stuck,
             unsigned=unsigned,
             weakened=weakened,

@@ -89,6 +89,14 @@ def test_what_only_degrades_leaves_the_relay_ready(
     assert wrong.remedy
 
 
+def test_what_starts_with_the_service_may_take_its_time() -> None:
+    """After a night in which the machine was off, or the first time ever."""
+    asleep = dataclasses.replace(WELL, writer=Reporter(30_000.0), follower=Reporter())
+    for running, silent in ((29.0, []), (31.0, ["writer", "follower"])):
+        found = readiness.checks(dataclasses.replace(asleep, running=running))
+        assert [check.name for check in found if not check.is_ok] == silent
+
+
 def test_a_service_that_has_stopped_is_seen_at_once() -> None:
     """Its last page may be a second old."""
     assert not readiness.sight(0.0, has_left=True).is_ok

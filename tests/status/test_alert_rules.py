@@ -97,6 +97,17 @@ WRONG: list[tuple[str, dict[str, str], dict[str, str]]] = [
         {"carbonseal_writer_set_aside_total": "3"},
     ),
     (
+        "CarbonsealHoles",
+        {"carbonseal_completeness_holes": "1"},
+        {"carbonseal_completeness_holes": "0"},
+    ),
+    (
+        "CarbonsealCompletenessOld",
+        # The clock of these trials begins at 0.
+        {"carbonseal_completeness_time_seconds": "-170000"},
+        {"carbonseal_completeness_time_seconds": "-160000"},
+    ),
+    (
         "CarbonsealCopyFailing",
         {'carbonseal_archive_mailboxes{state="failing"}': "1"},
         {
