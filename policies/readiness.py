@@ -102,6 +102,13 @@ def sight(age: float, *, has_left: bool = False) -> Check:
     )
 
 
+def _unless(name: str, problem: str, remedy: str, *, is_needed: bool = True) -> Check:
+    """Well, as long as there is no problem."""
+    if not problem:
+        return Check(name, is_needed=is_needed)
+    return Check(name, is_ok=False, why=problem, remedy=remedy, is_needed=is_needed)
+
+
 def _workers(seen: Seen) -> Check:
     living = seen.serving - seen.stuck
     if living > 0:
@@ -126,15 +133,8 @@ def _signing(seen: Seen) -> Check:
 
 
 def _keys(seen: Seen) -> Check:
-    if not seen.weakened:
-        return Check("keys", is_needed=False)
-    return Check(
-        "keys",
-        is_ok=False,
-        why=_spelled(seen.weakened),
-        remedy="carbonseal keys status names every key",
-        is_needed=False,
-    )
+    remedy = "carbonseal keys status names every key"
+    return _unless("keys", _spelled(seen.weakened), remedy, is_needed=False)
 
 
 def _spelled(about: Mapping[str, str]) -> str:
@@ -144,14 +144,8 @@ def _spelled(about: Mapping[str, str]) -> str:
 
 
 def _spool(seen: Seen) -> Check:
-    if not seen.spool_problem:
-        return Check("spool")
-    return Check(
-        "spool",
-        is_ok=False,
-        why=seen.spool_problem,
-        remedy="see that the directory is there, writable for the service, and has room",
-    )
+    remedy = "see that the directory is there, writable for the service, and has room"
+    return _unless("spool", seen.spool_problem, remedy)
 
 
 def _spool_limit(seen: Seen) -> Check:
@@ -197,14 +191,8 @@ def _copy(seen: Seen) -> Check:
 
 
 def _evidence(seen: Seen) -> Check:
-    if not seen.evidence_problem:
-        return Check("evidence")
-    return Check(
-        "evidence",
-        is_ok=False,
-        why=seen.evidence_problem,
-        remedy="restore the evidence key from its backup; see docs/archive.md",
-    )
+    remedy = "restore the evidence key from its backup; see docs/archive.md"
+    return _unless("evidence", seen.evidence_problem, remedy)
 
 
 def _is_silent(reporter: Reporter, seen: Seen) -> bool:

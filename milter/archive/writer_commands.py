@@ -12,6 +12,7 @@ import click
 
 from carbonseal.milter.archive import database, writer
 from carbonseal.milter.archive.command_line import Context
+from carbonseal.policies.errors import CarbonsealError
 
 
 @click.command()
@@ -53,15 +54,24 @@ def upgrade(context: Context, url: str | None) -> None:
 
     The writer does it by itself where it may, which is always so with SQLite.
     """
-    engine = database.writing_engine(context.database_url if url is None else url, patience=None)
     try:
-        before = database.schema_version(engine)
-        database.upgrade(engine)
-        after = database.schema_version(engine)
-    finally:
-        engine.dispose()
-    place = database.place(engine.url)
+        place, before, after = _upgraded(context.database_url if url is None else url)
+    except CarbonsealError as fault:
+        if url is None or "record.database" not in fault.sentence:
+            raise
+        raise type(fault)(fault.sentence.replace("record.database", "--database")) from fault
     if before == after:
         click.echo(f"{place}: the archive has schema {after} already")
     else:
         click.echo(f"{place}: the archive has schema {after} now (before: {before or 'none'})")
+
+
+def _upgraded(url: str) -> tuple[str, str | None, str | None]:
+    """The place, and its schema before and after."""
+    engine = database.writing_engine(url, patience=None)
+    try:
+        before = database.schema_version(engine)
+        database.upgrade(engine)
+        return database.place(engine.url), before, database.schema_version(engine)
+    finally:
+        engine.dispose()

@@ -77,9 +77,9 @@ class Bell:
 
     def settle(self, seconds: float) -> None:
         """Wait until what was rung is told, or so long."""
-        deadline = time.monotonic() + seconds
-        while self._waiting.unfinished_tasks and time.monotonic() < deadline:
-            time.sleep(0.05)
+        done = self._waiting.all_tasks_done
+        with done:
+            done.wait_for(lambda: not self._waiting.unfinished_tasks, seconds)
 
     def _serve(self) -> None:
         while True:

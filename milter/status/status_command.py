@@ -147,10 +147,15 @@ def _lines(page: Mapping[str, Any], spool: Path) -> Iterator[Line]:
 
 def _keeping(page: Mapping[str, Any], now: float) -> Iterator[Line]:
     spool, writer, follower = page["spool"], page["writer"], page["follower"]
-    waiting = f"{spool['records']} records wait, the oldest for {spool['lag']:.1f} s"
+    is_one = spool["records"] == 1
+    waiting = (
+        f"{spool['records']} {'record waits' if is_one else 'records wait'}, the oldest for"
+        f" {spool['lag']:.1f} s"
+    )
     yield (
         "spool",
-        f"{_size(spool['octets'])} of {_size(spool['limit'])} in {spool['segments']} segments; "
+        f"{_size(spool['octets'])} of {_size(spool['limit'])} in {spool['segments']}"
+        f" segment{'' if spool['segments'] == 1 else 's'}; "
         + (waiting if spool["records"] else "no record waits"),
     )
     if not writer:

@@ -979,8 +979,8 @@ DOORS = [
         door(f"upgrade-{name}", ["archive", "upgrade", "--database", url], status, part)
         for name, url, status, part in (
             ("empty", "", CONFIGURATION, "database"),
-            ("word", "archive", CONFIGURATION, "sqlite:///"),
-            ("dialect", "oracel://u:secret@h/d", CONFIGURATION, "oracel"),
+            ("word", "archive", CONFIGURATION, "--database is no database URL"),
+            ("dialect", "oracel://u:secret@h/d", CONFIGURATION, "--database: no driver for oracel"),
             ("nowhere", "sqlite:////none/x.db", LATER, "/none"),
         )
     ),

@@ -128,7 +128,7 @@ def _held_against(
     if seen.own_copy:
         found.append(f"the chain of {seen.own_copy} in {question.evidence}")
     if copies is not None and names:
-        found.append(f"{len(names)} segments in {question.segments}")
+        found.append(f"{len(names)} segment{'' if len(names) == 1 else 's'} in {question.segments}")
     if question.expected:
         found.append("the heads given with --expect")
     if question.keys:
