@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from carbonseal.milter.archive import terms
 from carbonseal.policies import header_fields
 
-_NAMES = frozenset(("from", "to", "cc", "subject", "message-id", "date"))
+_NAMES = frozenset(("from", "to", "cc", "subject", "message-id"))
 INDEXED = frozenset(("list-id",))  # unless configured otherwise
 _MOST_VALUES = 20  # of one indexed field; more is no mail of people
 SHOWN = frozenset(("message-id", "subject"))  # by `shown`
@@ -33,7 +33,6 @@ class Derived:
     cc: tuple[str, ...]
     message_id: str | None  # lossless
     subject: str | None
-    date: int | None  # seconds UTC since 1970
     terms: tuple[int, ...]  # words of the subject, values of indexed fields
 
 
@@ -47,14 +46,13 @@ def derive(fields: Sequence[Sequence[str]], indexed: frozenset[str] = INDEXED) -
         values.setdefault(wanted, []).append(terms.octets(fields[place][1]))
     # A second Subject must not hide its words; people are shown the first.
     subjects = [_subject(value) for value in values.get("subject", ())]
-    message_id, date = _first(values, "message-id"), _first(values, "date")
+    message_id = _first(values, "message-id")
     return Derived(
         authors=_authors(values.get("from", [])),
         to=_mailboxes(values.get("to", [])),
         cc=_mailboxes(values.get("cc", [])),
         message_id=None if message_id is None else header_fields.message_id(message_id),
         subject=subjects[0] if subjects else None,
-        date=None if date is None else _seconds(date),
         terms=_terms(subjects, values, indexed),
     )
 
@@ -157,14 +155,3 @@ def _listed(value: bytes) -> tuple[str, ...]:
 
 def _strings(mailboxes: Sequence[object]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, mailboxes)))
-
-
-def _seconds(value: bytes) -> int | None:
-    return _short_date(value) if len(value) <= _SHORT else _short_date.__wrapped__(value)
-
-
-# When there is much mail, much of it is of the same second.
-@functools.lru_cache(maxsize=512)
-def _short_date(value: bytes) -> int | None:
-    date = header_fields.date(value)
-    return None if date is None else int(date.timestamp())

@@ -50,7 +50,6 @@ class _Ids(NamedTuple):
     domain: dict[str, int]
     circumstance: dict[Circumstance, int]
     verdict: dict[Verdict, int]
-    retention: dict[Retention | None, int]
     route: dict[Route | None, int]
     form: dict[SigningForm, int]
 
@@ -157,12 +156,12 @@ def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _
             forms.add(signature["form"])
     for some in (addresses, retentions, routes):
         some.discard(None)
+    dictionary.ids(Retention.__name__, retentions, connection)  # circumstances have its key
     return _Ids(
         dictionary.ids("address", addresses, connection),
         dictionary.ids("domain", domains, connection),
         dictionary.ids(Circumstance.__name__, circumstances, connection),
         dictionary.ids(Verdict.__name__, verdicts, connection),
-        dictionary.ids(Retention.__name__, retentions, connection),
         dictionary.ids(Route.__name__, routes, connection),
         dictionary.ids(SigningForm.__name__, forms, connection),
     )
@@ -179,7 +178,6 @@ def _add_facts(batch: _Batch, arrival: Arrival, key: object, ids: _Ids) -> None:
     columns["segment_id"], columns["position"] = arrival.segment_id, arrival.position
     columns["circumstance_id"] = ids.circumstance[columns["circumstance"]]
     columns["verdict_id"] = ids.verdict[columns["verdict"]]
-    columns["retention_id"] = ids.retention.get(columns["retention"])
     columns["reverse_path_id"] = ids.address.get(columns["reverse_path"])
     columns["author_id"] = ids.address.get(columns["author"])
     columns["recipients"] = packed.pack_recipients(

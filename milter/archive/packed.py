@@ -1,4 +1,4 @@
-"""Recipients and signatures of one message as compact octets, and back.
+"""Recipients, signatures and numbers of one message as compact octets, and back.
 
 A row of its own for each recipient and signature would cost some sixty octets and a place in two
 trees; here a usual recipient takes seventeen and a signature ten.
@@ -11,7 +11,9 @@ Format 1 of recipients: number of envelope recipients (varint), then each of the
 recipients until the end.  A recipient is one octet of flags, the address id, the route id (absent
 where it is the one before, and of archive recipients), and the texts that the flags announce, each
 with its length (varint).  Format 1 of signatures: one octet of flags, the form id, the time of
-signing (zigzag varint, against the second of the record), and what the flags announce.
+signing (zigzag varint, against the second of the record), and what the flags announce.  Formats 1
+and 2 of numbers, which nobody looks for: varints, in the order of `Numbers`; in format 1 without
+the octets of the body, which are then those of the message without header section and empty line.
 
 Raises: ValueError for an unknown format or damaged octets.
 
@@ -34,6 +36,7 @@ _HAS_ADDRESS, _SPELLING, _RAW, _RESOLVED_AS_KNOWN = 1, 2, 4, 8
 _RESOLVED, _ESMTP, _ABOUT, _SAME_ROUTE = 16, 32, 64, 128
 _TEXTS = _SPELLING | _RAW | _RESOLVED | _ESMTP | _ABOUT
 _AUID, _EXPIRES = 1, 2
+_EMPTY_LINE = 2  # octets between header section and body
 
 
 class Recipient(NamedTuple):
@@ -56,6 +59,32 @@ class Signature(NamedTuple):
     auid: str | None  # i= unless @ and the SDID
     signed_at: int  # t=
     expires_at: int | None  # x=
+
+
+class Numbers(NamedTuple):
+    """What is counted of one message, besides its size."""
+
+    client_port: int
+    header_count: int  # header fields
+    header_size: int  # octets of the header section
+    body_size: int  # octets of the body
+
+
+def pack_numbers(numbers: Numbers, size: int) -> bytes:
+    """The octets of numbers; `size`: octets of the message."""
+    *few, body_size = numbers
+    if body_size == size - numbers.header_size - _EMPTY_LINE:
+        return b"\1" + b"".join(map(_varint, few))
+    return b"\2" + b"".join(map(_varint, numbers))
+
+
+def unpack_numbers(octets: bytes, size: int) -> Numbers:
+    """What was packed.  Raises: ValueError."""
+    has_body_size = octets[:1] == b"\2"
+    reader = _Reader(octets, "numbers", b"\2" if has_body_size else b"\1")
+    client_port, header_count, header_size = (reader.varint() for _ in range(3))
+    body_size = reader.varint() if has_body_size else size - header_size - _EMPTY_LINE
+    return Numbers(client_port, header_count, header_size, body_size)
 
 
 def pack_recipients(recipients: Iterable[Recipient]) -> bytes:
@@ -193,8 +222,8 @@ def _zigzag(number: int) -> bytes:
 class _Reader:
     """Octets from the first to the last."""
 
-    def __init__(self, octets: bytes, what: str) -> None:
-        if octets[:1] != b"\1":
+    def __init__(self, octets: bytes, what: str, form: bytes = b"\1") -> None:
+        if octets[:1] != form:
             raise ValueError(f"stored {what} of unknown format {octets[:1].hex()}")
         self._octets, self._what, self._at = octets, what, 1
 

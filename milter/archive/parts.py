@@ -25,6 +25,7 @@ from carbonseal.policies import address
 Columns = dict[str, Any]
 
 _LOGIN, _CLIENT = "{login}", "{client}"
+_ITSELF = "[127.0.0.1]"  # what programs of people say at HELO
 _PATH = ("address", "spelling", "raw", "resolved", "esmtp", "about")
 # Longer ones are a stranger's, and would take memory for nothing.
 _LONG = 400
@@ -45,6 +46,7 @@ class Circumstance(NamedTuple):
     reverse_path_place: int
     reverse_path_why: str
     body_canonicalization: str | None
+    retention_id: int | None
 
 
 class Route(NamedTuple):
@@ -147,7 +149,7 @@ def joined_path(columns: Mapping[str, Any], *, place: int, code: str) -> dict[st
         else _lossless(resolved)
         if resolved
         else columns["address"] or "",
-        "esmtp": json.loads(columns["esmtp"]) if columns["esmtp"] else [],
+        "esmtp": esmtp_given(columns["esmtp"]),
         "place": schema.PLACES[place],
         "why": f"{code}({about})" if about else code,
     }
@@ -158,7 +160,26 @@ def esmtp_of(path: Mapping[str, Any]) -> tuple[str | None, bool]:
     given = path["esmtp"]
     if not given:
         return None, given == []
-    return to_json(given), are_texts(given)
+    if not are_texts(given):
+        return to_json(given), False
+    text = _short_esmtp(" ".join(given))
+    # What is short for something else, or holds what no parameter holds, is rather long than wrong.
+    is_plain = text.isascii() and text.isprintable()
+    return text if is_plain and esmtp_given(text) == given else to_json(given), True
+
+
+def _short_esmtp(text: str) -> str:
+    return text[4:] if text.startswith("SIZE=") else text
+
+
+def esmtp_given(stored_text: str | None) -> list[str]:
+    """ESMTP parameters from their column."""
+    if not stored_text:
+        return []
+    if stored_text.startswith("["):
+        found: list[str] = json.loads(stored_text)
+        return found
+    return (f"SIZE{stored_text}" if stored_text[0] == "=" else stored_text).split(" ")
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -181,6 +202,12 @@ def retention_of(stamp: Mapping[str, Any] | None) -> tuple[Retention | None, boo
             number(period)
     made = Retention(terms.storable(name), *periods)
     return made, made.name == name and len(stamp) == 4 and bool not in map(type, periods)
+
+
+@lru_cache(maxsize=256)
+def retention_id(retention: Retention) -> int:
+    """The key of a row of table `retention`."""
+    return terms.term(json.dumps(retention))
 
 
 def stamp_of(retention: Retention | None) -> dict[str, Any] | None:
@@ -206,12 +233,13 @@ def client_of(address: str, name: str, helo: str) -> tuple[Columns, bool]:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _client(address: str, name: str, helo: str) -> tuple[Columns, bool]:
+    stored_name = terms.storable(name)
     columns = {
         "client_address": terms.pack_client(address),
-        "client_name": terms.storable(name),
-        "helo": None if helo == name else terms.storable(helo),
+        "client_name": stored_name,
+        "helo": None if helo == name else "[]" if helo == _ITSELF else terms.storable(helo),
     }
-    joined = (client_address_of(columns), columns["client_name"], helo_of(columns))
+    joined = (client_address_of(columns), stored_name, helo_of(columns, stored_name))
     return columns, joined == (address, name, helo)
 
 
@@ -221,14 +249,34 @@ def client_address_of(columns: Mapping[str, Any]) -> str:
     return "" if packed is None else terms.unpack_client(packed)
 
 
-def helo_of(columns: Mapping[str, Any]) -> str:
-    """What the client said at HELO."""
+def helo_of(columns: Mapping[str, Any], name: str) -> str:
+    """What the client of that name said at HELO."""
     helo: str | None = columns["helo"]
-    name: str = columns["client_name"]
-    return name if helo is None else helo
+    return name if helo is None else _ITSELF if helo == "[]" else helo
 
 
-def circumstance_of(record: Mapping[str, Any], reverse_path: End) -> tuple[Circumstance, bool]:
+def short_name(name: str, sender: str | None) -> str:
+    """The name of a client without the domain of the sender's mailbox, if it ends in that.
+
+    Two of three do; an @, which no host name holds, stands for the domain.
+    """
+    domain = _domain_of(sender)
+    return f"{name[: -len(domain)]}@" if domain and name.endswith(f".{domain}") else name
+
+
+def whole_name(short: str, sender: str | None) -> str:
+    """The name from what `short_name` made of it."""
+    return short[:-1] + _domain_of(sender) if short.endswith("@") else short
+
+
+def _domain_of(mailbox: str | None) -> str:
+    _, at, domain = (mailbox or "").rpartition("@")
+    return domain if at else ""
+
+
+def circumstance_of(
+    record: Mapping[str, Any], reverse_path: End, retention: Retention | None
+) -> tuple[Circumstance, bool]:
     """What a record has in common with many others, and whether that is exact."""
     origin, body_hash = record["origin"], record["body_hash"]
     about, is_placeholder = _about(origin["about"], record)
@@ -245,6 +293,7 @@ def circumstance_of(record: Mapping[str, Any], reverse_path: End) -> tuple[Circu
         reverse_path.place,
         reverse_path.code,
         body_hash["canonicalization"] if body_hash else None,
+        None if retention is None else retention_id(retention),
     )
     is_exact = is_exact and is_same and not is_placeholder and len(origin) == 2
     return made, is_exact

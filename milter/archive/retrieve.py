@@ -257,22 +257,22 @@ def _by_record(table: Table, record_ids: Sequence[str], connection: Connection) 
 # What a message row refers to by an id of its own; one statement brings all of it, since statements
 # cost more than rows.  Not the header section: planners would look for it in every partition.
 _REFERRED = (
-    ("circumstance", schema.circumstance, "circumstance_id", Circumstance),
-    ("verdict", schema.verdict, "verdict_id", Verdict),
-    ("retention", schema.retention, "retention_id", Retention),
+    ("circumstance", schema.circumstance, schema.message.c.circumstance_id, Circumstance),
+    ("verdict", schema.verdict, schema.message.c.verdict_id, Verdict),
+    ("retention", schema.retention, schema.circumstance.c.retention_id, Retention),
 )
 
 
 def _messages(record_ids: Sequence[str], connection: Connection) -> Iterator[Columns]:
     """Message rows with what they refer to in place of the ids."""
     columns = schema.message.c
-    keys = {key for _, _, key, _ in _REFERRED}
+    keys = {key.name for _, _, key, _ in _REFERRED}
     own = [column for column in columns if column.name not in keys]
     source: Any = schema.message
     selected: list[Any] = list(own)
     places = []
     for name, table, key, kind in _REFERRED:
-        source = source.outerjoin(table, columns[key] == table.c[key])
+        source = source.outerjoin(table, key == table.c[key.name])
         end = len(selected) + len(kind._fields)
         places.append((name, kind, len(selected), end))
         selected += [table.c[field].label(f"{name}_{field}") for field in kind._fields]

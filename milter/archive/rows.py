@@ -27,7 +27,15 @@ from functools import lru_cache
 from hashlib import shake_128
 from typing import Any
 
-from carbonseal.milter.archive import derive, header_store, parts, schema, terms, verdicts
+from carbonseal.milter.archive import (
+    derive,
+    header_store,
+    packed,
+    parts,
+    schema,
+    terms,
+    verdicts,
+)
 from carbonseal.milter.archive.derive import Derived
 from carbonseal.milter.archive.parts import Circumstance, Columns, End, Route
 from carbonseal.milter.archive.verdicts import Abouts, Verdict
@@ -162,7 +170,8 @@ def _message(
 ) -> tuple[Columns, bool]:
     client, login, path = record["client"], record["login"], record["reverse_path"]
     recorded_at, is_usual_time = microseconds(record["recorded_at"])
-    circumstance, is_usual = parts.circumstance_of(record, reverse_path)
+    retention, is_usual_retention = parts.retention_of(record.get("retention"))
+    circumstance, is_usual = parts.circumstance_of(record, reverse_path, retention)
     client_columns, is_usual_client = parts.client_of(
         client["address"], client["name"], client["helo"]
     )
@@ -170,7 +179,7 @@ def _message(
     esmtp, is_usual_esmtp = parts.esmtp_of(path)
     first_author = derived.authors[0] if derived.authors else ""
     author, author_spelling = parts.dictionary_form(first_author)
-    retention, is_usual_retention = parts.retention_of(record.get("retention"))
+    size, numbers = parts.number(record["size"]), _numbers(record)
     bcc_maps = record.get("bcc_maps")
     end = reverse_path.columns
     verdict, is_usual_verdict = _verdict(
@@ -192,7 +201,7 @@ def _message(
         "retention": retention,
         "queue_id": terms.storable(record["queue_id"])[:_QUEUE_ID],
         **client_columns,
-        "client_port": parts.number(client["port"]),
+        "client_name": parts.short_name(client_columns["client_name"], end["address"]),
         "login": parts.stored(login),
         "login_hash": login_hash(login) if login else None,
         "reverse_path": end["address"],
@@ -208,14 +217,10 @@ def _message(
         "author_count": len(derived.authors),
         "author": author,
         "author_spelling": author_spelling,
-        "message_id_hash": terms.term(derived.message_id) if derived.message_id else None,
-        "date": derived.date,
-        "size": parts.number(record["size"]),
-        "header_size": parts.number(record["header_size"]),
-        "header_count": parts.number(record["header_count"]),
-        "body_size": parts.number(record["body_size"]),
+        "message_id_hash": terms.found_by(derived.message_id) if derived.message_id else None,
+        "size": size,
+        "numbers": packed.pack_numbers(numbers, size),
         "body_hash": digest,
-        "recipient_count": len(envelope),
         "copy_count": len(record["archive_recipients"]),
         "bcc_maps": None if bcc_maps is None else parts.to_json(bcc_maps),
         "verbatim": None,
@@ -224,6 +229,7 @@ def _message(
         is_usual_time
         and is_usual
         and is_usual_client
+        and parts.whole_name(columns["client_name"], end["address"]) == client["name"]
         and is_usual_digest
         and is_usual_esmtp
         and is_usual_verdict
@@ -236,10 +242,20 @@ def _message(
     )
 
 
+def _numbers(record: Mapping[str, Any]) -> packed.Numbers:
+    number = parts.number
+    return packed.Numbers(
+        client_port=number(record["client"]["port"]),
+        header_count=number(record["header_count"]),
+        header_size=number(record["header_size"]),
+        body_size=number(record["body_size"]),
+    )
+
+
 @lru_cache(maxsize=4096)
 def login_hash(login: str) -> int:
     """By which a login is found."""
-    return terms.term(login.casefold())
+    return terms.found_by(login.casefold())
 
 
 def _recipient(path: Mapping[str, Any]) -> tuple[Columns, End, bool]:
@@ -361,6 +377,8 @@ def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:
 def _joined(rows: Rows, common: Circumstance) -> dict[str, Any]:
     columns = rows.message
     client_address = parts.client_address_of(columns)
+    client_name = parts.whole_name(columns["client_name"], columns["reverse_path"])
+    numbers = packed.unpack_numbers(columns["numbers"], columns["size"])
     return {
         "v": common.version,
         "record_id": rows.record_id,
@@ -371,9 +389,9 @@ def _joined(rows: Rows, common: Circumstance) -> dict[str, Any]:
         "listener": common.listener,
         "client": {
             "address": client_address,
-            "port": columns["client_port"],
-            "name": columns["client_name"],
-            "helo": parts.helo_of(columns),
+            "port": numbers.client_port,
+            "name": client_name,
+            "helo": parts.helo_of(columns, client_name),
         },
         "login": columns["login"],
         "login_method": common.login_method,
@@ -387,9 +405,9 @@ def _joined(rows: Rows, common: Circumstance) -> dict[str, Any]:
             _joined_recipient(one) for one in rows.recipients if one["kind"] == schema.ENVELOPE
         ],
         "crossing": schema.CROSSINGS[columns["crossing"]],
-        "header_count": columns["header_count"],
-        "header_size": columns["header_size"],
-        "body_size": columns["body_size"],
+        "header_count": numbers.header_count,
+        "header_size": numbers.header_size,
+        "body_size": numbers.body_size,
         "size": columns["size"],
         "body_hash": _joined_body_hash(columns["body_hash"], common),
         "signatures": [parts.signature_of(one) for one in rows.signatures],

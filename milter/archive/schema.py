@@ -186,6 +186,7 @@ circumstance = Table(
     _must("reverse_path_place", SmallInteger, "0 inside, 1 outside, 2 unknown"),
     _must("reverse_path_why", _TEXT, "code of the reason for that place"),
     _may("body_canonicalization", _TEXT, "canonicalization of the body hash"),
+    _may("retention_id", BigInteger, "retention class of the stamp; null: none"),
     comment="what many messages have in common",
 )
 
@@ -239,21 +240,14 @@ message = Table(
     _must("recorded_at", BigInteger, "when it was sealed; microseconds UTC since 1970"),
     _must("circumstance_id", BigInteger, "relay, listener, configuration, TLS, origin"),
     _must("verdict_id", BigInteger, "reasons of all decisions"),
-    _may("retention_id", BigInteger, "retention class it was stamped with; null: none"),
     _must("segment_id", BigInteger, "spool segment the record came from"),
     _may("reverse_path_id", BigInteger, "address; null for the null reverse-path"),
     _may("author_id", BigInteger, "address of the first author"),
     _may("message_id_hash", BigInteger, "by which Message-ID is found"),
     _may("login_hash", BigInteger, "by which the login is found, without regard to case"),
-    _may("date", BigInteger, "Date field; seconds UTC since 1970"),
     _must("size", BigInteger, "octets of the message"),
-    _must("body_size", BigInteger, "octets of the body"),
     _must("position", Integer, "its place among the records of that segment, from 0"),
-    _must("header_size", Integer, "octets of the header section"),
-    _must("client_port", Integer, "client's port"),
-    _must("header_count", Integer, "header fields"),
     _must("author_count", Integer, "mailboxes in From"),
-    _must("recipient_count", Integer, "envelope recipients"),
     _must("copy_count", SmallInteger, "archive recipients added"),
     _must("crossing", SmallInteger, "0 internal, 1 outbound, 2 inbound, 3 transit"),
     _must("disposition", SmallInteger, "0 accept, 1 tempfail, 2 reject"),
@@ -263,13 +257,13 @@ message = Table(
     _may(
         "client_address", _CLIENT, "4 and an IPv4 address, or 6 and an IPv6 address, of the client"
     ),
-    _must("client_name", _TEXT, "client's host name"),
-    _may("helo", _TEXT, "argument of HELO or EHLO; null: the client's host name"),
+    _must("client_name", _TEXT, "client's host name; its last @ is the domain of the reverse-path"),
+    _may("helo", _TEXT, "argument of HELO; null: the client's host name, []: [127.0.0.1]"),
     _may("login", _TEXT, "SASL login"),
     _may("reverse_path_spelling", _OCTETS, "where it differs from the dictionary"),
     _may("reverse_path_raw", _OCTETS, "argument of MAIL FROM unless <address>"),
     _may("reverse_path_resolved", _OCTETS, "{mail_addr}; empty: the dictionary's; null: not given"),
-    _may("reverse_path_esmtp", _TEXT, "ESMTP parameters as JSON; null: none"),
+    _may("reverse_path_esmtp", _TEXT, "ESMTP parameters; [ begins JSON, = SIZE; null: none"),
     _may(
         "reverse_path_about",
         _TEXT,
@@ -281,6 +275,7 @@ message = Table(
         LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb"),
         "SHA-256 of the canonical body (RFC 6376 bh=)",
     ),
+    _must("numbers", _OCTETS, "sizes, port and number of header fields; see packed"),
     _must("recipients", _OCTETS, "envelope recipients, then archive recipients; see packed"),
     _may("signatures", _OCTETS, "DKIM signatures made, in order; see packed; null: none"),
     _may(
@@ -290,7 +285,8 @@ message = Table(
     ),
     _may("salt", _HASH, "of the evidence for all but the header section; null: unsalted, redacted"),
     _may("verbatim", _OCTETS, "the record itself where these columns cannot tell it exactly"),
-    Index("message_by_queue_id", "queue_id"),
+    # Room for what other relays load later between what is there; the migration says more.
+    Index("message_by_queue_id", "queue_id", postgresql_with={"fillfactor": 66}),
     Index("message_by_message_id", "message_id_hash"),
     Index("message_by_client", "client_address", "record_id"),
     # PostgreSQL has these three as terms.

@@ -90,12 +90,20 @@ def octets(text: str) -> bytes:
 
 
 def term(text: str) -> int:
-    """A 64-bit identifier made from the text itself: domains, words, Message-IDs, logins.
+    """A 64-bit identifier made from the text itself: domains, segments, rows of dictionaries.
 
-    Two of ten million texts collide with a chance of about 3 in a million; whoever cannot accept
-    that compares the text as well.
+    Two of ten million texts collide with a chance of about 3 in a million.
     """
     return int.from_bytes(sha256(octets(text)).digest()[:8], "big", signed=True)
+
+
+def found_by(text: str) -> int:
+    """48 bits by which text is looked up that is itself kept elsewhere: words, Message-IDs, logins.
+
+    Whoever looks for one of ten million texts finds another one's records as well with a chance of
+    4 in a hundred million.  SQLite keeps 64 bits in eight octets and these in six.
+    """
+    return int.from_bytes(sha256(octets(text)).digest()[:6], "big", signed=True)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -136,17 +144,23 @@ def without_extension(address: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def parent_domains(domain: str) -> tuple[str, ...]:
-    """`b.example` and `example` for `a.b.example`; a literal has no parents."""
+    """`b.c.example` and `c.example` for `a.b.c.example`; a literal has no parents.
+
+    Top-level domains are left out: they would be a third of the index, and nobody may ask for all
+    of one.
+    """
     if domain.startswith("["):
         return ()
     labels = domain.split(".")
-    return tuple(".".join(labels[start:]) for start in range(max(1, len(labels) - 9), len(labels)))
+    return tuple(
+        ".".join(labels[start:]) for start in range(max(1, len(labels) - 9), len(labels) - 1)
+    )
 
 
 @functools.lru_cache(maxsize=8192)
 def word_term(word: str) -> int:
-    """`term` of a word, of which subjects use the same ones over and over."""
-    return term(word)
+    """By which a word is found; subjects use the same ones over and over."""
+    return found_by(word)
 
 
 def field_terms(name: str, value: str) -> list[int]:
@@ -169,11 +183,11 @@ def field_text(value: str) -> str:
 
 
 def field_term(name: str, value: str) -> int:
-    """`term` of a header field with this value.
+    """By which a header field with this value is found.
 
     No word has a colon in it, so this is never the term of a word.
     """
-    return term(f"{name.lower()}:{field_text(value)}")
+    return found_by(f"{name.lower()}:{field_text(value)}")
 
 
 def words(text: str) -> list[str]:

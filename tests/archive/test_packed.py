@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbonseal.milter.archive import packed, postings, schema, verdicts
-from carbonseal.milter.archive.packed import Recipient, Signature
+from carbonseal.milter.archive.packed import Numbers, Recipient, Signature
 from carbonseal.milter.archive.verdicts import Abouts
 
 identifiers = st.integers(min_value=-(1 << 63), max_value=(1 << 63) - 1)
@@ -51,6 +51,35 @@ def test_signatures_come_back(signatures: list[Signature], second: int) -> None:
     """Whenever they were made, before or after the record, and whenever they expire."""
     stored = packed.pack_signatures(signatures, second)
     assert packed.unpack_signatures(stored, second) == signatures
+
+
+counts = st.integers(min_value=0, max_value=(1 << 63) - 1)
+
+
+@given(st.builds(Numbers, counts, counts, counts, counts), counts)
+def test_numbers_come_back(numbers: Numbers, size: int) -> None:
+    """Whether or not the message is as large as its parts."""
+    assert packed.unpack_numbers(packed.pack_numbers(numbers, size), size) == numbers
+
+
+def test_usual_numbers_take_few_octets() -> None:
+    """The octets of the body follow from the others."""
+    assert len(packed.pack_numbers(Numbers(40_001, 18, 1650, 30_000), 31_652)) == 7
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\3\1\1\1\1", id="of-a-later-format"),
+        pytest.param(b"\1\1\1", id="too-few"),
+        pytest.param(b"\2\1\1\1\x80", id="torn"),
+    ],
+)
+def test_damaged_numbers_are_refused(stored: bytes) -> None:
+    """Nothing is made up."""
+    with pytest.raises(ValueError, match="stored numbers"):
+        packed.unpack_numbers(stored, 100)
 
 
 def usual(address_id: int, kind: int = schema.ENVELOPE) -> Recipient:

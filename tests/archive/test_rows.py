@@ -51,6 +51,14 @@ def address_values(content: rows.Rows) -> set[str | None]:
     return named | {content.message["reverse_path"], content.message["author"]}
 
 
+def client_named(name: str, helo: str = "mx") -> dict[str, Any]:
+    return {"address": "192.0.2.1", "port": 25, "name": name, "helo": helo}
+
+
+def with_esmtp(*given: str) -> dict[str, Any]:
+    return {**build_reverse_path("alice@example.com"), "esmtp": list(given)}
+
+
 ODD_RECORDS = [
     pytest.param({}, False, id="ordinary"),
     pytest.param({"login": None, "login_method": None, "tls": None}, False, id="no-login-no-tls"),
@@ -100,6 +108,17 @@ ODD_RECORDS = [
         id="client-not-canonical",
     ),
     pytest.param({"listener": NUL_AND_MORE, "login": NUL_AND_MORE}, True, id="odd-login"),
+    pytest.param({"client": client_named("mx1.example.com")}, False, id="name-in-senders-domain"),
+    pytest.param({"client": client_named("mx1.@")}, True, id="name-that-looks-shortened"),
+    pytest.param({"client": client_named("pc", "[127.0.0.1]")}, False, id="helo-of-a-program"),
+    pytest.param({"client": client_named("pc", "[]")}, True, id="helo-that-looks-shortened"),
+    pytest.param({"reverse_path": with_esmtp("SIZE=1")}, False, id="size"),
+    pytest.param({"reverse_path": with_esmtp("BODY=8BITMIME", "SIZE=")}, False, id="two"),
+    pytest.param({"reverse_path": with_esmtp("=1")}, False, id="parameter-without-name"),
+    pytest.param({"reverse_path": with_esmtp("SIZE=1", "")}, False, id="empty-parameter"),
+    pytest.param({"reverse_path": with_esmtp("")}, False, id="only-an-empty-parameter"),
+    pytest.param({"reverse_path": with_esmtp("[]", "A B", NUL_AND_MORE)}, False, id="odd-esmtp"),
+    pytest.param({"body_size": 7}, False, id="sizes-that-do-not-add-up"),
     pytest.param({"reasons": [NUL_AND_MORE]}, True, id="odd-reason"),
     pytest.param({"a-later-key": {"nested": [1, None, "x"]}}, True, id="key-of-a-later-version"),
 ]
@@ -298,3 +317,17 @@ def test_needless_quotes_make_no_other_mailbox(text: str, expected: str) -> None
     """Whoever writes quotes around a local part does not escape a search, and once is enough."""
     assert terms.mailbox(text) == expected
     assert terms.mailbox(expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("domain", "expected"),
+    [
+        pytest.param("a.b.partner.example", ("b.partner.example", "partner.example"), id="deep"),
+        pytest.param("partner.example", (), id="no-top-level-domain"),
+        pytest.param("localhost", (), id="one-label"),
+        pytest.param("[192.0.2.1]", (), id="literal"),
+    ],
+)
+def test_a_domain_is_found_under_those_above_it(domain: str, expected: tuple[str, ...]) -> None:
+    """But under no top-level domain, of which nobody may ask for all."""
+    assert terms.parent_domains(domain) == expected

@@ -20,6 +20,7 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Select,
     Table,
     and_,
     case,
@@ -117,10 +118,16 @@ def _expired(befores: Befores) -> Any:
     columns = schema.message.c
     return or_(
         *(
-            and_(columns.retention_id == retention_id, columns.recorded_at <= before)
+            and_(columns.circumstance_id.in_(of_class(retention_id)), columns.recorded_at <= before)
             for retention_id, before in befores.items()
         )
     )
+
+
+def of_class(retention_id: int) -> Select[Any]:
+    """The circumstances of records that were stamped with this retention class."""
+    columns = schema.circumstance.c
+    return select(columns.circumstance_id).where(columns.retention_id == retention_id)
 
 
 def empty(month: Month, befores: Befores, event: int, connection: Connection) -> Taken | None:
@@ -164,7 +171,10 @@ def _bury_deliveries(month: Month, event: int, connection: Connection) -> frozen
 def _bury(goes: Any, event: int, connection: Connection, addresses: frozenset[int]) -> Taken:
     columns = schema.message.c
     terms_of: Any = literal_column("message.terms", schema.message_terms.c.terms.type)
-    query = select(columns.segment_id, columns.position, columns.retention_id, terms_of).where(goes)
+    common = schema.circumstance.c
+    stamped = select(common.retention_id).where(common.circumstance_id == columns.circumstance_id)
+    retention_id_of = stamped.scalar_subquery()
+    query = select(columns.segment_id, columns.position, retention_id_of, terms_of).where(goes)
     by_class: dict[int, int] = {}
     elements: set[int] = set()
     lines: list[taking.Line] = []

@@ -149,7 +149,7 @@ def _expired(one: Due, dues: Sequence[Due]) -> Any:
     """The condition on a message (joined with its header section) that this part is to go."""
     columns = schema.message.c
     found = [
-        columns.retention_id == one.retention_id,
+        columns.circumstance_id.in_(months.of_class(one.retention_id)),
         # The key is in order of time, so only what is old is looked at.
         columns.record_id < terms.first_record_id(one.before // 1000 + 1),
         columns.recorded_at <= one.before,

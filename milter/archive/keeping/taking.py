@@ -30,8 +30,8 @@ from carbonseal.milter.archive.rows import Rows
 RECORD, HEADER, SUBJECT = 0, 1, 2  # tombstone.part
 _TOKEN = re.compile(r"erased-([0-9a-f]{1,16})(?:@.*)?", re.DOTALL)
 # Columns of a message that are read from its header section and outlive it: facts about the
-# envelope's story (who wrote it, when, under which identifier), no text.
-_OUTLIVE = ("author_count", "author", "author_spelling", "message_id_hash", "date")
+# envelope's story (who wrote it, under which identifier), no text.
+_OUTLIVE = ("author_count", "author", "author_spelling", "message_id_hash")
 
 Record = dict[str, Any]
 Line = tuple[int, int]  # segment id and position

@@ -153,7 +153,7 @@ class _Compiler:
         return Check(checks.has_field(name, value))
 
     def _message_id(self, value: str) -> Node:
-        found = terms.term(value)
+        found = terms.found_by(value)
         return Leaf(MESSAGE, lambda c: c.message_id_hash == found, 1)
 
     def _queue_id(self, value: str) -> Node:
@@ -186,12 +186,14 @@ class _Compiler:
         return Every((_happened(schema.REDIRECTED), Check(checks.left_late(self._is_ours))))
 
     def _retention(self, value: str) -> Node:
-        columns = schema.retention.c
-        query = select(columns.retention_id).where(columns.name == terms.storable(value))
+        stamp, columns = schema.retention.c, schema.circumstance.c
+        query = select(columns.circumstance_id).where(
+            columns.retention_id == stamp.retention_id, stamp.name == terms.storable(value)
+        )
         found = list(self._connection.scalars(query))
         if not found:
             return FALSE
-        return Leaf(MESSAGE, lambda c: c.retention_id.in_(found), 90, leads=False)
+        return Leaf(MESSAGE, lambda c: c.circumstance_id.in_(found), 90, leads=False)
 
 
 class _IndexTables:

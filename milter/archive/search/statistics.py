@@ -226,7 +226,7 @@ _WHAT: Mapping[str, ColumnElement[Any]] = {
     "sender": MESSAGE.c.reverse_path_id,
     "login": MESSAGE.c.login,
     "relay": MESSAGE.c.circumstance_id,
-    "class": MESSAGE.c.retention_id,
+    "class": MESSAGE.c.circumstance_id,
     "disposition": MESSAGE.c.disposition,
 }
 
@@ -254,10 +254,10 @@ def _names(by: str, sums: Mapping[Any, list[int]], connection: Connection) -> Ca
     if by in ("author", "sender"):
         known = retrieve.mailboxes([one for one in sums if one is not None], connection)
     elif by in ("relay", "class"):
-        table, name = (
-            (schema.circumstance, "relay") if by == "relay" else (schema.retention, "name")
-        )
-        asked = select(*table.primary_key.columns, table.c[name])
+        common, stamp = schema.circumstance, schema.retention
+        source = common.outerjoin(stamp, common.c.retention_id == stamp.c.retention_id)
+        name = common.c.relay if by == "relay" else func.coalesce(stamp.c.name, _NONE)
+        asked = select(common.c.circumstance_id, name).select_from(source)
         known = {row[0]: row[1] for row in connection.execute(asked)}
     else:
         return lambda what: _NONE if what is None else str(what)

@@ -14,7 +14,7 @@ from support import mariadb, postgresql
 from support.archive import Archive, build_recipient, build_signature
 from support.evidence import Sealed, alone, salted
 
-from carbonseal.milter.archive import audit, schema
+from carbonseal.milter.archive import audit, packed, schema
 
 PER_SEGMENT = 6
 SEGMENTS = 3
@@ -192,11 +192,25 @@ def test_the_part_that_changed_is_named_where_the_segment_is_at_hand(sealed: Sea
     victim = _victim(sealed)
     with sealed.tampering(schema.message) as connection:
         row = schema.message.c.record_id == victim
-        connection.execute(update(schema.message).where(row).values(helo="x", client_port=1))
+        size, stored = connection.execute(
+            select(schema.message.c.size, schema.message.c.numbers).where(row)
+        ).one()
+        numbers = packed.unpack_numbers(stored, size)._replace(client_port=1)
+        changed = {"helo": "x", "numbers": packed.pack_numbers(numbers, size)}
+        connection.execute(update(schema.message).where(row).values(changed))
     found = sealed.found()
     assert [str(one).partition(" (record")[0] for one in found] == [
         "changed: changed in client (helo, port)"
     ]
+
+
+def test_damaged_numbers_are_a_change_and_no_crash(sealed: Sealed) -> None:
+    """As of all that is stored packed."""
+    victim = _victim(sealed)
+    with sealed.tampering(schema.message) as connection:
+        row = schema.message.c.record_id == victim
+        connection.execute(update(schema.message).where(row).values(numbers=b"\1\xff"))
+    assert [(one.kind, one.record_id) for one in sealed.found_alone()] == [("changed", victim)]
 
 
 def test_a_deleted_record_is_named(sealed: Sealed) -> None:
