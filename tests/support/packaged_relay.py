@@ -62,7 +62,7 @@ def extensions() -> list[str]:
 
 
 def wait_until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not done():
         assert time.monotonic() < deadline, what
         time.sleep(0.2)
