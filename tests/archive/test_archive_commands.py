@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 from support.archive import Archive, build_recipient, build_record, build_reverse_path, headers
+from support.waiting import wait_until
 
 from carbonseal.milter.archive import commands, writer
 from carbonseal.milter.archive.evidence.settings import Settings
@@ -378,10 +378,7 @@ def test_write_stops_cleanly(archive: Archive, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", FOREGROUND, archive.spool_directory, archive.database_url]
     )
-    deadline = time.monotonic() + 60
-    while not list((archive.spool_directory).glob("loaded/*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: any(archive.spool_directory.glob("loaded/*")), "the load", 60)
     os.kill(process.pid, number)
     assert process.wait(60) == 0
     assert len(json_lines(archive, "search")) == 1

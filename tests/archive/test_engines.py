@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 from support.postfix import is_running
+from support.waiting import wait_until
 
 PATIENCE = 30.0
 TESTS = Path(__file__).parent.parent
@@ -49,8 +49,5 @@ def test_a_server_does_not_outlive_a_killed_test(module: str) -> None:
         pid, directory = process.stdout.readline().split()
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
-    deadline = time.monotonic() + PATIENCE
-    while Path(directory).exists():
-        assert time.monotonic() < deadline, f"{directory} is still there"
-        time.sleep(0.05)
+    wait_until(lambda: not Path(directory).exists(), f"the end of {directory}", PATIENCE)
     assert not is_running(int(pid))

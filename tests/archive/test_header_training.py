@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.archive import Archive, build_record
-from support.carbonseal import wait_until
+from support.waiting import wait_until
 
 from carbonseal.milter.archive import database, header_learning, header_training
 

@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 from support.archive import Archive, build_recipient, build_record
+from support.waiting import wait_until
 
 from carbonseal.milter.archive import database, record, segments, writer
 from carbonseal.policies.errors import TryLater
@@ -47,10 +47,7 @@ def writing(archive: Archive) -> Iterator[threading.Event]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+    wait_until(condition, "what the writer should do", PATIENCE)
 
 
 def stored(archive: Archive) -> int:

@@ -8,6 +8,7 @@ the same directory, every archive is as it was left.
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 import shutil
@@ -116,7 +117,7 @@ class SQLite:
 _COMPLETE = "complete"  # a file beside the data, once database and user are there
 
 
-class _PrivateServer:
+class _PrivateServer(abc.ABC):
     """What both servers have in common."""
 
     _server: MariaDB | PostgreSQL
@@ -139,8 +140,9 @@ class _PrivateServer:
         self._database = complete.read_text()
         self.url = self._server.url(self._database)
 
+    @abc.abstractmethod
     def _make(self, place: Path) -> MariaDB | PostgreSQL:
-        raise NotImplementedError
+        """A server whose data is kept there."""
 
     def make_cold(self) -> None:
         self._server.stop()

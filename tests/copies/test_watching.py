@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.carbonseal import ARCHIVE, Carbonseal, wait_until
+from support.carbonseal import ARCHIVE, Carbonseal
 from support.follower import FollowerProcess
 from support.ports import LOOPBACK
 from support.sink import EXTENSIONS, Sink
+from support.waiting import wait_until
 
 from carbonseal.milter import log, socket_address
 from carbonseal.milter.copies import alarm, outages, state, watching

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from support import ports
-from support.postfix import INSIDE, Listener, PrivatePostfix, private_directory, wait_until
+from support.postfix import INSIDE, Listener, PrivatePostfix, private_directory
 from support.sink import Sink
+from support.waiting import wait_until
 
 from carbonseal.milter.archive import segments, spool
 from carbonseal.milter.follow import follower, gathering
@@ -85,7 +86,7 @@ def milter() -> Iterator[str]:
             return False
         return True
 
-    wait_until(answers, 30)
+    wait_until(answers, "the milter")
     yield f"inet:127.0.0.1:{port}"
     process.kill()
     process.wait()
@@ -189,7 +190,9 @@ def _handle_queue(story: Story) -> None:
     mta, ids = story.mta, story.ids
     waiting = {ids[name] for name in ("deferred", "deleted", "expired", "requeued")}
     wait_until(
-        lambda: waiting <= {q["queue_id"] for q in mta.queue() if q["queue_name"] == "deferred"}, 60
+        lambda: waiting <= {q["queue_id"] for q in mta.queue() if q["queue_name"] == "deferred"},
+        f"{len(waiting)} deferred messages",
+        60,
     )
     mta.release(ids["released"])
     mta._command("postsuper", "-d", ids["deleted"])
@@ -202,7 +205,7 @@ def _handle_queue(story: Story) -> None:
     mta.wait_for_log(rf"{ids['expired']}: removed")
     mta.wait_for_log(rf"orig_id={ids['requeued']}")
     # Everything but what waits on purpose has gone.
-    wait_until(lambda: len(mta.queue()) == 3, 60)
+    wait_until(lambda: len(mta.queue()) == 3, "all but three to go", 60)
 
 
 def _compare(story: Story, facts: Facts, delivered: set[str]) -> None:

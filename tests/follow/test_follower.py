@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from support import killed
+from support.waiting import wait_until
 
 from carbonseal.milter import config
 from carbonseal.milter.archive import segments, spool
@@ -242,18 +243,16 @@ def _start(place: Place) -> subprocess.Popen[bytes]:
 
 
 def _await(place: Place, wanted: set[str]) -> None:
-    until = time.monotonic() + 30
-    while set(place.told()) != wanted:
-        assert time.monotonic() < until, sorted(wanted - set(place.told()))[:5]
-        time.sleep(0.1)
+    wait_until(
+        lambda: set(place.told()) == wanted,
+        f"facts about {len(wanted)} deliveries",
+        told=lambda: f"missing: {sorted(wanted - set(place.told()))[:5]}",
+    )
 
 
 def _await_state(place: Place) -> None:
     """Until it has begun with this log, and not with what rotation makes of it."""
-    until = time.monotonic() + 60
-    while position.newest(place.spool) is None:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until(lambda: position.newest(place.spool) is not None, "its first position", 60)
 
 
 @pytest.mark.chaos

@@ -15,14 +15,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.postfix import wait_until
+from support.waiting import wait_until
 
 from carbonseal.milter.archive import segments
 from carbonseal.milter.follow import journal as journals
@@ -36,10 +35,7 @@ _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl
 _DROPPED = b"a596d6fe7bfa4994828e72309e95d61e"
 _STARTED = b"f77379a8490b408bbe5f6940505a777b"  # SD_MESSAGE_JOURNAL_START
 _PERSON = 12345  # a user id that is no system account's
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(not _JOURNALD.exists(), reason="systemd is not installed"),
-]
+pytestmark = pytest.mark.root
 _ALONE = """
 set -e
 mount --make-rprivate /
@@ -72,7 +68,7 @@ class PrivateJournal:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_until(self._socket.exists, 30)
+        wait_until(self._socket.exists, "journald")
 
     def stop(self) -> None:
         """End the daemon; what it was sent is written."""
@@ -193,10 +189,12 @@ def _wanted(numbers: range) -> Counter[str]:
 
 
 def _await(relay: Relay, wanted: Counter[str]) -> None:
-    until = time.monotonic() + 60
-    while set(relay.told()) != set(wanted):
-        assert time.monotonic() < until, relay.told()
-        time.sleep(0.1)
+    wait_until(
+        lambda: set(relay.told()) == set(wanted),
+        f"facts about {len(wanted)} deliveries",
+        60,
+        told=lambda: str(relay.told()),
+    )
 
 
 def test_the_journal_is_followed_through_kill_and_rotation(
@@ -204,7 +202,7 @@ def test_the_journal_is_followed_through_kill_and_rotation(
 ) -> None:
     """Each entry once: after a run that ended, after kill -9, and across journal files."""
     journal.deliver(range(20))
-    wait_until(lambda: any(journal.files.rglob("*.journal")), 30)
+    wait_until(lambda: any(journal.files.rglob("*.journal")), "a journal")
     follower = relay.start()
     try:
         _await(relay, _wanted(range(20)))
@@ -229,10 +227,10 @@ def test_a_reboot_loses_nothing(relay: Relay, journal: PrivateJournal) -> None:
     journal.stop()
     journal.boot("6b1d7a2c-0f3e-4c55-9d1f-3a5b7c9e1f20")
     journal.deliver(range(2000, 2003))
-    wait_until(lambda: _in_journal(journal, 2002), 30)
+    _await_entry(journal, 2002)
     relay.once()
     journal.deliver(range(2003, 2006))
-    wait_until(lambda: _in_journal(journal, 2005), 30)
+    _await_entry(journal, 2005)
     journal.stop()
     journal.boot()
     journal.deliver(range(2006, 2009))
@@ -248,6 +246,10 @@ def test_a_reboot_loses_nothing(relay: Relay, journal: PrivateJournal) -> None:
     assert {told[name] for name in _wanted(range(2000, 2012))} == {1}
 
 
+def _await_entry(journal: PrivateJournal, number: int) -> None:
+    wait_until(lambda: _in_journal(journal, number), f"entry {number} in the journal")
+
+
 def _in_journal(journal: PrivateJournal, number: int) -> bool:
     command = ["journalctl", "--directory", journal.files, "--output=cat", "SYSLOG_FACILITY=2"]
     said = subprocess.run(command, capture_output=True, check=False).stdout
@@ -255,7 +257,12 @@ def _in_journal(journal: PrivateJournal, number: int) -> bool:
 
 
 def _await_some(relay: Relay, numbers: range) -> None:
-    wait_until(lambda: set(_wanted(numbers)) <= set(relay.told()), 60)
+    wait_until(
+        lambda: set(_wanted(numbers)) <= set(relay.told()),
+        f"facts about {numbers}",
+        60,
+        told=lambda: str(relay.told()),
+    )
 
 
 def test_who_wrote_an_entry_counts(journal: PrivateJournal, relay: Relay) -> None:
@@ -270,7 +277,7 @@ def test_who_wrote_an_entry_counts(journal: PrivateJournal, relay: Relay) -> Non
         relay.once()
         return any(fact.get("message_id") == "<end@x>" for fact in relay.facts())
 
-    wait_until(has_all, 60)
+    wait_until(has_all, "the last entry", 60)
     assert not {f"r{number}@out.example" for number in (1000, 1001, 1002)} & set(relay.told())
     [odd] = [one for one in relay.facts() if "\udcff" in one.get("message_id", "")]
     assert odd["message_id"].encode("utf-8", "surrogateescape") == b"<\xff\xc3\xa4@x>"
@@ -338,7 +345,7 @@ def test_nobody_but_journald_can_make_a_gap(
             _TRANSPORT="driver",
         )
     journal.deliver(range(4000, 4001))
-    wait_until(lambda: _in_journal(journal, 4000), 30)
+    _await_entry(journal, 4000)
     assert not any(mine in one for one in _gaps(journal))
     monkeypatch.setattr(journals, "_DROPPED", _STARTED)
     transport = journals._MATCHES[-1]
@@ -369,7 +376,7 @@ def test_an_entry_that_is_too_long_stops_nobody(journal: PrivateJournal, relay: 
     for octets in (journal_export.LONGEST * 3 // 2, 3 * journal_export.LONGEST):
         journal.log_large(octets)
         journal.deliver(range(3002, 3004))
-    wait_until(lambda: _in_journal(journal, 3003), 30)
+    _await_entry(journal, 3003)
     gaps: list[str] = []
     made = Journal(
         Services("postfix"),
@@ -413,7 +420,7 @@ def _read_to_the_end(journal: Journal) -> list[Entry]:
 def test_the_position_is_a_cursor(journal: PrivateJournal, relay: Relay) -> None:
     """An event line carries what journalctl needs to go on."""
     journal.deliver(range(1))
-    wait_until(lambda: any(journal.files.rglob("*.journal")), 30)
+    wait_until(lambda: any(journal.files.rglob("*.journal")), "a journal")
     relay.once()
     found = position.newest(relay.spool)
     assert found is not None

@@ -26,6 +26,7 @@ from support import name_servers, signing_relay
 from support.broken_server import BrokenServer, reply
 from support.name_servers import Bind, Nsd, TsigKey, Zone
 from support.signing_relay import PROVIDER, Relay, Rig, relay_at, with_key
+from support.waiting import wait_until
 
 from carbonseal.keys import dns_record
 from carbonseal.policies.key_life import Stage
@@ -83,7 +84,7 @@ def test_the_first_key_signs_after_one_command(relay: Relay) -> None:
         assert "a secondary follows" in said.text
         assert relay.newest.stage == Stage.PUBLISHING
         serial = relay.rig.primary.serial(relay.sdid)
-        name_servers.wait_until(
+        wait_until(
             lambda: relay.rig.secondary.serial(relay.sdid) >= serial, "the secondary follows"
         )
         said = relay("rotate", relay.sdid)
@@ -399,7 +400,7 @@ def test_a_secondary_with_an_expired_zone_is_unknown_not_absent(rig: Rig, tmp_pa
         relay.rig.primary.allow_transfer = False
         relay.rig.primary.reconfigure()
         relay("rotate", relay.sdid)
-        name_servers.wait_until(
+        wait_until(
             lambda: name_servers.rcode_at(secondary.address, relay.sdid, "SOA") == "SERVFAIL",
             "the zone expires",
         )
@@ -712,9 +713,7 @@ def alias(relay: Relay, target: str) -> None:
     records = (f"s1._domainkey 1 CNAME {target}",)
     relay.rig.primary.replace(dataclasses.replace(zone, records=records))
     serial = relay.rig.primary.serial(relay.sdid)
-    name_servers.wait_until(
-        lambda: relay.rig.secondary.serial(relay.sdid) >= serial, "the secondary follows"
-    )
+    wait_until(lambda: relay.rig.secondary.serial(relay.sdid) >= serial, "the secondary follows")
 
 
 def test_a_record_is_published_at_the_end_of_an_alias(delegated: Relay) -> None:

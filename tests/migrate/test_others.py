@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support import old_signer
 from support.carbonseal import COMMAND
-from support.milter_client import Client, Conversation, Envelope, MilterGone
+from support.milter_client import Client, Conversation, Envelope
 from support.milter_protocol import Stage
 
 from carbonseal.milter import config, explain
@@ -247,28 +246,5 @@ worker "rspamd_proxy" {{
     )
     words = ["/usr/bin/rspamd", "-f", "-i"]
     words += ["-u", "root", "-g", "root"] if os.geteuid() == 0 else []
-    with (here / "output").open("wb") as output:
-        process = subprocess.Popen(
-            [*words, "-c", whole],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while not answers(here / "socket"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((here / "output").read_text(errors="replace"))
-            time.sleep(0.05)  # it says nowhere when it serves
+    with old_signer.running([*words, "-c", whole], here):
         yield here / "socket"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def answers(socket: Path) -> bool:
-    """Whether it serves."""
-    try:
-        with Conversation(socket, timeout=1.0):
-            return True
-    except (OSError, MilterGone):
-        return False

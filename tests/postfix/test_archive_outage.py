@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.carbonseal import ARCHIVE, wait_until
+from support.carbonseal import ARCHIVE
 from support.follower import FollowerProcess
 from support.ports import LOOPBACK, free_port
 from support.postfix import INSIDE, private_directory
 from support.relay import Relay, relay
 from support.sink import Delivery, Sink
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.postfix]
 

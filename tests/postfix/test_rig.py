@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import postfix, sasl, sink
+from support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.postfix,
@@ -216,8 +217,8 @@ def test_deferred_mail_waits_in_the_queue_until_flushed(directory: Path, remote:
         assert (bounce.reverse_path, bounce.addresses) == ("", ("a@sender.test",))
         mta.wait_for_log(rf"{queue_id}.*status=deferred")
         # The bounce is at the sink a moment before it leaves the queue.
-        postfix.wait_until(
-            lambda: [one["queue_id"] for one in mta.queue()] == [queue_id], timeout=30
+        wait_until(
+            lambda: [one["queue_id"] for one in mta.queue()] == [queue_id], "the bounce to go"
         )
 
         remote.reply("later@remote.test", "")
@@ -339,7 +340,7 @@ def test_a_killed_test_process_takes_its_postfix_along(directory: Path) -> None:
         running = [int(pid) for pid in starter.stdout.readline().split()]
         starter.kill()
     assert len(running) > 3
-    postfix.wait_until(lambda: not any(postfix.is_running(pid) for pid in running), timeout=30)
+    wait_until(lambda: not any(postfix.is_running(pid) for pid in running), "the end of all")
 
 
 def test_a_closed_directory_is_refused(tmp_path: Path, remote: sink.Sink) -> None:

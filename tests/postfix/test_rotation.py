@@ -38,9 +38,10 @@ from pathlib import Path
 import pytest
 from support import rotation
 from support.carbonseal import READY
-from support.name_servers import txt_at, wait_until
+from support.name_servers import txt_at
 from support.postfix import PrivatePostfix
 from support.rotation import FIRST, SDIDS, SECOND, Acknowledgements, Judge, Poison, Senders, World
+from support.waiting import wait_until
 
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.relays import acknowledgement

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 from support import ports
-from support.carbonseal import COMMAND, Carbonseal, wait_until
+from support.carbonseal import COMMAND, Carbonseal
 from support.postfix import is_running
 from support.relay import Relay, relay
+from support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.postfix,

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.carbonseal import wait_until
 from support.relay import Relay, relay
+from support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.postfix,

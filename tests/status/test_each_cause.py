@@ -21,10 +21,11 @@ from pathlib import Path
 
 import pytest
 from support import ports
-from support.carbonseal import Carbonseal, wait_until
+from support.carbonseal import Carbonseal
 from support.milter_client import Answer, Conversation, Envelope
 from support.postfix import private_directory
 from support.prometheus import Prometheus, prometheus
+from support.waiting import wait_until
 
 from carbonseal.milter.status import state_files
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from support import ports
-from support.carbonseal import Carbonseal, wait_until
+from support.carbonseal import Carbonseal
+from support.waiting import wait_until
 
 from carbonseal.milter import config, socket_address
 from carbonseal.milter.socket_address import SocketAddress

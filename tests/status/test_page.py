@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import ports
-from support.carbonseal import READY, Carbonseal, wait_until
+from support.carbonseal import READY, Carbonseal
 from support.milter_client import Answer, Conversation, Envelope
+from support.waiting import wait_until
 
 from carbonseal.milter import config
 from carbonseal.milter.status import lookout, state_files, times

@@ -19,8 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +27,7 @@ from typing import Any, Self
 import yaml
 
 from support import forked
+from support.waiting import wait_until
 
 COMMAND = Path(sys.executable).with_name("carbonseal")
 ARCHIVE = "archive@archive.example.net"
@@ -132,17 +132,22 @@ class Carbonseal:
         self, count: int, *options: str, timeout: float = 30
     ) -> list[dict[str, Any]]:
         """Search until `count` records are found; the writer gives no other sign."""
-        deadline = time.monotonic() + timeout
-        while True:
-            done = self.command(
-                "archive", "search", "--format", "jsonl", "--limit", "100000", *options, check=False
-            )
-            found = [json.loads(line) for line in done.stdout.splitlines()]
-            if done.returncode == 0 and len(found) >= count:
-                return found
-            if time.monotonic() > deadline:
-                raise ServiceFailed(f"{len(found)} of {count} records; {done.stderr}\n{self.log()}")
-            time.sleep(0.05)
+        search = ["archive", "search", "--format", "jsonl", "--limit", "100000", *options]
+        found: list[dict[str, Any]] = []
+        complaints = ""
+
+        def are_there() -> bool:
+            nonlocal complaints
+            done = self.command(*search, check=False)
+            found[:] = [json.loads(line) for line in done.stdout.splitlines()]
+            complaints = done.stderr
+            return done.returncode == 0 and len(found) >= count
+
+        def told() -> str:
+            return f"{len(found)} are there; {complaints}\n{self.log()}"
+
+        wait_until(are_there, f"{count} records", timeout, told=told)
+        return found
 
     # --- the service ----------------------------------------------------------------------------
 
@@ -252,12 +257,3 @@ class Carbonseal:
         except subprocess.TimeoutExpired:
             process.kill()
             raise ServiceFailed(f"did not stop in {timeout} s:\n{self.log()}") from None
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
-    """Poll something that announces itself nowhere, with a deadline."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ServiceFailed(f"waited {timeout} s for {what}")
-        time.sleep(0.02)

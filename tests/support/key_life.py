@@ -39,6 +39,7 @@ from carbonseal.policies import errors, rotation, signing_request
 from carbonseal.policies.key_life import QueueReport, RelayReport, Stage
 from support import name_servers
 from support.name_servers import Bind, TsigKey, Zone
+from support.waiting import wait_until
 
 ZONE = "example.test"
 DAY = 86400
@@ -114,7 +115,7 @@ class Servers:
         """Let the secondary have all that the primary has."""
         if self.secondary.serial(ZONE) != self.primary.serial(ZONE):
             self.secondary.control("refresh", ZONE)
-        name_servers.wait_until(
+        wait_until(
             lambda: self.secondary.serial(ZONE) == self.primary.serial(ZONE), "the secondary"
         )
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
@@ -539,6 +540,15 @@ def _with_parameters(packet: Packet) -> tuple[str, str]:
     if len(parameters) > 1:
         raise ProtocolBroken(f"one address and one list of parameters were due: {packet}")
     return _text(address), _text(parameters[0]) if parameters else ""
+
+
+def serves(socket: Path) -> bool:
+    """Whether a milter answers there; nobody else's says when it does."""
+    try:
+        with Conversation(socket, timeout=1.0):
+            return True
+    except (OSError, MilterGone):  # TimeoutError is an OSError
+        return False
 
 
 def _strings(packet: Packet, count: int, *, skip: int = 0) -> list[bytes]:

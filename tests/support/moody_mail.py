@@ -15,7 +15,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -25,10 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from carbonseal.milter.status import state_files
+from support.background import Background
 from support.carbonseal import COMMAND, Carbonseal
 from support.postfix import PrivatePostfix, private_directory
 from support.random_sink import RandomSink
 from support.smtp_client import SmtpClient
+from support.waiting import wait_until
 
 SEED = 20261121
 ALIASES = {"team": ("one@out1.example", "two@out2.example")}  # of local(8)
@@ -79,7 +80,7 @@ class MoodyMail:
     sink: RandomSink
     sent: list[Message] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
-    follower: subprocess.Popen[bytes] | None = None
+    follower: Background | None = None
     _rotations: int = 0
     _gate: threading.Lock = field(default_factory=threading.Lock)
 
@@ -121,8 +122,7 @@ class MoodyMail:
 
     def wait_until_sent(self, count: int) -> None:
         """So many are queued."""
-        while len(self.sent) < count:
-            time.sleep(0.02)
+        wait_until(lambda: len(self.sent) >= count, f"{count} messages", 600)
 
     def drain(self, timeout: float) -> None:
         """Until Postfix has nothing more to do; what is deferred comes to its end by itself."""
@@ -148,29 +148,23 @@ class MoodyMail:
 
     def follow(self) -> None:
         """Start `carbonseal follow`, and wait until it knows where it begins."""
-        with (self.service.directory / "follow.log").open("ab") as said:
-            self.follower = subprocess.Popen(
-                [COMMAND, "--config", self.service.file, "follow"], stdout=said, stderr=said
-            )
-        while not (state_files.read(self.service.spool, "follow") or {}).get("position"):
-            assert self.follower.poll() is None, self._said()
-            time.sleep(0.02)
-
-    def _said(self) -> str:
-        return (self.service.directory / "follow.log").read_text()[-2000:]
+        self.follower = Background(
+            [COMMAND, "--config", self.service.file, "follow"],
+            self.service.directory / "follow.log",
+            lambda: bool((state_files.read(self.service.spool, "follow") or {}).get("position")),
+        )
+        self.follower.start()
 
     def kill_follower(self) -> None:
         """kill -9."""
         assert self.follower is not None
-        assert self.follower.poll() is None, self._said()
+        self.follower.wait_until(lambda: True, "a living follower")
         self.follower.kill()
-        self.follower.wait()
 
     def finish_following(self) -> None:
         """Stop it cleanly, and read what is left of the log."""
         assert self.follower is not None
-        self.follower.send_signal(signal.SIGTERM)
-        assert self.follower.wait(30) == 0
+        assert self.follower.stop() == 0
         self.service.command("follow", "--once", installed=True)
 
     def rotate(self) -> None:
@@ -180,8 +174,7 @@ class MoodyMail:
             self.log.with_suffix(f".{number}").rename(self.log.with_suffix(f".{number + 1}"))
         self.log.rename(self.log.with_suffix(".1"))
         os.kill(self.mta.pid, signal.SIGHUP)
-        while not self.log.exists():
-            time.sleep(0.02)
+        wait_until(self.log.exists, "the new log")
 
     def log_lines(self) -> int:
         """Of all its files."""
@@ -242,9 +235,8 @@ def moody_mail(lifetime: int) -> Iterator[MoodyMail]:
                 made.follow()
                 yield made
         finally:
-            if made.follower is not None and made.follower.poll() is None:
+            if made.follower is not None:
                 made.follower.kill()
-                made.follower.wait()
             service.stop()
 
 

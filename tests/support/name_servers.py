@@ -30,7 +30,6 @@ import socket
 import sqlite3
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +49,7 @@ import dns.update
 from carbonseal.keys import dns_record
 from carbonseal.keys.publication.settings import ServerAddress
 from support import ports
+from support.waiting import NotInTime, wait_until
 
 _POLL = 0.02  # seconds between two questions
 _BRIEF = 0.2  # seconds for an answer while a server starts: a question before that is lost
@@ -179,15 +179,6 @@ def put_txt(
     answer = dns.query.tcp(update, address.host, timeout=10, port=address.port)
     if answer.rcode() != dns.rcode.NOERROR:
         raise NameServerFailed(f"update of {name}: {dns.rcode.to_text(answer.rcode())}")
-
-
-def wait_until(is_done: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
-    """Ask until it is so; NameServerFailed after so many seconds."""
-    deadline = time.monotonic() + timeout
-    while not is_done():
-        if time.monotonic() > deadline:
-            raise NameServerFailed(f"{what}: not within {timeout} s")
-        time.sleep(_POLL)
 
 
 def wait_for_txt(address: ServerAddress, name: str, *values: str, timeout: float = 30.0) -> None:
@@ -365,9 +356,9 @@ class NameServer(abc.ABC):
             return is_done()
 
         try:
-            wait_until(look, f"{self.program} did not {what}", timeout)
-        except NameServerFailed as error:
-            raise NameServerFailed(f"{error}\n{self._tail()}") from None
+            wait_until(look, f"{self.program}: {what}", timeout, told=self._tail)
+        except NotInTime as error:
+            raise NameServerFailed(str(error)) from None
 
     def _tail(self) -> str:
         return self.log()[-_TAIL:]

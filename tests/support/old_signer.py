@@ -7,19 +7,17 @@ Raises: AssertionError with the daemon's output when it does not serve.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.milter_client import Client, Conversation, Envelope, MilterGone
+from support.background import Background
+from support.milter_client import Client, Conversation, Envelope, serves
 from support.milter_protocol import Stage
 
-_PATIENCE = 60.0  # seconds
+_PATIENCE = 120.0  # seconds
 _FIELDS: list[tuple[str | bytes, bytes]] = [
     ("To", b" bob@partner.example"),
     ("Subject", b" hello"),
@@ -80,30 +78,19 @@ def opendkim(configuration: Path, folder: Path) -> Iterator[OldSigner]:
         "\n".join(kept) + f"\nSocket local:{socket}\nUMask 000\nSyslog no\nBackground no\n"
         "AutoRestart no\nRequireSafeKeys no\n"
     )
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(
-            ["/usr/sbin/opendkim", "-f", "-x", run],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + _PATIENCE
-        while not _answers(socket):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((folder / "output").read_text(errors="replace"))
-            time.sleep(0.02)  # it says nowhere when it serves
+    with running(["/usr/sbin/opendkim", "-f", "-x", run], folder):
         yield OldSigner(socket)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
-def _answers(socket: Path) -> bool:
-    try:
-        with Conversation(socket, timeout=1.0):
-            return True
-    except (OSError, MilterGone):
-        return False
+def running(command: Sequence[str | Path], folder: Path) -> Background:
+    """A milter of others that serves at `folder`/socket.
+
+    They take seconds to end by themselves, and have nothing to lose.
+    """
+    return Background(
+        command,
+        folder / "output",
+        lambda: serves(folder / "socket"),
+        timeout=_PATIENCE,
+        at_the_end=signal.SIGKILL,
+    )

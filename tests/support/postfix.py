@@ -34,6 +34,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from support import ports, sasl, smtp_client
+from support.waiting import NotInTime, wait_until
 
 COMMANDS = Path("/usr/sbin")
 DAEMONS = Path("/usr/lib/postfix/sbin")
@@ -214,7 +215,7 @@ class PrivatePostfix:
             master.terminate()
         try:
             master.wait(timeout)
-            wait_until(lambda: not _session(master.pid), timeout)
+            wait_until(lambda: not _session(master.pid), "the end of all services", timeout)
         except (subprocess.TimeoutExpired, TimeoutError) as error:
             left = _session(master.pid)
             for pid in left:
@@ -366,8 +367,8 @@ class PrivatePostfix:
             return is_done()
 
         try:
-            wait_until(done_or_dead, timeout)
-        except TimeoutError as error:
+            wait_until(done_or_dead, what, timeout)
+        except NotInTime as error:
             raise PostfixFailed(f"Postfix did not {what} in {timeout} s\n{self._tail()}") from error
 
     def _tail(self) -> str:
@@ -571,12 +572,3 @@ def _living_session(pid: int) -> int | None:
 def is_running(pid: int) -> bool:
     """Whether the process lives; one that has ended and that nobody waited for does not."""
     return _living_session(pid) is not None
-
-
-def wait_until(is_done: Callable[[], bool], timeout: float) -> None:
-    """Poll for what announces itself nowhere; TimeoutError after so many seconds."""
-    deadline = time.monotonic() + timeout
-    while not is_done():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(_POLL)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from support import ports
-from support.carbonseal import ServiceFailed, wait_until
+from support.background import Background
+from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "packaging/prometheus/carbonseal.rules.yml"
@@ -59,11 +58,12 @@ class Prometheus:
     def wait_for(self, name: str, timeout: float = 60, **labels: str) -> None:
         """Until an alert of that name, with those labels, fires."""
         wanted = {"alertname": name, **labels}
-        deadline = time.monotonic() + timeout
-        while not any(wanted.items() <= one.items() for one in self.firing()):
-            if time.monotonic() > deadline:
-                raise ServiceFailed(f"{wanted} does not fire; those that do: {self.firing()}")
-            time.sleep(0.2)
+        wait_until(
+            lambda: any(wanted.items() <= one.items() for one in self.firing()),
+            f"the alert {wanted}",
+            timeout,
+            told=lambda: f"those that fire: {self.firing()}",
+        )
 
     def _is_ready(self) -> bool:
         try:
@@ -87,15 +87,9 @@ def prometheus(directory: Path, target: int) -> Iterator[Prometheus]:
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=warn",
     ]
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
     running = Prometheus(port)
     try:
-        wait_until(lambda: running._is_ready() or process.poll() is not None, "its first scrape")
-        if process.poll() is not None:
-            raise ServiceFailed((directory / "log").read_text())
-        yield running
+        with Background(command, directory / "log", running._is_ready, cwd=directory):
+            yield running
     finally:
-        process.terminate()
-        process.wait(30)
         shutil.rmtree(directory / "data", ignore_errors=True)

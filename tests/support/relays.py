@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from sqlalchemy import Engine
 
 from carbonseal.milter.archive import schema, segments, servers
 from support.archive import Archive, build_recipient, build_record, build_reverse_path
+from support.waiting import wait_until
 
 PATIENCE = 180.0 + int(os.environ.get("MANY", "0")) / 50
 _SEGMENT = 500  # records
@@ -138,11 +138,8 @@ class Mail:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Ask until it is so."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: it did not happen"
-        time.sleep(0.05)
+    """Ask until it is so, as long as the many records may take."""
+    wait_until(condition, what, PATIENCE)
 
 
 def check_whole(relays: Sequence[Relay], database_url: str) -> None:

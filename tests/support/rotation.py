@@ -39,6 +39,7 @@ from support.name_servers import Bind, Knot, TsigKey, Unbound, Zone
 from support.postfix import PrivatePostfix, private_directory
 from support.relay import Relay
 from support.sink import Delivery, Sink
+from support.waiting import wait_until
 
 FIRST, SECOND = SDIDS = ("first.test", "second.test")
 SAFETY = 1  # seconds: resolvers count in whole ones, and keep an answer for up to one more
@@ -326,7 +327,7 @@ class Judge:
 
     def finish(self) -> None:
         """Return when everything that was delivered is judged twice."""
-        name_servers.wait_until(
+        wait_until(
             lambda: self._taken == self.world.relay.sink.count and self._again == self._taken,
             "the judge",
             120,

@@ -29,6 +29,7 @@ from carbonseal.milter import cli
 from carbonseal.policies.key_life import Stage
 from support import name_servers, ports, postfix
 from support.name_servers import Bind, Knot, TsigKey, Zone
+from support.waiting import NotInTime, wait_until
 
 PROVIDER = "example.net"  # whose zone holds records of others, by CNAME
 _ZONES = 70  # one for each test of a module
@@ -208,8 +209,8 @@ class Relay:
             return self.key(selector).stage is stage
 
         try:
-            name_servers.wait_until(is_there, f"{selector} is not {stage.value}", 30)
-        except name_servers.NameServerFailed as error:
+            wait_until(is_there, f"{selector} is not {stage.value}", 30)
+        except NotInTime as error:
             raise AssertionError(f"{error}\n{self.key(selector)}\n{said[-1].text}") from None
         return said[-1]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support import milter_protocol as wire
-from support.carbonseal import ARCHIVE, Carbonseal, wait_until
+from support.carbonseal import ARCHIVE, Carbonseal
 from support.milter_client import (
     CLIENT,
     Answer,
@@ -29,6 +29,7 @@ from support.milter_client import (
     Recipient,
 )
 from support.milter_protocol import ALL_ACTIONS, ALL_PROTOCOL, Actions, Protocol, Stage
+from support.waiting import wait_until
 
 Fields = list[tuple[str | bytes, bytes]]
 FIELDS: Fields = [

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from support import milter_protocol as wire
 from support import ports
-from support.carbonseal import COMMAND, Carbonseal, wait_until
+from support.carbonseal import COMMAND, Carbonseal
 from support.milter_client import Answer, Channel, Conversation, Envelope, MilterGone, Outcome
+from support.waiting import wait_until
 
 from carbonseal.keys.relays import acknowledgement
 

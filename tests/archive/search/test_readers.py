@@ -42,10 +42,9 @@ def test_the_planner_is_told_once(reader: Engine) -> None:
     assert len(told) == (1 if reader.dialect.name == "postgresql" else 0)
 
 
+@pytest.mark.parametrize("module_archive", ["postgresql"], indirect=True)
 def test_a_writers_connection_forgets_what_the_planner_was_told(filled: Archive) -> None:
     """Its other transactions plan as the server is set up to."""
-    if filled.engine.dialect.name != "postgresql":
-        pytest.skip("only PostgreSQL is told how to plan")
     engine = database.writing_engine(filled.database_url)
     setting = text("SELECT current_setting('enable_seqscan')")
     with engine.connect() as connection:
@@ -56,20 +55,16 @@ def test_a_writers_connection_forgets_what_the_planner_was_told(filled: Archive)
     engine.dispose()
 
 
+@pytest.mark.parametrize("module_archive", ["postgresql", "mariadb"], indirect=True)
 def test_a_connection_that_died_while_idle_is_replaced(
     filled: Archive, reader: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody is told of it."""
-    ends = {
-        "postgresql": "SELECT pg_terminate_backend({})",
-        "mysql": "KILL CONNECTION {}",
-        "mariadb": "KILL CONNECTION {}",
-    }.get(reader.dialect.name)
-    if ends is None:
-        pytest.skip("SQLite has no connections that die")
+    own, ends = ("connection_id()", "KILL CONNECTION {}")
+    if reader.dialect.name == "postgresql":
+        own, ends = ("pg_backend_pid()", "SELECT pg_terminate_backend({})")
     monkeypatch.setattr(servers, "_FRESH_SECONDS", 0.0)
     before = found(reader)
-    own = "pg_backend_pid()" if reader.dialect.name == "postgresql" else "connection_id()"
     with reader.connect() as connection:
         number = connection.scalar(text(f"SELECT {own}"))
     with filled.engine.connect() as connection:

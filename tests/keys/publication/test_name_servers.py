@@ -10,6 +10,7 @@ import dns.tsig
 import pytest
 from support import name_servers
 from support.name_servers import Bind, Knot, Nsd, TsigKey, Unbound, Zone
+from support.waiting import wait_until
 
 ZONE = "example.test"
 NAME = f"s1._domainkey.{ZONE}"
@@ -35,9 +36,7 @@ def test_a_primary_that_gives_no_transfer_leaves_its_secondary_empty() -> None:
         primary.allow_transfer = True
         primary.reconfigure()
         secondary.control("retransfer", ZONE)
-        name_servers.wait_until(
-            lambda: name_servers.rcode_at(secondary.address, NAME) == "NXDOMAIN", "transfer"
-        )
+        wait_until(lambda: name_servers.rcode_at(secondary.address, NAME) == "NXDOMAIN", "transfer")
 
 
 def test_a_paused_secondary_lags_and_follows_when_it_goes_on() -> None:
@@ -113,7 +112,7 @@ def test_unbound_keeps_what_was_not_there_until_it_runs_out() -> None:
             assert name_servers.rcode_at(resolver.address, selector, recursive=True) == "NXDOMAIN"
             name_servers.put_txt(server.address, name, key, selector, VALUE)
         assert name_servers.txt_at(resolver.address, NAME, recursive=True) == []
-        name_servers.wait_until(
+        wait_until(
             lambda: bool(
                 name_servers.txt_at(resolver.address, "s1._domainkey.short.test", recursive=True)
             ),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import ports, postfix
+from support.waiting import wait_until
 
 from carbonseal.keys.relays import postfix_queue
 from carbonseal.keys.relays.postfix_queue import QueueUnreadable
@@ -60,7 +61,7 @@ def hold(mta: postfix.PrivatePostfix, count: int) -> None:
     def are_in() -> bool:
         return [one["queue_name"] == "deferred" for one in mta.queue()] == [True] * count
 
-    postfix.wait_until(are_in, 30)
+    wait_until(are_in, f"{count} in the queue")
     mta._command("postsuper", "-h", "ALL")
 
 
@@ -81,7 +82,7 @@ class TestRealPostfix:
         """It is being delivered just now, and may come back."""
         clear(mta)
         send(mta, "a@example.com", "b@slow.test")
-        postfix.wait_until(lambda: [one["queue_name"] for one in mta.queue()] == ["active"], 30)
+        wait_until(lambda: [one["queue_name"] for one in mta.queue()] == ["active"], "activity")
         assert postfix_queue.read(mta.configuration).count == 1
 
     def test_deferred_and_held_mail_count(self, mta: postfix.PrivatePostfix) -> None:
@@ -123,10 +124,10 @@ class TestRealPostfix:
         first = postfix_queue.read(mta.configuration)
         assert first.oldest is not None
         mark = len(mta.log())
-        postfix.wait_until(lambda: datetime.now(UTC) - first.oldest > timedelta(seconds=2), 30)
+        wait_until(lambda: datetime.now(UTC) - first.oldest > timedelta(seconds=2), "age")
         mta.requeue()
         mta.sendmail("z@example.com", ["y@remote.test"], BODY)  # wakes pickup(8) up
-        postfix.wait_until(lambda: mta.log()[mark:].count("status=deferred") == 2, 30)
+        wait_until(lambda: mta.log()[mark:].count("status=deferred") == 2, "two")
         again = {one.sender: one for one in postfix_queue.messages(mta.configuration)}
         assert again["a@example.com"].arrival == first.oldest
 

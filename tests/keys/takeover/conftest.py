@@ -7,22 +7,18 @@ message and are ended by pid.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import verifiers
+from support import old_signer, verifiers
 from support.milter_client import Conversation, Envelope
-from support.milter_protocol import MilterGone
 
 from carbonseal.keys import dns_record, key_file, keyring
 
 _AS_OURSELVES = ["-i", "-u", "root", "-g", "root"] if os.geteuid() == 0 else ["-i"]
-_PATIENCE = 120.0  # seconds until a milter answers
 _FIELDS: list[tuple[str | bytes, bytes]] = [
     ("From", b" alice@example.com"),
     ("To", b" bob@example.org"),
@@ -79,7 +75,7 @@ def sign_with_opendkim(tmp_path: Path) -> Sign:
             f"InternalHosts {folder}/clients\nSocket local:{folder}/socket\nUMask 000\n"
             "Background no\nAutoRestart no\n"
         )
-        with _running(["/usr/sbin/opendkim", "-f", "-x", conf], folder):
+        with old_signer.running(["/usr/sbin/opendkim", "-f", "-x", conf], folder):
             return _signed(folder / "socket", author)
 
     return sign
@@ -117,42 +113,10 @@ worker "rspamd_proxy" {{
 }}
 """
         )
-        with _running(["/usr/bin/rspamd", "-f", *_AS_OURSELVES, "-c", conf], here):
+        with old_signer.running(["/usr/bin/rspamd", "-f", *_AS_OURSELVES, "-c", conf], here):
             return _signed(here / "socket", author)
 
     return sign
-
-
-@contextmanager
-def _running(words: Sequence[str | Path], folder: Path) -> Iterator[None]:
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + _PATIENCE
-        while not _answers(folder / "socket"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((folder / "output").read_text(errors="replace"))
-            time.sleep(0.05)  # nobody else's milter says when it serves
-        yield
-    finally:
-        # They take seconds to end by themselves, and have nothing to lose: the whole group at once.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _answers(socket: Path) -> bool:
-    try:
-        with Conversation(socket, timeout=1.0):
-            return True
-    except (OSError, MilterGone):  # TimeoutError is an OSError
-        return False
 
 
 def _signed(socket: Path, author: bytes) -> bytes:
