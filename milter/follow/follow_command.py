@@ -70,6 +70,9 @@ def follow(context: Context, once: bool, other: Path | None) -> None:
     if once:
         counts = made.counts
         click.echo(f"{counts.lines} lines read: {counts.facts} facts, {counts.unread} not readable")
+        doubt = made.doubt()
+        if doubt is not None:
+            click.echo(f"carbonseal: {doubt}", err=True)
 
 
 def make(configuration: Configuration, *, once: bool, other: Path | None = None) -> Follower:

@@ -27,6 +27,7 @@ from typing import Any, Final, Protocol
 from carbonseal.milter import log
 from carbonseal.milter.archive import spool
 from carbonseal.milter.follow import milter_faults, position, postfix_line
+from carbonseal.milter.follow.doubt import Doubt
 from carbonseal.milter.follow.gathering import Gathering
 from carbonseal.milter.follow.milter_faults import MilterFaults
 from carbonseal.milter.follow.position import Position
@@ -130,6 +131,9 @@ class Follower:
     _tend_at: float = 0.0
     _state_at: float = 0.0
     _trouble: str | None = None
+    _doubt: Doubt = field(default_factory=Doubt)
+    _doubted: str | None = None
+    _was_idle: bool = False  # the end of the log was reached: what comes next was written just now
 
     def run(self, stop: Stop) -> None:
         """Follow until `stop`, or with `once` to the end.  Raises: TryLater."""
@@ -185,9 +189,11 @@ class Follower:
         if self._held is None:
             self._held = self._source.take()
         if self._held is None:
+            self._was_idle = self._source is not None and not self.once
             return False
         self._digest(self._held)
         self._held = None
+        self._was_idle = False
         return True
 
     def _digest(self, taken: Taken) -> None:
@@ -215,8 +221,11 @@ class Follower:
 
     def _account(self, taken: Taken) -> None:
         self.counts.lines += taken.lines
+        self._doubt.take(taken.lines, len(taken.entries))
         if taken.entries:
             self._last_at = taken.entries[-1][1]
+            if self._was_idle and self._source is not None and not self._source.is_behind:
+                self._doubt.is_fresh(self._last_at, self.clock())
         if self.gathering.facts == 0:
             self._keep_position()
         elif self._flush_at is None:
@@ -260,6 +269,7 @@ class Follower:
             self.watch.tend(is_behind=self._source is not None and self._source.is_behind)
         if now >= self._state_at:
             self._state_at = now + _STATE_SECONDS
+            self._say_doubt()
             self._note()
         if now < self._tend_at:
             return
@@ -294,7 +304,7 @@ class Follower:
             "unread_example": self.counts.unread_example,
             "last_queue_id": self.counts.last_queue_id,
             "milter_faults": self.milter_faults.told(),
-            "problem": self._trouble,
+            "problem": self._trouble or self._doubted,
         }
 
     def _lag(self) -> float:
@@ -312,6 +322,7 @@ class Follower:
         except spool.SpoolUnwritable:
             pass  # what waits is read again, if it can be; twice changes nothing
         source, self._source = self._source, None
+        self._was_idle = False
         if source is not None:
             source.close()
 
@@ -322,6 +333,17 @@ class Follower:
         until = time.monotonic() + _RETRY_SECONDS
         while time.monotonic() < until and not stop.is_set():
             time.sleep(_POLL)
+
+    def doubt(self) -> str | None:
+        """What is wrong with a log of which all was read."""
+        return self._doubt.sentence(self.counts.facts, least=1)
+
+    def _say_doubt(self) -> None:
+        """Once, until it is another or none; whoever looks at the state sees it all the time."""
+        found = self._doubt.sentence(self.counts.facts)
+        if found is not None and self._doubted is None:
+            log.warning("log-doubtful", problem=found)
+        self._doubted = found
 
     def _say_well(self) -> None:
         if self._trouble is not None:

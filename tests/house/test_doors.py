@@ -773,6 +773,8 @@ DOORS = [
          "--yesterday"),
     door("completeness-since", "archive completeness --since soon", DATA, "--since"),
     door("completeness-until", "archive completeness --until soon", DATA, "--until"),
+    door("completeness-future", "archive completeness --until 2100-01-01", DATA, "--until",
+         "nothing of that time"),
     door("completeness-relay", "archive completeness --relay none", DATA, "'none'"),
     door("completeness-format", "archive completeness --format xml", USAGE, "'xml'"),
     door("completeness-reason", ["archive", "completeness", "--reason", HUGE], DATA, "500"),

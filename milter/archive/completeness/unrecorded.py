@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -27,6 +27,8 @@ from carbonseal.policies.delivery import Attempt, Change, Fact, Queued
 _GATHERED = 100_000  # messages
 # What begins before the period must not pass for mail of it whose beginning nobody saw.
 _MARGIN = timedelta(hours=1)
+_EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
 _MADE_HERE = Way("")
 _IN_QUEUE = frozenset(("held", "released", "expired", "deleted", "removed", "requeued"))
 
@@ -67,7 +69,9 @@ def findings(
     """Everything; after the records, from which it is known how recorded mail comes."""
     known: dict[str, Relay] = {}
     gathered: OrderedDict[tuple[str, str], _Mail] = OrderedDict()
-    first, after = period.since - _MARGIN, period.until + _MARGIN
+    # The archive has no lines from before it was thought of, nor has the calendar.
+    first = max(period.since, _EARLIEST) - _MARGIN
+    after = min(period.until, _LATEST) + _MARGIN
     for line in deliveries.waiting(connection, first, after):
         if not relays.is_wanted(line.relay):
             continue

@@ -231,6 +231,22 @@ def test_the_period_ends_where_it_ends(archive: Archive) -> None:
     assert look(archive, period=Period(split, DAY.until))[0] == []
 
 
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        pytest.param(datetime.min.replace(tzinfo=UTC), NOW, id="from-the-first-day"),
+        pytest.param(DAY.since, datetime.max.replace(tzinfo=UTC), id="to-the-last-day"),
+    ],
+)
+def test_a_period_from_one_end_of_the_calendar(
+    any_archive: Archive, since: datetime, until: datetime
+) -> None:
+    """Whoever means everything may say so."""
+    fill(any_archive, *ten())
+    found, report = look(any_archive, period=Period(since, until))
+    assert (found, report.figures()["messages"]) == ([], 10)
+
+
 def test_a_seal_that_is_gone(archive: Archive) -> None:
     """The numbers of a relay's seals have no gap."""
     for number in range(3):
