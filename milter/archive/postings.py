@@ -6,7 +6,8 @@ terms; a condition asks for any of the terms whose roles meet it (at most 31, mo
 record, which costs a look-up each).
 
 Promises: a record meets a condition of `search` when its terms and those of the condition overlap,
-but for two different texts of one 64-bit hash.  The numbers are stored: they never change.
+but for two different texts of one hash (`terms.term`, `terms.found_by`).  The numbers are stored:
+they never change.
 
 Does not: know SQL.  The other engines have tables for the same (`schema.participant` and so on).
 """
