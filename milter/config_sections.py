@@ -26,13 +26,13 @@ from carbonseal.milter.config_types import (
     FieldName,
     KeyTemplate,
     Line,
-    LoopbackAddress,
     Mailbox,
     NetworkText,
     Pattern,
     Period,
     ServerText,
     Size,
+    SmtpAddress,
     SocketText,
 )
 from carbonseal.policies import address, domains, retention, signing
@@ -117,7 +117,7 @@ class AlarmSection(_Section):
 
     command: list[Line] = []
     mail: Mailbox | None = None
-    smtp: LoopbackAddress = "inet:25@127.0.0.1"
+    smtp: SmtpAddress = "inet:25@127.0.0.1"
     repeat: Annotated[Duration, Field(ge=60)] = 3600
 
 
@@ -131,7 +131,7 @@ class ArchiveSection(_Section):
     alternate_after: Annotated[int, Field(ge=1, le=1000)] = 3
     retry: Annotated[Duration, Field(ge=1)] = 300
     alarm: AlarmSection | None = None
-    next_hop: SocketText | None = None
+    next_hop: SmtpAddress | None = None
     compare: Literal["bcc_maps"] | None = None
     bcc_maps: BccMapsSection | None = None
 

@@ -120,10 +120,19 @@ def _delegate(text: str) -> None:
         )
 
 
-def _loopback(text: str) -> None:
-    where = socket_address.parse(text)
-    if where.host is None:
-        raise ConfigurationError("write an address such as inet:25@127.0.0.1")
+def _smtp_address(text: str) -> None:
+    try:
+        if socket_address.parse(text).host is not None:
+            return
+    except ConfigurationError:
+        pass  # whose advice is for who looks for a milter's socket
+    found = re.fullmatch(r"(?:smtp:|inet:)?\[?([0-9a-fA-F.:]{2,45}?)\]?(?::(\d{1,5}))?", text)
+    try:
+        host, port = (str(ipaddress.ip_address(found[1])), found[2] or "25") if found else ("", "")
+    except ValueError:
+        host = ""
+    meant = f"inet:{port}@{host}" if host else "the IP address and port, such as inet:25@192.0.2.50"
+    raise ConfigurationError(f"next hop {text!r}: write {meant}")
 
 
 Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0, le=_LONGEST)]
@@ -141,7 +150,7 @@ DomainName = Annotated[str, BeforeValidator(_checked(domains.normalize))]
 SocketText = Annotated[str, BeforeValidator(_checked(socket_address.parse))]
 ServerText = Annotated[str, BeforeValidator(_checked(ServerAddress.parse))]
 FieldName = Annotated[str, Field(pattern=r"^[!-9;-~]+$")]
-LoopbackAddress = Annotated[str, BeforeValidator(_checked(_loopback))]
+SmtpAddress = Annotated[str, BeforeValidator(_checked(_smtp_address))]
 DelegateTemplate = Annotated[str, BeforeValidator(_checked(_delegate))]
 KeyTemplate = Annotated[str, BeforeValidator(_checked(generate.check_template))]
 FewFields = Annotated[list[FieldName], BeforeValidator(_few)]

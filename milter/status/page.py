@@ -72,6 +72,7 @@ class Page:
     relay: str
     version: str
     config_version: str
+    is_dry_run: bool
     crew: Crew
     totals: Totals
     rates: Rates
@@ -106,6 +107,7 @@ class Page:
             "relay": self.relay,
             "version": self.version,
             "config_version": self.config_version,
+            "dry_run": self.is_dry_run,
             "ready": readiness.is_ready(found),
             "checks": [spoken(check) for check in found],
             "workers": dataclasses.asdict(self.crew),
@@ -260,6 +262,7 @@ class Looker:
             relay=self._relay,
             version=self._version,
             config_version=self._configuration.version,
+            is_dry_run=self._configuration.file.milter.dry_run,
             crew=crew,
             totals=totals,
             rates=self._rates(totals),

@@ -122,6 +122,8 @@ def _lines(page: Mapping[str, Any], spool: Path) -> Iterator[Line]:
         f"{page['relay']}, carbonseal {page['version']}, started {since} ago,"
         f" configuration {page['config_version']}",
     )
+    if page.get("dry_run"):
+        yield "DRY RUN", "no mail is signed, copied or refused, only recorded (milter.dry_run)"
     restarts = ", ".join(f"{role} {count}" for role, count in workers["restarts"].items() if count)
     yield (
         "workers",

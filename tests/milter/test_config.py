@@ -61,6 +61,22 @@ def test_the_smallest_configuration_has_safe_defaults(tmp_path: Path) -> None:
             ["milter.socket", "inet:8894@127.0.0.1"],
             id="socket-in-postfix-spelling",
         ),
+        *(
+            pytest.param(
+                MINIMAL + f"archive:\n  next_hop: '{written}'\n",
+                4,
+                ["archive.next_hop", f"write {meant}"],
+                id=f"next-hop-{name}",
+            )
+            for name, written, meant in (
+                ("as-postfix-writes-it", "[192.0.2.50]:2525", "inet:2525@192.0.2.50"),
+                ("as-a-transport", "smtp:[2001:db8::25]", "inet:25@2001:db8::25"),
+                ("bare", "192.0.2.50", "inet:25@192.0.2.50"),
+                ("by-name", "mail.example.net", "the IP address and port"),
+                ("half-a-bracket", "[::1", "inet:25@::1"),
+                ("socket", "unix:/run/mail.sock", "the IP address and port"),
+            )
+        ),
         pytest.param(
             "ours:\n  domains: [example.com]\n  networks: [192.0.2.300/24]\n",
             3,

@@ -138,6 +138,18 @@ def test_one_screen_holds_the_worst_there_is(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_a_dry_run_is_said(is_dry: bool, tmp_path: Path) -> None:
+    """Ready it is; that it does nothing, nobody must have to guess from a rate of 0."""
+    made = Carbonseal(tmp_path / "seal", {"milter": {"dry_run": is_dry}})
+    (made.directory / "keys").mkdir()
+    made.spool.mkdir()
+    about = Looker(config.load(made.file), Board(1)).look().as_json()
+    state_files.write(made.spool, "status", about | {"at": time.time()})
+    assert about["dry_run"] is is_dry
+    assert ("DRY RUN" in made.command("status", check=False).stdout) is is_dry
+
+
 def test_status_needs_no_listener_and_a_port_that_is_taken_is_tried_again(tmp_path: Path) -> None:
     """Mail flows meanwhile, the command reads the file, and later the endpoint is there."""
     port = ports.free_port()
