@@ -2,7 +2,8 @@
 
 Promises: whichever of the two is further counts.  The event lines are durable before anything else
 knows of them; the file (`state/follow.json` in the spool, which `status` reads as well) is replaced
-atomically, and takes over where lines brought no facts for long, or loaded segments were deleted.
+atomically, and takes over where lines brought no facts for long, or loaded segments were deleted
+or are closed to the follower's user.
 
 Raises: OSError from `write`.
 
@@ -66,7 +67,11 @@ def newest(spool_directory: Path) -> Position | None:
 
 
 def _in_segments(directory: Path) -> Iterator[Position]:
-    every = [*segments.pending(directory), *segments.loaded(directory)]
+    every = segments.pending(directory)
+    try:
+        every += segments.loaded(directory)
+    except PermissionError:
+        pass  # the directory is the writer's, where another user made it: then the file counts
     mine = sorted((one for one in every if one.name.endswith(SUFFIX)), key=lambda one: one.name)
     for segment in mine[-_SEGMENTS:]:
         found = _last_in(segment.path)

@@ -96,7 +96,9 @@ def kept(machine: FreshDebian) -> set[str]:
 
 def permissions(machine: FreshDebian, *paths: str) -> dict[str, str]:
     """Path -> mode, owner and group of every file below them."""
-    listed = machine.run("find", *paths, "-type", "f", "-printf", "%p\\t%m %u %g\\n")
+    listed = machine.run(
+        *("find", *paths, "-ignore_readdir_race", "-type", "f", "-printf", "%p\\t%m %u %g\\n")
+    )
     return dict(line.split("\t") for line in listed.splitlines())
 
 
