@@ -204,34 +204,6 @@ def test_the_service_says_that_it_is_ready(fresh: FreshDebian) -> None:
     assert json.loads(fresh.run("carbonseal", "status", "--json"))["ready"]
 
 
-def test_what_is_written_is_closed_to_everybody_else(fresh: FreshDebian) -> None:
-    """As tmpfiles.d says: keys for the milter, the archive for writer and officers."""
-    written = relay.permissions(fresh, "/var/lib/carbonseal", "/var/spool/carbonseal")
-    rules = {
-        "/var/lib/carbonseal/keys/": "6[04]0 root (root|carbonseal)",
-        "/var/lib/carbonseal/archive/archive-audit": "660 carbonseal-writer carbonseal-officer",
-        "/var/lib/carbonseal/archive/": "640 carbonseal-writer carbonseal-officer",
-        "/var/spool/carbonseal/evidence/": "6(00|44) carbonseal-writer carbonseal-writer",
-        # What the services say of themselves is for those who get into the directory.
-        "/var/spool/carbonseal/state/": "6(00|4[04]) carbonseal(-writer)? carbonseal-writer",
-        "/var/spool/carbonseal/": "6[04]0 carbonseal(-writer)? carbonseal-writer",
-    }
-    for path, mode in written.items():
-        rule = next(rules[one] for one in rules if path.startswith(one))
-        assert re.fullmatch(rule, mode), (path, mode)
-    for place in rules:
-        assert any(path.startswith(place) for path in written), place
-    closed = {
-        "carbonseal": "/var/lib/carbonseal/archive",
-        "carbonseal-writer": "/var/lib/carbonseal/keys",
-        "nobody": "/var/lib/carbonseal /var/spool/carbonseal",
-    }
-    for user, places in closed.items():
-        command = f"find {places} -type f -readable 2>/dev/null || true"
-        command = f'setpriv --reuid={user} --regid=$(id -g {user}) --init-groups sh -c "{command}"'
-        assert fresh.run("sh", "-c", command) == "", user
-
-
 def test_the_nightly_look_finds_everything_on_record(fresh: FreshDebian) -> None:
     """Its unit works as it is confined; the timer, once enabled, waits for the night."""
     fresh.run("systemctl", "enable", "--now", "carbonseal-completeness.timer")
@@ -291,6 +263,34 @@ def test_after_a_boot_everything_runs(fresh: FreshDebian) -> None:
     for one in relay.send(fresh, "fourth"):
         relay.verify(fresh, one)
     relay.wait_until(lambda: relay.state(fresh, "fourth") == "delivered", "the fourth delivery")
+
+
+def test_what_is_written_is_closed_to_everybody_else(fresh: FreshDebian) -> None:
+    """As tmpfiles.d says: keys for the milter, the archive for writer and officers."""
+    written = relay.permissions(fresh, "/var/lib/carbonseal", "/var/spool/carbonseal")
+    rules = {
+        "/var/lib/carbonseal/keys/": "6[04]0 root (root|carbonseal)",
+        "/var/lib/carbonseal/archive/archive-audit": "660 carbonseal-writer carbonseal-officer",
+        "/var/lib/carbonseal/archive/": "640 carbonseal-writer carbonseal-officer",
+        "/var/spool/carbonseal/evidence/": "6(00|44) carbonseal-writer carbonseal-writer",
+        # What the services say of themselves is for those who get into the directory.
+        "/var/spool/carbonseal/state/": "6(00|4[04]) carbonseal(-writer)? carbonseal-writer",
+        "/var/spool/carbonseal/": "6[04]0 carbonseal(-writer)? carbonseal-writer",
+    }
+    for path, mode in written.items():
+        rule = next(rules[one] for one in rules if path.startswith(one))
+        assert re.fullmatch(rule, mode), (path, mode)
+    for place in rules:
+        assert any(path.startswith(place) for path in written), place
+    closed = {
+        "carbonseal": "/var/lib/carbonseal/archive",
+        "carbonseal-writer": "/var/lib/carbonseal/keys",
+        "nobody": "/var/lib/carbonseal /var/spool/carbonseal",
+    }
+    for user, places in closed.items():
+        command = f"find {places} -type f -readable 2>/dev/null || true"
+        command = f'setpriv --reuid={user} --regid=$(id -g {user}) --init-groups sh -c "{command}"'
+        assert fresh.run("sh", "-c", command) == "", user
 
 
 def test_remove_keeps_what_is_not_the_packages_and_a_return_finds_it(fresh: FreshDebian) -> None:
