@@ -10,12 +10,15 @@ Raises: `Disputed` for a signed field that verifiers are known to read different
 Does not: know tags, keys, or our own field.
 
 dkimpy's own functions cost 150 microseconds for fifteen fields and look at each field once per name
-in h=; here it is 12.  `split` and `join` do what its two regular expressions do, once NUL, VT, FF
-and CR are known to be absent.
+in h=; in plain Python here it is 12, compiled 2.  The compiled half (`_canonical_header.c`, where a
+compiler was at hand) answers for fields in which nothing is odd, `plainly` for all, and it alone
+refuses.  `split` and `join` there do what dkimpy's two regular expressions do, once NUL, VT, FF and
+CR are known to be absent.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +26,11 @@ from typing import Final
 
 import dkim
 from dkim import canonicalization
+
+try:
+    from carbonseal.keys._canonical_header import canonical as compiled
+except ImportError:
+    compiled = None  # type: ignore[assignment]
 
 Field = tuple[bytes, bytes]  # name and value, the value with its leading space and folding
 
@@ -49,16 +57,32 @@ class Selection:
     names: tuple[bytes, ...]  # lower case
     wanted: frozenset[bytes]  # the same, each once
     is_relaxed: bool
+    # For the compiled half: a number for each name, 0 for From, which must be there; none without
+    # it.  And the numbers of `names`.
+    places: dict[bytes, int] = dataclasses.field(compare=False)
+    order: tuple[int, ...]
 
     @classmethod
     def of(cls, names: Sequence[str], form: str) -> Selection:
         """`form` is 'relaxed' or 'simple'."""
         encoded = tuple(name.encode() for name in names)
-        return cls(encoded, frozenset(encoded), form == "relaxed")
+        wanted = frozenset(encoded)
+        numbered = dict.fromkeys((b"from", *encoded)) if b"from" in wanted else {}
+        places = {name: number for number, name in enumerate(numbered)}
+        order = tuple(places[name] for name in encoded) if places else ()
+        return cls(encoded, wanted, form == "relaxed", places, order)
 
 
 def canonical(fields: Sequence[Field], selection: Selection) -> bytes:
     """The octets that are hashed for these header fields, given top to bottom."""
+    made = None
+    if compiled is not None:
+        made = compiled(fields, selection.places, selection.order, selection.is_relaxed)
+    return plainly(fields, selection) if made is None else made
+
+
+def plainly(fields: Sequence[Field], selection: Selection) -> bytes:
+    """The same, without the compiled half."""
     instances = _instances(fields, selection)
     if b"from" not in instances:
         raise NoFrom

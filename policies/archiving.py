@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from carbonseal.policies import archive_outage, boundary
 from carbonseal.policies.address import Address
@@ -38,6 +39,9 @@ class ArchiveRule:
     domains: DomainSet | None = None  # of the reverse-path or of any recipient
     recipients: tuple[Address, ...] | None = None  # None: the general ones
     when: When | None = None  # None: the general one
+
+
+_NO_RULE = ArchiveRule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,20 @@ def recipients(
     refusal = _refusal(classification, when, has_recipients=bool(wanted))
     if refusal is not None:
         return ArchivePlan((), was_addressed, (refusal,))
+    if not was_addressed and not outlook.diverted:
+        return _to_each(wanted)
     targets, why = _targets(wanted, policy.alternates, outlook)
     add = tuple(mailbox for mailbox in targets if mailbox.lower() not in addressed)
     if not add:
         return ArchivePlan((), True, (Reason("archive-addressed", ", ".join(sorted(addressed))),))
     return ArchivePlan(add, was_addressed, (Reason("archive-copy", ", ".join(add)), *why))
+
+
+@lru_cache(maxsize=256)  # who is wanted stands in the configuration
+def _to_each(wanted: tuple[Address, ...]) -> ArchivePlan:
+    """Where nothing speaks against it, which is nearly always."""
+    add = tuple(dict.fromkeys(map(str, wanted)))
+    return ArchivePlan(add, False, (Reason("archive-copy", ", ".join(add)),))
 
 
 def _targets(
@@ -130,7 +143,7 @@ def _first_match(classification: Classification, policy: ArchivePolicy) -> Archi
         if rule.domains is not None and not _touches(classification, rule.domains):
             continue
         return rule
-    return ArchiveRule()
+    return _NO_RULE
 
 
 def _touches(classification: Classification, listed: DomainSet) -> bool:

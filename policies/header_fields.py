@@ -16,10 +16,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from carbonseal.policies import address_list, domains, header_text
 from carbonseal.policies.address import Address
 
+_SHORT = 256
 _FOLDING = re.compile(r"\r?\n[ \t]+")
 _OPENING = re.compile(r"[<(]")
 # What nearly all mail writes, where no reading can differ from another.  It is six times as quick
@@ -61,14 +63,23 @@ def authors(values: Sequence[bytes]) -> Authors:
     if len(values) > 1:
         claims = tuple(mailbox for value in values for mailbox in mailboxes(value))
         return Authors(AuthorState.SEVERAL_FIELDS, claims)
-    text = address_list.unfold(values[0])
+    if len(values[0]) > _SHORT:
+        return _authors.__wrapped__(values[0])
+    return _authors(values[0])
+
+
+# The same authors write again and again.  Long values are read anew each time, so that strangers
+# cannot fill the memory.
+@lru_cache(maxsize=2048)
+def _authors(value: bytes) -> Authors:
+    text = address_list.unfold(value)
     plain = _plain(text)
     if plain:
         is_one = len(plain) == 1
         return Authors(AuthorState.ONE if is_one else AuthorState.SEVERAL_MAILBOXES, plain)
     reading = address_list.read_strictly(text)
     if reading is None:
-        return Authors(AuthorState.UNPARSABLE, mailboxes(values[0]))
+        return Authors(AuthorState.UNPARSABLE, mailboxes(value))
     if reading.has_group:
         return Authors(AuthorState.GROUP, reading.mailboxes)
     is_one = len(reading.mailboxes) == 1

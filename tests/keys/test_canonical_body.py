@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import sanitizers
 
 from carbonseal.keys import canonical_body
 from carbonseal.keys.body_hash import IMPLEMENTATIONS
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "keys/_canonical_body.c"
+SOURCE = sanitizers.ROOT / "keys/_canonical_body.c"
 FULL_CHUNK = 65_535
 
-UNDER_SANITIZERS = "CANONICAL_BODY" in os.environ
+UNDER_SANITIZERS = sanitizers.are_at_work()
 EXAMPLES = 60 if UNDER_SANITIZERS else 500
 
 # All that a rule is about, next to text, in numbers around the 64 octets that are looked at once.
@@ -145,45 +141,11 @@ def test_the_compiled_one_refuses_what_is_no_octets() -> None:
 
 @pytest.mark.skipif(UNDER_SANITIZERS, reason="this is the run that it starts")
 @pytest.mark.parametrize(
-    "flags",
-    [
-        pytest.param(["-O1", "-fsanitize=address,undefined"], id="sse2"),
-        pytest.param(["-O1", "-fsanitize=address,undefined", "-U__SSE2__"], id="portable"),
-    ],
+    "flags", [pytest.param([], id="sse2"), pytest.param(["-U__SSE2__"], id="portable")]
 )
 def test_the_compiled_one_stays_within_its_memory(flags: list[str], tmp_path: Path) -> None:
     """All of the above once more under the sanitizers, and for processors without SSE2."""
-    built = tmp_path / "_canonical_body.so"
-    compiler = ["cc", "-std=c11", "-g", "-shared", "-fPIC", "-fno-sanitize-recover=all", *flags]
-    warnings = ["-Wall", "-Wextra", "-Werror"]
-    include = "-I" + sysconfig.get_paths()["include"]
-    subprocess.run([*compiler, *warnings, include, str(SOURCE), "-o", str(built)], check=True)
-    runtime = subprocess.run(
-        ["cc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    program = (
-        "import importlib.util, os, sys, pytest\n"
-        "spec = importlib.util.spec_from_file_location('_canonical_body', sys.argv[1])\n"
-        "module = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "sys.modules['carbonseal.keys._canonical_body'] = module\n"
-        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[2]]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(built), __file__],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "CANONICAL_BODY": str(built),
-            "LD_PRELOAD": runtime,
-            "PYTHONMALLOC": "malloc",  # so that each object has its own borders
-            "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter keeps what it has
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    sanitizers.run(SOURCE, __file__, tmp_path, *flags)
 
 
 def test_the_twin_is_what_an_installation_without_a_compiler_runs() -> None:

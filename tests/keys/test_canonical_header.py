@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import sanitizers
 
 from carbonseal.keys import body_hash, canonical_header, keyring, signer
-from carbonseal.keys.canonical_header import Disputed, NoFrom, Selection
+from carbonseal.keys.canonical_header import Disputed, NoFrom, Selection, compiled
 from carbonseal.policies import signing_request
 from carbonseal.policies.signing_request import SignatureRequest
 
@@ -32,6 +34,7 @@ _PIECES = st.sampled_from(
         b"\x85",
     ]
 )
+_ODD = st.sampled_from([b"\0", b"\r", b"\n", b"\r\n", b"\x0b", b"\x0c", b" ", b"a"])
 _VALUES = st.lists(_PIECES, max_size=8).map(b"".join)
 _FIELDS = st.lists(st.tuples(_NAMES, _VALUES), max_size=12)
 _LISTED = st.lists(st.sampled_from(["from", "to", "subject", "x", "absent"]), max_size=12)
@@ -87,11 +90,69 @@ def test_a_message_without_from_is_refused() -> None:
         canonical_header.canonical([(b"To", b" a")], Selection.of(["from", "to"], "relaxed"))
 
 
+@given(
+    fields=st.lists(
+        st.tuples(
+            st.one_of(_NAMES, st.sampled_from([b"From ", b"to\t", b"", b"F" * 81, b"X" * 80])),
+            st.lists(st.one_of(_PIECES, _ODD), max_size=8).map(b"".join),
+        ),
+        max_size=12,
+    ),
+    listed=st.lists(st.sampled_from(["from", "to", "subject", "x", "x" * 80]), max_size=12),
+    form=st.sampled_from(["relaxed", "simple"]),
+)
+def test_the_compiled_half_answers_as_the_other_or_not_at_all(
+    fields: list[tuple[bytes, bytes]], listed: list[str], form: str
+) -> None:
+    """Whatever is in the fields; and it answers wherever nothing is odd."""
+    assert compiled is not None
+    selection = Selection.of(listed, form)
+    answer = compiled(fields, selection.places, selection.order, selection.is_relaxed)
+    try:
+        expected = canonical_header.plainly(fields, selection)
+    except (Disputed, NoFrom):
+        assert answer is None
+        return
+    assert answer in (None, expected)
+    signed = [(name, value) for name, value in fields if name.lower() in selection.wanted]
+    is_odd = any(set(value) & set(b"\0\x0b\x0c\r") for _, value in signed)
+    is_long = any(len(name) > 80 or name[-1:] in (b" ", b"\t") for name, _ in fields)
+    assert answer is not None or is_odd or is_long
+
+
+def test_the_compiled_half_takes_no_other_types() -> None:
+    """What is no list of pairs of bytes is left to Python; a mistake of the caller is a fault."""
+    assert compiled is not None
+    places, order = {b"from": 0}, (0,)
+    for fields in ((), [()], [(b"From",)], [(b"From", "a")], [("From", b"a")], [None], None):
+        assert compiled(fields, places, order, True) is None
+    with pytest.raises(ValueError, match="place"):
+        compiled([(b"From", b"a")], places, (1,), True)
+    with pytest.raises(TypeError):
+        compiled([(b"From", b"a")], {b"from": "0"}, order, True)  # type: ignore[dict-item]
+    with pytest.raises(TypeError):
+        compiled([], order, places, True)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
+def test_the_compiled_half_stays_within_its_memory(tmp_path: Path) -> None:
+    """All of this once more under the sanitizers."""
+    source = sanitizers.ROOT / "keys/_canonical_header.c"
+    sanitizers.run(source, __file__, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "half", [pytest.param("compiled", id="compiled"), pytest.param("relaxed", id="in-python")]
+)
 def test_a_disagreement_with_dkimpy_ends_in_no_signature(
-    signing_keys: Mapping[str, keyring.SigningKey], monkeypatch: pytest.MonkeyPatch
+    signing_keys: Mapping[str, keyring.SigningKey], monkeypatch: pytest.MonkeyPatch, half: str
 ) -> None:
     """The first message with a request is canonicalized twice; a defect of ours signs nothing."""
-    monkeypatch.setattr(canonical_header, "relaxed", lambda value: value.strip())
+    monkeypatch.setattr(canonical_header, "compiled", None)
+    if half == "compiled":
+        monkeypatch.setattr(canonical_header, "compiled", lambda *_: b"from: a@example.com\r\n")
+    else:
+        monkeypatch.setattr(canonical_header, "relaxed", lambda value: value.strip())
     request = SignatureRequest("example.com", "r", signing_request.RSA, fields=("from", "to"))
     fields = [(b"From", b" a@example.com"), (b"To", b" two  spaces")]
     digest = body_hash.BodyHash("relaxed").digest()

@@ -1,0 +1,183 @@
+/* The signed header fields in canonical form: the compiled half of canonical_header.py.
+ *
+ * Answers for header sections in which nothing is odd, octet by octet as the Python there does;
+ * for all others (an octet that may be disputed, CRLF folding, white space after a name, no From)
+ * the answer is None, and Python decides: refusals are made in one place.
+ * tests/keys/test_canonical_header.py compares the two.  Here because each message pays for it.
+ *
+ * Bounds: time is linear in the octets of the fields; what is written is at most twice as long.
+ */
+
+#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define LONGEST_NAME 80 /* octets; no name that anybody signs is longer */
+#define AROUND 3        /* octets of a field that are not name or value: colon, CR, LF */
+
+typedef struct {
+    const char *name, *value;
+    Py_ssize_t name_size, value_size;
+    Py_ssize_t above; /* the next field of this name towards the top; -1: none */
+} Field;
+
+static char lower(char octet) { return octet >= 'A' && octet <= 'Z' ? octet + ('a' - 'A') : octet; }
+
+static bool is_blank(char octet) { return octet == ' ' || octet == '\t'; }
+
+/* Whether all verifiers read the value alike, and it is folded with LF. */
+static bool is_plain(const char *value, Py_ssize_t size) {
+    for (Py_ssize_t i = 0; i < size; i++) {
+        unsigned char octet = (unsigned char)value[i];
+        if (octet > '\r' || octet == '\t') continue;
+        if (octet == '\n' && i + 1 < size && is_blank(value[i + 1])) continue;
+        if (octet == '\n' || octet == '\0' || octet >= '\v') return false;
+    }
+    return true;
+}
+
+static char *put(char *to, const char *octets, Py_ssize_t size) {
+    memcpy(to, octets, (size_t)size);
+    return to + size;
+}
+
+static char *put_simple(char *to, const Field *field) {
+    to = put(to, field->name, field->name_size);
+    *to++ = ':';
+    for (Py_ssize_t i = 0; i < field->value_size; i++) {
+        if (field->value[i] == '\n') *to++ = '\r';
+        *to++ = field->value[i];
+    }
+    return put(to, "\r\n", 2);
+}
+
+static char *put_relaxed(char *to, const Field *field) {
+    for (Py_ssize_t i = 0; i < field->name_size; i++) *to++ = lower(field->name[i]);
+    *to++ = ':';
+    const char *start = to;
+    bool had_space = false;
+    for (Py_ssize_t i = 0; i < field->value_size; i++) {
+        char octet = field->value[i];
+        if (is_blank(octet) || octet == '\n') {
+            had_space = true;
+        } else {
+            if (had_space && to != start) *to++ = ' ';
+            had_space = false;
+            *to++ = octet;
+        }
+    }
+    return put(to, "\r\n", 2);
+}
+
+/* The number of the name among those that are signed; -1: it is not; -2: Python must look at it;
+   -3: an exception is set. */
+static Py_ssize_t place_of(const Field *field, PyObject *places) {
+    char name[LONGEST_NAME];
+    Py_ssize_t size = field->name_size;
+    if (!size) return -1;
+    if (size > LONGEST_NAME || is_blank(field->name[size - 1])) return -2;
+    for (Py_ssize_t i = 0; i < size; i++) name[i] = lower(field->name[i]);
+    PyObject *key = PyBytes_FromStringAndSize(name, size);
+    if (!key) return -3;
+    PyObject *number = PyDict_GetItemWithError(places, key);
+    Py_DECREF(key);
+    if (!number) return PyErr_Occurred() ? -3 : -1;
+    Py_ssize_t place = PyLong_AsSsize_t(number);
+    return place == -1 && PyErr_Occurred() ? -3 : place;
+}
+
+/* Fills in `field`; whether that is possible: a tuple of two bytes. */
+static bool look_at(PyObject *pair, Field *field) {
+    if (!pair || !PyTuple_Check(pair) || PyTuple_Size(pair) != 2) return false;
+    PyObject *name = PyTuple_GetItem(pair, 0), *value = PyTuple_GetItem(pair, 1);
+    if (!PyBytes_Check(name) || !PyBytes_Check(value)) return false;
+    field->name = PyBytes_AsString(name);
+    field->name_size = PyBytes_Size(name);
+    field->value = PyBytes_AsString(value);
+    field->value_size = PyBytes_Size(value);
+    return true;
+}
+
+/* Links the fields of each name, the lowest in `lowest`.  Returns the octets that are needed at
+   most; -1: Python must look; -2: an exception is set. */
+static Py_ssize_t arrange(PyObject *given, PyObject *places, Field *fields, Py_ssize_t count,
+                          Py_ssize_t *lowest, Py_ssize_t place_count) {
+    Py_ssize_t needed = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Field *field = fields + i;
+        if (!look_at(PyList_GetItem(given, i), field)) return PyErr_Occurred() ? -2 : -1;
+        Py_ssize_t place = place_of(field, places);
+        if (place == -1) continue;
+        if (place == -3) return -2;
+        if (place < 0 || place >= place_count || !is_plain(field->value, field->value_size))
+            return -1;
+        field->above = lowest[place];
+        lowest[place] = i;
+        needed += field->name_size + 2 * field->value_size + AROUND;
+    }
+    return place_count && lowest[0] >= 0 ? needed : -1;
+}
+
+/* Takes the fields from the bottom up as `order` says.  Returns the end; NULL: exception. */
+static char *put_all(char *to, PyObject *order, const Field *fields, Py_ssize_t *lowest,
+                     Py_ssize_t place_count, bool is_relaxed) {
+    Py_ssize_t count = PyTuple_Size(order);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_ssize_t place = PyLong_AsSsize_t(PyTuple_GetItem(order, i));
+        if (place < 0 || place >= place_count) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "no such place");
+            return NULL;
+        }
+        if (lowest[place] < 0) continue;
+        const Field *field = fields + lowest[place];
+        lowest[place] = field->above;
+        to = is_relaxed ? put_relaxed(to, field) : put_simple(to, field);
+    }
+    return to;
+}
+
+static PyObject *canonical(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given) {
+    if (given != 4 || !PyDict_Check(args[1]) || !PyTuple_Check(args[2])) {
+        PyErr_SetString(PyExc_TypeError, "fields, places, order and is_relaxed are needed");
+        return NULL;
+    }
+    if (!PyList_Check(args[0])) Py_RETURN_NONE;
+    int is_relaxed = PyObject_IsTrue(args[3]);
+    if (is_relaxed < 0) return NULL;
+    Py_ssize_t count = PyList_Size(args[0]), place_count = PyDict_Size(args[1]);
+    size_t room = (size_t)count * sizeof(Field) + (size_t)place_count * sizeof(Py_ssize_t);
+    Field *fields = PyMem_Malloc(room ? room : 1);
+    if (!fields) return PyErr_NoMemory();
+    Py_ssize_t *lowest = (Py_ssize_t *)(fields + count);
+    for (Py_ssize_t i = 0; i < place_count; i++) lowest[i] = -1;
+
+    PyObject *made = NULL;
+    Py_ssize_t needed = arrange(args[0], args[1], fields, count, lowest, place_count);
+    if (needed == -1) {
+        made = Py_NewRef(Py_None);
+    } else if (needed >= 0) {
+        char *octets = PyMem_Malloc((size_t)needed);
+        char *end = !octets ? NULL
+                            : put_all(octets, args[2], fields, lowest, place_count, is_relaxed);
+        if (end) made = PyBytes_FromStringAndSize(octets, end - octets);
+        if (!octets) PyErr_NoMemory();
+        PyMem_Free(octets);
+    }
+    PyMem_Free(fields);
+    return made;
+}
+
+static PyMethodDef methods[] = {
+    {"canonical", (PyCFunction)(void (*)(void))canonical, METH_FASTCALL,
+     "canonical(fields, places, order, is_relaxed): the octets, or None where Python must look."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot parts[] = {{0, NULL}};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_canonical_header", .m_methods = methods, .m_slots = parts,
+};
+
+PyMODINIT_FUNC PyInit__canonical_header(void) { return PyModuleDef_Init(&definition); }
