@@ -231,18 +231,21 @@ def _follower(seen: Seen) -> Check:
     follower = seen.follower
     if follower is None:
         return Check("follower", is_needed=False)
+    remedy = "start carbonseal-follow, or see its log; it goes on where it stopped"
     if _is_silent(follower, seen):
-        age = "never" if follower.age is None else f"{follower.age:.0f} s ago"
-        why = f"the follower of Postfix's log was heard of {age}"
+        age = follower.age
+        heard = "has never been heard of" if age is None else f"was last heard of {age:.0f} s ago"
+        why = f"the follower of Postfix's log {heard}"
     elif follower.trouble:
         why = follower.trouble
+        remedy = "it goes on by itself where it stopped, once that is mended"
     else:
         return Check("follower", is_needed=False)
     return Check(
         "follower",
         is_ok=False,
         why=why,
-        remedy="start carbonseal-follow, or see its log; it goes on where it stopped",
+        remedy=remedy,
         is_needed=False,
     )
 

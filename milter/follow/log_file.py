@@ -79,12 +79,12 @@ class LogFile:
             return
         found = self._find(position)
         if found is None:
+            self._go_on()  # where it cannot be read, there will be another attempt, and another
             self._report(
                 "log-gap",
                 log=str(self._path),
                 problem="the file that was read last is gone; all that is left is read again",
             )
-            self._go_on()
             return
         found.offset = int(position["offset"])
         self._begin(found)

@@ -171,10 +171,12 @@ def _keeping(page: Mapping[str, Any], now: float) -> Iterator[Line]:
     trouble = writer.get("trouble")
     lag = f"{spool['lag']:.1f} s behind the mail"
     yield "database", f"reached, {lag}" if not trouble else f"waited for, {lag}: {trouble}"
-    if follower is not None:
+    if follower is not None and "at" not in follower:
+        yield "follower", "its word cannot be read"
+    elif follower is not None:
         yield (
             "follower",
-            f"heard of {_ago(now, follower.get('at', 0))}; {follower.get('lag', 0):.0f} s behind"
+            f"heard of {_ago(now, follower['at'])}; {follower.get('lag', 0):.0f} s behind"
             f" the log, {follower.get('facts', 0)} facts from {follower.get('lines', 0)} lines",
         )
 

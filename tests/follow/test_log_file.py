@@ -350,3 +350,22 @@ Rotations.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestRotations = Rotations.TestCase
+
+
+def test_a_gap_is_said_once_and_not_with_every_attempt(tmp_path: Path) -> None:
+    """While what stands in the log's place cannot be read, nothing is read again."""
+    reader = Reader(tmp_path / "mail.log")
+    writer = Writer(reader.path)
+    writer.write(3)
+    reader.drain()
+    reader.stop()
+    reader.path.unlink()
+    reader.path.mkdir()
+    for _ in range(3):
+        with pytest.raises(LogUnreadable):
+            reader.read()
+    assert reader.gaps == []
+    reader.path.rmdir()
+    Writer(reader.path).write(2)
+    reader.drain()
+    assert len(reader.gaps) == 1

@@ -89,6 +89,21 @@ def test_what_only_degrades_leaves_the_relay_ready(
     assert wrong.remedy
 
 
+@pytest.mark.parametrize(
+    ("follower", "word"),
+    [
+        pytest.param(Reporter(), "start carbonseal-follow", id="never-there"),
+        pytest.param(Reporter(31.0, "the log is gone"), "start carbonseal-follow", id="gone"),
+        pytest.param(Reporter(1.0, "the log is gone"), "goes on by itself", id="waits"),
+    ],
+)
+def test_a_follower_that_waits_is_not_started_again(follower: Reporter, word: str) -> None:
+    """What it waits for wants to be mended, and it does the rest."""
+    found = readiness.checks(dataclasses.replace(WELL, follower=follower))
+    [wrong] = [check for check in found if not check.is_ok]
+    assert word in wrong.remedy
+
+
 def test_what_starts_with_the_service_may_take_its_time() -> None:
     """After a night in which the machine was off, or the first time ever."""
     asleep = dataclasses.replace(WELL, writer=Reporter(30_000.0), follower=Reporter())
