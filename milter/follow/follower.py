@@ -269,6 +269,8 @@ class Follower:
             self.watch.tend(is_behind=self._source is not None and self._source.is_behind)
         if now >= self._state_at:
             self._state_at = now + _STATE_SECONDS
+            if self._source is not None:
+                self._doubt.name(self._source.lost_name(), now)
             self._say_doubt()
             self._note()
         if now < self._tend_at:

@@ -180,6 +180,10 @@ class Journal:
         """A position in the journal."""
         return {"journal": self._directory or "system", "cursor": mark}
 
+    def lost_name(self) -> str:
+        """''; a journal is no file."""
+        return ""
+
     def wait(self, seconds: float) -> None:
         """Until journalctl prints something, or so long."""
         if self._child.stdout is not None and self._child.returncode is None:

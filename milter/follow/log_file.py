@@ -104,6 +104,10 @@ class LogFile:
         """The present file and its offset."""
         return None if self._file is None else (self._file, self._file.offset)
 
+    def lost_name(self) -> str:
+        """The path, where nothing is any more, and an open file without a name is read; or ''."""
+        return "" if self._file is None or os.path.lexists(self._path) else str(self._path)
+
     def take(self) -> Taken | None:
         """The next lines of one file; None when there are none now.  Raises: LogUnreadable."""
         file = self._file

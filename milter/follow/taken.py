@@ -49,6 +49,9 @@ class Source(Protocol):
     def is_behind(self) -> bool:
         """Whether more waited when it was last asked."""
 
+    def lost_name(self) -> str:
+        """The file that is read, where it has no name any more and no other has; '' otherwise."""
+
     def where(self) -> tuple[Place, Mark] | None:
         """Where the next line will be taken from; None when that cannot be told yet."""
 

@@ -13,7 +13,9 @@ from support.waiting import wait_until
 
 from carbonseal.milter import cli, config
 from carbonseal.milter.follow import follow_command, follower
-from carbonseal.milter.follow.doubt import LEAST_LINES, Doubt
+from carbonseal.milter.follow.doubt import LEAST_LINES, LOST_FOR, Doubt
+from carbonseal.milter.follow.log_file import LogFile
+from carbonseal.milter.follow.log_line import Framing, Services
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -75,6 +77,22 @@ def test_a_log_in_another_time_zone(ahead: timedelta, word: str | None) -> None:
     assert (said is None) if word is None else (word in str(said))
     doubt.is_fresh(NOW.isoformat(), NOW.timestamp())
     assert doubt.sentence(1) is None
+
+
+def test_a_log_that_was_deleted_is_missed_after_a_while(tmp_path: Path) -> None:
+    """Not at once: between the two steps of a rotation there is none."""
+    path = tmp_path / "mail.log"
+    path.touch()
+    log, doubt = LogFile(path, Framing(Services("postfix"))), Doubt()
+    said = []
+    for now, is_there in ((0, True), (5, False), (5 + LOST_FOR, False), (70, True), (80, False)):
+        if is_there is not path.exists():
+            path.touch() if is_there else path.unlink()
+        doubt.name(log.lost_name(), now)
+        said.append(doubt.sentence(1))
+    log.close()
+    assert [one is not None for one in said] == [False, False, True, False, False]
+    assert str(path) in str(said[2])
 
 
 @pytest.mark.parametrize("program", ["postfix-out/smtp", "postfix/smtp"])
