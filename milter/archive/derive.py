@@ -71,6 +71,14 @@ def shown(fields: Sequence[Sequence[str]]) -> tuple[str | None, str | None]:
     )
 
 
+def shown_subject(fields: Sequence[Sequence[str]]) -> str | None:
+    """Subject as people see it, of the first such field."""
+    for name, value in fields:
+        if _wanted(name, SHOWN) == "subject":
+            return _subject(terms.octets(value))
+    return None
+
+
 def authors(fields: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Addresses in From, in order."""
     return _authors([terms.octets(value) for name, value in fields if _wanted(name) == "from"])

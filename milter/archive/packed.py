@@ -136,11 +136,13 @@ def _tail(
     return flags, b"".join(texts)
 
 
-def unpack_recipients(octets: bytes) -> list[Recipient]:
-    """What was packed.  Raises: ValueError."""
+def unpack_recipients(octets: bytes, *, most: int | None = None) -> list[Recipient]:
+    """What was packed, or the first so many of them.  Raises: ValueError."""
     reader = _Reader(octets, "recipients")
     left, route_id, found = reader.varint(), None, []
     while not reader.is_at_end:
+        if len(found) == most:
+            return found
         is_copy = left == 0
         left -= not is_copy
         flags, address_id, route_id = reader.beginning(route_id)

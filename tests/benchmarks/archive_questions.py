@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 from traffic import languages, people
 
 from carbonseal.milter.archive import derive, terms
-from carbonseal.milter.archive.search import language, query, trace
+from carbonseal.milter.archive.search import commands, language, query, trace
 from carbonseal.milter.archive.search.wanted import Search
 
 LOOK_UP, WORDS, OTHER = "look-up", "words", "other"
@@ -44,9 +44,14 @@ class Question:
 
 def _page(engine: Engine, text: str) -> Callable[[], int]:
     def ask() -> int:
-        return len(list(query.search(engine, _parsed(text))))
+        return _shown(engine, _parsed(text))
 
     return ask
+
+
+def _shown(engine: Engine, wanted: Search) -> int:
+    """Make the lines of the table that the command shows; how many there are."""
+    return len([commands.row(one, "table") for one in query.outlines(engine, wanted)])
 
 
 def _second_page(engine: Engine, text: str) -> Callable[[], int]:
@@ -54,7 +59,7 @@ def _second_page(engine: Engine, text: str) -> Callable[[], int]:
     wanted = replace(_parsed(text), before=first[-1].record_id if first else None)
 
     def ask() -> int:
-        return len(list(query.search(engine, wanted)))
+        return _shown(engine, wanted)
 
     return ask
 

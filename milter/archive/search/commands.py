@@ -10,9 +10,9 @@ See also: `language` and `options` (what is asked), `query` (answers), `keys.tab
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
@@ -101,10 +101,10 @@ def search(
     known = command_line.known(context)
     last: list[str] = []
 
-    def as_rows(found: Iterator[query.Found]) -> Iterator[dict[str, object]]:
+    def as_rows(found: Iterator[Answer]) -> Iterator[dict[str, object]]:
         for one in found:
             last[:] = [one.record_id]
-            yield _row(one, output_format)
+            yield row(one, output_format)
 
     with (
         command_line.reading(context) as engine,
@@ -116,7 +116,8 @@ def search(
             tables.write_rows([{"records": number}], ("records",), output_format)
             return
         columns = _CSV if output_format == "csv" else _TABLE
-        found = asked.counted(query.search(engine, wanted, **known))
+        given = query.outlines if output_format == "table" else query.search
+        found: Iterator[Answer] = asked.counted(given(engine, wanted, **known))
         total = tables.write_rows(as_rows(found), columns, output_format)
     if total and total == wanted.limit:
         click.echo(f"older ones: --cursor {last[0]}", err=True)
@@ -128,31 +129,47 @@ def _only(is_count: bool) -> dict[str, Any]:
     return {"count": True} if is_count else {}
 
 
-def _row(one: query.Found, output_format: str) -> dict[str, object]:
-    row = asdict(one)
-    if output_format == "jsonl":
-        return row
-    row["signed_by"] = [f"{made['sdid']}/{made['selector']}" for made in one.signatures]
-    row["dry_run"] = one.dry_run is not None
-    if not one.reverse_path:
-        row["reverse_path"] = "<>"
-    if output_format == "table":
-        row["recorded_at"] = one.recorded_at[:19] + "Z"
-        more = len(one.recipients) - 1
-        first = clipped(one.recipients[0]) if one.recipients else ""
-        row["recipients"] = f"{first} +{more}" if more > 0 else first
-        row["reverse_path"] = clipped(str(row["reverse_path"]))
-        row["subject"] = clipped(one.subject or "")
-        row["signed"], row["copied"] = _done(one)
-    return row
+Answer: TypeAlias = query.Found | query.Outline
 
 
-def _done(one: query.Found) -> tuple[object, object]:
+def row(one: Answer, output_format: str) -> dict[str, object]:
+    """One line: for a table from an outline, otherwise from all that is said in short."""
+    if isinstance(one, query.Outline):
+        return _table_row(one)
+    made: dict[str, object] = {name: getattr(one, name) for name in _FOUND}
+    if output_format == "csv":
+        made["signed_by"] = [f"{sign['sdid']}/{sign['selector']}" for sign in one.signatures]
+        made["dry_run"] = one.dry_run is not None
+        made["reverse_path"] = one.reverse_path or "<>"
+    return made
+
+
+_FOUND = tuple(field.name for field in fields(query.Found))
+
+
+def _table_row(one: query.Outline) -> dict[str, object]:
+    more = one.recipient_count - 1
+    first = clipped(one.recipient or "")
+    signed, copied = _done(one)
+    return {
+        "recorded_at": one.recorded_at[:19] + "Z",
+        "queue_id": one.queue_id,
+        "crossing": one.crossing,
+        "reverse_path": clipped(one.reverse_path or "<>"),
+        "recipients": f"{first} +{more}" if more > 0 else first,
+        "subject": clipped(one.subject or ""),
+        "signed": signed,
+        "copied": copied,
+        "state": one.state,
+    }
+
+
+def _done(one: query.Outline) -> tuple[object, object]:
     """Whether it was signed and copied; how the copy stands, where that is known."""
     if one.dry_run is not None:
         signed, copied = (one.dry_run[name] for name in ("signatures", "archive_recipients"))
         return "dry run" if signed else False, "dry run" if copied else False
-    return bool(one.signatures), one.copy_state or bool(one.archive_recipients)
+    return one.is_signed, one.copy_state or one.is_copied
 
 
 def clipped(text: str) -> str:

@@ -27,7 +27,7 @@ from carbonseal.milter.archive import (
     schema,
     terms,
 )
-from carbonseal.milter.archive.search import short, walk
+from carbonseal.milter.archive.search import outline, short, walk
 from carbonseal.milter.archive.search.checks import IsOurs
 from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import NotFound
@@ -37,6 +37,7 @@ Item = TypeVar("Item")
 PAGE = 200
 INDEXED = derive.INDEXED
 Found = short.Found
+Outline = outline.Outline
 in_short = short.in_short
 
 
@@ -52,6 +53,18 @@ def search(
     `is_ours`: whether an address is ours, for searches of what left late.
     """
     for found in _paged(engine, wanted, _planning(indexed, is_ours), PAGE, in_short):
+        yield from found
+
+
+def outlines(
+    engine: Engine,
+    wanted: Search,
+    *,
+    indexed: Iterable[str] = INDEXED,
+    is_ours: IsOurs | None = None,
+) -> Iterator[Outline]:
+    """The same records, with what a table shows of them."""
+    for found in _paged(engine, wanted, _planning(indexed, is_ours), PAGE, outline.in_outline):
         yield from found
 
 

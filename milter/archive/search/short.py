@@ -162,20 +162,15 @@ class _Line:
         (author_spelling, author_count, _, _, archive_addressed, client, *more) = more
         login, size, verbatim, relay, common, _ = more
 
-        def address(address_id: int | None, spelling: bytes | None) -> str:
-            if spelling is None:
-                return mailboxes.get(address_id, retrieve.ERASED) or ""
-            return parts.address_of({"address": None, "spelling": spelling})
-
-        author = address(author_id, author_spelling)
+        author = address(author_id, author_spelling, mailboxes)
         message_id, subject, authors = self._said(author_count)
         abouts = verdicts.Abouts(
             login,
             parts.client_address_of({"client_address": client}),
-            address(reverse_path_id, reverse_path_spelling),
+            address(reverse_path_id, reverse_path_spelling, mailboxes),
             author,
             reverse_path_about,
-            [address(one.address_id, one.spelling) for one in self.recipients],
+            [address(one.address_id, one.spelling, mailboxes) for one in self.recipients],
             [one.about for one in self.recipients],
         )
         said = None if verbatim is None else rows.verbatim(verbatim)
@@ -202,8 +197,8 @@ class _Line:
             login=login,
             size=size,
             reasons=tuple(reasons),
-            state=_state(story, is_copy=False),
-            copy_state=_state(story, is_copy=True),
+            state=state(story, is_copy=False),
+            copy_state=state(story, is_copy=True),
             dry_run=None if said is None else said.get("dry_run"),
         )
 
@@ -218,7 +213,15 @@ class _Line:
         return message_id, subject, ", ".join(derive.authors(header_store.expand(self.fields)))
 
 
-def _state(story: Story | None, *, is_copy: bool) -> str | None:
+def address(address_id: int | None, spelling: bytes | None, mailboxes: Mailboxes) -> str:
+    """An address as it was spelled; '' where there is none."""
+    if spelling is None:
+        return mailboxes.get(address_id, retrieve.ERASED) or ""
+    return parts.address_of({"address": None, "spelling": spelling})
+
+
+def state(story: Story | None, *, is_copy: bool) -> str | None:
+    """The worst of its envelope recipients, or of its archive copies; None where nobody knows."""
     if story is None:
         return None
     states = [one.state for one in story.passages if one.is_copy is is_copy]
