@@ -210,11 +210,15 @@ def with_states(
     return list(connection.scalars(query.order_by(columns.record_id.desc()).limit(most)))
 
 
+_ANY = select(
+    or_(*(select(one.c.segment_id).exists() for one in (schema.delivery, schema.delivery_waiting)))
+)
+
+
 def are_there(connection: Connection) -> bool:
     """Whether the archive knows any delivery at all: nobody follows a log otherwise."""
-    tables = (schema.delivery, schema.delivery_waiting)
-    some = or_(*(select(table.c.segment_id).exists() for table in tables))
-    return bool(connection.execute(select(some)).scalar_one())
+    with retrieve.repeated(connection):
+        return bool(connection.execute(_ANY).scalar_one())
 
 
 def _microseconds(moment: datetime) -> int:

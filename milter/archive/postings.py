@@ -104,14 +104,9 @@ def with_login(login_hash: int) -> list[int]:
     return [_term(login_hash, _LOGIN)]
 
 
-def with_crossing(crossing: int) -> list[int]:
-    """Any of these: that crossing, by its number."""
-    return [_crossed(crossing, is_signed) for is_signed in (False, True)]
-
-
-def with_signed(is_signed: bool) -> list[int]:
-    """Any of these: signed, or not."""
-    return [_crossed(crossing, is_signed) for crossing in range(len(schema.CROSSINGS))]
+def with_crossed(pairs: Iterable[tuple[int, bool]]) -> list[int]:
+    """Any of these: that crossing, by its number, and signed or not."""
+    return [_crossed(crossing, is_signed) for crossing, is_signed in pairs]
 
 
 @functools.cache

@@ -10,6 +10,7 @@ Does not: search (`query` does).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -35,7 +36,7 @@ from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.verdicts import Verdict
 
 _CHUNK = 500
-_FAR = 366 * 86_400_000  # milliseconds
+_FAR = 45 * 86_400_000  # milliseconds
 ERASED = "erased"  # stands for the mailbox of a person who was erased
 
 
@@ -136,6 +137,37 @@ class _Values:
         return None if address_id is None else self._mailboxes.get(address_id, ERASED)
 
 
+_KEEPS_PLANS = "carbonseal keeps plans"
+_SEVERAL = 1  # times of a statement until PostgreSQL is to remember it
+
+
+def keep_plans(connection: Connection) -> None:
+    """Let PostgreSQL remember the plans of statements that are `repeated`, and of no others.
+
+    For connections of readers, with plan_cache_mode auto.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.prepare_threshold = None
+    connection.info[_KEEPS_PLANS] = True
+
+
+@contextmanager
+def repeated(connection: Connection) -> Iterator[None]:
+    """What is sent in here is the same again and again, and its plan hangs on no value.
+
+    To plan for all months takes PostgreSQL several times as long as to look up a page of records.
+    """
+    if _KEEPS_PLANS not in connection.info:
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.prepare_threshold = _SEVERAL
+    try:
+        yield
+    finally:
+        driver.prepare_threshold = None
+
+
 Within: TypeAlias = Callable[[Column[Any]], Sequence[ColumnElement[bool]]]
 
 
@@ -156,7 +188,9 @@ class ByKey:
         is_array = connection.dialect.name == "postgresql"
         query = self._array if is_array else self._listed
         for chunk in chunks(list(keys), _CHUNK):
-            yield from connection.execute(query, {"keys": chunk}).all()
+            with repeated(connection):
+                found = connection.execute(query, {"keys": chunk}).all()
+            yield from found
 
 
 class ByRecord:
@@ -186,7 +220,7 @@ class ByRecord:
             return select(*one.c).select_from(wanted.join(one, true()))
 
         self._near = one_by_one(lambda one: (one >= first, one <= last))
-        # To bound many months takes longer than to plan for all.
+        # To plan for many months takes longer than to look for them in a plan that is there.
         self._far = one_by_one(lambda _: ())
 
     def rows(self, record_ids: Iterable[str], connection: Connection) -> Iterator[Any]:
@@ -200,7 +234,9 @@ class ByRecord:
                 is_far = terms.millisecond(last) - terms.millisecond(first) > _FAR
                 query = self._far if is_far else self._near
                 given |= {} if is_far else {"first": first, "last": last}
-            yield from connection.execute(query, given).all()
+            with repeated(connection):
+                found = connection.execute(query, given).all()
+            yield from found
 
 
 _ADDRESSES = ByKey(

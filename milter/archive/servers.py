@@ -124,7 +124,8 @@ def engine(url: URL, *, is_writer: bool, patience: float | None = ANSWER_SECONDS
     plain = url.difference_update_query(ours)
     plain = plain.set(host=first.name or None, port=first.port)
     is_mariadb = url.get_backend_name() in ("mysql", "mariadb")
-    options: dict[str, Any] = {}
+    # The connection used last is awake, and knows plans.
+    options: dict[str, Any] = {"pool_use_lifo": True}
     if not is_writer:
         # Every statement sees what is there when it begins, as in a transaction of READ COMMITTED;
         # but nothing has to be begun and ended, each of which takes as long as a look-up.

@@ -11,12 +11,14 @@ Does not: plan or run searches (`walk`), or read values as people type them (`fi
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, Select, and_, bindparam, func, select
 
 from carbonseal.milter.archive import postings, rows, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
@@ -39,6 +41,23 @@ from carbonseal.policies.delivery import State
 from carbonseal.policies.errors import DataError
 
 _CHUNK = 500
+_MOST_CLIENTS = 256  # of a network that are looked up one by one
+
+
+def _clients() -> Select[Any]:
+    """The clients of a network, each by one step down the index; one more than are looked up."""
+    address = schema.message.c.client_address
+    first, last = (bindparam(name, type_=address.type) for name in ("first", "last"))
+    least = select(func.min(address)).where(address <= last)
+    present = least.where(address >= first).cte("present", recursive=True)
+    known = present.columns[0]
+    following = least.where(address > known).correlate(present).scalar_subquery()
+    present = present.union_all(select(following).where(known.is_not(None)))
+    known = present.columns[0]
+    return select(known).where(known.is_not(None)).limit(_MOST_CLIENTS + 1)
+
+
+_CLIENTS = _clients()
 
 
 def compiled(
@@ -76,21 +95,31 @@ class _Compiler:
         self._addresses = _address_ids(condition, connection)
 
     def node(self, condition: Condition) -> Node:
+        pairs = _crossings(condition)
+        if pairs is not None:
+            return self._crossed(pairs)
         if isinstance(condition, All):
-            return Every(tuple(map(self.node, condition.of)))
+            return Every(tuple(self._every(condition)))
         if isinstance(condition, Either):
             return Some(tuple(map(self.node, condition.of)))
         if isinstance(condition, Not):
-            return self._not(condition.of)
+            return Negated(self.node(condition.of))
         return self._is(condition.field, condition.value)
 
-    def _not(self, condition: Condition) -> Node:
-        if isinstance(condition, Is) and condition.field == "crossing":  # an index finds the others
-            others = (one for one in schema.CROSSINGS if one != condition.value)
-            return Some(tuple(self._is("crossing", one) for one in others))
-        if isinstance(condition, Is) and condition.field == "signed":
-            return self._is("signed", "no" if condition.value == "yes" else "yes")
-        return Negated(self.node(condition))
+    def _every(self, condition: All) -> Iterator[Node]:
+        """What is asked of crossings and signatures together: one index has both."""
+        left = _EACH
+        for one in condition.of:
+            pairs = _crossings(one)
+            if pairs is None:
+                yield self.node(one)
+            else:
+                left &= pairs
+        if left != _EACH:
+            yield self._crossed(left)
+
+    def _crossed(self, pairs: Pairs) -> Node:
+        return TRUE if pairs == _EACH else self._indexes.crossed(sorted(pairs))
 
     def _is(self, name: str, value: str) -> Node:
         if name.startswith(fields.HEADER):
@@ -107,8 +136,6 @@ class _Compiler:
             "record-id": lambda text: Leaf(None, lambda c: c.record_id == text, 0),
             "client": self._client,
             "login": lambda text: self._indexes.login(rows.login_hash(text)),
-            "crossing": lambda text: self._indexes.crossing(schema.CROSSINGS.index(text)),
-            "signed": lambda text: self._indexes.signed(text == "yes"),
             "after": lambda text: _since(_bound(text)),
             "before": lambda text: _until(_bound(text)),
             "relay": self._relay,
@@ -170,7 +197,14 @@ class _Compiler:
         first, last = terms.client_bounds(network)
         if first == last:
             return Leaf(MESSAGE, lambda c: c.client_address == first, 20)
-        return Leaf(MESSAGE, lambda c: c.client_address.between(first, last), 60, is_range=True)
+        if self._connection.dialect.name == "postgresql":  # where each month has its own index
+            return Leaf(
+                MESSAGE, lambda c: c.client_address.between(first, last), 60, is_windowed=True
+            )
+        some = list(self._connection.scalars(_CLIENTS, {"first": first, "last": last}))
+        if len(some) > _MOST_CLIENTS:
+            return Leaf(MESSAGE, lambda c: c.client_address.between(first, last), 60, is_range=True)
+        return Leaf(MESSAGE, lambda c: c.client_address.in_(some), 60, is_windowed=True)
 
     def _relay(self, value: str) -> Node:
         columns = schema.circumstance.c
@@ -219,11 +253,8 @@ class _IndexTables:
     def login(self, digest: int) -> Node:
         return Leaf(MESSAGE, lambda c: c.login_hash == digest, 30)
 
-    def crossing(self, number: int) -> Node:
-        return Some(tuple(_crossed(number, is_signed) for is_signed in (False, True)))
-
-    def signed(self, is_signed: bool) -> Node:
-        return Some(tuple(_crossed(number, is_signed) for number in range(len(schema.CROSSINGS))))
+    def crossed(self, pairs: Sequence[tuple[int, bool]]) -> Node:
+        return Some(tuple(_crossed(number, is_signed) for number, is_signed in pairs))
 
 
 def _crossed(number: int, is_signed: bool) -> Leaf:
@@ -251,14 +282,40 @@ class _Arrays:
     def login(self, digest: int) -> Node:
         return conditions.of_array(MESSAGE, postings.with_login(digest), 30)
 
-    def crossing(self, number: int) -> Node:
-        return conditions.of_array(MESSAGE, postings.with_crossing(number), 70)
-
-    def signed(self, is_signed: bool) -> Node:
-        return conditions.of_array(MESSAGE, postings.with_signed(is_signed), 80)
+    def crossed(self, pairs: Sequence[tuple[int, bool]]) -> Node:
+        if not pairs:
+            return FALSE
+        return conditions.of_array(MESSAGE, postings.with_crossed(pairs), 60 + 5 * len(pairs))
 
 
 _Indexes: TypeAlias = "_IndexTables | _Arrays"
+
+
+Pairs: TypeAlias = frozenset[tuple[int, bool]]  # of a crossing's number, and signed or not
+_EACH: Pairs = frozenset(itertools.product(range(len(schema.CROSSINGS)), (False, True)))
+
+
+def _crossings(condition: Condition) -> Pairs | None:
+    """The crossings, signed and unsigned, that meet it; None where it asks for something else."""
+    match condition:
+        case Is("crossing", value):
+            return frozenset(one for one in _EACH if schema.CROSSINGS[one[0]] == value)
+        case Is("signed", value):
+            return frozenset(one for one in _EACH if one[1] == (value == "yes"))
+        case Not(of):
+            pairs = _crossings(of)
+            return None if pairs is None else _EACH - pairs
+        case All(of) | Either(of):
+            found = [pairs for one in of if (pairs := _crossings(one)) is not None]
+            if not of or len(found) < len(of):
+                return None
+            start, merge = (
+                (_EACH, frozenset.intersection)
+                if isinstance(condition, All)
+                else (frozenset[tuple[int, bool]](), frozenset.union)
+            )
+            return functools.reduce(merge, found, start)
+    return None
 
 
 def _address_ids(condition: Condition, connection: Connection) -> dict[bytes, int]:

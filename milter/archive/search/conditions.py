@@ -61,6 +61,7 @@ class Leaf:
     leads: bool = True  # an index finds its records in order of time
     elements: tuple[int, ...] = ()  # PostgreSQL: of the table's array
     is_range: bool = False  # its index is in order of time for each value only
+    is_windowed: bool = False  # the same, but what is asked for can be found piece by piece of time
     crossed: tuple[int, bool] | None = None  # crossing and signed: what meets one meets no other
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ from sqlalchemy import (
     union,
 )
 
-from carbonseal.milter.archive import schema, terms
+from carbonseal.milter.archive import retrieve, schema, terms
 from carbonseal.milter.archive.search import checks, compiler, conditions
 from carbonseal.milter.archive.search.conditions import MESSAGE, SECTION, Leaf, Node
 from carbonseal.milter.archive.search.wanted import Search
@@ -74,7 +75,9 @@ class Plan:
     @property
     def has_windows(self) -> bool:
         """Whether a lead has no order."""
-        return any(lead is not None and lead.elements for lead in self.leads)
+        return any(
+            lead is not None and (lead.elements or lead.is_windowed) for lead in self.leads
+        )
 
 
 def planned(
@@ -205,7 +208,7 @@ def _in_time(
 def page(plan: Plan, lead: Leaf | None, bounds: Bounds, size: int) -> Select[Any]:
     """The newest candidates that one lead brings."""
     query = candidates(plan, lead, bounds)
-    if lead is not None and (lead.elements or lead.is_range):
+    if lead is not None and (lead.elements or lead.is_range or lead.is_windowed):
         # Planners see LIMIT and walk the primary key through years of other people's mail.
         found = query.cte("found")
         for engine in ("postgresql", "sqlite"):  # MariaDB knows no such word, and needs none
@@ -339,14 +342,17 @@ class Walk:
         many there are between them.
         """
         given = {"first": first, "last": self._last}
-        row = connection.execute(_probe(first > _OLDEST, self._last < _NEWEST), given).one()
+        with retrieve.repeated(connection):
+            row = connection.execute(_probe(first > _OLDEST, self._last < _NEWEST), given).one()
         return row[0], row[1], row[2]
 
     def _merged(self, bounds: Bounds, size: int, connection: Connection) -> list[Any]:
         rows: dict[str, Any] = {}
         for lead in self._plan.leads:
-            for row in connection.execute(page(self._plan, lead, bounds, size)):
-                rows[row[0]] = row
+            query = page(self._plan, lead, bounds, size)
+            with _sent(lead, bounds, connection):
+                found = connection.execute(query).all()
+            rows |= {row[0]: row for row in found}
         return [rows[key] for key in sorted(rows, reverse=True)[:size]]
 
     def _decided(self, rows: list[Any], connection: Connection) -> list[str]:
@@ -362,6 +368,15 @@ class Walk:
                 plan.open, dict(zip(plan.flags, map(bool, row[1:]), strict=True)), found[row[0]]
             )
         ]
+
+
+def _sent(
+    lead: Leaf | None, bounds: Bounds, connection: Connection
+) -> AbstractContextManager[None]:
+    """How PostgreSQL is to plan a page: anew where it depends on the time or on what is wanted."""
+    if lead is None or lead.elements or lead.is_windowed or bounds != (_OLDEST, _NEWEST):
+        return nullcontext()
+    return retrieve.repeated(connection)
 
 
 def _about_newest(connection: Connection) -> str | None:
@@ -419,16 +434,18 @@ def steady(connection: Connection) -> None:
         return
     # To compare arrays of terms row by row costs more than PostgreSQL thinks; told so, it looks in
     # their index where it would read all of a small partition.
+    mode = ("plan_cache_mode", "auto" if is_reader else "force_custom_plan")
     connection.execute(
-        select(*(func.set_config(name, value, not is_reader) for name, value in _PLANNING))
+        select(*(func.set_config(name, value, not is_reader) for name, value in (mode, *_PLANNING)))
     )
     connection.info[_STEADY] = is_reader
+    if is_reader:
+        retrieve.keep_plans(connection)
 
 
 _STEADY, _SEEN = "carbonseal steady", "carbonseal seen"
 _PLANNING = (
     ("enable_seqscan", "off"),
-    ("plan_cache_mode", "force_custom_plan"),
     ("cpu_operator_cost", "0.02"),
     # To merge, it would read whole months in order for the sake of a few records.
     ("enable_mergejoin", "off"),
