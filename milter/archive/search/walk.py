@@ -14,6 +14,7 @@ Does not: fetch the records (`query`), or say what a condition is (`conditions`)
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Integer,
     Select,
     and_,
     bindparam,
@@ -54,6 +56,8 @@ _OLDEST = "0" * terms.RECORD_ID_LENGTH
 _NEWEST = "7" + "Z" * (terms.RECORD_ID_LENGTH - 1)
 
 Bounds = tuple[str, str]  # record ids: inclusive, exclusive
+# The same as parameters of a statement that is built once for all windows of a search.
+_TIME: Any = tuple(bindparam(name, type_=schema.RecordId()) for name in ("first", "last"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +156,9 @@ def _within(bounds: Bounds) -> conditions.Holds:
     return lambda c: and_(*within(bounds, c))
 
 
-def _where_it_says_something(bounds: Bounds, columns: conditions.Columns) -> list[Any]:
-    """That a record is of that time, where some are not.
-
-    PostgreSQL looks for the end of every month's index to learn that a bound excludes nothing,
-    which takes longer than the search itself.
-    """
-    first, last = within(bounds, columns)
-    return [*([first] if bounds[0] > _OLDEST else []), *([last] if bounds[1] < _NEWEST else [])]
+def _says_something(bounds: Bounds) -> dict[str, bool]:
+    """Whether some records are too old, and some too new."""
+    return {"has_first": bounds[0] > _OLDEST, "has_last": bounds[1] < _NEWEST}
 
 
 def _frequency(leaf: Leaf, bounds: Bounds, connection: Connection) -> int:
@@ -175,14 +174,21 @@ def _walked(source: FromClause) -> FromClause:
     return source.alias("walked")
 
 
-def candidates(plan: Plan, lead: Leaf | None, bounds: Bounds) -> Select[Any]:
-    """Ids that one lead brings, and the flags that are needed of them; in no order."""
+def candidates(
+    plan: Plan, lead: Leaf | None, bounds: Bounds, *, has_first: bool, has_last: bool
+) -> Select[Any]:
+    """Ids that one lead brings, and the flags that are needed of them; in no order.
+
+    `has_first`, `has_last`: whether that bound excludes anything.
+    """
     source = MESSAGE if lead is None or lead.table is None else lead.table
     walked = _walked(source)
     in_time = _within(bounds)
     root = plan.root if lead is None else conditions.simplified(plan.root, lead)
     others = in_time if plan.has_arrays else None
-    query: Select[Any] = select(walked.c.record_id).where(*_in_time(plan, lead, walked, bounds))
+    says = (has_first, has_last)
+    query: Select[Any] = select(walked.c.record_id)
+    query = query.where(*_in_time(plan, lead, walked, bounds, says))
     if lead is not None:
         query = query.where(lead.holds(walked.c))
     if not conditions.is_true(root):
@@ -194,20 +200,25 @@ def candidates(plan: Plan, lead: Leaf | None, bounds: Bounds) -> Select[Any]:
 
 
 def _in_time(
-    plan: Plan, lead: Leaf | None, walked: FromClause, bounds: Bounds
+    plan: Plan, lead: Leaf | None, walked: FromClause, bounds: Bounds, says: tuple[bool, bool]
 ) -> list[ColumnElement[bool]]:
     if plan.engine == "sqlite" and lead is not None and lead.is_range:
         # The plus keeps SQLite from walking all records in time rather than sort a few.
         record_id = literal_column("+walked.record_id", schema.RecordId())
         return [record_id >= bounds[0], record_id < bounds[1]]
     if plan.has_arrays and lead is not None and lead.table is not None:
-        return _where_it_says_something(bounds, walked.c)
+        # PostgreSQL looks for the end of every month's index to learn that a bound excludes nothing,
+        # which takes longer than the search itself.
+        return list(itertools.compress(within(bounds, walked.c), says))
     return within(bounds, walked.c)
 
 
-def page(plan: Plan, lead: Leaf | None, bounds: Bounds, size: int) -> Select[Any]:
-    """The newest candidates that one lead brings."""
-    query = candidates(plan, lead, bounds)
+def page(plan: Plan, lead: Leaf | None, *, has_first: bool, has_last: bool) -> Select[Any]:
+    """The newest candidates that one lead brings: of the time from `first` (inclusive, where the
+    search says it), to `last` (exclusive, likewise), at most `size`, which are its parameters.
+    """
+    query = candidates(plan, lead, _TIME, has_first=has_first, has_last=has_last)
+    size = bindparam("size", type_=Integer())
     if lead is not None and (lead.elements or lead.is_range or lead.is_windowed):
         # Planners see LIMIT and walk the primary key through years of other people's mail.
         found = query.cte("found")
@@ -219,7 +230,8 @@ def page(plan: Plan, lead: Leaf | None, bounds: Bounds, size: int) -> Select[Any
 
 def every(plan: Plan) -> Any:
     """The ids of all records that SQL alone can name, as a query without order."""
-    queries = [candidates(plan, lead, plan.bounds) for lead in plan.leads]
+    says = _says_something(plan.bounds)
+    queries = [candidates(plan, lead, plan.bounds, **says) for lead in plan.leads]
     return queries[0] if len(queries) == 1 else union(*queries)
 
 
@@ -266,6 +278,7 @@ class Walk:
         self._span = _SHORTEST
         self._has_begun = False
         self._candidates = 0
+        self._pages: dict[Any, Select[Any]] = {}
         self.given = 0
         self.is_over = not plan.leads
 
@@ -348,12 +361,19 @@ class Walk:
 
     def _merged(self, bounds: Bounds, size: int, connection: Connection) -> list[Any]:
         rows: dict[str, Any] = {}
+        given = {"first": bounds[0], "last": bounds[1], "size": size}
         for lead in self._plan.leads:
-            query = page(self._plan, lead, bounds, size)
+            query = self._page(lead, **_says_something(bounds))
             with _sent(lead, bounds, connection):
-                found = connection.execute(query).all()
+                found = connection.execute(query, given).all()
             rows |= {row[0]: row for row in found}
         return [rows[key] for key in sorted(rows, reverse=True)[:size]]
+
+    def _page(self, lead: Leaf | None, *, has_first: bool, has_last: bool) -> Select[Any]:
+        key = (lead, has_first, has_last)
+        if key not in self._pages:
+            self._pages[key] = page(self._plan, lead, has_first=has_first, has_last=has_last)
+        return self._pages[key]
 
     def _decided(self, rows: list[Any], connection: Connection) -> list[str]:
         """Those of the candidates that stored text and facts bear out."""
