@@ -20,8 +20,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Select, and_, bindparam, func, select
 
-from carbonseal.milter.archive import postings, rows, schema, terms
-from carbonseal.milter.archive.dictionary import chunks
+from carbonseal.milter.archive import postings, retrieve, rows, schema, terms
 from carbonseal.milter.archive.search import checks, conditions, fields
 from carbonseal.milter.archive.search.conditions import (
     FALSE,
@@ -40,7 +39,6 @@ from carbonseal.milter.archive.search.wanted import All, Condition, Either, Is, 
 from carbonseal.policies.delivery import State
 from carbonseal.policies.errors import DataError
 
-_CHUNK = 500
 _MOST_CLIENTS = 256  # of a network that are looked up one by one
 
 
@@ -325,13 +323,14 @@ def _address_ids(condition: Condition, connection: Connection) -> dict[bytes, in
         for one in leaves(condition)
         if one.field in fields.FIELDS and fields.FIELDS[one.field].roles
     }
-    columns = schema.address.c
-    query = select(columns.address_hash, columns.address_id)
-    return {
-        bytes(digest): identifier
-        for chunk in chunks(sorted(hashes), _CHUNK)
-        for digest, identifier in connection.execute(query.where(columns.address_hash.in_(chunk)))
-    }
+    found = _ADDRESSES.rows(sorted(hashes), connection) if hashes else ()
+    return {bytes(digest): identifier for digest, identifier in found}
+
+
+_ADDRESSES = retrieve.ByKey(
+    select(schema.address.c.address_hash, schema.address.c.address_id),
+    schema.address.c.address_hash,
+)
 
 
 def _base(value: str) -> tuple[str, bool]:

@@ -13,8 +13,7 @@ Does not: find records (`walk` does), or say more about them (`short` and `retri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, select
 
@@ -25,8 +24,7 @@ from carbonseal.milter.archive.search import short, standing
 from carbonseal.milter.archive.search.short import Mailboxes
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(NamedTuple):
     """One record in outline; what has the name of a field of `short.Found` is the same."""
 
     record_id: str
