@@ -334,7 +334,9 @@ class Walk:
         """The first window: from the newest record on, where the search does not say from when."""
         self._has_begun = True
         is_latest = self._last == _NEWEST
-        near = _about_newest(connection) if is_latest else self._last
+        near: str | None = self._last
+        if is_latest:  # only PostgreSQL has months to leave out
+            near = _about_newest(connection) if self._plan.has_arrays else None
         low = self._first if near is None else _earlier(near, _PROBED, self._first)
         newest, oldest, number = self._probed(low, connection)
         if newest is None and low > self._first:
@@ -343,7 +345,7 @@ class Walk:
         if newest is None or oldest is None:
             self.is_over = True
             return
-        if is_latest:
+        if is_latest and self._plan.has_arrays:
             connection.info[_SEEN] = newest
         self._last = min(self._last, _after(newest))
         if number < _FIRST_WINDOW:  # all that there are
