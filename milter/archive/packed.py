@@ -136,10 +136,16 @@ def _tail(
     return flags, b"".join(texts)
 
 
+def envelope_count(octets: bytes) -> int:
+    """How many recipients of the envelope there are.  Raises: ValueError."""
+    return _Reader(octets, "recipients").varint()
+
+
 def unpack_recipients(octets: bytes, *, most: int | None = None) -> list[Recipient]:
     """What was packed, or the first so many of them.  Raises: ValueError."""
     reader = _Reader(octets, "recipients")
-    left, route_id, found = reader.varint(), None, []
+    left, route_id = reader.varint(), None
+    found: list[Recipient] = []
     while not reader.is_at_end:
         if len(found) == most:
             return found

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Select, select
 
 from carbonseal.milter.archive import derive, header_store, packed, retrieve, rows, schema
 from carbonseal.milter.archive.packed import Recipient
@@ -70,7 +70,6 @@ def _query(within: Within) -> Select[Any]:
         _MESSAGE.crossing,
         _MESSAGE.reverse_path_spelling,
         _MESSAGE.recipients,
-        _MESSAGE.recipient_count,
         _MESSAGE.copy_count,
         _MESSAGE.is_signed,
         _MESSAGE.verbatim,
@@ -86,14 +85,15 @@ class _Line:
 
     __slots__ = ("message", "recipients")
 
-    def __init__(self, message: Row[Any], most: int | None) -> None:
-        self.message: Any = message
+    def __init__(self, message: Any, most: int | None) -> None:
+        self.message = message
         self.recipients = packed.unpack_recipients(message[6], most=most)
 
     def outline(self, mailboxes: Mailboxes, told: standing.Standing) -> Outline:
         """What is shown, from the addresses by id."""
-        (record_id, path_id, recorded_at, queue_id, crossing, path, _, count, *more) = self.message
+        record_id, path_id, recorded_at, queue_id, crossing, path, octets, *more = self.message
         copy_count, is_signed, verbatim, fields = more
+        count = packed.envelope_count(octets)
         story = None
         if told.is_told:
             named = [_address(one, mailboxes) for one in self.recipients]

@@ -79,9 +79,7 @@ class Plan:
     @property
     def has_windows(self) -> bool:
         """Whether a lead has no order."""
-        return any(
-            lead is not None and (lead.elements or lead.is_windowed) for lead in self.leads
-        )
+        return any(lead is not None and (lead.elements or lead.is_windowed) for lead in self.leads)
 
 
 def planned(
@@ -207,8 +205,8 @@ def _in_time(
         record_id = literal_column("+walked.record_id", schema.RecordId())
         return [record_id >= bounds[0], record_id < bounds[1]]
     if plan.has_arrays and lead is not None and lead.table is not None:
-        # PostgreSQL looks for the end of every month's index to learn that a bound excludes nothing,
-        # which takes longer than the search itself.
+        # To learn that a bound excludes nothing, PostgreSQL looks for the end of every month's
+        # index, which takes longer than the search itself.
         return list(itertools.compress(within(bounds, walked.c), says))
     return within(bounds, walked.c)
 

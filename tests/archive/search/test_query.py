@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from support.archive import (
 )
 
 from carbonseal.milter.archive import record
-from carbonseal.milter.archive.search import query, statistics
+from carbonseal.milter.archive.search import compiler, query, statistics
 from carbonseal.milter.archive.search.statistics import Count
 from carbonseal.milter.archive.search.wanted import Is, Search
 from carbonseal.policies.errors import DataError, NotFound
@@ -330,6 +331,56 @@ def test_in_short_everything_people_ask_for_first(filled: Archive) -> None:
         dry_run=None,
     )
     assert found.signatures == (build_record()["signatures"][0],)
+
+
+def test_an_outline_says_what_is_said_in_short(filled: Archive) -> None:
+    """The table that people read and the JSON that programs read tell the same of every record."""
+    everything = Search()
+    in_short = list(query.search(filled.engine, everything))
+    assert len(in_short) >= len(MESSAGES)
+    outlines = list(query.outlines(filled.engine, everything))
+    assert outlines == [outline_of(one) for one in in_short]
+
+
+def outline_of(found: query.Found) -> query.Outline:
+    return query.Outline(
+        record_id=found.record_id,
+        recorded_at=found.recorded_at,
+        queue_id=found.queue_id,
+        crossing=found.crossing,
+        reverse_path=found.reverse_path,
+        recipient=next(iter(found.recipients), None),
+        recipient_count=len(found.recipients),
+        subject=found.subject,
+        is_signed=bool(found.signatures),
+        is_copied=bool(found.archive_recipients),
+        state=found.state,
+        copy_state=found.copy_state,
+        dry_run=found.dry_run,
+    )
+
+
+@pytest.mark.parametrize("most", [0, 1, 256])
+@pytest.mark.parametrize(
+    "text", ["client:192.0.2.0/24", "client:0.0.0.0/0", "client:2001:db8::/32"]
+)
+def test_a_network_is_found_however_many_clients_it_has(
+    filled: Archive, monkeypatch: pytest.MonkeyPatch, most: int, text: str
+) -> None:
+    """The clients of a small network are looked up one by one, those of a large one at once."""
+    monkeypatch.setattr(compiler, "_MOST_CLIENTS", most)
+    network = ipaddress.ip_network(text.removeprefix("client:"))
+    everything = query.search(filled.engine, Search())
+    wanted = [
+        one.record_id
+        for one in everything
+        if one.client_address and ipaddress.ip_address(one.client_address) in network
+    ]
+    assert wanted
+    found = [one.record_id for one in query.search(filled.engine, build_search(text))]
+    assert found == wanted
+    some = query.search(filled.engine, build_search(text, limit=1, before=wanted[0]))
+    assert [one.record_id for one in some] == wanted[1:2]
 
 
 def test_several_authors_are_all_named(filled: Archive) -> None:

@@ -55,6 +55,20 @@ def test_a_writers_connection_forgets_what_the_planner_was_told(filled: Archive)
     engine.dispose()
 
 
+@pytest.mark.parametrize("module_archive", ["postgresql"], indirect=True)
+def test_only_what_hangs_on_no_value_is_planned_for_good(reader: Engine) -> None:
+    """PostgreSQL remembers how to look up rows by their keys, and never how to find by terms."""
+    for _ in range(12):
+        found(reader)
+        list(query.search(reader, build_search("message-id:1@example.com")))
+    with reader.connect() as connection:
+        asked = text("SELECT statement, generic_plans FROM pg_prepared_statements")
+        kept = {row[0]: row[1] for row in connection.execute(asked)}
+    assert not any("terms" in statement for statement in kept)
+    assert any(count for statement, count in kept.items() if "message_id_hash" in statement)
+    assert any("recipients" in statement for statement in kept)
+
+
 @pytest.mark.parametrize("module_archive", ["postgresql", "mariadb"], indirect=True)
 def test_a_connection_that_died_while_idle_is_replaced(
     filled: Archive, reader: Engine, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from support.archive import Archive, build_recipient, build_record, build_search
 from support.event_lines import active, attempt, build, change, client
 
 from carbonseal.milter.archive.search import fields, query, statistics
+from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies import delivery
 from carbonseal.policies.errors import DataError
 
@@ -200,6 +201,15 @@ def test_results_stand_as_the_facts_say(filled: Archive, cases: list[Case]) -> N
         assert one.state == delivery.worst(end.state for end in passages if not end.is_copy)
         copies = [end.state for end in passages if end.is_copy]
         assert one.copy_state == (delivery.worst(copies) if copies else None)
+
+
+def test_outlines_stand_as_the_facts_say(filled: Archive) -> None:
+    """What a table says of deliveries is what is said in short."""
+    in_short = query.search(filled.engine, Search())
+    outlines = query.outlines(filled.engine, Search())
+    stands = [(one.record_id, one.state, one.copy_state) for one in in_short]
+    assert len({state for _, state, _ in stands}) > 3
+    assert [(one.record_id, one.state, one.copy_state) for one in outlines] == stands
 
 
 def test_messages_are_counted_by_state(filled: Archive, cases: list[Case]) -> None:
