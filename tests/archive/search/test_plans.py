@@ -377,11 +377,7 @@ def test_a_frequent_condition_fills_the_first_window(large: Archive) -> None:
         large, lambda: list(query.search(large.engine, build_search("signed:yes", limit=20)))
     )
     [window] = windows(statements)
-    assert (
-        0
-        < window["last"].int - window["first"].int
-        < (RECORDS // 2 * SPREAD * 1000) << 80
-    )
+    assert 0 < window["last"].int - window["first"].int < (RECORDS // 2 * SPREAD * 1000) << 80
     assert conditions.is_true(plan_of(large, build_search("")).root)
 
 
