@@ -19,8 +19,10 @@ from sqlalchemy import (
     Connection,
     Select,
     Table,
+    Text,
     any_,
     bindparam,
+    cast,
     column,
     func,
     select,
@@ -175,13 +177,13 @@ class ByKey:
     """A statement for rows by their keys, built once.
 
     SQLAlchemy takes as long to build a statement as SQLite to answer it.  PostgreSQL gets the keys
-    as one array: a hundred parameters take its driver longer than a hundred rows.
+    as one array in its text form: a hundred parameters, or values of an array, take its driver
+    longer than a hundred rows.
     """
 
     def __init__(self, query: Select[Any], key: Column[Any]) -> None:
         self._listed = query.where(key.in_(bindparam("keys", expanding=True)))
-        keys = bindparam("keys", type_=postgresql.ARRAY(key.type))
-        self._array = query.where(key == any_(keys))
+        self._array = query.where(key == any_(_keys(key)))
 
     def rows(self, keys: Iterable[Any], connection: Connection) -> Iterator[Any]:
         """The rows that there are, in no order."""
@@ -189,8 +191,25 @@ class ByKey:
         query = self._array if is_array else self._listed
         for chunk in chunks(list(keys), _CHUNK):
             with repeated(connection):
-                found = connection.execute(query, {"keys": chunk}).all()
+                given = {"keys": _array_text(chunk) if is_array else chunk}
+                found = connection.execute(query, given).all()
             yield from found
+
+
+def _keys(key: Column[Any]) -> ColumnElement[Any]:
+    return cast(bindparam("keys", type_=Text()), postgresql.ARRAY(key.type))
+
+
+def _array_text(keys: Sequence[Any]) -> str:
+    """PostgreSQL's text of an array of record ids, octets or numbers."""
+    match keys[0]:
+        case str():
+            texts = [terms.pack_record_id(one).hex() for one in keys]
+        case bytes():
+            texts = [rf'"\\x{one.hex()}"' for one in keys]
+        case _:
+            texts = list(map(str, keys))
+    return f"{{{','.join(texts)}}}"
 
 
 class ByRecord:
@@ -213,7 +232,7 @@ class ByRecord:
         first, last = (bindparam(name, type_=record_id.type) for name in ("first", "last"))
 
         def one_by_one(within: Within) -> Select[Any]:
-            keys = func.unnest(bindparam("keys", type_=postgresql.ARRAY(record_id.type)))
+            keys = func.unnest(_keys(record_id))
             wanted = keys.table_valued(column("key", record_id.type)).render_derived("wanted")
             found = query(within).where(record_id == wanted.c.key, *within(record_id))
             one = found.limit(most).lateral("one")
@@ -230,6 +249,7 @@ class ByRecord:
             given: dict[str, Any] = {"keys": chunk}
             query = self._listed
             if is_array:
+                given["keys"] = _array_text(chunk)
                 first, last = min(chunk), max(chunk)
                 is_far = terms.millisecond(last) - terms.millisecond(first) > _FAR
                 query = self._far if is_far else self._near
