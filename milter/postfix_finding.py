@@ -59,6 +59,8 @@ CATALOGUE: Mapping[str, tuple[Severity, str]] = {
     "reinjection": (_W, "mail that a content filter hands back is sealed a second time"),
     "bounces-unseen": (_H, "bounces that Postfix makes are neither recorded nor signed"),
     "short-queue-ids": (_W, "queue ids repeat"),
+    "log-name": (_W, "Postfix logs under a name that the follower does not know"),
+    "log-elsewhere": (_H, "Postfix logs into another file than the follower reads"),
     # Who is trusted?
     "network-unlisted": (_W, "Postfix trusts a network that ours.networks does not list"),
     "network-unknown-here": (_H, "ours.networks lists what Postfix does not trust"),

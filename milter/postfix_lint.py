@@ -8,7 +8,7 @@ Raises: `postfix_settings.SettingsUnreadable`.
 Does not: know what runs; it reads the files that the next reload would read.
 
 See also: `postfix_passage` (does mail reach the milter), `postfix_trust`, `postfix_domains`,
-`postfix_effects` (what happens afterwards).
+`postfix_effects` (what happens afterwards), `postfix_log` (who learns of it).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from carbonseal.milter import (
     postfix_domains,
     postfix_effects,
+    postfix_log,
     postfix_passage,
     postfix_settings,
     postfix_trust,
@@ -37,6 +38,7 @@ def lint(directory: Path | None, configuration: Configuration) -> list[Finding]:
         *postfix_trust.check(settings, configuration),
         *postfix_domains.check(settings, configuration),
         *postfix_effects.check(settings, configuration),
+        *postfix_log.check(settings, configuration),
     ]
     return sorted(dict.fromkeys(found), key=lambda one: _ORDER.index(one.severity))
 
