@@ -348,6 +348,7 @@ _KINDS: list[tuple[Any, str, str]] = [
     (config_types.Pattern, "author pattern", "author patterns"),
     (config_types.DomainName, "domain name", "domain names"),
     (config_types.SocketText, "socket", "sockets"),
+    (config_types.SmtpAddress, "address and port", "addresses and ports"),
     (config_types.ServerText, "server", "servers"),
     (config_types.FieldName, "header field name", "header field names"),
     (bool, "true or false", "truth values"),
