@@ -164,7 +164,7 @@ def esmtp_of(path: Mapping[str, Any]) -> tuple[str | None, bool]:
         return to_json(given), False
     text = _short_esmtp(" ".join(given))
     # What is short for something else, or holds what no parameter holds, is rather long than wrong.
-    is_plain = text.isascii() and text.isprintable()
+    is_plain = text.isascii() and text.isprintable() and not text.startswith("[")
     return text if is_plain and esmtp_given(text) == given else to_json(given), True
 
 

@@ -118,6 +118,7 @@ ODD_RECORDS = [
     pytest.param({"reverse_path": with_esmtp("SIZE=1", "")}, False, id="empty-parameter"),
     pytest.param({"reverse_path": with_esmtp("")}, False, id="only-an-empty-parameter"),
     pytest.param({"reverse_path": with_esmtp("[]", "A B", NUL_AND_MORE)}, False, id="odd-esmtp"),
+    pytest.param({"reverse_path": with_esmtp("[")}, False, id="opening-bracket"),
     pytest.param({"body_size": 7}, False, id="sizes-that-do-not-add-up"),
     pytest.param({"reasons": [NUL_AND_MORE]}, True, id="odd-reason"),
     pytest.param({"a-later-key": {"nested": [1, None, "x"]}}, True, id="key-of-a-later-version"),
