@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.exc import DBAPIError
 
 from carbonseal.milter.archive import schema
@@ -32,15 +32,22 @@ def insert(
     if connection.dialect.driver == "psycopg":
         _copy(table, rows, connection, with_terms=with_terms)
         return
-    statement = sqlalchemy.insert(table).compile(dialect=connection.dialect)
-    names = list(table.c.keys())
-    if statement.positional:
-        assert statement.positiontup == names
-        connection.exec_driver_sql(str(statement), list(rows))
+    statement, names = _inserting(table, connection.dialect)
+    if names is None:
+        connection.exec_driver_sql(statement, list(rows))
     else:
-        connection.exec_driver_sql(
-            str(statement), [dict(zip(names, row, strict=True)) for row in rows]
-        )
+        connection.exec_driver_sql(statement, [dict(zip(names, row, strict=True)) for row in rows])
+
+
+@functools.lru_cache(maxsize=64)
+def _inserting(table: Table, dialect: Dialect) -> tuple[str, list[str] | None]:
+    """The statement, and the names of its parameters unless they stand in the table's order."""
+    statement = sqlalchemy.insert(table).compile(dialect=dialect)
+    names = list(table.c.keys())
+    if not statement.positional:
+        return str(statement), names
+    assert statement.positiontup == names
+    return str(statement), None
 
 
 def _copy(table: Table, rows: Sequence[Row], connection: Connection, *, with_terms: bool) -> None:

@@ -28,7 +28,7 @@ _LOGIN, _CLIENT = "{login}", "{client}"
 _ITSELF = "[127.0.0.1]"  # what programs of people say at HELO
 _PATH = ("address", "spelling", "raw", "resolved", "esmtp", "about")
 # Longer ones are a stranger's, and would take memory for nothing.
-_LONG = 400
+LONG = 400
 _REMEMBERED = 4096
 
 
@@ -90,7 +90,7 @@ class End(NamedTuple):
 def end_of(path: Mapping[str, Any]) -> End:
     """One end of the envelope."""
     raw, why = path["raw"], path["why"]
-    make = _end if len(raw) + len(why) <= _LONG else _end.__wrapped__
+    make = _end if len(raw) + len(why) <= LONG else _end.__wrapped__
     return make(raw, path["address"], path["resolved"], path["place"], why)
 
 
@@ -227,7 +227,7 @@ def route_of(place: int, code: str, mailer: str | None, host: str | None) -> tup
 
 def client_of(address: str, name: str, helo: str) -> tuple[Columns, bool]:
     """Columns of a client without its port, and whether they are exact."""
-    make = _client if len(name) + len(helo) <= _LONG else _client.__wrapped__
+    make = _client if len(name) + len(helo) <= LONG else _client.__wrapped__
     return make(address, name, helo)
 
 

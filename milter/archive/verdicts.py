@@ -22,12 +22,12 @@ import functools
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from carbonseal.milter.archive import record as record_line
 
 _LONG = 200  # characters of a literal text
+_FEW = 20  # reasons that many messages have
 _OFTEN = 2000  # characters of reasons worth remembering; longer ones are of one message only
 _PLACEHOLDER = re.compile(r"\{(?:(\w+)|(\d+)\.\.(\d+)|why:(\d+))\}", re.ASCII)
 _VERBATIM = "{verbatim}"
@@ -39,8 +39,7 @@ class Verdict(NamedTuple):
     reasons: str
 
 
-@dataclass(frozen=True, slots=True)
-class Abouts:
+class Abouts(NamedTuple):
     """What reasons of one message may be about, as its rows hold it."""
 
     login: str | None
@@ -54,7 +53,7 @@ class Abouts:
 
 def in_common(reasons: Sequence[str], abouts: Abouts) -> tuple[Verdict, bool]:
     """The reasons with placeholders, and whether they are exact."""
-    places = _Places(abouts)
+    place_of = _Places(abouts).of
     made: list[str] = []
     run_code: str | None = None
     first = last = 0
@@ -68,7 +67,7 @@ def in_common(reasons: Sequence[str], abouts: Abouts) -> tuple[Verdict, bool]:
                 text, is_exact = _VERBATIM, False
         else:
             about = rest[:-1]
-            place = places.of(code, about)
+            place = place_of(code, about)
             if place is None:
                 if _is_plain(code) and _is_plain(about):
                     text = reason
@@ -88,12 +87,22 @@ def in_common(reasons: Sequence[str], abouts: Abouts) -> tuple[Verdict, bool]:
                 continue
         run_code = None
         made.append(text)
-    return Verdict(record_line.ascii_json(made).decode("ascii")), is_exact
+    return (_verdict if len(made) <= _FEW else _verdict.__wrapped__)(tuple(made)), is_exact
+
+
+@functools.lru_cache(maxsize=1024)
+def _verdict(made: tuple[str, ...]) -> Verdict:
+    return Verdict(record_line.ascii_json(made).decode("ascii"))
 
 
 def _is_plain(text: str) -> bool:
     """Whether it may stand in the dictionary: no person, no placeholder, not endless."""
-    return len(text) <= _LONG and "@" not in text and "{" not in text and "\0" not in text
+    return len(text) <= _LONG and _names_nobody(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_nobody(text: str) -> bool:
+    return "@" not in text and "{" not in text and "\0" not in text
 
 
 def _plain_code(code: str) -> str:
@@ -113,9 +122,10 @@ class _Places:
             recipients.setdefault(text, number)
         self._recipients = recipients
         self._whys: dict[str, str] = {}
-        for number, why in enumerate(abouts.recipient_whys):
-            if why:
-                self._whys.setdefault(why, f"{{why:{number}}}")
+        if any(abouts.recipient_whys):
+            for number, why in enumerate(abouts.recipient_whys):
+                if why:
+                    self._whys.setdefault(why, f"{{why:{number}}}")
         if abouts.why:
             self._whys[abouts.why] = "{why}"
 
