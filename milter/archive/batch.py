@@ -10,9 +10,8 @@ Does not: touch the database, or decide what becomes of a refused line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from carbonseal.milter import log
 from carbonseal.milter.archive import derive, event_line, header_store, record, rows, terms
@@ -57,7 +56,7 @@ def read(
     entries: Iterable[Entry],
     indexed: frozenset[str] = derive.INDEXED,
     seen: Surveying | None = None,
-    compress: Callable[[Any], bytes] = header_store.compress,
+    compress: rows.CompressText = header_store.compress_text,
 ) -> Batch | None:
     """All of `entries`; None when there are none.  `compress` makes the stored header sections.
 
@@ -76,7 +75,10 @@ def read(
             batch.refused.append((entry, entry.fault))
             continue
         try:
-            if not record.is_event(entry.content):
+            if entry.apart is not None:
+                made = rows.split_apart(entry.apart, indexed, compress)
+                batch.arrivals.append(Arrival(segment_id, entry.position, made))
+            elif not record.is_event(entry.content):
                 made = rows.split(entry.content, indexed, compress)
                 batch.arrivals.append(Arrival(segment_id, entry.position, made))
             elif event_line.is_delivery(entry.content):

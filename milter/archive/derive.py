@@ -10,10 +10,11 @@ Does not: decide anything, or keep what it derives from.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from carbonseal.milter.archive import terms
+from carbonseal.milter.archive.spool_line import Apart
 from carbonseal.policies import header_fields
 
 _NAMES = frozenset(("from", "to", "cc", "subject", "message-id"))
@@ -24,14 +25,14 @@ _OUTLINE = 2000  # characters of names of header fields worth remembering
 _SHORT = 200  # octets of values worth remembering; a stranger's long ones take no memory
 
 
-@dataclass(frozen=True, slots=True)
-class Derived:
+class Derived(NamedTuple):
     """What a header section says about its message."""
 
     authors: tuple[str, ...]  # addresses in From, in order
     to: tuple[str, ...]
     cc: tuple[str, ...]
     message_id: str | None  # lossless
+    message_id_hash: int | None  # its term; None where there is none, or an empty one
     subject: str | None
     terms: tuple[int, ...]  # words of the subject, values of indexed fields
 
@@ -41,20 +42,71 @@ def derive(fields: Sequence[Sequence[str]], indexed: frozenset[str] = INDEXED) -
 
     `indexed`: names in lower case of the fields whose values are to be found, besides the subject.
     """
-    values: dict[str, list[bytes]] = {}
-    for wanted, place in _places(fields, indexed):
-        values.setdefault(wanted, []).append(terms.octets(fields[place][1]))
-    # A second Subject must not hide its words; people are shown the first.
+    values = _by_name(
+        (name, terms.octets(fields[place][1])) for name, place in _places(fields, indexed)
+    )
     subjects = [_subject(value) for value in values.get("subject", ())]
-    message_id = _first(values, "message-id")
+    message_id, identifier = _message_id(_first(values, "message-id"))
     return Derived(
         authors=_authors(values.get("from", [])),
         to=_mailboxes(values.get("to", [])),
         cc=_mailboxes(values.get("cc", [])),
-        message_id=None if message_id is None else header_fields.message_id(message_id),
+        message_id=message_id,
+        message_id_hash=identifier,
         subject=subjects[0] if subjects else None,
-        terms=_terms(subjects, values, indexed),
+        terms=_terms(_words(subjects), values, indexed),
     )
+
+
+def derive_apart(line: Apart, indexed: frozenset[str] = INDEXED) -> Derived:
+    """The same of a line that was taken apart, which says what is derived from plain fields."""
+    values = _by_name(line.values)
+    subject, words = line.subject, line.words
+    if words is None and "subject" in values:
+        subjects = [_subject(value) for value in values["subject"]]
+        subject, words = subjects[0], _words(subjects)
+    message_id, identifier = line.message_id, line.message_id_hash
+    if message_id is None:
+        message_id, identifier = _message_id(_first(values, "message-id"))
+    none: list[bytes] = []
+    return Derived(
+        _authors(values.get("from", none)),
+        _mailboxes(values.get("to", none)),
+        _mailboxes(values.get("cc", none)),
+        message_id,
+        identifier,
+        subject,
+        _terms(words or (), values, indexed),
+    )
+
+
+def wanted(indexed: frozenset[str] = INDEXED) -> frozenset[str]:
+    """Names in lower case of the fields from which anything is derived."""
+    return _NAMES | indexed
+
+
+def values(
+    fields: Sequence[Sequence[str]], indexed: frozenset[str] = INDEXED
+) -> list[tuple[str, bytes]]:
+    """The fields from which anything is derived, in order: names in lower case and octets."""
+    return [(name, terms.octets(fields[place][1])) for name, place in _places(fields, indexed)]
+
+
+def _by_name(found: Iterable[tuple[str, bytes]]) -> dict[str, list[bytes]]:
+    values: dict[str, list[bytes]] = {}
+    for name, value in found:
+        if name in values:
+            values[name].append(value)
+        else:
+            values[name] = [value]
+    return values
+
+
+def _message_id(value: bytes | None) -> tuple[str | None, int | None]:
+    if value is None:
+        return None, None
+    found = header_fields.message_id(value)
+    return found, terms.found_by(found) if found else None
 
 
 def shown(fields: Sequence[Sequence[str]]) -> tuple[str | None, str | None]:
@@ -115,10 +167,15 @@ def _wanted(name: str, indexed: frozenset[str] = frozenset()) -> str:
     return name if name in _NAMES or name in indexed else ""
 
 
+def _words(subjects: list[str]) -> list[int]:
+    # A second Subject must not hide its words; people are shown the first.
+    return list(map(terms.word_term, terms.words(" ".join(subjects))))
+
+
 def _terms(
-    subjects: list[str], values: dict[str, list[bytes]], indexed: frozenset[str]
+    words: Sequence[int], values: dict[str, list[bytes]], indexed: frozenset[str]
 ) -> tuple[int, ...]:
-    found = list(map(terms.word_term, terms.words(" ".join(subjects))))
+    found = list(words)
     for name in values.keys() & indexed:
         for value in values[name][:_MOST_VALUES]:
             make = _field_terms if len(value) <= _SHORT else _field_terms.__wrapped__

@@ -38,7 +38,7 @@ SAMPLE = 4000  # header sections; three seconds of work, once
 HELD_OUT = 400  # those that come next, on which the dictionary is tried
 _WORTH = 0.95  # of what they take without it
 _SIZE = 32_768  # octets; twice as many find nothing more
-_LONGEST = 16_384  # characters; longer header sections teach nothing
+_LONGEST = 16_384  # octets; longer header sections teach nothing
 _YEAR = 365 * 86_400 * 1_000_000  # microseconds; filters and relays change
 _NAMING = frozenset(
     "from to cc bcc sender reply-to resent-from resent-to resent-cc resent-bcc resent-sender "
@@ -63,7 +63,7 @@ class Learning:
     """How one writer stores header sections, and what it gathers to store them better."""
 
     def __init__(self) -> None:
-        self._compress: Callable[[Fields], bytes] = header_store.compress
+        self._compress: Callable[[bytes], bytes] = header_store.compress_text
         self._gathered: list[bytes] | None = None  # None: nothing to learn
         self._child: header_training.Child | None = None
 
@@ -73,13 +73,13 @@ class Learning:
         if content is None:
             self._gathered = []
         else:
-            self._compress = header_store.Packer(content).compress
+            self._compress = header_store.Packer(content).compress_text
 
-    def compress(self, fields: Fields) -> bytes:
-        """The stored form of header fields in order."""
-        stored = self._compress(fields)
+    def compress_text(self, text: bytes) -> bytes:
+        """The stored form of a header section; `text`: see `header_store.text`."""
+        stored = self._compress(text)
         gathered = self._gathered
-        if gathered is not None and len(gathered) < SAMPLE + HELD_OUT and _is_short(fields):
+        if gathered is not None and len(gathered) < SAMPLE + HELD_OUT and len(text) <= _LONGEST:
             gathered.append(stored)
         return stored
 
@@ -100,7 +100,7 @@ class Learning:
             elif not self._take(transaction):
                 with transaction() as connection:
                     header_dictionaries.keep(answer, connection, made_at=_now())
-                self._compress = header_store.Packer(answer).compress
+                self._compress = header_store.Packer(answer).compress_text
 
     def close(self) -> None:
         """End what is being made; it is begun again by who writes next."""
@@ -114,7 +114,7 @@ class Learning:
             content = header_dictionaries.newest(connection, since=_now() - _YEAR)
         if content is None:
             return False
-        self._compress = header_store.Packer(content).compress
+        self._compress = header_store.Packer(content).compress_text
         return True
 
     def _begin(self, gathered: list[bytes]) -> None:
@@ -122,10 +122,6 @@ class Learning:
             self._child = header_training.Child(lambda: _made_of(gathered))
         except OSError as fault:
             _say_none(str(fault))
-
-
-def _is_short(fields: Fields) -> bool:
-    return sum([len(name) + len(value) for name, value in fields]) <= _LONGEST
 
 
 def _say_none(problem: str) -> None:

@@ -53,8 +53,13 @@ _asked: list[Callable[[bytes], None]] = []
 
 def compress(fields: Sequence[Sequence[str]]) -> bytes:
     """The stored form of header fields in order."""
+    return compress_text(text(fields))
+
+
+def compress_text(made: bytes) -> bytes:
+    """The stored form of a header section whose `text` is at hand."""
     packer = _PACKER.copy()
-    return b"%c%b%b" % (_FORMAT_1, packer.compress(_text(fields)), packer.flush())
+    return b"%c%b%b" % (_FORMAT_1, packer.compress(made), packer.flush())
 
 
 class Packer:
@@ -70,7 +75,11 @@ class Packer:
 
     def compress(self, fields: Sequence[Sequence[str]]) -> bytes:
         """The stored form of header fields in order."""
-        return self._before + self._zstd.compress(_text(fields))[len(_MAGIC) :]
+        return self.compress_text(text(fields))
+
+    def compress_text(self, made: bytes) -> bytes:
+        """The stored form of a header section whose `text` is at hand."""
+        return self._before + self._zstd.compress(made)[len(_MAGIC) :]
 
 
 def know(content: bytes) -> bytes:
@@ -91,7 +100,8 @@ def ask_for_unknown(asked: Callable[[bytes], None]) -> None:
     _asked[:] = [asked]
 
 
-def _text(fields: Sequence[Sequence[str]]) -> bytes:
+def text(fields: Sequence[Sequence[str]]) -> bytes:
+    """Header fields in order as they are before they are compressed: JSON in UTF-8."""
     try:
         return orjson.dumps(fields)
     except TypeError:  # it knows no lone surrogates
@@ -100,7 +110,7 @@ def _text(fields: Sequence[Sequence[str]]) -> bytes:
 
 def expand(stored: bytes) -> list[Field]:
     """The header fields in order.  Raises: ValueError."""
-    return [(name, value) for name, value in _fields(_expanded(stored))]
+    return [(name, value) for name, value in parsed(_expanded(stored))]
 
 
 def named(stored: bytes, names: frozenset[str]) -> list[Field]:
@@ -110,7 +120,7 @@ def named(stored: bytes, names: frozenset[str]) -> list[Field]:
     parsed.  Raises: ValueError.
     """
     found = _named(names).findall(_expanded(stored))
-    return [(name, value) for name, value in _fields(b"[%b]" % b",".join(found))]
+    return [(name, value) for name, value in parsed(b"[%b]" % b",".join(found))]
 
 
 @functools.lru_cache(maxsize=16)
@@ -165,7 +175,8 @@ def _reader(identifier: bytes) -> zstandard.ZstdDecompressor:
     return found
 
 
-def _fields(text: bytes) -> Any:
+def parsed(text: bytes) -> Any:
+    """The header fields of which `text` made this: lists of name and value."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:  # it knows no lone surrogates

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import shake_128
+from operator import itemgetter
 from typing import Any
 
 from carbonseal.milter.archive import (
@@ -38,6 +39,7 @@ from carbonseal.milter.archive import (
 )
 from carbonseal.milter.archive.derive import Derived
 from carbonseal.milter.archive.parts import Circumstance, Columns, End, Route
+from carbonseal.milter.archive.spool_line import Apart
 from carbonseal.milter.archive.verdicts import Abouts, Verdict
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -48,11 +50,15 @@ _KEYS = frozenset(  # of version 1
 )
 _LATER_KEYS = ("salt", "retention", "bcc_maps")  # since version 2
 _KEYS_2 = _KEYS.union(_LATER_KEYS)
+_REST, _REST_2 = _KEYS - {"header_fields"}, _KEYS_2 - {"header_fields"}
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 _SALT = 16  # octets
 _QUEUE_ID = 255  # characters
-_MOMENT = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9])\.([0-9]{6})Z"
-)
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+_MICROSECOND = timedelta(microseconds=1)
+
+
+CompressText = Callable[[bytes], bytes]
 
 
 class Unloadable(ValueError):
@@ -76,18 +82,49 @@ class Rows:
 def split(
     record: Mapping[str, Any],
     indexed: frozenset[str] = derive.INDEXED,
-    compress: Callable[[Any], bytes] = header_store.compress,
+    compress: CompressText = header_store.compress_text,
 ) -> Rows:
     """The rows of one record; `indexed`: header fields to be found.  Raises: Unloadable."""
     try:
-        rows, is_exact = _split(record, indexed, compress)
-        # Joining again costs as much as splitting, so it is left to what is not known to be exact.
-        if not is_exact and join(rows, record["header_fields"]) != record:
-            rows.message["verbatim"] = _verbatim(record, rows)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as fault:
-        kind = "lacks" if isinstance(fault, KeyError) else "has a wrong value:"
-        raise Unloadable(f"the record {kind} {fault}") from None
+        fields = record["header_fields"]
+        rows, is_exact = _split(record, derive.derive(fields, indexed))
+        rows.header_section["fields"] = compress(header_store.text(fields))
+        if not (is_exact and record.keys() == (_KEYS if record["v"] == 1 else _KEYS_2)):
+            _keep_verbatim(rows, record)
+    except _WRONG as fault:
+        raise _unloadable(fault) from None
     return rows
+
+
+def split_apart(
+    line: Apart,
+    indexed: frozenset[str] = derive.INDEXED,
+    compress: CompressText = header_store.compress_text,
+) -> Rows:
+    """The same of a line that was taken apart with `derive.wanted(indexed)`."""
+    record = line.content
+    try:
+        rows, is_exact = _split(record, derive.derive_apart(line, indexed))
+        rows.header_section["fields"] = compress(line.text)
+        if not (is_exact and record.keys() == (_REST if record["v"] == 1 else _REST_2)):
+            _keep_verbatim(rows, {**record, "header_fields": header_store.parsed(line.text)})
+    except _WRONG as fault:
+        raise _unloadable(fault) from None
+    return rows
+
+
+def _keep_verbatim(rows: Rows, record: Mapping[str, Any]) -> None:
+    """Keep the record's own text if the columns cannot tell it.
+
+    Joining again costs as much as splitting, so it is left to what is not known to be exact.
+    """
+    if join(rows, record["header_fields"]) != record:
+        rows.message["verbatim"] = _verbatim(record, rows)
+
+
+def _unloadable(fault: Exception) -> Unloadable:
+    kind = "lacks" if isinstance(fault, KeyError) else "has a wrong value:"
+    return Unloadable(f"the record {kind} {fault}")
 
 
 def evidence_salt(salt: bytes) -> bytes:
@@ -113,12 +150,11 @@ def verbatim(stored: bytes) -> dict[str, Any]:
     return content
 
 
-def _split(
-    record: Mapping[str, Any], indexed: frozenset[str], compress: Callable[[Any], bytes]
-) -> tuple[Rows, bool]:
-    """The rows, and whether it is certain that `join` makes the record of them."""
-    fields = record["header_fields"]
-    derived = derive.derive(fields, indexed)
+def _split(record: Mapping[str, Any], derived: Derived) -> tuple[Rows, bool]:
+    """The rows but for the header section itself, and whether they are certain to be exact.
+
+    That is, whether `join` makes the record of them, if it has the usual keys.
+    """
     terms.pack_record_id(record["record_id"])
     reverse_path = parts.end_of(record["reverse_path"])
     envelope = [_recipient(path) for path in record["recipients"]]
@@ -137,16 +173,13 @@ def _split(
             "subject": derived.subject,
             "has_subject": bool(derived.subject),
             "salt": salt,
-            "fields": compress(fields),
+            "fields": b"",
         },
         header_terms=derived.terms,
     )
     _index(rows, reverse_path, [end for _, end, _ in envelope], derived)
     return rows, (
-        is_exact
-        and is_usual_salt
-        and all(one[-1] for one in (*envelope, *copies, *signatures))
-        and record.keys() == (_KEYS if record["v"] == 1 else _KEYS_2)
+        is_exact and is_usual_salt and all(one[-1] for one in (*envelope, *copies, *signatures))
     )
 
 
@@ -217,7 +250,7 @@ def _message(
         "author_count": len(derived.authors),
         "author": author,
         "author_spelling": author_spelling,
-        "message_id_hash": terms.found_by(derived.message_id) if derived.message_id else None,
+        "message_id_hash": derived.message_id_hash,
         "size": size,
         "numbers": packed.pack_numbers(numbers, size),
         "body_hash": digest,
@@ -259,11 +292,28 @@ def login_hash(login: str) -> int:
 
 
 def _recipient(path: Mapping[str, Any]) -> tuple[Columns, End, bool]:
+    if path["esmtp"] == [] and len(path["raw"]) + len(path["why"]) <= parts.LONG:
+        columns, end, is_exact = _usual_recipient(*_of_recipient(path))
+        return columns, end, is_exact and len(path) == 8
     end = parts.end_of(path)
     route, is_exact = parts.route_of(end.place, end.code, path["mailer"], path["host"])
     esmtp, is_usual = parts.esmtp_of(path)
     columns = {"kind": schema.ENVELOPE, "route": route, **end.columns, "esmtp": esmtp}
     return columns, end, is_exact and is_usual and end.is_exact and len(path) == 8
+
+
+_RECIPIENT = ("raw", "address", "resolved", "place", "why", "mailer", "host")
+_of_recipient = itemgetter(*_RECIPIENT)
+
+
+@lru_cache(maxsize=4096)
+def _usual_recipient(*given: Any) -> tuple[Columns, End, bool]:
+    """The same people get mail again and again.  What is remembered is shared, as in `parts`."""
+    path = dict(zip(_RECIPIENT, given, strict=True))
+    end = parts.end_of(path)
+    route, is_exact = parts.route_of(end.place, end.code, path["mailer"], path["host"])
+    columns = {"kind": schema.ENVELOPE, "route": route, **end.columns, "esmtp": None}
+    return columns, end, is_exact and end.is_exact
 
 
 def _digest(body_hash: Mapping[str, Any] | None) -> tuple[bytes | None, bool]:
@@ -301,20 +351,16 @@ def _index(rows: Rows, reverse_path: End, recipients: Iterable[End], derived: De
             if text:
                 mailbox = terms.mailbox(text)
                 roles[mailbox] = roles.get(mailbox, 0) | role
-    for mailbox, held in roles.items():
-        _take_part(rows, mailbox, held)
-
-
-def _take_part(rows: Rows, mailbox: str, held: int) -> None:
     participants, domains = rows.participants, rows.domains
-    base, domain, parents = _found_by(mailbox)
-    participants[mailbox] = participants.get(mailbox, 0) | held
-    if base:
-        participants[base] = participants.get(base, 0) | held << schema.INDIRECT
-    if domain:
-        domains[domain] = domains.get(domain, 0) | held
-        for name in parents:
-            domains[name] = domains.get(name, 0) | held << schema.INDIRECT
+    for mailbox, held in roles.items():
+        base, domain, parents = _found_by(mailbox)
+        participants[mailbox] = participants.get(mailbox, 0) | held
+        if base:
+            participants[base] = participants.get(base, 0) | held << schema.INDIRECT
+        if domain:
+            domains[domain] = domains.get(domain, 0) | held
+            for name in parents:
+                domains[name] = domains.get(name, 0) | held << schema.INDIRECT
 
 
 @lru_cache(maxsize=4096)
@@ -327,29 +373,15 @@ def _found_by(mailbox: str) -> tuple[str, str, tuple[str, ...]]:
 
 def microseconds(text: str) -> tuple[int, bool]:
     """A moment since 1970, and whether `moment_text` gives the same text."""
-    found = _MOMENT.fullmatch(text)
-    midnight = None if found is None else _midnight(found[1])
-    if found is None or midnight is None:
-        return _since_epoch(text), False
-    _, hour, minute, second, fraction = found.groups()
-    seconds = (int(hour) * 60 + int(minute)) * 60 + int(second)
-    return midnight + seconds * 1_000_000 + int(fraction), True
-
-
-@lru_cache(maxsize=64)
-def _midnight(date: str) -> int | None:
-    """Many records are of the same day.  None for a day that is none."""
-    try:
-        return _since_epoch(f"{date}T00:00:00Z")
-    except ValueError:
-        return None
+    found = _since_epoch(text)
+    return found, _MOMENT.fullmatch(text) is not None
 
 
 def _since_epoch(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"recorded_at {text!r} has no time zone")
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def join(rows: Rows, header_fields: list[Any] | None = None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from carbonseal.milter.archive import merkle, record, spool
+from carbonseal.milter.archive.spool_line import Apart, Take
 
 LOADED = "loaded"
 SET_ASIDE = "set-aside"
@@ -47,6 +48,7 @@ class Entry(NamedTuple):
     is_torn: bool  # the fault is a write that was cut short and never acknowledged
     is_footer: bool
     content: dict[str, Any]  # what the line says; empty where there is a fault
+    apart: Apart | None = None  # if it was taken apart; its content is then that one's
 
 
 def pending(directory: Path) -> list[Segment]:
@@ -67,8 +69,12 @@ def _segment(path: Path) -> Segment:
     return Segment(name=path.name[: -len(suffix)], path=path, is_closed=not is_open)
 
 
-def read(segment: Segment, offset: int, position: int = 0) -> Iterator[Entry]:
+def read(
+    segment: Segment, offset: int, position: int = 0, take: Take | None = None
+) -> Iterator[Entry]:
     """The whole lines from `offset` on; `position`: lines of records before it.
+
+    With `take`, records are taken apart where that can be done.
 
     A segment that was renamed (closed) since it was listed is found under its new name; one that
     was moved away yields nothing.
@@ -86,11 +92,15 @@ def read(segment: Segment, offset: int, position: int = 0) -> Iterator[Entry]:
                     yield Entry(offset, offset, line, position, _CUT, False, False, {})
                 return  # still being written, or torn: recovery decides
             end = offset + len(line)
-            entry = _entry(line, offset, end, position)
-            yield entry
-            offset = end
-            if entry.position is not None:
+            apart = None if take is None else take(line)
+            if apart is not None:
+                yield Entry(offset, end, line, position, None, False, False, apart.content, apart)
                 position += 1
+            else:
+                entry = _entry(line, offset, end, position)
+                yield entry
+                position += entry.position is not None
+            offset = end
 
 
 def _open(segment: Segment) -> BinaryIO:

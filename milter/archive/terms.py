@@ -30,8 +30,8 @@ TO_BASE32 = str.maketrans(CROCKFORD + CROCKFORD.lower(), "0123456789ABCDEFGHIJKL
 _RECORD_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII | re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
 _BRACKETED = re.compile(r"<([^<>]+)>")
-_FOREIGN = re.compile(r"[^\x00-\x7f]")
-_DOTLESS_I = str.maketrans("\u0131", "i")
+_DOTLESS_I = 0x131
+_MOST_PLAIN = 4096  # characters remembered
 _QUOTING = re.compile(r'\\(.)|"', re.DOTALL)
 # What a local part can hold in quotes only (RFC 5322, section 3.2.3: atext and dots need none).
 _NEEDS_QUOTES = re.compile(r'[\x00-\x20\x7f()<>\[\]:;@\\,"]|^\Z')
@@ -204,16 +204,24 @@ def sequence(text: str) -> list[str]:
 
 def _words(text: str) -> Iterator[str]:
     if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
-        text = _FOREIGN.sub(_without_accent, decomposed)
-        # Its capital is I, which no machine can tell from that of i.
-        text = text.translate(_DOTLESS_I)
+        text = unicodedata.normalize("NFKD", text).translate(_PLAIN)
     for found in _WORD.findall(text):
         yield found.casefold()[:_MAX_WORD]
 
 
-def _without_accent(found: re.Match[str]) -> str:
-    return "" if unicodedata.combining(found[0]) else found[0]
+class _Plain(dict[int, int | None]):
+    """Characters without accents, as `str.translate` asks for them; the last ones remembered."""
+
+    def __missing__(self, code: int) -> int | None:
+        if len(self) >= _MOST_PLAIN:
+            self.clear()
+        # The capital of a dotless i is I, which no machine can tell from that of i.
+        plain = ord("i") if code == _DOTLESS_I else code
+        self[code] = made = None if unicodedata.combining(chr(code)) else plain
+        return made
+
+
+_PLAIN = _Plain()
 
 
 def pack_client(address: str) -> bytes | None:

@@ -46,6 +46,7 @@ from carbonseal.milter.archive import (
     progress,
     segments,
     servers,
+    spool_line,
 )
 from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.dictionary import Dictionary
@@ -119,6 +120,8 @@ def serve(
 ) -> int:
     """Load until the supervisor at the other end of `control` says so or is gone."""
     stop = _ControlStop(control)
+    if spool_line.COMPILED is None:
+        log.event("writer-without-helper")
     while True:
         try:
             run(
@@ -273,6 +276,7 @@ class _Writer:
     ) -> None:
         self._directory = directory
         self._indexed = indexed
+        self._take = spool_line.taking(derive.wanted(indexed))
         self._evidence = evidence or settings.beside(directory)
         self._said = WriterReport(directory, self._evidence.directory)
         self._sealer: sealing.Sealer | None = None
@@ -441,11 +445,11 @@ class _Writer:
         size = _size(segment)
         if known.is_complete or size == self._sizes.get(segment.name):
             return True
-        entries = segments.read(segment, known.offset, known.lines)
+        entries = segments.read(segment, known.offset, known.lines, self._take)
         seen = self._seen_until(segment, known.offset)
         while (
             batch := batches.read(
-                segment, islice(entries, BATCH), self._indexed, seen, self._learning.compress
+                segment, islice(entries, BATCH), self._indexed, seen, self._learning.compress_text
             )
         ) is not None:
             for entry, why in batch.refused:

@@ -15,7 +15,7 @@ import pytest
 from support.archive import Archive, build_record
 from support.waiting import wait_until
 
-from carbonseal.milter.archive import database, header_learning, header_training
+from carbonseal.milter.archive import database, header_learning, header_store, header_training
 
 PATIENCE = 60.0
 
@@ -160,7 +160,7 @@ def test_the_writer_loads_on_while_a_dictionary_is_made(
         learning.recall(connection)
     fields = [("Subject", " x")]
     for _ in range(7):
-        learning.compress(fields)
+        learning.compress_text(header_store.text(fields))
     learning.learn(engine.begin)
     child = learning._child
     assert child is not None
@@ -169,6 +169,6 @@ def test_the_writer_loads_on_while_a_dictionary_is_made(
     os.kill(child.pid, signal.SIGKILL)
     learning.learn(engine.begin, wait=PATIENCE)
     assert learning._child is None
-    assert learning.compress(fields)[0] == 1
+    assert learning.compress_text(header_store.text(fields))[0] == 1
     assert archive.rows("header_dictionary") == 0
     engine.dispose()

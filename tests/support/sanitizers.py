@@ -29,16 +29,18 @@ def are_at_work() -> bool:
 
 
 def run(source: Path, tests: str, directory: Path, *flags: str) -> None:
-    """Build `source` of the room keys and let `tests` use it; fails where one of them does."""
+    """Build `source` and let `tests` use it; fails where one of them does."""
     built = directory / f"{source.stem}.so"
+    name = ".".join(("carbonseal", *source.relative_to(ROOT).with_suffix("").parts))
     include = "-I" + sysconfig.get_paths()["include"]
-    compiler = ["cc", "-shared", "-fPIC", *_FLAGS, *flags, *_WARNINGS, include]
-    subprocess.run([*compiler, str(source), "-o", str(built)], check=True)
+    compiler = ["cc", "-shared", "-fPIC", *_FLAGS, *_WARNINGS, include]
+    # Libraries among the flags count for what stands before them.
+    subprocess.run([*compiler, str(source), *flags, "-o", str(built)], check=True)
     runtime = subprocess.run(
         ["cc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
     ).stdout.strip()
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, f"carbonseal.keys.{source.stem}", str(built), tests],
+        [sys.executable, "-c", _PROGRAM, name, str(built), tests],
         cwd=ROOT,
         env={
             **os.environ,

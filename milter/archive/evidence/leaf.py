@@ -53,12 +53,12 @@ _HIDDEN = frozenset(("header_fields", "salt"))
 _APART = _OWN | _LISTS | _HIDDEN
 _own_values = itemgetter(*_FIRST[1:])
 _ROW = 10  # salts
-_NAMING = frozenset(
+NAMING = frozenset(
     "from to cc bcc sender reply-to return-path delivered-to x-original-to resent-from resent-to "
     "resent-cc resent-bcc resent-sender resent-reply-to disposition-notification-to".split()
 )
 # What a message is about: the informational fields (RFC 5322 section 3.6.5) and what repeats them.
-_ABOUT = frozenset(("subject", "comments", "keywords", "thread-topic"))
+ABOUT = frozenset(("subject", "comments", "keywords", "thread-topic"))
 _sorted_json, _SORTED = orjson.dumps, orjson.OPT_SORT_KEYS
 _SHORT = 100  # characters; no name that counts here is longer
 _REMEMBERED = 2000  # characters of names, and recipients: what has more does not come again
@@ -235,12 +235,12 @@ def _group(one: Any) -> str:
 def _group_of(name: str) -> str:
     if is_subject(name):
         return SUBJECT
-    return ADDRESSES if name.strip().lower() in _NAMING else FIELDS
+    return ADDRESSES if name.strip().lower() in NAMING else FIELDS
 
 
 def is_subject(name: str) -> bool:
     """Whether a header field of that name is a Subject or repeats it, and so goes with it."""
-    return len(name) <= _SHORT and name.strip().lower() in _ABOUT
+    return len(name) <= _SHORT and name.strip().lower() in ABOUT
 
 
 def commitments(content: Mapping[str, Any]) -> Commitments:

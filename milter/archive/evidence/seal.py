@@ -193,6 +193,11 @@ class Surveying:
             if one.is_footer:
                 self._footer = one.content
             return
+        if one.apart is not None:
+            self._take_id(one.content.get("record_id"))
+            self._digests += one.apart.digest
+            self._evidence += one.apart.evidence
+            return
         content = None if one.fault is not None else one.content
         if content is None:
             self._broken.append(len(self._digests) // leaf.DIGEST)

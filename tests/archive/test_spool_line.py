@@ -1,0 +1,338 @@
+"""A line that the compiled helper takes apart says what Python says of it, octet by octet."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import sanitizers
+from support.archive import build_recipient, build_record, headers
+from support.evidence import salted
+from traffic import generator
+
+from carbonseal.milter.archive import (
+    batch,
+    derive,
+    header_store,
+    merkle,
+    record,
+    rows,
+    segments,
+    spool,
+    spool_line,
+)
+from carbonseal.milter.archive.evidence import leaf
+from carbonseal.milter.archive.evidence.seal import Surveying
+from carbonseal.milter.archive.spool_line import Apart
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "milter/archive/_spool_line.c"
+EXAMPLES = 100 if sanitizers.are_at_work() else 400
+
+INDEXED = frozenset(("list-id", "x-case"))
+# What the wire can bring: UTF-8 and, as lone surrogates, octets that are none.
+WIRE = st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+# And whatever else a text can hold, which never was octets.
+ANY_TEXT = st.text(st.characters(codec=None), max_size=20)
+PLAIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40)
+TEXT = PLAIN | WIRE | ANY_TEXT
+NAMES = st.sampled_from(
+    [*sorted(leaf.NAMING | leaf.ABOUT | derive.wanted(INDEXED)), "received", "x" * 101]
+).flatmap(lambda name: st.sampled_from([name, name.upper(), name.title(), f" {name}  "]))
+FIELDS = st.lists(st.tuples(NAMES | PLAIN | WIRE, TEXT).map(list), max_size=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda some: st.lists(some, max_size=4) | st.dictionaries(TEXT, some, max_size=4),
+    max_leaves=12,
+)
+
+
+def taking() -> spool_line.Take:
+    take = spool_line.taking(derive.wanted(INDEXED))
+    assert take is not None
+    return take
+
+
+def line_of(text: bytes) -> bytes:
+    """A line with these octets before its checksum."""
+    return b'%b,"crc32":"%08x"}\n' % (text, zlib.crc32(text))
+
+
+def as_python_does(line: bytes, content: dict[str, Any]) -> tuple[Any, ...]:
+    """What the parts of `Apart` are made of where the helper is missing."""
+    fields = content["header_fields"]
+    return (
+        {key: value for key, value in content.items() if key != "header_fields"},
+        header_store.text(fields),
+        derive.values(fields, INDEXED),
+        leaf.evidence_of(line, content),
+        merkle.quick_leaf_hash(line),
+    )
+
+
+def assert_twins(line: bytes) -> Apart | None:
+    """None where the helper leaves the line to Python; what it says is right otherwise."""
+    apart = taking()(line)
+    if apart is None:
+        return None
+    content = record.parse(line)
+    assert not record.is_event(content)
+    assert tuple(apart[:5]) == as_python_does(line, content)
+    assert repr(apart.content) == repr(as_python_does(line, content)[0])  # 1 is not True
+    assert derive.derive_apart(apart, INDEXED) == derive.derive(content["header_fields"], INDEXED)
+    assert split(lambda: rows.split_apart(apart, INDEXED)) == split(
+        lambda: rows.split(content, INDEXED)
+    )
+    return apart
+
+
+def split(make: Any) -> Any:
+    try:
+        return make()
+    except rows.Unloadable as fault:
+        return str(fault)
+
+
+def test_the_helper_is_what_runs_where_there_was_a_compiler() -> None:
+    """Otherwise nothing here would be compared with anything."""
+    assert spool_line.COMPILED is not None
+
+
+def test_all_mail_of_the_generator_is_taken_apart() -> None:
+    """Threads, lists, many languages, attachments, bounces: none is left to Python."""
+    for content in generator.records(100 if sanitizers.are_at_work() else 1500):
+        assert assert_twins(record.encode(content)) is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="ordinary"),
+        pytest.param({"header_fields": []}, id="no-header-section"),
+        pytest.param({"recipients": []}, id="no-recipients"),
+        pytest.param(
+            {"recipients": [build_recipient(f"r{number}@x.example") for number in range(250)]},
+            id="more-recipients-than-come-in-order",
+        ),
+        pytest.param(
+            {"header_fields": [[f"X-{number}", " a\r\n b"] for number in range(1000)]},
+            id="a-thousand-header-fields",
+        ),
+        pytest.param({"header_fields": headers(subject=" x" * 30_000)}, id="long-subject"),
+        pytest.param({"header_fields": headers(subject=f" {'y' * 64} {'z' * 65}")}, id="long-word"),
+        pytest.param(
+            {"header_fields": [["Subject", " one"], ["Subject", " two ones"]]}, id="two-subjects"
+        ),
+        pytest.param(
+            {"header_fields": [["Subject", " =?UTF-8?Q?=C3=BC?= x"], ["subject", " two"]]},
+            id="encoded-and-plain-subject",
+        ),
+        pytest.param(
+            {"header_fields": [["Message-ID", " <a@b> "], ["Message-ID", "<c@d>"]]},
+            id="two-identifiers",
+        ),
+        pytest.param({"header_fields": [["Message-ID", " <> "]]}, id="empty-identifier"),
+        pytest.param({"header_fields": [["Message-ID", " (x) <a(b@c>"]]}, id="comment"),
+        pytest.param(
+            {"header_fields": [["To", " a\0\x7f\udcff\ud83d\ud800x\U0001f4e7"]]}, id="any"
+        ),
+        pytest.param({"login": "a\0b\udcff\u202e\U0001f4e7"}, id="nul-in-login"),
+        pytest.param({"later": {"b": 1, "a": [True, None, {"d": -5, "c": ""}]}}, id="later-key"),
+        pytest.param({"later": 10**17}, id="large-number"),
+    ],
+)
+def test_an_odd_record_is_taken_apart_all_the_same(changes: dict[str, Any]) -> None:
+    """What the milter may write is the helper's work, however odd the mail."""
+    assert assert_twins(record.encode(salted(1, **changes))) is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"salt": None}, id="unsalted"),
+        pytest.param({"salt": "0123456789ABCDEF" * 2}, id="salt-in-capitals"),
+        pytest.param({"salt": "\u00e9" * 32}, id="salt-of-no-digits"),
+        pytest.param({"header_fields": None}, id="no-list-of-fields"),
+        pytest.param({"header_fields": [["From"]]}, id="field-without-value"),
+        pytest.param({"header_fields": [["From", None]]}, id="field-of-nothing"),
+        pytest.param({"header_fields": [{"From": "x"}]}, id="field-that-is-an-object"),
+        pytest.param({"recipients": {"0": "x"}}, id="recipients-are-an-object"),
+        pytest.param(
+            {"recipients": [build_recipient("r@x.example")] * 5000}, id="five-thousand-recipients"
+        ),
+        pytest.param({"later": 0.5}, id="fraction"),
+        pytest.param({"later": 10**18}, id="number-beyond-18-digits"),
+        pytest.param({"login": "a\x7f"}, id="del"),
+        pytest.param({"event": "delivery"}, id="event"),
+        pytest.param({"later": {str(key): key for key in range(65)}}, id="too-many-keys"),
+    ],
+)
+def test_what_is_unlike_records_is_left_to_python(changes: dict[str, Any]) -> None:
+    """The helper does not judge what it does not know."""
+    assert assert_twins(record.encode(salted(1, **changes))) is None
+
+
+@pytest.mark.parametrize("missing", sorted(record.parse(record.encode(salted(1)))))
+def test_a_record_without_a_key_is_the_same_to_both(missing: str) -> None:
+    """Keys that are no part of their own are facts, there or not."""
+    content = salted(1)
+    del content[missing]
+    assert_twins(record.encode(content))
+
+
+@pytest.mark.parametrize("name", sorted(leaf.NAMING | leaf.ABOUT))
+@pytest.mark.parametrize("spelling", ["{}", " {} ", "{}\t", "{}x", "x{}", "{}\u212a"])
+def test_each_name_counts_to_the_same_group(name: str, spelling: str) -> None:
+    """Which part a header field belongs to is evidence."""
+    for form in (name, name.upper()):
+        fields = [["Received", "x"], [spelling.format(form), " Ann <ann@x.example>"]]
+        assert_twins(record.encode(salted(1, header_fields=fields)))
+
+
+@given(
+    fields=FIELDS,
+    changes=st.fixed_dictionaries(
+        {},
+        optional={
+            "login": TEXT,
+            "queue_id": TEXT,
+            "reasons": st.lists(TEXT, max_size=3),
+            "archive_recipients": st.lists(WIRE, max_size=2),
+            "recipients": st.lists(
+                st.builds(build_recipient, TEXT, raw=WIRE, why=TEXT), max_size=12
+            ),
+            "bcc_maps": JSON,
+            "tls": st.none() | st.dictionaries(TEXT, TEXT, max_size=3),
+            "size": st.integers(-5, 1 << 65),
+            "later": JSON,
+        },
+    ),
+)
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_both_say_the_same_of_any_record(fields: list[list[str]], changes: dict[str, Any]) -> None:
+    """Whatever octets and characters stand in it."""
+    assert_twins(record.encode(salted(1, header_fields=fields, **changes)))
+
+
+@given(content=st.dictionaries(st.sampled_from([*build_record(), "later"]) | TEXT, JSON))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_both_say_the_same_of_any_object(content: dict[str, Any]) -> None:
+    """A record of another shape is none to the helper."""
+    assert_twins(record.encode({**content, "x": 1}))
+    assert_twins(record.encode(salted(1, **content)))
+
+
+LINE = record.encode(
+    salted(1, header_fields=[["To", ' \u00e9\\" a\r\n b'], ["Subject", " =x \U0001f4e7"]])
+)
+SIGNS = [b"", b'"', b"\\", b"\\u", b"\\ud83d", b"\\/", b"[", b"]", b"{", b"}", b",", b":", b"0"]
+SIGNS += [b"-", b"-0", b"1e5", b"null", b"\0", b"\xff", b"\x7f", b" ", b'"a":1,', b'"salt":1,']
+
+
+@given(
+    cuts=st.lists(
+        st.tuples(st.integers(0, len(LINE) - 22), st.integers(0, 3), st.sampled_from(SIGNS)),
+        min_size=1,
+        max_size=3,
+    )
+)
+@example(cuts=[(0, 1, b"[")])
+@settings(max_examples=4 * EXAMPLES, deadline=None)
+def test_both_say_the_same_of_damaged_lines_with_a_fitting_checksum(
+    cuts: list[tuple[int, int, bytes]],
+) -> None:
+    """Signs put into, or cut out of, any place of a line; the helper reads no octet beyond it."""
+    text = bytearray(LINE[:-21])
+    for at, cut, put in cuts:
+        text[at : at + cut] = put
+    line = line_of(bytes(text))
+    if taking()(line) is not None:
+        assert_twins(line)
+
+
+def test_a_line_cut_anywhere_is_left_to_python() -> None:
+    """With its own checksum, and with one that fits what is left."""
+    take = taking()
+    for end in range(len(LINE)):
+        assert take(LINE[:end]) is None
+    for end in range(len(LINE) - 21):
+        assert take(line_of(LINE[:end])) is None
+
+
+@pytest.mark.parametrize("place", [0, 1, 100, -2, -3, -4, -11, -12, -21, -22])
+def test_a_changed_octet_shows(place: int) -> None:
+    """The checksum covers all before it; its frame is as it has to be."""
+    line = bytearray(LINE)
+    line[place] ^= 1
+    assert taking()(bytes(line)) is None
+
+
+def test_deep_nesting_is_left_to_python() -> None:
+    """Neither a deep line nor a wide one exhausts anything."""
+    take = taking()
+    for depth in (10, 16, 17, 1000, 1_000_000):
+        text = record.encode(salted(1))[:-21] + b',"later":' + b"[" * depth + b"]" * depth
+        assert (take(line_of(text)) is None) is (depth > 15)
+    assert take(line_of(record.encode(salted(1))[:-21] + b',"later":[' + b"1," * 300_000)) is None
+
+
+def test_a_line_is_taken_apart_the_same_after_any_other() -> None:
+    """No state is carried from one line to the next; memory of long ones is given back."""
+    long = record.encode(salted(2, header_fields=[["X", "y\u00e9" * 400_000]] * 3))
+    take = taking()
+    lines = [LINE, long, b"", LINE[:50], record.encode(salted(3)), line_of(LINE[:99])]
+    first = [take(line) for line in lines]
+    for one, other in itertools.product(range(len(lines)), repeat=2):
+        take(lines[one])
+        assert take(lines[other]) == first[other]
+
+
+def test_a_segment_is_read_the_same_with_and_without(tmp_path: Path) -> None:
+    """Batches and what is sealed: events, damaged lines and the footer in between."""
+    tree = merkle.Tree()
+    lines = [record.encode(salted(number)) for number in range(5)]
+    lines[2:2] = [b"rubbish\n", line_of(b'{"event":"later","relay":"mx1"'), LINE[:-9] + b"x\n"]
+    for line in lines:
+        tree.add(line)
+    path = tmp_path / f"01GNP5RRHK123SMMG37M6W5FTB-1{spool.CLOSED_SUFFIX}"
+    path.write_bytes(b"".join([*lines, spool.footer("01GNP5RRHK123SMMG37M6W5FTB-1", tree)]))
+    [segment] = segments.pending(tmp_path)
+    found = []
+    for take in (None, taking()):
+        seen = Surveying()
+        made = batch.read(segment, segments.read(segment, 0, 0, take), INDEXED, seen)
+        assert made is not None
+        found.append((made.arrivals, made.others, [why for _, why in made.refused]))
+        found.append(seen.survey(segment))
+    assert found[:2] == found[2:]
+    assert len(found[0][0]) == 5
+
+
+def test_the_helper_refuses_what_is_no_line() -> None:
+    """A mistake of the caller is an exception, not a crash."""
+    assert spool_line.COMPILED is not None
+    compiled: Any = spool_line.COMPILED
+    reader = compiled(("from",), (), ())
+    for wrong in (("text", 1), (None, 1), (bytearray(b"x"), 1), (b"x", "1"), (b"x",), ()):
+        with pytest.raises(TypeError):
+            reader.take(*wrong)
+    for number in (-1, 1 << 70):
+        with pytest.raises((OverflowError, TypeError)):
+            reader.take(b"x", number)
+    for wrong in (((1,), (), ()), (None, (), ()), ((), ()), (("\ud800",), (), ())):
+        with pytest.raises((TypeError, UnicodeError)):
+            compiled(*wrong)
+    with pytest.raises(ValueError, match="so long a name"):
+        compiled(("x" * 256,), (), ())
+    assert spool_line.taking({"x" * 256}) is None
+
+
+@pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
+def test_the_helper_stays_within_its_memory(tmp_path: Path) -> None:
+    """All of the above once more under the sanitizers."""
+    sanitizers.run(SOURCE, __file__, tmp_path, "-lcrypto")
