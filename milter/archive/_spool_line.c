@@ -20,6 +20,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #define DEEPEST 16        /* of lists and objects in one another */
 #define MOST_KEYS 64      /* of one object */
@@ -181,15 +184,36 @@ static Outcome read_escape(Reader *self, Node *node) {
     return DONE;
 }
 
+static bool is_plain(octet sign) {
+    return sign >= 0x20 && sign < 0x7F && sign != '"' && sign != '\\';
+}
+
+/* The first octet from `at` on that is no plain sign of a text. */
+static size_t end_of_plain(const octet *line, size_t at, size_t end) {
+#if defined(__SSE2__)
+    const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\');
+    const __m128i del = _mm_set1_epi8(0x7F), space = _mm_set1_epi8(0x20);
+    for (; end - at >= 16; at += 16) {
+        __m128i signs = _mm_loadu_si128((const __m128i *)(line + at));
+        /* What is beyond ASCII is negative, and so below the space, too. */
+        __m128i odd = _mm_or_si128(_mm_cmplt_epi8(signs, space), _mm_cmpeq_epi8(signs, del));
+        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(signs, quote));
+        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(signs, backslash));
+        int found = _mm_movemask_epi8(odd);
+        if (found) return at + (size_t)__builtin_ctz((unsigned)found);
+    }
+#endif
+    while (at < end && is_plain(line[at])) at++;
+    return at;
+}
+
 static Outcome read_text(Reader *self, uint32_t *place) {
     self->at++; /* the quotation mark */
     TRY(add_node(self, TEXT, place));
     Node *node = &self->nodes[*place];
     const octet *line = self->line;
     for (;;) {
-        while (self->at < self->end && line[self->at] >= 0x20 && line[self->at] < 0x7F
-               && line[self->at] != '"' && line[self->at] != '\\')
-            self->at++;
+        self->at = end_of_plain(line, self->at, self->end);
         if (self->at >= self->end) return UNUSUAL;
         if (line[self->at] == '"') break;
         if (line[self->at] != '\\') return UNUSUAL;

@@ -213,6 +213,7 @@ def unpack_signatures(octets: bytes | None, second: int) -> list[Signature]:
     return found
 
 
+@functools.lru_cache(maxsize=4096)  # small numbers come again and again
 def _varint(number: int) -> bytes:
     """Seven bits an octet, the lowest first; the highest bit says that more come."""
     octets = bytearray()
