@@ -39,6 +39,7 @@ _FLUSH_SECONDS: Final = 1.0
 _TEND_SECONDS: Final = 1.0
 _STATE_SECONDS: Final = 3.0
 _RETRY_SECONDS: Final = 1.0
+_PROVEN_SECONDS: Final = 3.0  # journalctl takes a moment until it complains
 _LONGEST: Final = 16384  # octets of a line; Postfix cuts at 2,000, rsyslog at 8,192
 _EXAMPLE: Final = 400  # characters of a line that is kept as an example
 _LOCK: Final = "follow.lock"
@@ -131,6 +132,9 @@ class Follower:
     _tend_at: float = 0.0
     _state_at: float = 0.0
     _trouble: str | None = None
+    _proven_at: float = (
+        0.0  # by the monotonic clock: a log of which nothing comes is well from here
+    )
     _doubt: Doubt = field(default_factory=Doubt)
     _doubted: str | None = None
     _was_idle: bool = False  # the end of the log was reached: what comes next was written just now
@@ -178,7 +182,8 @@ class Follower:
                 self._lose_source()
             self._wait_after(fault, stop)
             return
-        self._say_well()
+        if not is_idle or time.monotonic() >= self._proven_at:
+            self._say_well()
         if is_idle and self._source is not None and not self._source.is_finished:
             self._source.wait(_POLL)
 
@@ -186,6 +191,7 @@ class Follower:
         """Take in the next lines; whether there were any."""
         if self._source is None:
             self._source = self.make_source(self._position)
+            self._proven_at = time.monotonic() + _PROVEN_SECONDS
         if self._held is None:
             self._held = self._source.take()
         if self._held is None:

@@ -18,7 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from support.waiting import wait_until
@@ -154,10 +154,11 @@ class Relay:
         }
         self.file.write_text(json.dumps(content))
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, stderr: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
         """`carbonseal follow`."""
         program = Path(sys.executable).with_name("carbonseal")
-        return subprocess.Popen([program, "--config", self.file, "follow", *options])
+        command = [program, "--config", self.file, "follow", *options]
+        return subprocess.Popen(command, stderr=stderr)
 
     def once(self) -> None:
         """To the end of what there is."""
@@ -396,6 +397,38 @@ def test_a_journal_that_is_not_for_us(tmp_path: Path) -> None:
     with pytest.raises(LogUnreadable, match="systemd-journal"):
         _read_to_the_end(made)
     made.close()
+
+
+def test_one_that_cannot_be_read_for_long_is_said_once(
+    tmp_path: Path, journal: PrivateJournal, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new journalctl seems well until it complains; what is said is what is so."""
+    journal.deliver(range(4000, 4003))
+    _await_entry(journal, 4002)
+    content = json.loads(relay.file.read_text())
+    place, tried = tmp_path / "journal", tmp_path / "tried"
+    content["follow"]["log"] = f"journal:{place}"
+    relay.file.write_text(json.dumps(content))
+    counting = tmp_path / "bin" / "journalctl"
+    counting.parent.mkdir()
+    counting.write_text(f'#!/bin/sh\necho >> {tried}\nexec {shutil.which("journalctl")} "$@"\n')
+    counting.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{counting.parent}:{os.environ['PATH']}")
+    with (tmp_path / "said").open("wb") as said:
+        follower = relay.start(stderr=said)
+    try:
+        wait_until(lambda: tried.exists() and len(tried.read_text()) > 3, "three more trials", 60)
+        place.symlink_to(journal.files)
+        wait_until(lambda: bool(relay.told()), "facts", 60, told=lambda: str(relay.told()))
+    finally:
+        follower.terminate()
+        follower.wait(30)
+    told = [line.split()[2] for line in (tmp_path / "said").read_text().splitlines()]
+    assert [one for one in told if one.startswith("follow-")] == [
+        "follow-begins",
+        "follow-waits",
+        "follow-goes-on",
+    ]
 
 
 def test_where_there_is_no_journal_it_is_said(tmp_path: Path) -> None:
