@@ -142,6 +142,8 @@ def test_all_mail_of_the_generator_is_taken_apart() -> None:
             {"header_fields": [["To", " a\0\x7f\udcff\ud83d\ud800x\U0001f4e7"]]}, id="any"
         ),
         pytest.param({"login": "a\0b\udcff\u202e\U0001f4e7"}, id="nul-in-login"),
+        # What is beyond ASCII makes an escape of DEL, too.
+        pytest.param({"login": "\u00e9", "header_fields": [["To", "a\x7f"]]}, id="escaped-del"),
         pytest.param({"later": {"b": 1, "a": [True, None, {"d": -5, "c": ""}]}}, id="later-key"),
         pytest.param({"later": 10**17}, id="large-number"),
     ],
@@ -270,6 +272,15 @@ def test_a_changed_octet_shows(place: int) -> None:
     line = bytearray(LINE)
     line[place] ^= 1
     assert taking()(bytes(line)) is None
+
+
+@pytest.mark.parametrize("key", [b"login", b"salt", b"recipients", b"header_fields", b"size"])
+def test_a_key_that_is_there_twice_is_left_to_python(key: bytes) -> None:
+    """Which of the two counts, Python knows."""
+    text = record.encode(salted(1))[:-21]
+    assert taking()(line_of(text + b',"later":1')) is not None
+    for twice in (b',"%b":null' % key, b',"later":{"a":1,"b":2,"a":1}', b',"later":1,"later":1'):
+        assert taking()(line_of(text + twice)) is None
 
 
 def test_deep_nesting_is_left_to_python() -> None:
