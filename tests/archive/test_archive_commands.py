@@ -367,7 +367,7 @@ from carbonseal.milter.archive import commands
 from carbonseal.milter.archive.evidence.settings import Settings
 commands.archive(["write"], obj=SimpleNamespace(
     spool_directory=Path(sys.argv[1]), database_url=sys.argv[2], keep_loaded=None,
-    index_headers=("List-Id",), evidence=Settings(Path(sys.argv[1]) / "evidence")))
+    index_headers=frozenset({"list-id"}), evidence=Settings(Path(sys.argv[1]) / "evidence")))
 """
 
 
