@@ -14,7 +14,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ def stored(archive: Archive) -> int:
     """Records in the database, by a connection of its own."""
     if not archive.file.exists():
         return 0
-    with sqlite3.connect(f"file:{archive.file}?mode=ro", uri=True, timeout=PATIENCE) as connection:
+    place = f"file:{archive.file}?mode=ro"
+    with closing(sqlite3.connect(place, uri=True, timeout=PATIENCE)) as connection:
         try:
             return int(connection.execute("SELECT count(*) FROM message").fetchone()[0])
         except sqlite3.OperationalError:

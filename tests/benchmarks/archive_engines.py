@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -82,11 +83,11 @@ class SQLite:
         self.settings = {"journal_mode": "WAL", "synchronous": "FULL"}
 
     def settle(self) -> None:
-        with sqlite3.connect(self._file) as connection:
+        with closing(sqlite3.connect(self._file)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def sizes(self) -> Sizes:
-        with sqlite3.connect(self._file) as connection:
+        with closing(sqlite3.connect(self._file)) as connection:
             query = (
                 "SELECT m.type, m.tbl_name, m.name, sum(s.pgsize) FROM dbstat('main', 1) s "
                 "JOIN sqlite_schema m ON m.name = s.name GROUP BY 1, 2, 3"

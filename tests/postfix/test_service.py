@@ -90,18 +90,17 @@ def test_a_bad_configuration_is_refused_and_the_old_one_kept(running: Relay) -> 
 
 
 def test_a_new_key_is_taken_up_by_running_workers(running: Relay) -> None:
-    """Within a second, without a reload; the old key signs no more."""
+    """Without a reload; after a moment the old key signs no more."""
     assert send(running) == 250
     running.service.make_key("example.com", "--selector", "fresh")
 
-    def is_signed_with_it() -> bool:
-        send(running)
-        return "selector=fresh" in running.service.log() or "/fresh" in running.service.log()
+    def is_signed_with_it_alone() -> bool:
+        for _ in range(5):  # each worker looks for itself, and Postfix delivers in any order
+            send(running)
+        running.mta.wait_until_empty()
+        return all(b"s=fresh;" in one.content for one in running.sink.deliveries[-5:])
 
-    wait_until(is_signed_with_it, "a signature with the new key", timeout=5)
-    running.mta.wait_until_empty()
-    last = running.sink.deliveries[-1]
-    assert b"s=fresh;" in last.content
+    wait_until(is_signed_with_it_alone, "signatures with the new key only", timeout=30)
 
 
 def test_stop_lets_an_open_session_finish(running: Relay) -> None:
