@@ -77,7 +77,7 @@ def traces(machine: FreshDebian) -> dict[str, object]:
         "files": machine.files(),
         "users": machine.run("getent", "passwd"),
         "groups": machine.run("getent", "group"),
-        "units": machine.run("systemctl", "list-unit-files", "--no-legend", "--no-pager"),
+        "units": _unit_files(machine),
         "packages": machine.run("dpkg-query", "-W", "-f", "${Package} ${Status}\\n"),
         "postfix": machine.run("postconf", "-n"),
     }
@@ -145,6 +145,12 @@ def configure(machine: FreshDebian, values: Mapping[str, str]) -> None:
         assert place, name
         text = f"{text[: place.start()]}{place[1]}  {key}: {value}\n{text[place.end() :]}"
     path.write_text(text)
+
+
+def _unit_files(machine: FreshDebian) -> list[str]:
+    listed = machine.run("systemctl", "list-unit-files", "--no-legend", "--no-pager")
+    # What is transient are services that a test itself runs beside, for as long as it does.
+    return [one for one in listed.splitlines() if one.split()[1:2] != ["transient"]]
 
 
 def start_sink(machine: FreshDebian) -> None:
