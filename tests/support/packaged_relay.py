@@ -141,7 +141,9 @@ def configure(machine: FreshDebian, values: Mapping[str, str]) -> None:
     text = path.read_text()
     for name, value in values.items():
         section, _, key = name.partition(".")
-        place = re.search(rf"(?ms)^#?({section}:\n.*?)^#?  {key}: [^\n]*\n", text)
+        stands = rf"(?m)^({section}:\n(?:(?:[ #].*)?\n)*?)  {key}: .*\n"
+        is_shown = rf"(?ms)^#?({section}:\n.*?)^#  {key}: [^\n]*\n"
+        place = re.search(stands, text) or re.search(is_shown, text)
         assert place, name
         text = f"{text[: place.start()]}{place[1]}  {key}: {value}\n{text[place.end() :]}"
     path.write_text(text)
