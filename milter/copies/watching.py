@@ -200,7 +200,8 @@ class Watching:
                 state.write(self.spool, state.LISTS, self._lists())
             state.write(self.spool, state.NAME, self._standings())
         except OSError as fault:
-            problem = f"{fault.filename or self.spool}: {fault.strerror}"
+            # Not the name that failed: it is a new one each time, and one fault is said once.
+            problem = f"{state.path(self.spool).parent}: {fault.strerror}"
             if problem != self._trouble:
                 log.warning("copies-state-unwritten", problem=problem)
             self._trouble = problem
