@@ -32,6 +32,7 @@ from carbonseal.milter.follow.gathering import Gathering
 from carbonseal.milter.follow.milter_faults import MilterFaults
 from carbonseal.milter.follow.position import Position
 from carbonseal.milter.follow.taken import LogUnreadable, Mark, Place, Source, Taken
+from carbonseal.milter.status import state_files
 from carbonseal.policies.errors import TryLater
 
 _POLL: Final = 0.2  # seconds
@@ -137,6 +138,7 @@ class Follower:
     )
     _doubt: Doubt = field(default_factory=Doubt)
     _doubted: str | None = None
+    _unwritten: str = ""  # why the state could not be written
     _was_idle: bool = False  # the end of the log was reached: what comes next was written just now
 
     def run(self, stop: Stop) -> None:
@@ -298,7 +300,13 @@ class Follower:
         try:
             position.write(self.spool_directory, self._state())
         except OSError as fault:
-            log.warning("follow-state-unwritten", problem=f"{fault.filename}: {fault.strerror}")
+            # Without the name that failed, which is a new one each time: one fault is said once.
+            problem = f"{self.spool_directory / state_files.FOLDER}: {fault.strerror}"
+            if problem != self._unwritten:
+                log.warning("follow-state-unwritten", problem=problem)
+            self._unwritten = problem
+        else:
+            self._unwritten = ""
 
     def _state(self) -> dict[str, Any]:
         where = self._position

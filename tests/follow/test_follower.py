@@ -337,6 +337,18 @@ def test_it_leaves_the_spool_to_the_mail(place: Place) -> None:
     assert set(place.told()) == _expected(3)
 
 
+def test_a_state_that_cannot_be_written_is_said_once(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the log is followed all the same."""
+    (place.spool / "state").write_text("no directory")
+    place.append(_lines(3))
+    place.follow()
+    assert set(place.told()) == _expected(3)
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("follow-state-unwritten") == 1
+
+
 def test_a_log_that_goes_away_is_waited_for(
     place: Place, process: list[subprocess.Popen[bytes]]
 ) -> None:
