@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from support import verifiers
+from support import verifiers, waiting
 from support.fresh_debian import FreshDebian
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,10 +61,8 @@ def extensions() -> list[str]:
 
 
 def wait_until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 180
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
+    """As everywhere, with the patience that a whole system needs."""
+    waiting.wait_until(done, what, 180)
 
 
 # --- The machine ----------------------------------------------------------------------------------

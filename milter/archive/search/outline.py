@@ -56,12 +56,9 @@ def in_outline(record_ids: Sequence[str], connection: Connection) -> list[Outlin
 
 
 _MESSAGE = schema.message.c
-_SECTION = schema.header_section.c
 
 
 def _query(within: Within) -> Select[Any]:
-    section = select(_SECTION.fields)
-    section = section.where(_SECTION.record_id == _MESSAGE.record_id, *within(_SECTION.record_id))
     return select(
         _MESSAGE.record_id,
         _MESSAGE.reverse_path_id,
@@ -73,7 +70,7 @@ def _query(within: Within) -> Select[Any]:
         _MESSAGE.copy_count,
         _MESSAGE.is_signed,
         _MESSAGE.verbatim,
-        section.scalar_subquery().label("fields"),
+        short.fields_of(within),
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Row, ScalarSelect, Select, select
+from sqlalchemy import Column, Connection, Label, Row, ScalarSelect, Select, select
 
 from carbonseal.milter.archive import (
     derive,
@@ -106,9 +106,14 @@ _SECTION = schema.header_section.c
 _FORM = schema.signing_form.c
 
 
-def _query(within: Within) -> Select[Any]:
+def fields_of(within: Within) -> Label[Any]:
+    """The header section of a message beside its own columns; null where it has gone earlier."""
     section = select(_SECTION.fields)
     section = section.where(_SECTION.record_id == _MESSAGE.record_id, *within(_SECTION.record_id))
+    return section.scalar_subquery().label("fields")
+
+
+def _query(within: Within) -> Select[Any]:
     return select(
         _MESSAGE.reverse_path_id,
         _MESSAGE.author_id,
@@ -130,7 +135,7 @@ def _query(within: Within) -> Select[Any]:
         _MESSAGE.verbatim,
         _of(_COMMON.relay, _COMMON.circumstance_id, _MESSAGE.circumstance_id),
         _of(_VERDICT.reasons, _VERDICT.verdict_id, _MESSAGE.verdict_id),
-        section.scalar_subquery().label("fields"),
+        fields_of(within),
     )
 
 
