@@ -22,7 +22,7 @@ ns: ## link farms on which static tools see the folders as the package carbonsea
 	  mkdir -p build/lint/carbonseal/$$room && touch build/lint/carbonseal/$$room/__init__.py; \
 	  for file in $$room/*.py; do ln -sfn ../../../../$$file build/lint/carbonseal/$$file; done; \
 	done
-	@for package in milter/archive milter/copies milter/follow milter/migrate milter/status keys/publication keys/relays keys/takeover; do \
+	@for package in milter/archive milter/copies milter/follow milter/migrate milter/status milter/supervision keys/publication keys/relays keys/takeover; do \
 	  cp -r $$package build/lint/carbonseal/$$package; \
 	done
 

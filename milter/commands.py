@@ -29,11 +29,11 @@ from carbonseal.milter import (
     postfix_setup,
     seal,
     socket_address,
-    supervisor,
 )
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.copies import probe
 from carbonseal.milter.copies import state as copies_state
+from carbonseal.milter.supervision import supervisor
 from carbonseal.policies import retention
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 

@@ -154,6 +154,7 @@ FOLDERS = {
     "milter/follow": "what became of each message: Postfix's log, followed",
     "milter/copies": "archive copies once they were sent: who watches them, and who is told",
     "milter/status": "how the relay is: what is counted and seen of it, and who is told",
+    "milter/supervision": "the parent of a relay's processes: starts, replaces and ends them",
 }
 
 

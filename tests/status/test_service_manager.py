@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.carbonseal import Carbonseal
 
-from carbonseal.milter import config
 from carbonseal.milter.status import board as boards
 from carbonseal.milter.status.board import Board
-from carbonseal.milter.supervisor import Supervisor, _Child
+from carbonseal.milter.supervision.child import Child
+from carbonseal.milter.supervision.children import Children
+from carbonseal.milter.supervision.service_manager import Notices
 
 
 class Manager:
-    """systemd's end of the socket, and a supervisor with two workers on its board."""
+    """systemd's end of the socket, and what is told there of two workers on a board."""
 
-    def __init__(self, channel: socket.socket, directory: Path) -> None:
+    def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self.now = 1000.0
-        made = Carbonseal(directory / "seal")
-        self.supervisor = Supervisor(config.load(made.file))
-        self.board = self.supervisor._board = Board(2, lambda: self.now)
+        self.board = Board(2, lambda: self.now)
+        self.children = Children(self.board)
+        self.notices = Notices()
         self.board.expect(2, with_writer=False)
         self.places = [
             place for place in (self.board.take(), self.board.take()) if place is not None
@@ -33,8 +33,9 @@ class Manager:
             self.board.serves(place)
 
     def heard(self) -> list[str]:
-        """What the supervisor tells now."""
-        self.supervisor._tell()
+        """What is told now."""
+        self.children.count_placeless()
+        self.notices.alive(self.board)
         try:
             return self.channel.recv(4096).decode().splitlines()
         except BlockingIOError:
@@ -46,7 +47,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
         channel.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        yield Manager(channel, tmp_path)
+        yield Manager(channel)
 
 
 def test_the_watchdog_is_fed_while_a_worker_lives(manager: Manager) -> None:
@@ -65,8 +66,8 @@ def test_a_worker_without_a_place_feeds_the_watchdog(manager: Manager) -> None:
     for place in manager.places:
         manager.board.leave(place)
     assert "WATCHDOG=1" not in manager.heard()
-    made = _Child("worker", lambda child, control: 0)
-    manager.supervisor._children.append(made)
+    made = Child("worker", lambda child, control: 0, patience=1.0)
+    manager.children.present.append(made)
     assert "WATCHDOG=1" not in manager.heard()
     made.is_ready = True
     heard = manager.heard()
