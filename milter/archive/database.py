@@ -14,7 +14,6 @@ Does not: retry; the writer does.
 
 from __future__ import annotations
 
-import functools
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -22,18 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, column, event, select, table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from carbonseal.milter.archive import faults, header_dictionaries, schema, servers
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+NEWEST = "archive_4"  # the last of `migrations`; readers need not load Alembic to know it
+_VERSIONS = table("alembic_version", column("version_num"))
 _NEVER_RELEASED = ("0001", "archive_1", "archive_2")
 _BUSY_SECONDS = 5.0
 _UPGRADE_SECONDS = 20  # for another writer's upgrade to be done
@@ -93,7 +88,7 @@ def upgrade(engine: Engine) -> None:
     try:
         with engine.begin() as connection:
             version = _version(connection)
-            if version == _newest():
+            if version == NEWEST:
                 return
             with _alone(connection):
                 _upgrade(connection, engine)
@@ -101,7 +96,7 @@ def upgrade(engine: Engine) -> None:
         if faults.is_forbidden(fault):
             raise DatabaseUnusable(
                 f"{place(engine.url)}: the archive has schema {version or 'none'} and this program "
-                f"needs {_newest()}, which this login may not make; run `carbonseal archive "
+                f"needs {NEWEST}, which this login may not make; run `carbonseal archive "
                 "upgrade` as the owner of the tables (--database URL says how to log in as such), "
                 "and grant the rights of the roles after it (packaging/)"
             ) from fault
@@ -118,12 +113,12 @@ def schema_version(engine: Engine) -> str | None:
 
 
 def _upgrade(connection: Connection, engine: Engine) -> None:
-    if _version(connection) == _newest():
+    if _version(connection) == NEWEST:
         return  # another relay's writer was first
     _refuse_unknown(connection, engine)
-    configuration = _alembic()
-    configuration.attributes["connection"] = connection
-    command.upgrade(configuration, "head")
+    from carbonseal.milter.archive import migrations  # noqa: PLC0415  Alembic is slow
+
+    migrations.upgrade(connection)
 
 
 @contextmanager
@@ -161,10 +156,10 @@ def check_version(engine: Engine) -> None:
                 _refuse_unknown(connection, engine)
     except SQLAlchemyError as fault:
         raise unusable(engine.url, fault) from fault
-    if version != _newest():
+    if version != NEWEST:
         raise DatabaseUnusable(
             f"{place(engine.url)}: the archive has schema {version or 'none'} and this program "
-            f"needs {_newest()}; start the writer (carbonseal archive write), which upgrades it, "
+            f"needs {NEWEST}; start the writer (carbonseal archive write), which upgrades it, "
             "or run carbonseal archive upgrade as the owner of the tables and grant the rights of "
             "the roles after it"
         )
@@ -313,28 +308,19 @@ def _engine(url: URL, *, is_writer: bool, patience: float | None = None) -> Engi
         ) from None
 
 
-def _alembic() -> Config:
-    # Without a file: alembic's generated one would put the working directory on sys.path.
-    configuration = Config()
-    configuration.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    configuration.set_main_option("path_separator", "os")
-    return configuration
-
-
-@functools.cache
-def _newest() -> str:
-    newest = ScriptDirectory.from_config(_alembic()).get_current_head()
-    assert newest is not None
-    return newest
-
-
 def _version(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not sqlalchemy.inspect(connection).has_table(_VERSIONS.name):
+        return None
+    # Several: of another program, whose migrations branched.
+    found = connection.execute(select(_VERSIONS.c.version_num)).scalars().all()
+    return ", ".join(sorted(found)) or None
 
 
 def _refuse_unknown(connection: Connection, engine: Engine) -> None:
     """Keep away from schemas of a later program and from databases of others."""
     version = _version(connection)
+    if version == NEWEST:
+        return
     if version in _NEVER_RELEASED:
         raise WrongDatabase(
             f"{place(engine.url)}: the archive was made before the first release, with tables that "
@@ -342,13 +328,13 @@ def _refuse_unknown(connection: Connection, engine: Engine) -> None:
             "the spool, from which the writer makes a new one"
         )
     if version is not None:
-        try:
-            ScriptDirectory.from_config(_alembic()).get_revision(version)
-        except CommandError:
+        from carbonseal.milter.archive import migrations  # noqa: PLC0415  Alembic is slow
+
+        if not migrations.is_known(version):
             raise WrongDatabase(
                 f"{place(engine.url)}: the archive has schema {version}, which this program does "
                 "not know; upgrade carbonseal"
-            ) from None
+            )
         return
     # Any table at all: what is not ours is not ours to put tables beside.
     tables = set(sqlalchemy.inspect(connection).get_table_names())

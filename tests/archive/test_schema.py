@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from support import mariadb
 from support.archive import Archive, build_record
 
-from carbonseal.milter.archive import database, schema
+from carbonseal.milter.archive import database, migrations, schema
 from carbonseal.policies.errors import CarbonsealError
 
 TABLES = [pytest.param(table, id=name) for name, table in schema.metadata.tables.items()]
@@ -123,6 +125,26 @@ def test_migrations_make_the_schema(database_url: str) -> None:
     assert ("audit" in made) is (engine.dialect.name != "sqlite")
 
 
+def test_readers_ask_for_the_newest_schema() -> None:
+    """They do not load the migrations, and know what the last of them makes."""
+    assert migrations.newest() == database.NEWEST
+
+
+def test_a_search_loads_no_migrations(archive: Archive) -> None:
+    """Alembic takes longer to load than a search to answer."""
+    archive.fill(build_record(1))
+    code = (
+        "import sys\n"
+        "from carbonseal.milter.archive import database\n"
+        "from carbonseal.milter.archive.search import commands, query, wanted\n"
+        "found = list(query.search(database.reading_engine(sys.argv[1]), wanted.Search()))\n"
+        "print(len(found), 'alembic' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, archive.database_url]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "False"], done.stderr
+
+
 def test_small_tables_of_sqlite_are_their_own_index(tmp_path: Path) -> None:
     """A table whose rows are hardly more than its key has no second tree for the key."""
     engine = database.writing_engine(f"sqlite:///{tmp_path}/archive.db")
@@ -205,6 +227,11 @@ def change_version(file: Path, version: str) -> None:
         connection.execute("UPDATE alembic_version SET version_num = ?", [version])
 
 
+def add_version(file: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute("INSERT INTO alembic_version VALUES ('other')")
+
+
 def forget_version(file: Path) -> None:
     with sqlite3.connect(file) as connection:
         connection.execute("DROP TABLE alembic_version")
@@ -216,6 +243,7 @@ UNUSABLE: list[object] = [
     pytest.param(
         lambda file: change_version(file, "0001"), "before the first release", 78, id="unreleased"
     ),
+    pytest.param(add_version, "archive_4, other, which .* upgrade carbonseal", 78, id="several"),
     pytest.param(forget_version, "archive write", 75, id="no-version"),
     pytest.param(lambda file: file.write_bytes(b""), "archive write", 75, id="empty"),
     pytest.param(lambda file: file.write_bytes(b"x" * 9999), "not a database", 75, id="garbage"),
