@@ -153,14 +153,33 @@ def test_whatever_the_rules_name_exists() -> None:
         assert name in made or (DEBIAN / name).exists(), name
 
 
-def test_units_name_profiles_that_exist() -> None:
-    """And each profile is some unit's; a name that is mistyped would confine nothing."""
+def profiles() -> dict[str, str]:
+    """What each AppArmor profile of the package holds, by its name."""
     text = (PACKAGING / "apparmor/carbonseal").read_text()
-    profiles = set(re.findall(r"(?m)^profile (\S+)", text))
-    used = set()
-    for unit in UNITS:
-        used |= set(re.findall(r"(?m)^AppArmorProfile=-(\S+)$", unit.read_text()))
-    assert used == profiles
+    return dict(re.findall(r"(?ms)^profile (\S+)(.*?)^}$", text))
+
+
+def profile_of(unit: Path) -> str:
+    """The one profile that a unit names."""
+    (name,) = re.findall(r"(?m)^AppArmorProfile=-(\S+)$", unit.read_text())
+    return str(name)
+
+
+SERVICES = [pytest.param(one, id=one.stem) for one in UNITS if one.suffix == ".service"]
+
+
+def test_each_service_has_a_profile_and_each_profile_a_service() -> None:
+    """A name that is mistyped would confine nothing."""
+    assert {profile_of(unit) for unit in UNITS if unit.suffix == ".service"} == set(profiles())
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_profile_lets_a_service_write_where_its_unit_does(unit: Path) -> None:
+    """Enforced, it must not stop what the unit allows; what the unit hides it denies."""
+    rules = profiles()[profile_of(unit)]
+    for path in re.findall(r"(?m)(?<=[= -])/var/(?:lib|spool)/carbonseal\S*", unit.read_text()):
+        is_hidden = re.search(rf"(?m)^InaccessiblePaths=.*-{path}\b", unit.read_text())
+        assert (f"{path}/** rwx," if is_hidden else f"{path}/{{,**}} rw") in rules, path
 
 
 @pytest.mark.skipif(not shutil.which("apparmor_parser"), reason="needs the package apparmor")
