@@ -18,6 +18,7 @@ Does not: link with libsystemd; a child process costs nothing that matters, and 
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -224,17 +225,34 @@ class Journal:
             self.close()
             self._child = self._start()
         elif status:
+            self._refuse_no_directory()
             last = (said.strip().splitlines() or ["without a word"])[-1]
             raise LogUnreadable(f"journalctl ended with status {status} ({last[:200]}); {_REMEDY}")
         elif self._follows:
             raise LogUnreadable("journalctl ended by itself; see that systemd-journald runs")
         elif not self._cursor and not self._has_files():
+            where = f" in {self._directory}" if self._directory else ""
             raise LogUnreadable(
-                f"there is no journal; set follow.log to Postfix's log file, or {_REMEDY}"
+                f"there is no journal{where}; set follow.log to Postfix's log file, or {_REMEDY}"
             )
         else:
             self.is_finished = self._once
             self._again_at = time.monotonic() + _AGAIN_SECONDS
+
+    def _refuse_no_directory(self) -> None:
+        """What journalctl says of it sounds like missing rights.  Raises: LogUnreadable."""
+        try:
+            if not self._directory or stat.S_ISDIR(os.stat(self._directory).st_mode):
+                return
+            what = "is no directory"
+        except (FileNotFoundError, NotADirectoryError):
+            what = "there is no such directory"
+        except OSError:
+            return  # the group may help
+        raise LogUnreadable(
+            f"follow.log journal:{self._directory}: {what}; name the one that holds the journal, "
+            "such as journal:/var/log/journal, or write journal for this machine's own"
+        )
 
     def _has_files(self) -> bool:
         """Whether there is a journal at all, for journalctl does not say."""

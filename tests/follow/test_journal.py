@@ -391,9 +391,33 @@ def test_an_entry_that_is_too_long_stops_nobody(journal: PrivateJournal, relay: 
     assert ["passed over" in one for one in gaps[-2:]] == [True, True]
 
 
-def test_a_journal_that_is_not_for_us(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        pytest.param("missing", "there is no such directory", id="missing"),
+        pytest.param("mail.log", "is no directory", id="a-log-file"),
+        pytest.param("mail.log/journal", "there is no such directory", id="below-a-file"),
+    ],
+)
+def test_a_directory_that_is_none_is_named(tmp_path: Path, name: str, said: str) -> None:
+    """With what to write; no group would help."""
+    (tmp_path / "mail.log").write_text("no journal\n")
+    made = Journal(Services("postfix"), directory=str(tmp_path / name), once=True)
+    with pytest.raises(LogUnreadable) as caught:
+        _read_to_the_end(made)
+    made.close()
+    assert f"follow.log journal:{tmp_path / name}: {said}; name the one" in str(caught.value)
+    assert "systemd-journal" not in str(caught.value)
+
+
+def test_a_journal_that_is_not_for_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence names the group that may read it."""
-    made = Journal(Services("postfix"), directory=str(tmp_path / "missing"), once=True)
+    (tmp_path / "bin").mkdir()
+    closed = tmp_path / "bin" / "journalctl"  # as it answers whoever is not root
+    closed.write_text("#!/bin/sh\necho 'Failed to open: Permission denied' >&2\nexit 1\n")
+    closed.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{closed.parent}:{os.environ['PATH']}")
+    made = Journal(Services("postfix"), directory=str(tmp_path), once=True)
     with pytest.raises(LogUnreadable, match="systemd-journal"):
         _read_to_the_end(made)
     made.close()
