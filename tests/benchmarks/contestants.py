@@ -13,16 +13,20 @@ Choices that matter for the figures:
   the longest ones.
 * Carbonseal has everything on: as many workers as `auto` gives, a signature, the archive recipient,
   a record synced to disk before each answer, and the writer loading SQLite at the same time.
+
+Beside them runs `PymilterAlone`, which is no peer: it shows what is left when nothing is recorded.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
+import importlib.metadata
 import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +43,7 @@ from benchmarks.load import Burst
 DOMAIN = "example.com"
 SELECTOR = "bench"
 CLIENTS = ("192.0.2.0/24", "127.0.0.0/8")  # whose mail is signed
+FLOOR = "pymilter alone"  # signs and adds the recipient, records nothing
 _PATIENCE = 60.0  # seconds until a milter must answer
 _STOPPING = 5.0  # until it is killed
 
@@ -263,6 +268,25 @@ UserID root
         return ["/usr/bin/dkimpy-milter", file]
 
 
+class PymilterAlone(Contestant):
+    """A signing milter of two pages that records nothing; see `pymilter_alone`.
+
+    Two processes for each core: with what it does beside RSA, more were no quicker.
+    """
+
+    name = FLOOR
+    expectations = ("--archive", ARCHIVE)
+
+    def configure(self) -> Sequence[str | Path]:
+        program = Path(__file__).with_name("pymilter_alone.py")
+        processes_wanted = str(2 * (os.cpu_count() or 1))
+        about = (self._key.file, DOMAIN, SELECTOR, ARCHIVE, processes_wanted)
+        return [sys.executable, program, self.socket, *about]
+
+    def version(self) -> str:
+        return importlib.metadata.version("pymilter")
+
+
 class Carbonseal(Contestant):
     """The product: the installed command and a configuration file."""
 
@@ -358,4 +382,4 @@ class Carbonseal(Contestant):
         return done.stdout
 
 
-ALL = (Carbonseal, OpenDkim, Rspamd, DkimpyMilter)
+ALL = (Carbonseal, OpenDkim, Rspamd, DkimpyMilter, PymilterAlone)

@@ -5,6 +5,7 @@ Does not: measure (`turns` does).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,8 @@ class Point:
     # reads them like all others and then leaves the message unsigned, with the reason on record.
     # Its peers sign.
     is_unsignable: bool = False
+    # Where the body is small, a milter that records nothing shows what the rest of ours costs.
+    has_floor: bool = False
 
     def words(self) -> list[Option]:
         """The load's options."""
@@ -38,7 +41,12 @@ class Point:
 PER_CONNECTION = 25
 
 HEADLINE = Point(
-    "4K", "4 KB text, 8 connections", {"size": 4 * KIB, "connections": 8}, rounds=7, seconds=0.8
+    "4K",
+    "4 KB text, 8 connections",
+    {"size": 4 * KIB, "connections": 8},
+    rounds=7,
+    seconds=0.8,
+    has_floor=True,
 )
 MEGABYTE = Point(
     "1M", "1 MB text, 8 connections", {"size": MIB, "connections": 8, "per-connection": 5}
@@ -49,11 +57,23 @@ HTML = Point(
     {"size": MIB, "connections": 8, "body": "html", "per-connection": 5},
 )
 POINTS = (
-    Point("1K", "1 KB text, 8 connections", {"size": KIB, "connections": 8}),
+    Point("1K", "1 KB text, 8 connections", {"size": KIB, "connections": 8}, has_floor=True),
     HEADLINE,
-    Point("4K-1", "4 KB text, 1 connection", {"size": 4 * KIB, "connections": 1}, rounds=5),
-    Point("4K-32", "4 KB text, 32 connections", {"size": 4 * KIB, "connections": 32}, rounds=5),
-    Point("64K", "64 KB text, 8 connections", {"size": 64 * KIB, "connections": 8}),
+    Point(
+        "4K-1",
+        "4 KB text, 1 connection",
+        {"size": 4 * KIB, "connections": 1},
+        rounds=5,
+        has_floor=True,
+    ),
+    Point(
+        "4K-32",
+        "4 KB text, 32 connections",
+        {"size": 4 * KIB, "connections": 32},
+        rounds=5,
+        has_floor=True,
+    ),
+    Point("64K", "64 KB text, 8 connections", {"size": 64 * KIB, "connections": 8}, has_floor=True),
     MEGABYTE,
     Point("10M", "10 MB text, 8 connections", {"size": 10 * MIB, "connections": 8}, seconds=1.0),
     HTML,
@@ -75,7 +95,7 @@ POINTS = (
     ),
 )
 QUICK = (
-    Point("4K", HEADLINE.title, HEADLINE.options, rounds=5, seconds=0.8, peers=("OpenDKIM",)),
+    dataclasses.replace(HEADLINE, rounds=5, peers=("OpenDKIM",)),
     Point("1M", MEGABYTE.title, MEGABYTE.options, peers=("OpenDKIM",)),
     Point("1M-html", HTML.title, HTML.options, peers=("OpenDKIM",)),
 )

@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import goals
+from benchmarks.contestants import FLOOR
 from benchmarks.goals import OURS, Results
 
 PEERS = ("OpenDKIM", "rspamd", "dkimpy-milter")
+_OTHERS = (*PEERS, FLOOR)
 Row = list[str]
 
 
@@ -70,7 +72,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def _rates(points: Sequence[dict[str, Any]]) -> list[Row]:
     peers = _present(points)
-    rows = [["", OURS, *peers]]
+    rows = [["", OURS, *_titled(peers)]]
     for point in points:
         found = point["contestants"]
         ours = found[OURS]["rate"]
@@ -90,7 +92,7 @@ def _rates(points: Sequence[dict[str, Any]]) -> list[Row]:
 
 def _latencies(points: Sequence[dict[str, Any]]) -> list[Row]:
     peers = _present(points)
-    rows = [["", *(name for name in (OURS, *peers))]]
+    rows = [["", OURS, *_titled(peers)]]
     for point in points:
         cells = []
         for name in (OURS, *peers):
@@ -140,7 +142,12 @@ def _goals(judged: Sequence[goals.Goal]) -> list[Row]:
 
 
 def _present(points: Sequence[dict[str, Any]]) -> list[str]:
-    return [peer for peer in PEERS if any(peer in point["contestants"] for point in points)]
+    return [other for other in _OTHERS if any(other in point["contestants"] for point in points)]
+
+
+def _titled(names: Sequence[str]) -> Row:
+    """The heading: who is no peer has a footnote."""
+    return [f"{name} ²" if name == FLOOR else name for name in names]
 
 
 def _rate(value: float) -> str:

@@ -16,7 +16,7 @@ from support.carbonseal import ARCHIVE
 from support.postfix import private_directory
 
 from benchmarks import load, turns
-from benchmarks.contestants import Carbonseal, Contestant, Key, OpenDkim
+from benchmarks.contestants import Carbonseal, Contestant, Key, OpenDkim, PymilterAlone
 
 TINY_MILTER = Path(__file__).parents[1] / "wire/tiny_milter.py"
 
@@ -96,6 +96,15 @@ def test_what_is_counted_as_signed_verifies(
     judged = verifiers.verify_by_all(sample.read_bytes(), key.dns)
     for judge, judgements in judged.items():
         assert [one.result for one in judgements] == [verifiers.Result.PASS], judge
+
+
+def test_the_floor_signs_what_it_is_measured_with(key: Key, tmp_path: Path) -> None:
+    """What Carbonseal is set beside is a signature that verifies, whatever the body ends in."""
+    sample = tmp_path / "sample"
+    with private_directory() as directory, PymilterAlone(directory / "floor", key) as floor:
+        for body in ("text", "html", "base64", "blanks"):
+            floor.send("--messages", 1, "--sample", sample, "--body", body, "--size", 150_000)
+            turns.verify(f"{floor.name}, {body}", sample.read_bytes(), key)
 
 
 @pytest.mark.parametrize(

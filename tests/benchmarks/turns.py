@@ -24,7 +24,7 @@ from typing import Any
 from support import verifiers
 
 from benchmarks import processes
-from benchmarks.contestants import Carbonseal, Contestant, Key
+from benchmarks.contestants import Carbonseal, Contestant, Key, PymilterAlone
 from benchmarks.load import Burst, LoadFailed
 from benchmarks.points import Growth, Point
 
@@ -120,12 +120,13 @@ class Referee:
         Of the rounds the quickest counts: what is asked is how the work grows, and whatever else
         the machine did can only have added to it.
         """
-        curves: dict[str, list[tuple[int, float]]] = {one.name: [] for one in self.contestants}
+        contestants = [one for one in self.contestants if not isinstance(one, PymilterAlone)]
+        curves: dict[str, list[tuple[int, float]]] = {one.name: [] for one in contestants}
         slow: set[str] = set()
         for step in growth.steps:
             self.check_time()
             point = growth.point(step)
-            asked = [one for one in self.contestants if self._is_asked(one, growth, step, slow)]
+            asked = [one for one in contestants if self._is_asked(one, growth, step, slow)]
             found = {one.name: Turns() for one in asked}
             for _ in range(point.rounds):
                 for one in asked:
@@ -220,6 +221,8 @@ def line(curve: Sequence[tuple[int, float]], per: float) -> dict[str, float]:
 
 
 def _takes_part(one: Contestant, point: Point) -> bool:
+    if isinstance(one, PymilterAlone):
+        return point.has_floor
     return isinstance(one, Carbonseal) or point.peers is None or one.name in point.peers
 
 
