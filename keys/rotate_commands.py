@@ -37,7 +37,7 @@ from carbonseal.keys.life_commands import finish
 from carbonseal.keys.lifecycle import Report, World
 from carbonseal.keys.record_text import print_record
 from carbonseal.keys.relays import postfix_queue
-from carbonseal.policies import errors, key_life
+from carbonseal.policies import errors, key_life, quantity
 from carbonseal.policies.key_life import Stage
 from carbonseal.policies.rotation import Action, Standing
 
@@ -219,10 +219,13 @@ def sum_up(found: Sequence[Report], output_format: str, *, dry_run: bool) -> int
     tables.write_rows(shown, columns, output_format)
     steps = sum(len(one.steps) for one in found)
     counts = {standing: sum(one.standing is standing for one in found) for standing in Standing}
+    for_person = counts[Standing.HELD] + counts[Standing.REFUSED]
     say(
-        f"{len(found)} signing domains: {steps} steps {'due' if dry_run else 'taken'};"
-        f" {counts[Standing.NOT_YET]} wait, {counts[Standing.UNREACHABLE]} have somebody who does"
-        f" not answer, {counts[Standing.HELD] + counts[Standing.REFUSED]} need a person"
+        f"{quantity.of(len(found), 'signing domain')}: {quantity.of(steps, 'step')}"
+        f" {'due' if dry_run else 'taken'};"
+        f" {quantity.of(counts[Standing.NOT_YET], 'waits', 'wait')},"
+        f" {quantity.of(counts[Standing.UNREACHABLE], 'has', 'have')} somebody who does not answer,"
+        f" {quantity.of(for_person, 'needs', 'need')} a person"
         + ("; dry run, nothing changed" if dry_run else "")
     )
     worst = lifecycle.gravest(one.standing for one in found)
@@ -322,8 +325,8 @@ def _say_queued(settings: Settings, compromised: KeyRecord) -> None:
     if ids:
         more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
         say(
-            f"{len(ids)} queued messages may carry its signature, which will fail; they cannot be"
-            f" signed again: {' '.join(ids[:_SHOWN_IDS])}{more}"
+            f"{quantity.of(len(ids), 'queued message')} may carry its signature, which will fail;"
+            f" what is queued cannot be signed again: {' '.join(ids[:_SHOWN_IDS])}{more}"
         )
     else:
         say("nothing is queued here that it signed")

@@ -32,7 +32,7 @@ from carbonseal.milter import compare_signatures, compare_sources, config_values
 from carbonseal.milter.commands import Context, policy
 from carbonseal.milter.compare_sources import Line, Mail
 from carbonseal.milter.config import Configuration
-from carbonseal.policies import address
+from carbonseal.policies import address, quantity
 from carbonseal.policies import bcc_maps as maps_of_postfix
 from carbonseal.policies.archiving import ArchivePlan
 from carbonseal.policies.bcc_maps import BccMaps
@@ -122,8 +122,11 @@ def _signatures(
         tables.write_rows(summary.rows(), _KINDS, output_format)
     words = ("agree", "explained", "unexplained")
     said = ", ".join(f"{summary.verdicts[word]} {word}" for word in words)
-    other = f"; {summary.others} lines are no records of a dry run" if summary.others else ""
-    click.echo(f"{summary.verdicts.total()} messages: {said}{other}", err=True)
+    others = quantity.of(
+        summary.others, "line is no record of a dry run", "lines are no records of a dry run"
+    )
+    other = f"; {others}" if summary.others else ""
+    click.echo(f"{quantity.of(summary.verdicts.total(), 'message')}: {said}{other}", err=True)
     return _UNEXPLAINED if summary.verdicts["unexplained"] else 0
 
 
@@ -174,7 +177,7 @@ def _copies(
         _rows(things, maps, counts, show_all=show_all, anew=anew), _COLUMNS, output_format
     )
     said = ", ".join(f"{number} {word}" for word, number in sorted(counts.items()))
-    click.echo(f"{counts.total()} records: {said or 'none'}", err=True)
+    click.echo(f"{quantity.of(counts.total(), 'record')}: {said or 'none'}", err=True)
 
 
 def _rows(

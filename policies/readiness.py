@@ -17,6 +17,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from carbonseal.policies import quantity
+
 SILENT = 30.0  # seconds after which a process that writes down how it is counts as gone
 SIGHT = 15.0  # seconds after which what was seen is too old to go by
 _NAMED = 3  # domains spelled out in a sentence
@@ -113,9 +115,10 @@ def _workers(seen: Seen) -> Check:
     living = seen.serving - seen.stuck
     if living > 0:
         return Check("workers")
-    why = f"none of {seen.wanted} workers serves"
+    workers = quantity.of(seen.wanted, "worker")
+    why = f"none of {workers} serves"
     if seen.stuck:
-        why = f"{seen.stuck} of {seen.wanted} workers hang, and no other serves"
+        why = f"{seen.stuck} of {workers} hang, and no other serves"
     return Check(
         "workers", is_ok=False, why=why, remedy="the log says why they die; see child-died there"
     )
@@ -178,8 +181,9 @@ def _copy(seen: Seen) -> Check:
         "archive-copy",
         is_ok=False,
         why=(
-            f"copies to {seen.failing} of {seen.copies} archive mailboxes fail,"
-            f" for {seen.failing_for:.0f} s now"
+            f"copies to {seen.failing} of"
+            f" {quantity.of(seen.copies, 'archive mailbox', 'archive mailboxes')} fail, for"
+            f" {seen.failing_for:.0f} s now"
             + ("; new ones go to others that are well" if is_covered else "")
         ),
         remedy=(

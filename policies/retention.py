@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from carbonseal.policies import quantity
 from carbonseal.policies.address import Address
 from carbonseal.policies.boundary import Classification, CrossingKind
 from carbonseal.policies.domains import DomainSet
@@ -200,5 +201,5 @@ def days(seconds: int) -> str:
     """A time to keep for people, exact."""
     whole, rest = divmod(seconds, DAY)
     if not rest:
-        return "1 day" if whole == 1 else f"{whole} days"
-    return f"{seconds} seconds"
+        return quantity.of(whole, "day")
+    return quantity.of(seconds, "second")

@@ -32,6 +32,7 @@ from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from carbonseal.milter.archive import faults
+from carbonseal.policies import quantity
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
 # Each less than the next, so that who knows most speaks first.
@@ -76,8 +77,8 @@ def hosts(url: URL) -> tuple[Host, ...]:
     ports = _listed(url, "port")
     if ports and len(ports) not in (1, len(listed)):
         raise ConfigurationError(
-            f"record.database: {len(listed)} hosts and {len(ports)} ports; give one port, or one "
-            "for each host"
+            f"record.database: {quantity.of(len(listed), 'host')} and {len(ports)} ports; give one "
+            "port, or one for each host"
         )
     if len(ports) == 1:
         ports = ports * len(listed)

@@ -12,6 +12,7 @@ import click
 
 from carbonseal.milter.archive import database, writer
 from carbonseal.milter.archive.command_line import Context
+from carbonseal.policies import quantity
 from carbonseal.policies.errors import CarbonsealError
 
 
@@ -28,7 +29,7 @@ def write(context: Context, once: bool) -> None:
             evidence=context.evidence,
             indexed=context.index_headers,
         )
-        click.echo(f"{count} records loaded")
+        click.echo(f"{quantity.of(count, 'record')} loaded")
         return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -16,13 +16,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
+from carbonseal.policies import quantity
+
 LEAST_LINES: Final = 100  # in which a line of Postfix must be
 ASTRAY: Final = 600.0  # seconds; what a syslog server holds back is less, a time zone is more
 LOST_FOR: Final = 60.0  # seconds; a rotation is done sooner
 _HOUR: Final = 3600.0
 
 NOT_OURS: Final = (
-    "none of {lines} lines of the log is Postfix's; see what its programs are called there, and in"
+    "none of {lines} of the log is Postfix's; see what its programs are called there, and in"
     " which file, and set follow.syslog_name (postconf syslog_name) and follow.log"
 )
 OTHER_CLOCK: Final = (
@@ -70,5 +72,5 @@ class Doubt:
     def sentence(self, facts: int, *, least: int = LEAST_LINES) -> str | None:
         """What is doubtful; `facts`: that were ever found in this log."""
         if not (facts or self._is_ours) and self._lines >= least:
-            return NOT_OURS.format(lines=self._lines)
+            return NOT_OURS.format(lines=quantity.of(self._lines, "line"))
         return LOST.format(path=self._lost) if self._is_lost else self._astray

@@ -25,6 +25,7 @@ from carbonseal.milter.follow.log_file import LogFile
 from carbonseal.milter.follow.log_line import Framing, Services
 from carbonseal.milter.follow.position import Position
 from carbonseal.milter.follow.taken import Source
+from carbonseal.policies import quantity
 from carbonseal.policies.errors import TryLater, UsageError
 
 _JOURNAL: Final = "journal"
@@ -69,7 +70,8 @@ def follow(context: Context, once: bool, other: Path | None) -> None:
         made.run(stop)
     if once:
         counts = made.counts
-        click.echo(f"{counts.lines} lines read: {counts.facts} facts, {counts.unread} not readable")
+        lines, facts = quantity.of(counts.lines, "line"), quantity.of(counts.facts, "fact")
+        click.echo(f"{lines} read: {facts}, {counts.unread} not readable")
         doubt = made.doubt()
         if doubt is not None:
             click.echo(f"carbonseal: {doubt}", err=True)

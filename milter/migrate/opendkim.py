@@ -24,7 +24,7 @@ from carbonseal.keys.takeover.signer_conf import Conf, Value
 from carbonseal.milter.migrate import clients, field_lists, opendkim_parameters
 from carbonseal.milter.migrate.field_lists import FieldLists
 from carbonseal.milter.migrate.plan import Clients, Fate, Note, Plan
-from carbonseal.policies import domains, errors
+from carbonseal.policies import domains, errors, quantity
 
 _MAX_AGE: Final = 100 * 365 * 86400  # seconds; as in our configuration
 _FORMS = frozenset(("relaxed", "simple"))
@@ -150,7 +150,8 @@ def _internal(conf: Conf, dialect: Dialect, *, trust_loopback: bool) -> Clients:
     if not known.networks:
         return known
     source = listed[0].source.rpartition(":")[0] or listed[0].source
-    sentence = f"{len(known.networks)} networks may speak for us (ours.networks)"
+    networks = quantity.of(len(known.networks), "network")
+    sentence = f"{networks} may speak for us (ours.networks)"
     taken = Note(source, "InternalHosts", Fate.TAKEN, sentence)
     return replace(known, notes=(taken, *known.notes))
 

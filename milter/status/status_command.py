@@ -26,7 +26,7 @@ from carbonseal.milter import socket_address
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.status import inquiry, state_files
 from carbonseal.milter.status.page import spoken
-from carbonseal.policies import readiness
+from carbonseal.policies import quantity, readiness
 from carbonseal.policies.errors import UsageError
 
 _NOT_READY = 1
@@ -127,8 +127,10 @@ def _lines(page: Mapping[str, Any], spool: Path) -> Iterator[Line]:
     restarts = ", ".join(f"{role} {count}" for role, count in workers["restarts"].items() if count)
     yield (
         "workers",
-        f"{workers['serving']} of {workers['wanted']} serve, {workers['stuck']} hang; "
-        f"{page['connections']['open']} connections; restarts: {restarts or 'none'}",
+        f"{workers['serving']} of {workers['wanted']} serve, "
+        f"{quantity.of(workers['stuck'], 'hangs', 'hang')}; "
+        f"{quantity.of(page['connections']['open'], 'connection')}; "
+        f"restarts: {restarts or 'none'}",
     )
     yield (
         "mail",
@@ -149,15 +151,14 @@ def _lines(page: Mapping[str, Any], spool: Path) -> Iterator[Line]:
 
 def _keeping(page: Mapping[str, Any], now: float) -> Iterator[Line]:
     spool, writer, follower = page["spool"], page["writer"], page["follower"]
-    is_one = spool["records"] == 1
     waiting = (
-        f"{spool['records']} {'record waits' if is_one else 'records wait'}, the oldest for"
+        f"{quantity.of(spool['records'], 'record waits', 'records wait')}, the oldest for"
         f" {spool['lag']:.1f} s"
     )
     yield (
         "spool",
-        f"{_size(spool['octets'])} of {_size(spool['limit'])} in {spool['segments']}"
-        f" segment{'' if spool['segments'] == 1 else 's'}; "
+        f"{_size(spool['octets'])} of {_size(spool['limit'])} in "
+        f"{quantity.of(spool['segments'], 'segment')}; "
         + (waiting if spool["records"] else "no record waits"),
     )
     if not writer:
@@ -165,8 +166,9 @@ def _keeping(page: Mapping[str, Any], now: float) -> Iterator[Line]:
         return
     yield (
         "writer",
-        f"heard of {_ago(now, writer['at'])}; since its start {writer.get('loaded', 0)} records"
-        f" loaded, {writer.get('set_aside', 0)} set aside",
+        f"heard of {_ago(now, writer['at'])}; since its start"
+        f" {quantity.of(writer.get('loaded', 0), 'record')} loaded,"
+        f" {writer.get('set_aside', 0)} set aside",
     )
     trouble = writer.get("trouble")
     lag = f"{spool['lag']:.1f} s behind the mail"
@@ -177,7 +179,8 @@ def _keeping(page: Mapping[str, Any], now: float) -> Iterator[Line]:
         yield (
             "follower",
             f"heard of {_ago(now, follower['at'])}; {follower.get('lag', 0):.0f} s behind"
-            f" the log, {follower.get('facts', 0)} facts from {follower.get('lines', 0)} lines",
+            f" the log, {quantity.of(follower.get('facts', 0), 'fact')} from"
+            f" {quantity.of(follower.get('lines', 0), 'line')}",
         )
 
 
@@ -188,7 +191,8 @@ def _copies(page: Mapping[str, Any], spool: Path, now: float) -> str:
     about = state_files.read(spool, "copies") or {}
     recipients = about.get("recipients")
     failing = [
-        f"{mailbox} since {_ago(now, one.get('since', now))} ({one.get('failures', 0)} failures)"
+        f"{mailbox} since {_ago(now, one.get('since', now))}"
+        f" ({quantity.of(one.get('failures', 0), 'failure')})"
         for mailbox, one in (recipients if isinstance(recipients, dict) else {}).items()
         if isinstance(one, dict) and one.get("state") == "failing"
     ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from carbonseal.milter.status.board import Board
+from carbonseal.policies import quantity
 
 _READINESS: Final = {
     True: "ready",
@@ -41,7 +42,8 @@ class Notices:
     def alive(self, board: Board) -> None:
         """How it goes, where that has changed; and that we live, as long as a worker does."""
         crew = board.crew()
-        said = f"{crew.serving} of {crew.wanted} workers, {_READINESS[board.is_ready]}"
+        workers = f"{crew.serving} of {quantity.of(crew.wanted, 'worker')}"
+        said = f"{workers}, {_READINESS[board.is_ready]}"
         states = [f"STATUS={said}"] if said != self._said else []
         self._said = said
         # Not "all": one that hangs is no reason to stop the others.

@@ -102,7 +102,7 @@ def test_one_reading_of_a_log_says_that_nothing_in_it_is_postfix(relay: Path, pr
     (relay.parent / "mail.log").write_text(line(NOW, 1, program))
     done = once(relay)
     assert done.exit_code == 0
-    assert "none of 1 lines of the log is Postfix's" in done.stderr
+    assert "none of 1 line of the log is Postfix's" in done.stderr
     (relay.parent / "mail.log").write_text(line(NOW, 2, "mx/smtp"))
     assert "none of" not in once(relay, "--log", str(relay.parent / "mail.log")).stderr
 

@@ -214,7 +214,7 @@ def test_the_nightly_look_finds_everything_on_record(fresh: FreshDebian) -> None
     assert fresh.path("/var/spool/carbonseal/state/completeness.json").exists()
     looked = relay.as_writer(fresh, "completeness")  # yesterday there was no mail
     assert looked.returncode == 0, looked.stdout
-    assert "1 messages sealed, 1 of them in the log; 1 crossed, 1 of 1 copies" in looked.stdout
+    assert "1 message sealed, 1 of them in the log; 1 crossed, 1 of 1 copy" in looked.stdout
 
 
 def test_an_upgrade_keeps_keys_and_data(fresh: FreshDebian) -> None:

@@ -21,7 +21,7 @@ from carbonseal.milter.archive.command_line import Context
 from carbonseal.milter.archive.completeness.finding import Finding, Period
 from carbonseal.milter.archive.completeness.report import Asked, Report
 from carbonseal.milter.status import state_files
-from carbonseal.policies import completeness
+from carbonseal.policies import completeness, quantity
 from carbonseal.policies.completeness import Kind
 from carbonseal.policies.errors import DataError, UsageError
 
@@ -142,9 +142,10 @@ def _status(report: Report) -> int:
 def _summary(figures: Mapping[str, Any]) -> str:
     holes = figures["holes"]
     return (
-        f"{figures['since']} to {figures['until']}: {figures['messages']} messages sealed, "
+        f"{figures['since']} to {figures['until']}: "
+        f"{quantity.of(figures['messages'], 'message')} sealed, "
         f"{figures['logged']} of them in the log; {figures['crossing']} crossed, "
-        f"{figures['delivered']} of {figures['copies']} copies delivered; "
-        f"{holes or 'no'} hole{'' if holes == 1 else 's'}, {figures['pending']} pending, "
+        f"{figures['delivered']} of {quantity.of(figures['copies'], 'copy', 'copies')} delivered; "
+        f"{quantity.of(holes, 'hole') if holes else 'no holes'}, {figures['pending']} pending, "
         f"{figures['explained']} explained"
     )

@@ -30,6 +30,7 @@ from carbonseal.milter.archive.evidence import verify as verifying
 from carbonseal.milter.archive.evidence.chain_check import Expected
 from carbonseal.milter.archive.evidence.record_scan import Span
 from carbonseal.milter.archive.evidence.verify import Question, Report
+from carbonseal.policies import quantity
 from carbonseal.policies.errors import DataError, NotFound, UsageError
 
 _FALSE = 1
@@ -134,7 +135,7 @@ class _Said:
             return
         if self.findings > self._most:
             click.echo(f"... and {self.findings - self._most} more")
-        verdict = f"{self.findings} findings" if self.findings else "all true"
+        verdict = quantity.of(self.findings, "finding") if self.findings else "all true"
         for line in (verdict, *lines):
             click.echo(tables.escape(line))
 
@@ -255,20 +256,41 @@ def _facts(report: Report) -> dict[str, Any]:
 def _lines(report: Report) -> list[str]:
     counts = report.counts
     lines = [
-        f"{counts.records} records of {counts.lines} lines in {counts.segments} sealed segments"
+        f"{quantity.of(counts.records, 'record')} of {quantity.of(counts.lines, 'line')}"
+        f" in {quantity.of(counts.segments, 'sealed segment')}"
     ]
-    for count, what in (
-        (counts.gone, "were taken out by retention"),
-        (counts.deliveries, "lines of the mail log stand beside their records"),
-        (counts.deliveries_gone, "lines of the mail log went with their records"),
-        (counts.without_header, "have lost their header section to retention"),
-        (counts.redacted, "had a person erased"),
-        (counts.aside, "lines were set aside and never were in the database"),
-        (counts.repeated, "lines repeat a record"),
-        (counts.waiting, "are so new that they are not sealed yet"),
+    for count, one, several in (
+        (counts.gone, "was taken out by retention", "were taken out by retention"),
+        (
+            counts.deliveries,
+            "line of the mail log stands beside its record",
+            "lines of the mail log stand beside their records",
+        ),
+        (
+            counts.deliveries_gone,
+            "line of the mail log went with its record",
+            "lines of the mail log went with their records",
+        ),
+        (
+            counts.without_header,
+            "has lost its header section to retention",
+            "have lost their header section to retention",
+        ),
+        (counts.redacted, "had a person erased", "had a person erased"),
+        (
+            counts.aside,
+            "line was set aside and never was in the database",
+            "lines were set aside and never were in the database",
+        ),
+        (counts.repeated, "line repeats a record", "lines repeat a record"),
+        (
+            counts.waiting,
+            "is so new that it is not sealed yet",
+            "are so new that they are not sealed yet",
+        ),
     ):
         if count:
-            lines.append(f"{count} {what}")
+            lines.append(quantity.of(count, one, several))
     against = ", ".join(report.held_against) or "nothing outside of the database"
     lines.append(f"held against {against}")
     lines += [f"head of {one.name}: {one.head} ({one.sealed_at})" for one in report.chains]
@@ -292,7 +314,7 @@ def _verify_bundle(
         say.finding(str(one), one._asdict())
     keys = {relay: sorted(names) for relay, names in outcome.keys.items()}
     lines = [
-        f"{outcome.proven} of {outcome.records} records are proven",
+        f"proven: {outcome.proven} of {quantity.of(outcome.records, 'record')}",
         *(f"signed by {relay} with the key {', '.join(names)}" for relay, names in keys.items()),
         *(() if trusted else (_UNTRUSTED,)),
         f"SHA-256 of the manifest: {outcome.manifest_sha256}",

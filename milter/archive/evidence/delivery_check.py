@@ -32,6 +32,7 @@ from carbonseal.milter.archive.evidence.reckoning import BROKEN
 from carbonseal.milter.archive.evidence.record_check import Counts
 from carbonseal.milter.archive.evidence.record_scan import EVERYTHING, Span
 from carbonseal.milter.archive.evidence.sealed_segment import SealedSegment
+from carbonseal.policies import quantity
 
 _PAGE = 1000
 _CHUNK = 500
@@ -383,11 +384,12 @@ class DeliveryCheck:
             if sealed_segment.fetch(self._engine, segment_id) is not None:
                 continue  # meanwhile
             name = names.get(segment_id)
+            number = quantity.of(count, "event line is", "event lines are")
             if name is None:
-                what = f"{count} event lines are of no segment that was ever loaded"
+                what = f"{number} of no segment that was ever loaded"
                 yield Finding("added", what, record_id=record_id)
             elif oldest < self._patience:
-                what = f"{count} event lines are of a segment that was never sealed"
+                what = f"{number} of a segment that was never sealed"
                 yield Finding("added", what, segment=name, record_id=record_id)
             else:
                 self._counts.waiting += count

@@ -36,6 +36,7 @@ from carbonseal.milter.archive.evidence.record_scan import EVERYTHING, Scan, Spa
 from carbonseal.milter.archive.evidence.seal import BadEntry
 from carbonseal.milter.archive.evidence.sealed_segment import SealedSegment
 from carbonseal.milter.archive.rows import Rows
+from carbonseal.policies import quantity
 
 _CHUNK = 500
 _PATIENCE_MS = 24 * 3600 * 1000  # after that a record should have been sealed
@@ -326,7 +327,8 @@ class RecordCheck:
     def _check_aside(self, segment: SealedSegment, aside: set[int]) -> Iterator[Finding]:
         self._counts.aside += len(aside)
         if len(aside) != segment.aside:
-            what = f"{len(aside)} lines are said to be set aside, and {segment.aside} were"
+            said = quantity.of(len(aside), "line is", "lines are")
+            what = f"{said} said to be set aside, and {segment.aside} by the seal"
             yield segment.finding("aside", what)
         for place in sorted(aside):
             if place < segment.lines and segment.seen[place]:
@@ -354,11 +356,12 @@ class RecordCheck:
             if segment_id in sealed:
                 continue
             name = names.get(segment_id)
+            number = quantity.of(count, "record from here on is", "records from here on are")
             if name is None:
-                what = f"{count} records from here on are of no segment that was ever loaded"
+                what = f"{number} of no segment that was ever loaded"
                 yield Finding("added", what, record_id=first)
             elif _milliseconds(last) < self._patience:
-                what = f"{count} records from here on are of a segment that was never sealed"
+                what = f"{number} of a segment that was never sealed"
                 yield Finding("added", what, segment=name, record_id=first)
             else:
                 self._counts.waiting += count

@@ -30,6 +30,7 @@ from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.record_check import Counts, RecordCheck
 from carbonseal.milter.archive.evidence.record_scan import Span
 from carbonseal.milter.archive.evidence.seal import Sealed
+from carbonseal.policies import quantity
 
 _CHUNK = 500
 _TAKING = frozenset(("retain", "erase"))  # actions that may take something out
@@ -128,7 +129,7 @@ def _held_against(
     if seen.own_copy:
         found.append(f"the chain of {seen.own_copy} in {question.evidence}")
     if copies is not None and names:
-        found.append(f"{len(names)} segment{'' if len(names) == 1 else 's'} in {question.segments}")
+        found.append(f"{quantity.of(len(names), 'segment')} in {question.segments}")
     if question.expected:
         found.append("the heads given with --expect")
     if question.keys:

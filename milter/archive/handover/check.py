@@ -43,6 +43,7 @@ from carbonseal.milter.archive.handover.manifest import (
     Manifest,
 )
 from carbonseal.milter.archive.handover.reading import Bundle
+from carbonseal.policies import quantity
 from carbonseal.policies.errors import CarbonsealError, DataError
 
 _BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
@@ -335,10 +336,10 @@ def report(path: Path, *, trusted: Collection[bytes] | None, manifest_sha256: st
     for finding in check(path, outcome, trusted=trusted, manifest_sha256=manifest_sha256):
         click.echo(tables.presentable(str(finding)))
         findings += 1
-    click.echo(f"{outcome.records} records, {outcome.proven} of them proven")
+    click.echo(f"{quantity.of(outcome.records, 'record')}, {outcome.proven} of them proven")
     if outcome.event_lines:
-        lines, proven = outcome.event_lines, outcome.event_lines_proven
-        click.echo(f"{lines} lines of the mail log, {proven} of them proven")
+        lines = quantity.of(outcome.event_lines, "line")
+        click.echo(f"{lines} of the mail log, {outcome.event_lines_proven} of them proven")
     for relay, names in sorted(outcome.keys.items()):
         click.echo(tables.presentable(f"signed by {relay} with key {', '.join(sorted(names))}"))
     if outcome.without_header_section or outcome.redacted:
@@ -347,7 +348,8 @@ def report(path: Path, *, trusted: Collection[bytes] | None, manifest_sha256: st
             "of which parts were taken out: what is under 'unproven' is not proven"
         )
     if outcome.stamps:
-        click.echo(f"{outcome.stamps} time stamps are of these seals, or of seals that follow them")
+        stamps = quantity.of(outcome.stamps, "time stamp is", "time stamps are")
+        click.echo(f"{stamps} of these seals, or of seals that follow them")
     if trusted is None:
         click.echo("no key was given: compare the fingerprints with those of the relays")
     if manifest_sha256 is None:
@@ -355,7 +357,7 @@ def report(path: Path, *, trusted: Collection[bytes] | None, manifest_sha256: st
             f"SHA-256 of {MANIFEST} is {outcome.manifest_sha256}: compare it with the audit, which "
             "alone tells whether records were left out"
         )
-    click.echo("all is true" if not findings else f"{findings} findings")
+    click.echo(quantity.of(findings, "finding") if findings else "all is true")
     return not findings
 
 

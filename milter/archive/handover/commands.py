@@ -26,6 +26,7 @@ from carbonseal.milter.archive.keeping import holds
 from carbonseal.milter.archive.search import options as options_
 from carbonseal.milter.archive.search import query
 from carbonseal.milter.archive.search.wanted import Search
+from carbonseal.policies import quantity
 from carbonseal.policies.errors import NotFound, UsageError
 
 _FORMATS = ("jsonl", "csv", "both")
@@ -97,12 +98,14 @@ def export_command(
             pages = query.pages(engine, wanted, **known)
             sums = export.export(path, engine, pages, order, _watch(asked, total))
             asked.note(manifest_sha256=sums.manifest_sha256)
-    _say(f"{sums.records} records in {path}")
+    _say(f"{quantity.of(sums.records, 'record')} in {path}")
     if sums.unsealed:
-        _say(
-            f"{sums.unsealed} of them are so new that nothing proves them yet; export them again "
-            "in some minutes"
+        unsealed = quantity.of(
+            sums.unsealed,
+            "of them is so new that nothing proves it yet",
+            "of them are so new that nothing proves them yet",
         )
+        _say(f"{unsealed}; export again in some minutes")
     if partly := max(sums.without_header_section, sums.redacted):
         _say(f"of {partly} of them parts were taken out by retention or erasure")
     _say(f"SHA-256 of the manifest: {sums.manifest_sha256}")
@@ -164,9 +167,11 @@ def import_command(
         else:
             importing.put(watched, context.spool_directory)
         asked.note(manifest_sha256=seen.manifest_sha256, left_out=sums.left_out)
-    _say(f"{sums.records} records {'would be' if dry_run else 'are'} in the spool for the writer")
+    records = quantity.of(sums.records, "record")
+    _say(f"{'would put' if dry_run else 'put'} {records} into the spool for the writer")
     if sums.left_out:
-        _say(f"{sums.left_out} records were left out: parts of them had been taken out")
+        records = quantity.of(sums.left_out, "record was", "records were")
+        _say(f"{records} left out: parts had been taken out before")
 
 
 def _refuse_root(spool: Path) -> None:

@@ -25,6 +25,7 @@ from carbonseal.milter.archive import audit, postings, rows, schema
 from carbonseal.milter.archive.audit import Event
 from carbonseal.milter.archive.keeping.erase import Done
 from carbonseal.milter.archive.keeping.person import Person
+from carbonseal.policies import quantity
 from carbonseal.policies.errors import DataError
 
 KIND = "carbonseal certificate of erasure"
@@ -107,7 +108,7 @@ def text(content: Certificate) -> str:
         f"  parts of them           {parts}",
         f"Dictionary rows emptied   {changed['dictionary_rows']}",
         f"Spool segments rewritten  {changed['segments_in_spool']} "
-        f"({changed['lines_in_spool']} lines)",
+        f"({quantity.of(changed['lines_in_spool'], 'line')})",
         f"Lines set aside removed   {changed['lines_set_aside']}",
         "Records that no index leads to were "
         + ("read, too." if content["read_every_record"] else "not read (see --everywhere)."),
@@ -214,8 +215,9 @@ def _about_mailbox(digest16: bytes, connection: Connection) -> Iterator[str]:
     first, count = _records(address_id, connection)
     since = "" if first is None else f", the first of them {first}"
     yield (
-        f"the mailbox {digest16.hex()} is in the dictionary again, with {count} records{since}: "
-        "new mail, or a backup or spool that was loaded; erase it again"
+        f"the mailbox {digest16.hex()} is in the dictionary again, with "
+        f"{quantity.of(count, 'record')}{since}: new mail, or a backup or spool that was loaded; "
+        "erase it again"
     )
 
 

@@ -35,6 +35,7 @@ from carbonseal.milter.archive.search import options as options_
 from carbonseal.milter.archive.search import query, written
 from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies import address as addresses
+from carbonseal.policies import quantity
 from carbonseal.policies.errors import UsageError
 
 _HOLDS = ("name", "is", "records", "set_at", "set_by", "released_at", "reason", "query")
@@ -93,7 +94,8 @@ def hold_command(context: Context, /, name: str, live: bool, reason: str, **opti
             count = holds.extend(engine, hold, find, progress=advance)
         holds.finish(engine, hold, is_live=live)
         asked.note(records=count)
-    click.echo(f"{name} holds {count} records{', and what comes later' if live else ''}")
+    later = ", and what comes later" if live else ""
+    click.echo(f"{name} holds {quantity.of(count, 'record')}{later}")
 
 
 @click.command("holds")
@@ -242,7 +244,8 @@ def _show_done(done: retain.Done) -> None:
         click.echo(f"taken out of class {name}: {count} x {what}")
     if done.waiting_lines:
         click.echo(f"lines of the mail log without a record: {done.waiting_lines}")
-    click.echo(f"left the dictionary: {done.addresses} addresses, {done.domains} domains")
+    addresses = quantity.of(done.addresses, "address", "addresses")
+    click.echo(f"left the dictionary: {addresses}, {quantity.of(done.domains, 'domain')}")
     for record_id, why in done.refused:
         click.echo(f"{record_id}: cannot be read, so it stays ({why})", err=True)
 
@@ -356,11 +359,12 @@ def erase_command(
         asked.note(certificate_sha256=made["sha256"], records=done.records)
     click.echo(certificate.text(made), nl=False)
     if done.copies.waiting:
-        click.echo(
-            f"{done.copies.waiting} records that wait in the spool name the person: load them and "
-            "give this command again",
-            err=True,
+        waiting = quantity.of(
+            done.copies.waiting,
+            "record that waits in the spool names the person: load it",
+            "records that wait in the spool name the person: load them",
         )
+        click.echo(f"{waiting} and give this command again", err=True)
 
 
 def _show_found(found: erasing.Found, spooled: copies.Copies) -> None:
@@ -371,8 +375,8 @@ def _show_found(found: erasing.Found, spooled: copies.Copies) -> None:
     click.echo(f"records waiting in the spool  {spooled.waiting}")
     if found.extensions:
         click.echo(
-            f"not asked for: {len(found.extensions)} mailboxes with an extension "
-            "(--with-extensions)",
+            f"not asked for: {quantity.of(len(found.extensions), 'mailbox', 'mailboxes')} with an "
+            "extension (--with-extensions)",
             err=True,
         )
 

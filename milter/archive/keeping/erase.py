@@ -41,6 +41,7 @@ from carbonseal.milter.archive.keeping import (
 from carbonseal.milter.archive.keeping.copies import Copies
 from carbonseal.milter.archive.keeping.holds import Find
 from carbonseal.milter.archive.keeping.person import Person
+from carbonseal.policies import quantity
 from carbonseal.policies.errors import DataError
 
 BATCH = 200  # records in one transaction
@@ -186,7 +187,9 @@ def _held(record_ids: Sequence[str], connection: Connection) -> dict[str, int]:
 def refuse_held(found: Found) -> None:
     """Raises: Held, naming the holds."""
     if found.holds:
-        which = ", ".join(f"{name} ({count} records)" for name, count in found.holds.items())
+        which = ", ".join(
+            f"{name} ({quantity.of(count, 'record')})" for name, count in found.holds.items()
+        )
         raise Held(
             f"nothing was changed: legal holds cover records of this person: {which}; release "
             "them first, or refuse the request as long as they last"

@@ -84,7 +84,7 @@ def test_something_false_is_status_1_and_a_line_each(filled: Archive) -> None:
     [line] = [one for one in result.stdout.splitlines() if one.startswith("changed: ")]
     assert "facts (body_size, size)" in line  # of which one is reckoned from the other
     assert record_id in line
-    assert "1 findings" in result.stdout
+    assert "1 finding" in result.stdout
 
 
 def test_many_findings_are_named_up_to_a_bound_and_counted(filled: Archive) -> None:
@@ -202,7 +202,7 @@ def test_an_archive_without_any_record_is_true(archive: Archive) -> None:
     archive.load()
     result = call(archive)
     assert result.exit_code == 0, result.output
-    assert "1 are so new that they are not sealed yet" in result.stdout
+    assert "1 is so new that it is not sealed yet" in result.stdout
     spooled.close()
 
 

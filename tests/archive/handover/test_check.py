@@ -524,7 +524,7 @@ def test_what_is_not_whole_is_not_imported(thinned: Archive, tmp_path: Path) -> 
     """Only whole records can be sealed again; the others are counted."""
     path = bundles.export(thinned, tmp_path / "bundle")
     result = bundles.call(thinned, "import", str(path))
-    assert "1 records are in the spool" in result.stderr
+    assert "put 1 record into the spool" in result.stderr
     assert "3 records were left out" in result.stderr
 
 
@@ -535,7 +535,7 @@ def test_records_that_are_not_sealed_yet_are_said_to_be_so(
     archive.put(build_record(1), is_closed=False)
     archive.load()
     result = bundles.call(archive, "export", str(tmp_path / "bundle"), "--all")
-    assert "so new that nothing proves them yet" in result.stderr
+    assert "1 of them is so new that nothing proves it yet" in result.stderr
     assert "nothing proves it" in bundles.findings(tmp_path / "bundle")[0]
 
 
@@ -558,7 +558,7 @@ def test_the_check_runs_alone(bundle: Path, tmp_path: Path) -> None:
     assert "compare" not in found.stdout
     assert digest in run(bundle).stdout
     found = run(bundle, "--manifest-sha256", "0" * 64)
-    assert (found.returncode, found.stdout.splitlines()[-1]) == (1, "1 findings")
+    assert (found.returncode, found.stdout.splitlines()[-1]) == (1, "1 finding")
     found = run(tmp_path)
     assert (found.returncode, found.stdout) == (65, "")
 

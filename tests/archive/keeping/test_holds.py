@@ -33,7 +33,7 @@ def test_what_is_held_survives_and_goes_after_its_release(keeper: Keeper) -> Non
     """Whole: record, header section and subject; on PostgreSQL through the drop of its month."""
     held, other = old(1, "carol@case.example"), old(2)
     keeper.archive.fill(held, other)
-    assert "holds 1 records" in keeper.run("hold case-17 to:carol@case.example --reason 'case 17'")
+    assert "holds 1 record" in keeper.run("hold case-17 to:carol@case.example --reason 'case 17'")
     said = keeper.run("retain --now 0d")
     assert "held by case-17: 1" in said
     keeper.run(APPLY)
