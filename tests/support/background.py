@@ -71,6 +71,11 @@ class Background:
         assert self._process is not None, f"{self._command[0]} is not running"
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def log(self) -> str:
         """All it said so far."""
         try:

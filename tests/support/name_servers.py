@@ -50,6 +50,7 @@ from carbonseal.keys import dns_record
 from carbonseal.keys.publication.settings import ServerAddress
 from support import ports
 from support.waiting import NotInTime, wait_until
+from support.watcher import Watcher
 
 _POLL = 0.02  # seconds between two questions
 _BRIEF = 0.2  # seconds for an answer while a server starts: a question before that is lost
@@ -215,7 +216,7 @@ class NameServer(abc.ABC):
         self.address = ServerAddress(ports.LOOPBACK, free_port())
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watcher: Watcher | None = None
 
     def __enter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="ns"))
@@ -259,7 +260,9 @@ class NameServer(abc.ABC):
                 stderr=log,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "TZ": "UTC"},
             )
-        self._watcher = _watch(self._process.pid)
+        # The whole session; dash takes no other form.
+        ending = 'kill -s KILL -- "-$0"; rm -rf -- "$1"'
+        self._watcher = Watcher(ending, self._process.pid, self.directory)
         try:
             self._wait(self._is_ready, "start", timeout)
         except NameServerFailed:
@@ -271,7 +274,7 @@ class NameServer(abc.ABC):
         process, self._process = self._process, None
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
-            watcher.communicate(b"stopped\n")
+            watcher.dismiss()
         if process is None:
             return
         for number in (signal.SIGCONT, signal.SIGTERM):
@@ -759,14 +762,3 @@ def _answers(address: ServerAddress) -> bool:
 def _signal_group(leader: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, number)
-
-
-def _watch(leader: int) -> subprocess.Popen[bytes]:
-    """A process that ends a server when this one is gone: its input then ends without a line."""
-    return subprocess.Popen(
-        ["/bin/sh", "-c", 'read -r line || kill -KILL -- "-$0"', str(leader)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )

@@ -35,6 +35,7 @@ from typing import Any, Self
 
 from support import ports, sasl, smtp_client
 from support.waiting import NotInTime, wait_until
+from support.watcher import Watcher
 
 COMMANDS = Path("/usr/sbin")
 DAEMONS = Path("/usr/lib/postfix/sbin")
@@ -144,7 +145,7 @@ class PrivatePostfix:
             for one in listeners
         }
         self._master: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watcher: Watcher | None = None
         self._logins: sasl.LoginServer | None = None
 
     def __enter__(self) -> Self:
@@ -179,7 +180,7 @@ class PrivatePostfix:
                 stderr=complaints,
                 env=self._environment(),
             )
-        self._watcher = _watch(self._master.pid)
+        self._watcher = Watcher('kill -TERM "$0"', self._master.pid)
         try:
             self._wait(
                 lambda: "daemon started" in self.log()[already:],
@@ -208,7 +209,7 @@ class PrivatePostfix:
             logins.close()
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
-            watcher.communicate(b"stopped\n")
+            watcher.dismiss()
         if master is None:
             return
         if master.poll() is None:
@@ -504,20 +505,6 @@ _DIRECTORIES: tuple[tuple[str, int, bool, str], ...] = (
     ("queue/public", 0o710, True, "postdrop"),
     ("queue/maildrop", 0o730, True, "postdrop"),
 )
-
-
-def _watch(master: int) -> subprocess.Popen[bytes]:
-    """A process that ends the master when this one is gone: its input then ends without a line.
-
-    The kernel's own signal for that (PR_SET_PDEATHSIG) is lost when the master changes its user.
-    """
-    return subprocess.Popen(
-        ["/bin/sh", "-c", 'read -r line || kill -TERM "$0"', str(master)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def _refuse_without_postfix() -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from support import ports
+from support.watcher import Watcher
 
 _POLL = 0.02  # seconds between two looks
 _TAIL = 4_000  # characters of a log in an error
@@ -70,7 +71,7 @@ class PrivateServer:
             self.directory = kept_in
             self._recall()
         self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watcher: Watcher | None = None
         self._closed = False
         if self._user is not None:
             os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
@@ -158,7 +159,9 @@ class PrivateServer:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._dismiss()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.dismiss()
 
     def kill(self) -> None:
         """SIGKILL: nothing is written any more, nobody is told."""
@@ -212,24 +215,11 @@ class PrivateServer:
         return ["setpriv", *ids, *words]
 
     def _watch(self) -> None:
-        """A process that cleans up when this one is gone: its input then ends without a line."""
+        """Have somebody clean up when this process is killed."""
         ending = f'kill -CONT "$0"; kill -{self._end_at_once.name.removeprefix("SIG")} "$0"'
         if not self._is_kept:
             ending += '; sleep 1; kill -KILL "$0"; rm -rf -- "$1"'
-        script = f"read -r line || {{ {ending}; }}"
-        self._watcher = subprocess.Popen(
-            ["/bin/sh", "-c", script, str(self.pid), str(self.directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def _dismiss(self) -> None:
-        """The server has been waited for: its pid may be another's soon."""
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.communicate(b"\n")
+        self._watcher = Watcher(ending, self.pid, self.directory)
 
 
 def program(name: str, places: Sequence[str], package: str) -> Path:

@@ -23,7 +23,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from support import ports
+from support.background import Background
 
 TAKEN, REFUSED, DEFERRED, LOST, UNANSWERED = "taken", "refused", "deferred", "lost", "unanswered"
 
@@ -64,18 +64,16 @@ class RandomSink:
     def __init__(self, seed: int, directory: Path, *, count: int = 2) -> None:
         self.ports = tuple(ports.free_port() for _ in range(count))
         self._journal = directory / "sink.journal"
-        self._seed = seed
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "support.random_sink", str(self._seed), self._journal]
-        self._process = subprocess.Popen(
+        command = [sys.executable, "-m", "support.random_sink", str(seed), self._journal]
+        self._process = Background(
             [*command, *map(str, self.ports)],
-            stdout=subprocess.PIPE,
+            directory / "sink.log",
+            lambda: "listening\n" in self._process.log(),
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"listening\n"
+
+    def __enter__(self) -> Self:
+        self._process.start()
         return self
 
     def __exit__(
@@ -84,13 +82,7 @@ class RandomSink:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        try:
-            self._process.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+        self._process.__exit__(kind, error, at)
 
     def journal(self) -> dict[tuple[str, str], list[str]]:
         """What became of each (reverse-path, recipient), attempt by attempt."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -23,6 +21,7 @@ from sqlalchemy import Engine
 
 from carbonseal.milter.archive import schema, segments, servers
 from support.archive import Archive, build_recipient, build_record, build_reverse_path
+from support.background import Background
 from support.waiting import wait_until
 
 PATIENCE = 180.0 + int(os.environ.get("MANY", "0")) / 50
@@ -51,19 +50,17 @@ class Relay:
         self.name = name
         self.archive = Archive(directory, database_url)
         self.record_ids: list[str] = []
-        self._log = directory / "writer.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._writer = Background(
+            [
+                *(sys.executable, "-c", _WRITER),
+                *(self.archive.spool_directory, self.archive.database_url),
+            ],
+            directory / "writer.log",
+            lambda: True,  # it is awaited by what it loads
+        )
 
     def __enter__(self) -> Self:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-c", _WRITER),
-                    *(self.archive.spool_directory, self.archive.database_url),
-                ],
-                stdout=log,
-                stderr=log,
-            )
+        self._writer.start()
         return self
 
     def __exit__(
@@ -72,15 +69,7 @@ class Relay:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if fault is not None:
-            fault.add_note(f"{self.name}: {self._log.read_text()[-4000:]}")
+        self._writer.__exit__(kind, fault, trace)
 
     def seal(self, count: int) -> None:
         """Mail comes in: so many records, in closed segments."""
@@ -106,13 +95,12 @@ class Relay:
     @property
     def is_done(self) -> bool:
         """Whether its spool is loaded."""
-        assert self._process is not None
-        assert self._process.poll() is None, f"the writer of {self.name} has ended"
+        assert self._writer.is_running, f"the writer of {self.name} has ended"
         return not segments.pending(self.archive.spool_directory)
 
     def said(self, event: str) -> list[dict[str, str]]:
         """What its writer reported."""
-        lines = (json.loads(line) for line in self._log.read_text().splitlines())
+        lines = (json.loads(line) for line in self._writer.log().splitlines())
         return [facts for name, facts in lines if name == event]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import dns.exception
 import dns.tsig
 import pytest
-from support import name_servers
+from support import name_servers, postfix
 from support.name_servers import Bind, Knot, Nsd, TsigKey, Unbound, Zone
 from support.waiting import wait_until
 
@@ -127,6 +129,30 @@ def test_a_thousand_zones_are_one_server() -> None:
     with Bind([Zone(f"d{number}.test") for number in range(1000)], keys=[key]) as server:
         name_servers.put_txt(server.address, "d999.test", key, "s1._domainkey.d999.test", VALUE)
         assert name_servers.txt_at(server.address, "s1._domainkey.d999.test") == [VALUE]
+
+
+@pytest.mark.parametrize("kind", ["Bind", "Nsd"])
+def test_a_killed_test_process_takes_its_name_server_along(kind: str) -> None:
+    """SIGKILL to whoever started it leaves no process, paused or not, and no directory."""
+    program = (
+        "import sys\n"
+        "from support.name_servers import *\n"
+        f"with {kind}([Zone('example.test')]) as server:\n"
+        "    server.pause()\n"
+        "    print(server.pid, server.directory, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(Path(name_servers.__file__).parents[1]), "PATH": os.defpath},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as starter:
+        assert starter.stdout is not None
+        pid, directory = starter.stdout.readline().decode().split()
+        starter.kill()
+    wait_until(lambda: not postfix.is_running(int(pid)), "the end of the server")
+    wait_until(lambda: not Path(directory).exists(), "the end of its directory")
 
 
 def test_a_failure_carries_the_log_and_leaves_nothing_running() -> None:
