@@ -25,7 +25,7 @@ import pwd
 import random
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -242,6 +242,28 @@ def events(
         if len(found) < _PAGE:
             return
         below = found[-1].number
+
+
+def answers(engine: Engine, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
+    """What was given in answer to these events, for those that were answered completely.
+
+    Raises: AuditUnusable.
+    """
+    if not numbers:
+        return {}
+    query = select(schema.audit).where(_COLUMNS.action == ANSWERED)
+    above, found = min(numbers), {}
+    while True:
+        page = _fetched(
+            engine, query.where(_COLUMNS.number > above).order_by(_COLUMNS.number).limit(_PAGE)
+        )
+        for one in page:
+            said = one.facts
+            if said.get("outcome") == COMPLETE and said.get("of") in numbers:
+                found[said["of"]] = said
+        if len(page) < _PAGE:
+            return found
+        above = page[-1].number
 
 
 def _is_by(name: str) -> ColumnElement[bool]:

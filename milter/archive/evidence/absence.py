@@ -18,7 +18,9 @@ from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.evidence import leaf, positions
 
 RECORD, HEADER, SUBJECT = 0, 1, 2  # tombstone.part
-_CHUNK = 500
+PARTS = {RECORD: "record", HEADER: "header section", SUBJECT: "subject"}  # as the audit has them
+LINE, REDACTION = "line of the mail log", "redaction"
+IN_PART = (PARTS[HEADER], PARTS[SUBJECT])  # retention redacts where only these go
 
 
 @dataclass(slots=True)
@@ -28,7 +30,13 @@ class Gone:
     records: set[int] = field(default_factory=set)
     headers: set[int] = field(default_factory=set)
     subjects: set[int] = field(default_factory=set)
-    events: set[int] = field(default_factory=set)  # of the audit, by which that was done
+    # By audit event and part, since an event takes no more than it says.
+    places: dict[tuple[int, int], set[int]] = field(default_factory=dict)
+
+    @property
+    def events(self) -> set[int]:
+        """Of the audit, by which that was done."""
+        return {event for event, _ in self.places}
 
     def part(self, number: int) -> set[int]:
         """The places of one part."""
@@ -43,11 +51,12 @@ def tombstones(segment_id: int, connection: Connection) -> Gone:
         columns.segment_id == segment_id
     )
     for event, part, packed in connection.execute(query):
-        gone.events.add(event)
         try:
-            gone.part(part).update(positions.unpack(bytes(packed)))
+            found = positions.unpack(bytes(packed))
         except ValueError:
-            continue  # then what it covered is missing
+            found = set()  # then what it covered is missing
+        gone.part(part).update(found)
+        gone.places.setdefault((event, part), set()).update(found)
     return gone
 
 
@@ -57,7 +66,7 @@ def redactions(record_ids: Iterable[str], connection: Connection) -> dict[str, t
     query = select(columns.record_id, columns.evidence, columns.event)
     return {
         record_id: (evidence, event)
-        for chunk in chunks(list(record_ids), _CHUNK)
+        for chunk in chunks(list(record_ids))
         for record_id, evidence, event in connection.execute(
             query.where(columns.record_id.in_(chunk))
         )
@@ -119,7 +128,7 @@ def _lines(record_ids: Iterable[str], connection: Connection) -> dict[str, tuple
     query = select(columns.record_id, columns.segment_id, columns.position)
     return {
         row.record_id: (row.segment_id, row.position)
-        for chunk in chunks(sorted(set(record_ids)), _CHUNK)
+        for chunk in chunks(sorted(set(record_ids)))
         for row in connection.execute(query.where(columns.record_id.in_(chunk)))
     }
 

@@ -38,7 +38,6 @@ from carbonseal.milter.archive.evidence.sealed_segment import SealedSegment
 from carbonseal.milter.archive.rows import Rows
 from carbonseal.policies import quantity
 
-_CHUNK = 500
 _PATIENCE_MS = 24 * 3600 * 1000  # after that a record should have been sealed
 _message, _seal = schema.message.c, schema.seal.c
 
@@ -61,6 +60,13 @@ class Counts:
     deliveries: int = 0  # event lines
     deliveries_gone: int = 0
     events: set[int] = field(default_factory=set)  # audit events of tombstones and redactions
+    # What tombstones and redactions say was taken out: audit event, part, how many records.
+    taken: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    def take(self, event: int, part: str, count: int = 1) -> None:
+        """So many more were taken out by an event."""
+        self.events.add(event)
+        self.taken[event, part] = self.taken.get((event, part), 0) + count
 
 
 class RecordCheck:
@@ -221,7 +227,7 @@ class RecordCheck:
         """Remember what is not there any more, to be held against the tombstones."""
         if redaction is not None:
             self._counts.redacted += 1
-            self._counts.events.add(redaction[1])
+            self._counts.take(redaction[1], absence.REDACTION)
         elif reckoning.is_subject_gone(one):
             segment.unheaded.add(position)
         if "fields" not in one.header_section:
@@ -283,16 +289,20 @@ class RecordCheck:
             gone = absence.tombstones(segment_id, connection)
             aside = absence.aside(segment_id, connection)
             repeats = absence.repeats(segment_id, connection)
-        self._counts.events |= gone.events
+        events = segment.event_lines  # which `delivery_check` looks after
+        for (event, part), places in gone.places.items():
+            if told := len(places & events):
+                self._counts.take(event, absence.LINE, told)
+            name = absence.PARTS.get(part, absence.PARTS[absence.SUBJECT])
+            self._counts.take(event, name, len(places) - told)
         missing = {place for place in range(segment.lines) if not segment.seen[place]}
         for place in sorted(gone.records - missing):
             what = "retention had taken it out, and it is here again"
             yield segment.finding("added", what, place)
-        self._counts.gone += len((missing & gone.records) - segment.event_lines)
+        self._counts.gone += len((missing & gone.records) - events)
         missing -= gone.records
         yield from self._check_aside(segment, aside)
         missing -= aside
-        events = segment.event_lines  # which `delivery_check` looks after
         if events:
             self.with_events.add(segment_id)
         repeated = {p: r for p, r in repeats.items() if p in missing and p not in events}
@@ -348,7 +358,7 @@ class RecordCheck:
         """Records of segments without a seal: still being written, or put in by somebody."""
         with self._engine.connect() as connection:
             sealed: set[int] = set()
-            for chunk in chunks(sorted(self._waiting), _CHUNK):
+            for chunk in chunks(sorted(self._waiting)):
                 query = select(_seal.segment_id).where(_seal.segment_id.in_(chunk))
                 sealed.update(connection.execute(query).scalars())  # meanwhile
             names = _names(sorted(self._waiting), connection)
@@ -372,7 +382,7 @@ def _names(segment_ids: list[int], connection: Connection) -> dict[int, str]:
     query = select(columns.segment_id, columns.name)
     return {
         segment_id: name
-        for chunk in chunks(segment_ids, _CHUNK)
+        for chunk in chunks(segment_ids)
         for segment_id, name in connection.execute(query.where(columns.segment_id.in_(chunk)))
     }
 

@@ -15,15 +15,16 @@ Raises: AuditUnusable, and what the database raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, select
 
 from carbonseal.milter.archive import audit, schema
 from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.evidence import chain_check, copy_check, stamp
+from carbonseal.milter.archive.evidence import absence, chain_check, copy_check, stamp
 from carbonseal.milter.archive.evidence.chain_check import Chain, Expected, Known
 from carbonseal.milter.archive.evidence.delivery_check import DeliveryCheck
 from carbonseal.milter.archive.evidence.finding import Finding
@@ -32,7 +33,6 @@ from carbonseal.milter.archive.evidence.record_scan import Span
 from carbonseal.milter.archive.evidence.seal import Sealed
 from carbonseal.policies import quantity
 
-_CHUNK = 500
 _TAKING = frozenset(("retain", "erase"))  # actions that may take something out
 Progress = Callable[[str, int, int], None]  # what is done, how many more of them, of how many
 
@@ -91,7 +91,7 @@ def verify(
     yield from _counted(
         deliveries.run(), "segments of deliveries", len(checking.with_events), progress
     )
-    yield from _check_events(audit_engine, report.counts.events)
+    yield from _check_events(audit_engine, report.counts)
     if copies is not None:
         wanted = [name for name in names if _is_in(name, question.span)]
         yield from _counted(
@@ -172,11 +172,14 @@ def _check_stamps(engine: Engine, certificate: Path | None, report: Report) -> I
             yield Finding("stamp", what, relay=relay, number=number)
 
 
-def _check_events(audit_engine: Engine, events: set[int]) -> Iterator[Finding]:
-    """Whatever is said to have been taken out needs its event in the audit."""
-    columns = schema.audit.c
+def _check_events(audit_engine: Engine, counts: Counts) -> Iterator[Finding]:
+    """Whatever is said to have been taken out needs its event in the audit, which says how much.
+
+    What an event took that was interrupted is not known.
+    """
+    columns, events = schema.audit.c, counts.events
     found: dict[int, str] = {}
-    for chunk in chunks(sorted(events), _CHUNK):
+    for chunk in chunks(sorted(events)):
         query = select(columns.number, columns.action).where(columns.number.in_(chunk))
         with audit_engine.connect() as connection:
             found |= {row.number: row.action for row in connection.execute(query)}
@@ -188,3 +191,29 @@ def _check_events(audit_engine: Engine, events: set[int]) -> Iterator[Finding]:
         elif action not in _TAKING:
             what = f"event {number}, by which records were taken out, is a {action}"
             yield Finding("audit", what)
+    answers = audit.answers(audit_engine, {one for one in events if found.get(one) in _TAKING})
+    for (number, part), count in sorted(counts.taken.items()):
+        most = _most(part, answers.get(number, {}))
+        if most is not None and count > most:
+            what = (
+                f"event {number} took out {most} x {part}, and {count} are said to have gone with "
+                "it: somebody else took out the others"
+            )
+            yield Finding("removed", what)
+
+
+def _most(part: str, answer: Mapping[str, Any]) -> int | None:
+    """In how many records an event took out a part, by its own answer; None: it does not say."""
+    if part == absence.LINE:
+        lines = answer.get("lines")
+        return lines if isinstance(lines, int) else None
+    taken = answer.get("taken")
+    if isinstance(taken, Mapping):
+        wanted = absence.IN_PART if part == absence.REDACTION else (part,)
+        return sum(
+            int(count) for name, count in taken.items() if name.rpartition(": ")[2] in wanted
+        )
+    erased = answer.get("records")
+    if isinstance(erased, int):
+        return erased if part == absence.REDACTION else 0
+    return None

@@ -201,6 +201,7 @@ def retain_command(context: Context, /, is_applied: bool, moment: str | None, re
             ).apply()
         asked.note(
             taken={f"{name}: {what}": count for (name, what), count in done.taken.items()},
+            lines=done.lines,
             months=done.months,
             addresses=done.addresses,
             domains=done.domains,

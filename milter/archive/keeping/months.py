@@ -65,7 +65,8 @@ class Taken:
 
     by_class: dict[int, int]  # records by retention class
     elements: frozenset[int]  # terms of their rows: who took part
-    addresses: frozenset[int]  # whom only the mail log named
+    lines: int  # of the mail log
+    addresses: frozenset[int]  # whom only they named
 
 
 def whole(connection: Connection, befores: Befores) -> Iterator[Month]:
@@ -140,7 +141,8 @@ def empty(month: Month, befores: Befores, event: int, connection: Connection) ->
     if not _is_over(month, befores, connection):
         return None
     goes = and_(_inside(month), ~holds.is_held(schema.message.c.record_id))
-    taken = _bury(goes, event, connection, _bury_deliveries(month, event, connection))
+    told = _bury_deliveries(month, event, connection)
+    taken = _bury(goes, event, connection, told)
     carried = _carry(month, connection)
     connection.execute(select(func.carbonseal_drop_partition(month.name)))
     if carried:
@@ -149,8 +151,10 @@ def empty(month: Month, befores: Befores, event: int, connection: Connection) ->
     return taken
 
 
-def _bury_deliveries(month: Month, event: int, connection: Connection) -> frozenset[int]:
-    """The same for event lines; delete what leads to them.  Returns whom only they named."""
+def _bury_deliveries(
+    month: Month, event: int, connection: Connection
+) -> tuple[int, frozenset[int]]:
+    """The same for event lines; delete what leads to them.  How many, and whom only they named."""
     first, last = month.bounds
 
     def goes(table: Table) -> Any:
@@ -165,10 +169,10 @@ def _bury_deliveries(month: Month, event: int, connection: Connection) -> frozen
     addresses = frozenset(connection.scalars(select(named.c.address_id).where(goes(named))))
     for table in delivery_taking.INDEXES:
         connection.execute(delete(table).where(goes(table)))
-    return addresses
+    return len(lines), addresses
 
 
-def _bury(goes: Any, event: int, connection: Connection, addresses: frozenset[int]) -> Taken:
+def _bury(goes: Any, event: int, connection: Connection, told: tuple[int, frozenset[int]]) -> Taken:
     columns = schema.message.c
     terms_of: Any = literal_column("message.terms", schema.message_terms.c.terms.type)
     common = schema.circumstance.c
@@ -184,7 +188,7 @@ def _bury(goes: Any, event: int, connection: Connection, addresses: frozenset[in
         elements.update(found)
         lines.append((segment_id, position))
     taking.bury(lines, taking.RECORD, event, connection)
-    return Taken(by_class, frozenset(elements), addresses)
+    return Taken(by_class, frozenset(elements), *told)
 
 
 def _carry(month: Month, connection: Connection) -> bool:

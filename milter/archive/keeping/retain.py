@@ -82,7 +82,8 @@ class Done:
 
     taken: dict[tuple[str, str], int] = field(default_factory=dict)  # (class, what): how many
     months: list[str] = field(default_factory=list)
-    waiting_lines: int = 0  # of the mail log, of messages without a record
+    lines: int = 0  # of the mail log, in all
+    waiting_lines: int = 0  # of them, of messages without a record
     addresses: int = 0
     domains: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)  # record id and why it stays
@@ -226,6 +227,7 @@ class Run:
         self._cleaning = cleaning.Cleaning(engine, protected)
         self._known: frozenset[int] = frozenset()
         self._noted: set[int] = set()  # addresses in lines of the mail log that went
+        self._lines = 0  # how many that were
         self.done = Done()
 
     def apply(self) -> Done:
@@ -258,6 +260,7 @@ class Run:
         while True:
             lines, addresses = transactions.run(self._engine, partial(self._waiting, before))
             self._cleaning.note_addresses(addresses)
+            self.done.lines += len(lines)
             self.done.waiting_lines += len(lines)
             if len(lines) < self._batch:
                 break
@@ -293,6 +296,7 @@ class Run:
             if taken is None:
                 continue  # something in it has been held, or has come, in the meantime
             self.done.months.append(month.name)
+            self.done.lines += taken.lines
             for one in dues:
                 if one.part == taking.RECORD and taken.by_class.get(one.retention_id):
                     self.done.add(one, taken.by_class[one.retention_id])
@@ -357,6 +361,7 @@ class Run:
         self._ids.keep()
         self._cleaning.note_addresses(self._noted)
         self.done.add(one, len(gone))
+        self.done.lines += self._lines
         if one.part == taking.RECORD:
             self._cleaning.note_records(gone)
 
@@ -375,11 +380,13 @@ class Run:
             )
         )
         records = taking.fetch(sorted(connection.scalars(query)), connection)
+        self._lines = 0
         taking.bury([held.line for held in records], one.part, self._event, connection)
         if one.part == taking.RECORD:
             taking.remove(records, connection)
             record_ids = [held.record_id for held in records]
             lines, self._noted = delivery_taking.remove(record_ids, connection)
+            self._lines = len(lines)
             if lines:
                 taking.bury(lines, taking.RECORD, self._event, connection)
         else:
