@@ -35,10 +35,12 @@ from carbonseal.milter.archive.evidence.sealed_segment import SealedSegment
 from carbonseal.policies import quantity
 
 _PAGE = 1000
-_CHUNK = 500
 _OPEN = 16  # sealed segments in memory
 _PATIENCE = 24 * 3600 * 1_000_000  # microseconds; after that a line should have been sealed
 _LONGEST_QUEUE = 60 * 86_400_000  # milliseconds
+# Microseconds; no line that shows a message come in is attached to a record so much later.
+_BEFORE = 7 * 3600 * 1_000_000
+_CLOCK = 1_000_000  # microseconds that a syslog cuts off
 _delivery, _waiting, _message = (
     schema.delivery.c,
     schema.delivery_waiting.c,
@@ -157,6 +159,8 @@ class DeliveryCheck:
                 own = None if name is None else _Name(name.relay, row.queue_id or name.queue_id)
                 yield from self._check(row, record_id, own, lines)
             yield from self._check_kin(some, lines, record_id)
+            if name is not None:
+                yield from self._check_time(lines, record_id, name.recorded_at)
             yield from self._check_states(some, lines, record_id, found_by.get(record_id, set()))
 
     def _check(
@@ -258,6 +262,40 @@ class DeliveryCheck:
                 what = f"no line tells that {row.queue_id} was made from the message"
                 yield segment.finding("added", what, row.position, record_id)
 
+    def _check_time(
+        self, lines: list[tuple[Any, EventLine]], record_id: str, recorded_at: int
+    ) -> Iterator[Finding]:
+        """A line from before a record is not of it if an earlier message had its queue id.
+
+        The other way round nothing is certain: the log may not have told of the earlier one's end.
+        """
+        for row, line in lines:
+            segment = self._segment(row.segment_id)
+            if row.queue_id is not None or line.at + _BEFORE > recorded_at or segment is None:
+                continue
+            owner = self._owner(line)
+            if owner is not None:
+                what = f"the line is older than its message, and is of an earlier one: {owner}"
+                yield segment.finding("moved", what, row.position, record_id)
+
+    def _owner(self, line: EventLine) -> str | None:
+        """The newest record of that relay and queue id from before the line."""
+        common = schema.circumstance.c
+        query = (
+            select(_message.record_id)
+            .join(schema.circumstance, common.circumstance_id == _message.circumstance_id)
+            .where(
+                _message.queue_id == line.queue_id,
+                common.relay == line.relay,
+                _message.recorded_at <= line.at + _CLOCK,
+            )
+            .order_by(_message.recorded_at.desc())
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            found: str | None = connection.execute(query).scalar_one_or_none()
+        return found
+
     def _check_states(
         self,
         rows: list[Any],
@@ -277,14 +315,17 @@ class DeliveryCheck:
             what = f"searches do not find it by all that the log told: {names}"
             yield Finding("hidden", what, record_id=record_id)
 
-    def _names(self, record_ids: list[str]) -> dict[str, _Name]:
-        query = select(_message.record_id, schema.circumstance.c.relay, _message.queue_id).join(
+    def _names(self, record_ids: list[str]) -> dict[str, Any]:
+        """Rows with relay, queue_id and recorded_at by record id."""
+        query = select(
+            _message.record_id, schema.circumstance.c.relay, _message.queue_id, _message.recorded_at
+        ).join(
             schema.circumstance, schema.circumstance.c.circumstance_id == _message.circumstance_id
         )
         with self._engine.connect() as connection:
             return {
-                row.record_id: _Name(row.relay, row.queue_id)
-                for chunk in chunks(record_ids, _CHUNK)
+                row.record_id: row
+                for chunk in chunks(record_ids)
                 for row in connection.execute(query.where(_message.record_id.in_(chunk)))
             }
 
@@ -292,7 +333,7 @@ class DeliveryCheck:
         columns = schema.delivery_state.c
         found: dict[str, set[int]] = {}
         with self._engine.connect() as connection:
-            for chunk in chunks(record_ids, _CHUNK):
+            for chunk in chunks(record_ids):
                 query = select(schema.delivery_state).where(columns.record_id.in_(chunk))
                 for row in connection.execute(query):
                     found.setdefault(row.record_id, set()).add(row.state)
@@ -377,7 +418,7 @@ class DeliveryCheck:
         with self._engine.connect() as connection:
             names = {
                 row.segment_id: row.name
-                for chunk in chunks(sorted(self._unsealed), _CHUNK)
+                for chunk in chunks(sorted(self._unsealed))
                 for row in connection.execute(query.where(columns.segment_id.in_(chunk)))
             }
         for segment_id, (count, record_id, oldest) in sorted(self._unsealed.items()):

@@ -236,6 +236,25 @@ def test_a_line_of_another_message_is_named(sealed: Archive) -> None:
     assert [one.kind for one in verified(sealed)] == ["added"]
 
 
+def test_lines_exchanged_between_messages_of_one_queue_id_are_named(any_archive: Archive) -> None:
+    """A short queue id comes again after a day; what came before a message is not about it."""
+    day = 86400
+    old, new = (build_record(0, queue_id="4A", seconds=seconds) for seconds in (-day, 0))
+    any_archive.put(old, *event_lines.delivered("4A", CAROL, COPY, seconds=-day))
+    any_archive.put(new, *event_lines.delivered("4A", CAROL, COPY))
+    any_archive.load()
+    assert verified(any_archive) == []
+    other = {old["record_id"]: new["record_id"], new["record_id"]: old["record_id"]}
+    with tampering(any_archive) as connection:
+        rows = [row._asdict() for row in connection.execute(select(schema.delivery))]
+        connection.execute(delete(schema.delivery))
+        exchanged = [row | {"record_id": other[row["record_id"]]} for row in rows]
+        connection.execute(insert(schema.delivery), exchanged)
+    found = verified(any_archive)
+    assert {(one.kind, one.record_id) for one in found} == {("moved", new["record_id"])}
+    assert all(old["record_id"] in one.what for one in found)
+
+
 def test_what_no_search_finds_is_named(sealed: Archive) -> None:
     """A row of the index of states was deleted."""
     with tampering(sealed) as connection:
