@@ -31,7 +31,6 @@ from carbonseal.milter.archive.retrieve import ByRecord
 from carbonseal.policies import delivery
 from carbonseal.policies.delivery import Fact, Story
 
-_CHUNK = 500
 _PAGE = 500
 
 
@@ -196,7 +195,7 @@ def _waiting(page: Sequence[Row[Any]], connection: Connection) -> Iterator[Waiti
 
 
 def with_states(
-    states: Iterable[str], connection: Connection, *, before: str | None = None, most: int = _CHUNK
+    states: Iterable[str], connection: Connection, *, before: str | None = None, most: int = _PAGE
 ) -> list[str]:
     """Records of which the log told any of these (schema.DELIVERY_STATES), the newest first.
 

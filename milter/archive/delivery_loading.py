@@ -34,7 +34,6 @@ from carbonseal.milter.archive.dictionary import Dictionary, chunks, insert_miss
 from carbonseal.milter.archive.event_line import EventLine
 from carbonseal.milter.archive.matching import Candidate
 
-_CHUNK = 500
 _LONGEST_QUEUE = 60 * 86_400_000  # milliseconds: no line is of an older record
 _message, _forwarded = schema.message.c, schema.forwarded.c
 _waiting, _delivery = schema.delivery_waiting.c, schema.delivery.c
@@ -402,7 +401,7 @@ def _keyed(
     bound: Mapping[str, Any] | None = None,
 ) -> Iterable[Any]:
     statement = query[1] if connection.dialect.name == "postgresql" else query[0]
-    for chunk in chunks(sorted(keys), _CHUNK):
+    for chunk in chunks(sorted(keys)):
         yield from connection.execute(statement, {"keys": chunk, **(bound or {})}).all()
 
 

@@ -28,7 +28,7 @@ from carbonseal.milter.archive.verdicts import Verdict
 Item = TypeVar("Item")
 
 CAPACITY = 10_000  # values remembered per table; about 250 octets each
-_CHUNK = 500  # values per query; every engine takes as many parameters
+VALUES = 500  # in one statement; every engine takes as many parameters
 
 
 def insert_missing(table: Table, connection: Connection) -> Insert:
@@ -151,7 +151,7 @@ def _learn_addresses(
 def _address_ids(hashes: list[bytes], connection: Connection) -> dict[bytes, int]:
     columns = schema.address.c
     found: dict[bytes, int] = {}
-    for chunk in chunks(hashes, _CHUNK):
+    for chunk in chunks(hashes):
         query = select(columns.address_hash, columns.address_id).where(
             columns.address_hash.in_(chunk)
         )
@@ -218,7 +218,7 @@ _LEARN: Mapping[str, Callable[[list[Any], Connection, Dictionary], dict[Any, int
 }
 
 
-def chunks(items: list[Item], size: int = 500) -> Iterator[list[Item]]:
+def chunks(items: list[Item], size: int = VALUES) -> Iterator[list[Item]]:
     """`items` in pieces of at most `size`: values that every engine takes in one statement."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -34,8 +34,6 @@ from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Ro
 from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.verdicts import Verdict
 
-_CHUNK = 500
-
 
 class Arrival(NamedTuple):
     """A record and where in the spool it came from."""
@@ -113,7 +111,7 @@ def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[Arriva
     columns = schema.message.c
     known: dict[str, tuple[int, int]] = {}
     query = select(columns.record_id, columns.segment_id, columns.position)
-    for chunk in chunks([one.rows.record_id for one in arrivals], _CHUNK):
+    for chunk in chunks([one.rows.record_id for one in arrivals]):
         for record_id, *where in connection.execute(query.where(columns.record_id.in_(chunk))):
             known[record_id] = (where[0], where[1])
     fresh, repeated = [], []

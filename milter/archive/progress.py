@@ -25,7 +25,6 @@ from carbonseal.milter.archive.dictionary import chunks, insert_missing
 from carbonseal.milter.archive.segments import Segment
 from carbonseal.policies.errors import TryLater
 
-_CHUNK = 500
 _columns = schema.segment.c
 
 
@@ -117,7 +116,7 @@ def unsealed(found: Sequence[Segment], connection: Connection) -> list[Segment]:
     """Those that have no seal in SQL.  A seal is the last that comes of a segment."""
     column = schema.seal.c.segment_id
     by_id = {terms.term(segment.name): segment for segment in found}
-    for chunk in chunks(list(by_id), _CHUNK):
+    for chunk in chunks(list(by_id)):
         query = sqlalchemy.select(column).where(column.in_(chunk))
         for identifier in connection.execute(query).scalars():
             by_id.pop(identifier, None)

@@ -23,7 +23,6 @@ from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.segments import Segment
 
 _EXPLAINED = 20  # each reads a segment up to its line
-_CHUNK = 500
 _NAMED = 6  # parts in one sentence
 
 
@@ -162,6 +161,6 @@ def _erased_lines(segment_id: int, queue_ids: set[str], connection: Connection) 
         )
         if name.table is not table:
             query = query.where(table.c.record_id == name.table.c.record_id)
-        for chunk in chunks(sorted(queue_ids), _CHUNK):
+        for chunk in chunks(sorted(queue_ids)):
             found.update(connection.scalars(query.where(name.in_(chunk))))
     return found

@@ -22,8 +22,6 @@ from carbonseal.milter.archive import postings, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.rows import Rows
 
-_CHUNK = 500
-
 
 def hidden(batch: Sequence[Rows], connection: Connection) -> dict[str, list[str]]:
     """By record id, the indexes that do not lead to a record; `batch` as `rows.split` made it."""
@@ -70,7 +68,7 @@ def _pairs(
     what, record = list(table.primary_key.columns)
     columns = [what, record, *([table.c.roles] if "roles" in table.c else [])]
     found: dict[tuple[int, str], int] = {}
-    for chunk in chunks(sorted(values), _CHUNK):
+    for chunk in chunks(sorted(values)):
         query = select(*columns).where(what.in_(chunk), record.between(*span))
         for identifier, record_id, *roles in connection.execute(query):
             found[identifier, record_id] = roles[0] if roles else 0
@@ -107,7 +105,7 @@ def _arrays(table: Any, record_ids: list[str], connection: Connection) -> dict[s
     query = select(table.c.record_id, table.c.terms)
     return {
         record_id: set(found or ())
-        for chunk in chunks(record_ids, _CHUNK)
+        for chunk in chunks(record_ids)
         for record_id, found in connection.execute(query.where(table.c.record_id.in_(chunk)))
     }
 
@@ -129,7 +127,7 @@ def _address_ids(mailboxes: Iterable[str], connection: Connection) -> dict[str, 
     columns = schema.address.c
     return {
         by_hash[bytes(digest)]: identifier
-        for chunk in chunks(list(by_hash), _CHUNK)
+        for chunk in chunks(list(by_hash))
         for digest, identifier in connection.execute(
             select(columns.address_hash, columns.address_id).where(columns.address_hash.in_(chunk))
         )

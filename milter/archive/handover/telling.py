@@ -19,7 +19,6 @@ from carbonseal.milter.archive.evidence import event_leaf
 from carbonseal.milter.archive.handover import told
 from carbonseal.milter.archive.handover.proving import Prover
 
-_CHUNK = 500
 _delivery = schema.delivery.c
 
 
@@ -29,7 +28,7 @@ def lines(
     """By record id, its lines of deliveries.jsonl; `contents`: the records by their ids."""
     found: dict[str, list[Any]] = {}
     query = select(schema.delivery).order_by(_delivery.segment_id, _delivery.position)
-    for chunk in chunks(list(contents), _CHUNK):
+    for chunk in chunks(list(contents)):
         for row in connection.execute(query.where(_delivery.record_id.in_(chunk))):
             found.setdefault(row.record_id, []).append(row)
     rows = [row for some in found.values() for row in some]

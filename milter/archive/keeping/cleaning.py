@@ -26,7 +26,7 @@ from carbonseal.milter.archive import dictionary, packed, postings, schema, term
 from carbonseal.milter.archive.keeping import taking, transactions
 from carbonseal.milter.archive.keeping.taking import Held
 
-_CHUNK = 200
+_AT_ONCE = 200  # addresses, or domains, that are emptied in one transaction
 _STREAM = 1000
 _SAMPLES, _SAMPLE = 100, 100  # how often, and how many records, to look for archive recipients
 _ANY = schema.ANY_ROLE | schema.ANY_ROLE << schema.INDIRECT
@@ -78,11 +78,11 @@ class Cleaning:
         candidates = sorted((self._ids | set(found.values())) - self._protected)
         self._texts.clear()
         self._ids.clear()
-        for chunk in dictionary.chunks(candidates, _CHUNK):
+        for chunk in dictionary.chunks(candidates, _AT_ONCE):
             self.addresses += transactions.run(self._engine, partial(self._addresses, chunk))
         domain_ids = sorted(terms.term(name) for name in self._domains)
         self._domains.clear()
-        for chunk in dictionary.chunks(domain_ids, _CHUNK):
+        for chunk in dictionary.chunks(domain_ids, _AT_ONCE):
             self.domains += transactions.run(self._engine, partial(self._unused, chunk))
 
     def _addresses(self, address_ids: Sequence[int], connection: Connection) -> int:
@@ -146,7 +146,7 @@ def _domains_of(address_ids: Iterable[int], connection: Connection) -> set[str]:
     address, domain = schema.address.c, schema.domain.c
     query = select(domain.name).join(schema.address, address.domain_id == domain.domain_id)
     names: set[str] = set()
-    for chunk in dictionary.chunks(sorted(address_ids), _CHUNK):
+    for chunk in dictionary.chunks(sorted(address_ids)):
         names.update(connection.scalars(query.where(address.address_id.in_(chunk)).distinct()))
     return names | {parent for name in names for parent in terms.parent_domains(name)}
 

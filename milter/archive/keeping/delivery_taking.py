@@ -27,7 +27,6 @@ from carbonseal.milter.archive import (
 from carbonseal.milter.archive.delivery_loading import Line
 from carbonseal.milter.archive.evidence import event_leaf, leaf
 
-_CHUNK = 500
 _PAGE = 500
 _delivery, _waiting = schema.delivery.c, schema.delivery_waiting.c
 INDEXES = (schema.delivery_state, schema.delivery_address, schema.forwarded)
@@ -39,7 +38,7 @@ def remove(record_ids: Sequence[str], connection: Connection) -> tuple[list[Line
     """Delete what was told of these records: which lines that were, and the addresses in them."""
     lines: list[Line] = []
     addresses: set[int] = set()
-    for chunk in dictionary.chunks(list(record_ids), _CHUNK):
+    for chunk in dictionary.chunks(list(record_ids)):
         query = select(_delivery.segment_id, _delivery.position, _delivery.facts)
         for row in connection.execute(query.where(_delivery.record_id.in_(chunk))):
             lines.append((row.segment_id, row.position))
@@ -74,7 +73,7 @@ def remove_waiting(before: int, connection: Connection, most: int) -> tuple[list
 def naming(address_ids: Iterable[int], connection: Connection) -> Iterator[str]:
     """Records of which the log alone names one of these addresses."""
     columns = schema.delivery_address.c
-    for chunk in dictionary.chunks(sorted(address_ids), _CHUNK):
+    for chunk in dictionary.chunks(sorted(address_ids)):
         query = select(columns.record_id).where(columns.address_id.in_(chunk)).distinct()
         yield from connection.scalars(query)
 
@@ -83,7 +82,7 @@ def telling_of(
     record_ids: Sequence[str], is_named: Callable[[Any], bool], connection: Connection
 ) -> Iterator[str]:
     """Those of these records whose lines name a person, read one by one."""
-    for chunk in dictionary.chunks(list(record_ids), _CHUNK):
+    for chunk in dictionary.chunks(list(record_ids)):
         query = select(schema.delivery).where(_delivery.record_id.in_(chunk))
         found = connection.execute(query).all()
         mailboxes = _mailboxes(found, connection)
@@ -106,7 +105,7 @@ def erase(
     """
     names = _names(record_ids, connection)
     changed = set()
-    for chunk in dictionary.chunks(list(record_ids), _CHUNK):
+    for chunk in dictionary.chunks(list(record_ids)):
         query = select(schema.delivery).where(_delivery.record_id.in_(chunk))
         found = connection.execute(query).all()
         mailboxes = _mailboxes(found, connection)
@@ -144,7 +143,7 @@ def erase_waiting(
     """The same for lines that wait and hold one of these addresses; how many changed."""
     columns, count = schema.waiting_address.c, 0
     lines: set[Line] = set()
-    for chunk in dictionary.chunks(sorted(address_ids), _CHUNK):
+    for chunk in dictionary.chunks(sorted(address_ids)):
         query = select(columns.segment_id, columns.position)
         for row in connection.execute(query.where(columns.address_id.in_(chunk))):
             lines.add((row.segment_id, row.position))
@@ -220,7 +219,7 @@ def _names(record_ids: Sequence[str], connection: Connection) -> dict[str, tuple
     )
     return {
         record_id: (relay, queue_id)
-        for chunk in dictionary.chunks(list(record_ids), _CHUNK)
+        for chunk in dictionary.chunks(list(record_ids))
         for record_id, relay, queue_id in connection.execute(
             query.where(columns.record_id.in_(chunk))
         )

@@ -23,7 +23,6 @@ from carbonseal.policies.delivery import State, Story
 
 Fields: TypeAlias = Sequence[tuple[str, str]]  # the header section of a candidate
 
-_CHUNK = 500
 _UNTOLD: Final = delivery.told((), ())
 # What people ask of archive copies, and the states that it means.
 COPY_STATES: Final = {
@@ -67,7 +66,7 @@ class Candidates:
         query = select(columns.record_id, columns.fields)
         return {
             row[0]: row[1]
-            for chunk in chunks(list(self._record_ids), _CHUNK)
+            for chunk in chunks(list(self._record_ids))
             for row in self._connection.execute(query.where(columns.record_id.in_(chunk)))
         }
 

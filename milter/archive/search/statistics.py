@@ -41,7 +41,6 @@ from carbonseal.policies import delivery
 from carbonseal.policies.delivery import Story
 
 _HOUR = 3_600_000_000  # microseconds
-_CHUNK = 500
 _PAGE = 500
 _IN_ENVELOPE = schema.REVERSE_PATH | schema.RECIPIENT
 _NONE = ""  # stands for no login, no author, the null reverse-path
@@ -171,7 +170,7 @@ def _domains_of_table(
     """Domain by domain: the index begins with it, and the dictionary has few."""
     domain, part = schema.domain.c, schema.participant_domain
     names = {row[0]: row[1] for row in connection.execute(select(domain.domain_id, domain.name))}
-    for chunk in chunks(sorted(names), _CHUNK):
+    for chunk in chunks(sorted(names)):
         asked = restricted(
             _sums(part.c.domain_id)
             .join(part, part.c.record_id == MESSAGE.c.record_id)
