@@ -271,6 +271,56 @@ def test_without_an_audit_there_is_no_answer(tmp_path: Path) -> None:
     assert "\n" not in raised.value.sentence
 
 
+ASKER = """
+import os, resource, signal, sys
+from carbonseal.milter.archive import audit
+from carbonseal.policies.errors import CarbonsealError
+
+class Context:
+    database_url, require_reason = sys.argv[1], False
+
+file, is_full = sys.argv[2], sys.argv[3] == "full"
+with audit.asking(Context, "search", {}, ""):
+    if not is_full:
+        os.kill(os.getpid(), signal.SIGKILL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(file),) * 2)
+try:
+    while True:
+        with audit.asking(Context, "search", {}, "r" * 500):
+            print("answered", flush=True)
+except CarbonsealError as fault:
+    print(fault.sentence)
+"""
+
+
+def asked(url: str, tmp_path: Path, how: str) -> tuple[int, list[str], list[audit.Event]]:
+    """Status and output of a process that asks, and the events of type search."""
+    arguments = [sys.executable, "-c", ASKER, url, tmp_path / "archive-audit.db", how]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, check=False, timeout=180)
+    with audit.opened(url) as engine:
+        assert faults(engine) == []
+        events = [one for one in all_events(engine) if one.action == "search"]
+    return done.returncode, done.stdout.decode().splitlines(), events
+
+
+def test_no_answer_goes_out_for_which_a_full_disk_has_no_room(url: str, tmp_path: Path) -> None:
+    """Each that was given stands in the audit; the next is one sentence, and the chain is whole."""
+    status, said, events = asked(url, tmp_path, "full")
+    assert status == 0
+    assert "the audit cannot be used" in said[-1]
+    assert 1 + said.count("answered") == len(events)  # the first had no limit, and said nothing
+
+
+def test_whoever_is_killed_before_the_answer_has_asked_all_the_same(
+    url: str, tmp_path: Path
+) -> None:
+    """The question is on the disk; that nobody answered it shows."""
+    status, said, events = asked(url, tmp_path, "killed")
+    assert (status, said, len(events)) == (-9, [], 1)
+    with audit.opened(url) as engine:
+        assert [one.action for one in all_events(engine)] == ["search"]
+
+
 def test_a_directory_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     """Nobody can make the file where there is no directory."""
     context = Context(f"sqlite:///{tmp_path / 'nowhere' / 'archive.db'}")
