@@ -192,3 +192,23 @@ def test_people_see_the_subject(filled: Archive) -> None:
     shown = [one.header_section["subject"] for one in found]
     assert shown == ["before\u2400after", "Quarterly report 0"]
     assert "fields" not in found[0].header_section
+
+
+FOUND = [
+    pytest.param("nul", "subject:before subject:after", id="nul"),
+    pytest.param("no-utf-8", "subject:caf", id="no-utf-8"),
+    pytest.param("right-to-left", "subject:\u05e9\u05dc\u05d5\u05dd", id="right-to-left"),
+    pytest.param("long-message-id", f"message-id:{'x' * 12_000}@example.com", id="message-id"),
+    pytest.param("many-recipients", "rcpt:r4999@d99.example", id="last-of-5000-recipients"),
+    pytest.param(
+        "many-fields", 'header.x-999:"v999 w999" after:2026-11-01', id="last-of-1000-fields"
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), FOUND)
+def test_what_went_in_is_found(filled: Archive, name: str, text: str) -> None:
+    """By what stands in it last; nothing else is, but what has the same words."""
+    alike = ["nul-in-an-encoded-word"] if name == "nul" else []
+    expected = {CONTENTS[one]["record_id"] for one in [name, *alike]}
+    assert set(filled.search(text)) == expected
