@@ -27,13 +27,7 @@ def watched(source: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     if not is_watched():
         yield from source
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar() as bar:
         task = bar.add_task(what, total=total)
         for item in source:
             yield item
@@ -46,12 +40,16 @@ def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
     if not is_watched():
         yield lambda count: None
         return
+    with _bar() as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _bar() -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import io
 import os
 import socket
@@ -23,7 +22,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
+from typing import Final
 
 import click
 
@@ -32,6 +31,7 @@ from carbonseal.keys.publication.settings import DnsSettings
 from carbonseal.milter import config, log
 from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.milter.config import Configuration
+from carbonseal.milter.rooms import Rooms
 from carbonseal.policies import rotation
 from carbonseal.policies.domains import DomainSet
 from carbonseal.policies.errors import CarbonsealError, TryLater, UsageError
@@ -143,37 +143,24 @@ class Context:
         return self.configuration.file.audit.require_reason
 
 
-class _Rooms(click.Group):
-    """The commands by name, each loaded from its room when it is asked for."""
-
-    _PLACES: ClassVar[Mapping[str, str]] = {
-        "run": "carbonseal.milter.commands:run",
-        "config": "carbonseal.milter.commands:config_group",
-        "policy": "carbonseal.milter.compare_command:policy",
-        "postfix": "carbonseal.milter.postfix_commands:postfix",
-        "keys": "carbonseal.keys.commands:keys",
-        "migrate": "carbonseal.milter.migrate.commands:migrate",
-        "archive": "carbonseal.milter.archive.commands:archive",
-        "follow": "carbonseal.milter.follow.follow_command:follow",
-        "status": "carbonseal.milter.status.status_command:status",
-    }
-
-    def list_commands(self, ctx: click.Context | None) -> list[str]:
-        """In the order of a relay's life."""
-        return list(self._PLACES)
-
-    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
-        """The command, its module loaded now if it was not before."""
-        place = self._PLACES.get(cmd_name)
-        if place is None:
-            return None
-        module, _, attribute = place.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+# In the order of a relay's life.
+_PLACES: Final[Mapping[str, str]] = {
+    "run": "milter.commands:run",
+    "config": "milter.commands:config_group",
+    "policy": "milter.compare_command:policy",
+    "postfix": "milter.postfix_commands:postfix",
+    "keys": "keys.commands:keys",
+    "migrate": "milter.migrate.commands:migrate",
+    "archive": "milter.archive.commands:archive",
+    "follow": "milter.follow.follow_command:follow",
+    "status": "milter.status.status_command:status",
+}
 
 
 @click.group(
-    cls=_Rooms,
+    cls=Rooms,
+    package="carbonseal",
+    places=_PLACES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(metadata.version("carbonseal"), prog_name="carbonseal")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from carbonseal.keys import durable
 from carbonseal.milter.archive import merkle, record, spool
 from carbonseal.milter.archive.spool_line import Apart, Take
 
@@ -131,8 +132,8 @@ def finish(segment: Segment) -> None:
     target = segment.path.parent / LOADED
     target.mkdir(mode=0o750, exist_ok=True)
     os.rename(segment.path, target / segment.path.name)
-    spool.sync_directory(target)
-    spool.sync_directory(segment.path.parent)
+    durable.sync_directory(target)
+    durable.sync_directory(segment.path.parent)
 
 
 def loaded(directory: Path) -> list[Segment]:
@@ -144,7 +145,7 @@ def bring_back(segment: Segment) -> None:
     """Move a segment from `loaded/` to where it is loaded again."""
     directory = segment.path.parent.parent
     os.rename(segment.path, directory / segment.path.name)
-    spool.sync_directory(directory)
+    durable.sync_directory(directory)
 
 
 def remove_loaded(directory: Path, *, before: float) -> int:
@@ -181,7 +182,7 @@ def set_aside(directory: Path, segment: Segment, entry: Entry, why: str) -> Path
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
-    spool.sync_directory(target)
+    durable.sync_directory(target)
     return path
 
 
@@ -230,5 +231,5 @@ def _close_orphan(handle: int, segment: Segment) -> Segment:
     os.fdatasync(handle)
     closed = segment.path.with_name(segment.name + spool.CLOSED_SUFFIX)
     os.rename(segment.path, closed)
-    spool.sync_directory(segment.path.parent)
+    durable.sync_directory(segment.path.parent)
     return Segment(segment.name, closed, True)

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from carbonseal.keys import durable
 from carbonseal.milter.archive import merkle, record
 from carbonseal.policies.errors import TryLater
 
@@ -246,7 +247,7 @@ class _OpenSegment:
         self._file = os.open(self._path, flags, 0o640)
         try:
             self._lock()
-            sync_directory(directory)
+            durable.sync_directory(directory)
         except _Taken:
             os.close(self._file)  # recovery ends what it has begun
             raise
@@ -308,7 +309,7 @@ class _OpenSegment:
         """Write the footer and rename to the closed name."""
         self.append([footer(self.name, self._tree)])
         os.rename(self._path, self._directory / (self.name + CLOSED_SUFFIX))
-        sync_directory(self._directory)
+        durable.sync_directory(self._directory)
         os.close(self._file)
 
     def abandon(self) -> None:
@@ -326,12 +327,3 @@ def footer(name: str, tree: merkle.Tree) -> bytes:
     return record.encode(
         {"footer": {"segment": name, "records": tree.leaves, "merkle_root": tree.root().hex()}}
     )
-
-
-def sync_directory(directory: Path) -> None:
-    """fsync of a directory, which makes its new and renamed entries durable."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

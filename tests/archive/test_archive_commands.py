@@ -9,19 +9,16 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from click.testing import CliRunner, Result
 from support.archive import Archive, build_recipient, build_record, build_reverse_path, headers
+from support.command_context import call
 from support.waiting import wait_until
 
-from carbonseal.milter.archive import commands, writer
-from carbonseal.milter.archive.evidence.settings import Settings
-from carbonseal.policies.domains import DomainSet
+from carbonseal.milter.archive import writer
 from carbonseal.policies.errors import CarbonsealError
 
 EVIL = "\x1b]0;owned\x07\u202eexe.fdp\u202c\nnext line"
@@ -29,26 +26,6 @@ JSON_KEYS = (
     "record_id recorded_at relay queue_id message_id reverse_path recipients crossing signatures"
     " archive_recipients author subject client_address login size reasons"
 ).split()
-
-
-@dataclass(frozen=True)
-class Context:
-    spool_directory: Path
-    database_url: str
-    require_reason: bool = False
-    keep_loaded: int | None = None
-    index_headers: frozenset[str] = frozenset({"list-id"})
-    archive_recipients: frozenset[str] = frozenset()
-    our_domains: DomainSet = DomainSet(["example.com"])  # noqa: RUF009 -- nothing changes it
-
-    @property
-    def evidence(self) -> Settings:
-        return Settings(self.spool_directory / "evidence")
-
-
-def call(archive: Archive, *arguments: str, **settings: Any) -> Result:
-    context = Context(archive.spool_directory, archive.database_url, **settings)
-    return CliRunner().invoke(commands.archive, arguments, obj=context)
 
 
 def answer(archive: Archive, *arguments: str) -> str:
@@ -276,9 +253,8 @@ def test_every_question_stands_in_the_audit_before_its_answer(filled: Archive) -
 
 def test_without_a_reason_there_may_be_no_answer(filled: Archive) -> None:
     """Where a reason is demanded, none of the commands answers without one."""
-    context = Context(filled.spool_directory, filled.database_url, require_reason=True)
     for command in (["search"], ["show", "4XYZ1"], ["stats"], ["trace", "4XYZ1"]):
-        result = CliRunner().invoke(commands.archive, command, obj=context)
+        result = call(filled, *command, require_reason=True)
         assert isinstance(result.exception, CarbonsealError)
         assert result.stdout == ""
 

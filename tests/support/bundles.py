@@ -5,38 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from click.testing import CliRunner, Result
-
-from carbonseal.milter.archive import commands
 from carbonseal.milter.archive.evidence import leaf
 from carbonseal.milter.archive.handover import check, manifest
 from carbonseal.milter.archive.handover.manifest import Content
-from carbonseal.policies.domains import DomainSet
 from support.archive import Archive
+from support.command_context import call
 
 Lines = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the commands of the archive need from the command line."""
-
-    spool_directory: Path
-    database_url: str
-    require_reason: bool = False
-    keep_loaded: int | None = None
-    index_headers: frozenset[str] = frozenset({"list-id"})
-    archive_recipients: frozenset[str] = frozenset()
-    our_domains: DomainSet = DomainSet(["example.com"])  # noqa: RUF009 -- nothing changes it
-
-
-def call(archive: Archive, *arguments: str, **settings: Any) -> Result:
-    context = Context(archive.spool_directory, archive.database_url, **settings)
-    return CliRunner().invoke(commands.archive, arguments, obj=context)
 
 
 def export(archive: Archive, path: Path, *arguments: str) -> Path:

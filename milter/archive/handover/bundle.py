@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
+from carbonseal.keys import durable
 from carbonseal.milter.archive.handover.manifest import Content
 from carbonseal.policies.errors import TryLater, UsageError
 
@@ -107,7 +108,7 @@ def _give_name(temporary: Path, path: Path) -> None:
             if fault.errno not in _NO_LINKS:
                 raise
             os.rename(temporary, path)  # a stick that people carry; it was free a moment ago
-    _sync_directory(path.parent)
+    durable.sync_directory(path.parent)
 
 
 class _Directory:
@@ -134,7 +135,7 @@ class _Directory:
             os.fsync(stream.fileno())
             stream.close()
         for directory in {self._path, *((self._path / name).parent for name in self._files)}:
-            _sync_directory(directory)
+            durable.sync_directory(directory)
 
     def drop(self) -> None:
         for _, stream in self._files.values():
@@ -211,11 +212,3 @@ def _let_go(stream: IO[bytes]) -> None:
         stream.close()
     except OSError:
         pass  # what could not be written is not wanted any more
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

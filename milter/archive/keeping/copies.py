@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from carbonseal.keys import durable
 from carbonseal.milter.archive import merkle, record, segments, spool
 from carbonseal.milter.archive.keeping import person
 from carbonseal.milter.archive.keeping.person import Person
@@ -88,7 +89,7 @@ def _rewritten(directory: Path, who: Person, erase: Erase) -> Copies:
     for path in removed:
         path.unlink(missing_ok=True)
     if removed:
-        spool.sync_directory(directory / segments.SET_ASIDE)
+        durable.sync_directory(directory / segments.SET_ASIDE)
     return Copies(touched, lines, len(removed), waiting(directory, who))
 
 
@@ -139,7 +140,7 @@ def _rewrite(segment: Segment, who: Person, erase: Erase) -> int:
         os.fsync(stream.fileno())
     os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.replace(temporary, segment.path)
-    spool.sync_directory(segment.path.parent)
+    durable.sync_directory(segment.path.parent)
     return count
 
 

@@ -6,38 +6,24 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from sqlalchemy import delete, select, update
-from support import bundles
+from support import bundles, command_context
 from support.archive import START, Archive
 from support.evidence import salted, tampering
 
-from carbonseal.milter.archive import audit, commands, schema
-from carbonseal.milter.archive.evidence import settings
+from carbonseal.milter.archive import audit, schema
 from carbonseal.policies.errors import CarbonsealError, NotFound
 
 HOUR = 3600
 
 
-@dataclass(frozen=True)
-class Context:
-    """What the command needs from the command line."""
-
-    spool_directory: Path
-    database_url: str
-    evidence: settings.Settings
-    require_reason: bool = False
-
-
 def call(archive: Archive, *arguments: str) -> Result:
-    spooled = archive.spool_directory
-    context = Context(spooled, archive.database_url, settings.beside(spooled))
-    return CliRunner().invoke(commands.archive, ["verify", *arguments], obj=context)
+    return command_context.call(archive, "verify", *arguments)
 
 
 @pytest.fixture

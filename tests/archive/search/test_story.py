@@ -5,20 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from support.archive import Archive, build_recipient, build_record
+from support.command_context import call
 from support.event_lines import active, attempt, build, change, client
 from support.keeping import Keeper
 
-from carbonseal.milter.archive import commands
-from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.milter.archive.search import trace
-from carbonseal.policies.domains import DomainSet
 
 ALICE, BOB, CAROL, COPY = (
     "alice@example.com",
@@ -30,24 +26,8 @@ AWAY = "carol@webmail.example"
 EVIL = "\x1b]0;owned\x07\u202egnp.exe\u202c\r\nx: y"
 
 
-@dataclass(frozen=True)
-class Context:
-    spool_directory: Path
-    database_url: str
-    require_reason: bool = False
-    keep_loaded: int | None = None
-    index_headers: frozenset[str] = frozenset({"list-id"})
-    archive_recipients: frozenset[str] = frozenset({COPY})
-    our_domains: DomainSet = DomainSet(["example.com"])  # noqa: RUF009 -- it cannot be changed
-
-    @property
-    def evidence(self) -> Settings:
-        return Settings(self.spool_directory / "evidence")
-
-
 def answer(archive: Archive, *arguments: str) -> str:
-    context = Context(archive.spool_directory, archive.database_url)
-    result = CliRunner().invoke(commands.archive, arguments, obj=context)
+    result = call(archive, *arguments, archive_recipients=frozenset({COPY}))
     assert result.exit_code == 0, result.output
     return result.stdout
 
