@@ -123,12 +123,12 @@ def shown(fields: Sequence[Sequence[str]]) -> tuple[str | None, str | None]:
     )
 
 
-def shown_subject(fields: Sequence[Sequence[str]]) -> str | None:
-    """Subject as people see it, of the first such field."""
-    for name, value in fields:
-        if _wanted(name, SHOWN) == "subject":
-            return _subject(terms.octets(value))
-    return None
+def shown_subject(value: str) -> str:
+    """Subject as people see it, of the value of such a field."""
+    # Most say what they mean: they need not become octets and be decoded.
+    if value.isascii() and value.isprintable() and "=?" not in value:
+        return value.strip()
+    return _subject(terms.octets(value))
 
 
 def authors(fields: Sequence[Sequence[str]]) -> tuple[str, ...]:

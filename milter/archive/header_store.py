@@ -41,6 +41,7 @@ _PACKER = zlib.compressobj(level=_LEVEL, wbits=_WINDOW, memLevel=_MEMORY, zdict=
 ZSTD_LEVEL = 6
 _ID = 4  # octets of the digest by which a dictionary is known
 _MAGIC = zstandard.FRAME_HEADER
+_FOUR_OCTETS = b"\x80"  # a descriptor from here on announces as many, or eight, for the size
 _MOST = 1 << 28  # octets; no header section that a relay took is as large
 
 _dictionaries: dict[bytes, zstandard.ZstdCompressionDict] = {}
@@ -123,6 +124,18 @@ def named(stored: bytes, names: frozenset[str]) -> list[Field]:
     return [(name, value) for name, value in parsed(b"[%b]" % b",".join(found))]
 
 
+def first(stored: bytes, name: str) -> str | None:
+    """The value of the first field of that name (lower case ASCII letters, hyphens).
+
+    Nothing behind it is parsed.  Raises: ValueError.
+    """
+    for found in _named(frozenset((name,))).finditer(_expanded(stored)):
+        written, value = parsed(found[0])
+        if written == name or written.strip().lower() == name:
+            return str(value)
+    return None
+
+
 @functools.lru_cache(maxsize=16)
 def _named(names: frozenset[str]) -> re.Pattern[bytes]:
     """Finds fields in stored text.
@@ -153,7 +166,9 @@ def _expanded(stored: bytes) -> bytes:
 
 def _with_own_dictionary(stored: bytes) -> bytes:
     frame = _MAGIC + stored[1 + _ID :]
-    if zstandard.get_frame_parameters(frame).content_size > _MOST:
+    # Two octets of the frame can say no more than 65,791 (RFC 8878, section 3.1.1.1).
+    is_short = stored[1 + _ID : 2 + _ID] < _FOUR_OCTETS
+    if not is_short and zstandard.get_frame_parameters(frame).content_size > _MOST:
         raise ValueError("stored header section is damaged: it says to be too large")
     return _reader(bytes(stored[1 : 1 + _ID])).decompress(frame)
 

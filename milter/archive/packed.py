@@ -36,6 +36,7 @@ _HAS_ADDRESS, _SPELLING, _RAW, _RESOLVED_AS_KNOWN = 1, 2, 4, 8
 _RESOLVED, _ESMTP, _ABOUT, _SAME_ROUTE = 16, 32, 64, 128
 _TEXTS = _SPELLING | _RAW | _RESOLVED | _ESMTP | _ABOUT
 _AUID, _EXPIRES = 1, 2
+_USUAL = 2 + _TWO_IDS.size  # octets that there are where the first one is of the usual form
 _EMPTY_LINE = 2  # octets between header section and body
 
 
@@ -136,9 +137,15 @@ def _tail(
     return flags, b"".join(texts)
 
 
-def envelope_count(octets: bytes) -> int:
-    """How many recipients of the envelope there are.  Raises: ValueError."""
-    return _Reader(octets, "recipients").varint()
+def first_recipient(octets: bytes) -> tuple[int, int | None, bytes | None]:
+    """How many recipients of the envelope there are; of the first one of all, address id and
+    spelling, which are None where there is no recipient.  Raises: ValueError.
+    """
+    if octets[:1] == b"\1" and len(octets) >= _USUAL and octets[1] < 128 and octets[2] == 1:
+        return octets[1], _TWO_IDS.unpack_from(octets, 2)[1], None
+    count = _Reader(octets, "recipients").varint()
+    found = unpack_recipients(octets, most=1)
+    return (count, found[0].address_id, found[0].spelling) if found else (count, None, None)
 
 
 def unpack_recipients(octets: bytes, *, most: int | None = None) -> list[Recipient]:

@@ -9,6 +9,7 @@ Does not: search (`query` does).
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -25,6 +26,7 @@ from sqlalchemy import (
     cast,
     column,
     func,
+    literal_column,
     select,
     true,
 )
@@ -176,24 +178,38 @@ Within: TypeAlias = Callable[[Column[Any]], Sequence[ColumnElement[bool]]]
 class ByKey:
     """A statement for rows by their keys, built once.
 
-    SQLAlchemy takes as long to build a statement as SQLite to answer it.  PostgreSQL gets the keys
-    as one array in its text form: a hundred parameters, or values of an array, take its driver
-    longer than a hundred rows.
+    SQLAlchemy takes as long to build a statement as SQLite to answer it, and as long again to look
+    at what comes back value by value.  PostgreSQL gets the keys as one array in its text form: a
+    hundred parameters, or values of an array, take its driver longer than a hundred rows.
     """
 
     def __init__(self, query: Select[Any], key: Column[Any]) -> None:
         self._listed = query.where(key.in_(bindparam("keys", expanding=True)))
         self._array = query.where(key == any_(_keys(key)))
+        self._as_given = _AsGiven(_marked(query, key)), _AsGiven(self._array)
 
     def rows(self, keys: Iterable[Any], connection: Connection) -> Iterator[Any]:
         """The rows that there are, in no order."""
-        is_array = connection.dialect.name == "postgresql"
+        is_array = _has_arrays(connection)
         query = self._array if is_array else self._listed
         for chunk in chunks(list(keys), _CHUNK):
             with repeated(connection):
                 given = {"keys": _array_text(chunk) if is_array else chunk}
                 found = connection.execute(query, given).all()
             yield from found
+
+    def as_given(self, keys: Iterable[Any], connection: Connection) -> Iterator[Any]:
+        """The same with values as the driver gives them, for keys of a type that it takes."""
+        listed, array = self._as_given
+        for chunk in chunks(list(keys), _CHUNK):
+            if _has_arrays(connection):
+                yield from array.rows({"keys": _array_text(chunk)}, connection)
+            else:
+                yield from listed.rows(chunk, connection)
+
+
+def _has_arrays(connection: Connection) -> bool:
+    return connection.dialect.name == "postgresql"
 
 
 def _keys(key: Column[Any]) -> ColumnElement[Any]:
@@ -212,6 +228,43 @@ def _array_text(keys: Sequence[Any]) -> str:
     return f"{{{','.join(texts)}}}"
 
 
+_MARK = "/* keys */"
+
+
+def _marked(query: Select[Any], key: Column[Any]) -> Select[Any]:
+    return query.where(key.op("IN")(literal_column(f"({_MARK})")))
+
+
+class _AsGiven:
+    """A statement as the driver takes it, whose rows come as the driver gives them.
+
+    Parameters are bound as ever: where the keys are to be stands a mark for each of them.
+    """
+
+    def __init__(self, query: Select[Any]) -> None:
+        self._query = query
+        self._made: dict[str, tuple[str, dict[str, Any]]] = {}  # text and parameters by dialect
+
+    def rows(self, given: dict[str, Any] | Sequence[Any], connection: Connection) -> Sequence[Any]:
+        """What there is; `given`: parameters by name, or keys."""
+        dialect = connection.dialect
+        made = self._made.get(dialect.name)
+        if made is None:
+            compiled = self._query.compile(dialect=dialect)
+            made = self._made[dialect.name] = (str(compiled), dict(compiled.params))
+        text, own = made
+        if isinstance(given, dict):
+            with repeated(connection):
+                return connection.exec_driver_sql(text, own | given).all()
+        mark = "%s"
+        if dialect.name == "sqlite":
+            mark = "?"
+            # Few lengths: it remembers statements by their text.
+            given = [*given, *[given[-1]] * ((1 << (len(given) - 1).bit_length()) - len(given))]
+        text = text.replace(_MARK, ",".join([mark] * len(given)))
+        return connection.exec_driver_sql(text, tuple(given)).all()
+
+
 class ByRecord:
     """The same for the record ids of a table that PostgreSQL divides by month.
 
@@ -228,7 +281,8 @@ class ByRecord:
         most: int | None = 1,
     ) -> None:
         """`most`: rows of one record."""
-        self._listed = query(lambda _: ()).where(record_id.in_(bindparam("keys", expanding=True)))
+        listed = query(lambda _: ())
+        self._listed = listed.where(record_id.in_(bindparam("keys", expanding=True)))
         first, last = (bindparam(name, type_=record_id.type) for name in ("first", "last"))
 
         def one_by_one(within: Within) -> Select[Any]:
@@ -241,22 +295,48 @@ class ByRecord:
         self._near = one_by_one(lambda one: (one >= first, one <= last))
         # To plan for many months takes longer than to look for them in a plan that is there.
         self._far = one_by_one(lambda _: ())
+        self._as_given = tuple(map(_AsGiven, (_marked(listed, record_id), self._near, self._far)))
 
     def rows(self, record_ids: Iterable[str], connection: Connection) -> Iterator[Any]:
         """The rows that there are, in no order."""
-        is_array = connection.dialect.name == "postgresql"
         for chunk in chunks(list(record_ids), _CHUNK):
-            given: dict[str, Any] = {"keys": chunk}
-            query = self._listed
-            if is_array:
-                given["keys"] = _array_text(chunk)
-                first, last = min(chunk), max(chunk)
-                is_far = terms.millisecond(last) - terms.millisecond(first) > _FAR
+            query, given = self._listed, {"keys": chunk}
+            if _has_arrays(connection):
+                given, is_far = self._given(chunk)
                 query = self._far if is_far else self._near
-                given |= {} if is_far else {"first": first, "last": last}
             with repeated(connection):
                 found = connection.execute(query, given).all()
             yield from found
+
+    def as_given(self, record_ids: Iterable[str], connection: Connection) -> dict[str, Any]:
+        """The same by record id, of a query whose first column that is; values as the driver gives
+        them.
+        """
+        listed, near, far = self._as_given
+        found: dict[str, Any] = {}
+        for chunk in chunks(list(record_ids), _CHUNK):
+            names = {terms.pack_record_id(one): one for one in chunk}
+            if _has_arrays(connection):
+                given, is_far = self._given(chunk)
+                given |= {name: _uuid(given[name]) for name in ("first", "last") if not is_far}
+                rows = (far if is_far else near).rows(given, connection)
+                found |= {names[row[0].bytes]: row for row in rows}
+            else:
+                rows = listed.rows([*names], connection)
+                found |= {names[row[0]]: row for row in rows}
+        return found
+
+    def _given(self, chunk: Sequence[str]) -> tuple[dict[str, Any], bool]:
+        """What PostgreSQL gets, and whether the records are far apart in time."""
+        given = {"keys": _array_text(chunk)}
+        first, last = min(chunk), max(chunk)
+        if terms.millisecond(last) - terms.millisecond(first) > _FAR:
+            return given, True
+        return given | {"first": first, "last": last}, False
+
+
+def _uuid(record_id: str) -> uuid.UUID:
+    return uuid.UUID(bytes=terms.pack_record_id(record_id))
 
 
 _ADDRESSES = ByKey(
@@ -276,7 +356,7 @@ _ADDRESSES = ByKey(
 def mailboxes(address_ids: Iterable[int], connection: Connection) -> dict[int, str]:
     """Dictionary addresses by id, lossless."""
     found = {}
-    for address_id, local_part, raw, name in _ADDRESSES.rows(sorted(address_ids), connection):
+    for address_id, local_part, raw, name in _ADDRESSES.as_given(sorted(address_ids), connection):
         text = pseudonym(address_id) if local_part is None else local_part
         if raw is not None:
             text = raw.decode("utf-8", "surrogateescape")

@@ -40,7 +40,10 @@ def recipients(kind: int) -> st.SearchStrategy[Recipient]:
 def test_recipients_come_back(envelope: list[Recipient], copies: list[Recipient]) -> None:
     """Whatever stands in them, in their order, and which are the archive's."""
     given = [*envelope, *copies]
-    assert packed.unpack_recipients(packed.pack_recipients(given)) == given
+    stored = packed.pack_recipients(given)
+    assert packed.unpack_recipients(stored) == given
+    first = (given[0].address_id, given[0].spelling) if given else (None, None)
+    assert packed.first_recipient(stored) == (len(envelope), *first)
 
 
 @given(
@@ -111,6 +114,20 @@ def test_damage_is_said(damage: Any, said: str) -> None:
     stored = damage(packed.pack_recipients([usual(1), usual(2)]))
     with pytest.raises(ValueError, match=said):
         packed.unpack_recipients(stored)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(b"\1\1", id="nobody"),
+        pytest.param(packed.pack_recipients([usual(1)])[:-1], id="cut"),
+        pytest.param(b"\2" + packed.pack_recipients([usual(1)])[1:], id="later-format"),
+    ],
+)
+def test_damage_of_the_first_recipient_is_said(stored: bytes) -> None:
+    """Also where nobody looks at the others."""
+    with pytest.raises(ValueError, match="stored recipients"):
+        packed.first_recipient(stored)
 
 
 def test_a_recipient_of_the_archive_comes_last() -> None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.archive import build_recipient, build_record, build_reverse_path, build_signature
 
@@ -206,6 +206,15 @@ def test_fields_are_found_by_name_without_reading_the_others(fields: list[tuple[
     exact = [one for one in fields if one[0].strip().lower() in derive.SHOWN]
     assert [one for one in found if one[0].strip().lower() in derive.SHOWN] == exact
     assert derive.shown(found) == derive.shown(fields)
+    subjects = [value for name, value in fields if name.strip().lower() == "subject"]
+    assert header_store.first(stored, "subject") == (subjects[0] if subjects else None)
+
+
+@given(st.text(alphabet=" a=?_Qq\t\r\n\0\x7f\x1c\u00fc\udcff", max_size=20) | lossless)
+@example("=?utf-8?q?gr=C3=BC=C3=9Fe?= ")
+def test_a_subject_is_shown_in_one_way(value: str) -> None:
+    """Whether it is looked at alone, in a table, or beside the Message-ID."""
+    assert derive.shown_subject(value) == derive.shown([("Subject", value)])[1]
 
 
 def test_records_are_found_by_the_fields_that_are_configured() -> None:

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, select
 
 from carbonseal.milter.archive import derive, header_store, packed, retrieve, rows, schema
-from carbonseal.milter.archive.packed import Recipient
 from carbonseal.milter.archive.retrieve import ByRecord, Within
 from carbonseal.milter.archive.search import short, standing
 from carbonseal.milter.archive.search.short import Mailboxes
@@ -44,12 +43,16 @@ class Outline(NamedTuple):
 
 def in_outline(record_ids: Sequence[str], connection: Connection) -> list[Outline]:
     """These records in this order; ids that are not there are left out."""
-    messages = {row[0]: row for row in _MESSAGES.rows(record_ids, connection)}
+    messages = _MESSAGES.as_given(record_ids, connection)
     told = standing.Standing(record_ids, connection)
-    most = None if told.is_told else 1  # the states of all of them make that of the message
-    found = [_Line(row, most) for name in record_ids if (row := messages.get(name)) is not None]
-    addresses: set[Any] = {one.address_id for line in found for one in line.recipients}
-    addresses |= {line.message[1] for line in found} | told.address_ids
+    found = [
+        _Line(name, row, is_told=told.is_told)
+        for name in record_ids
+        if (row := messages.get(name)) is not None
+    ]
+    addresses: set[Any] = {line.address_id for line in found}
+    addresses |= {line.message[1] for line in found}
+    addresses |= {one.address_id for line in found for one in line.recipients} | told.address_ids
     named = retrieve.mailboxes(addresses - {None}, connection)
     mailboxes: Mailboxes = {None: None, **named}
     return [line.outline(mailboxes, told) for line in found]
@@ -80,29 +83,34 @@ _MESSAGES = ByRecord(_query, _MESSAGE.record_id)
 class _Line:
     """One record on its way to a line."""
 
-    __slots__ = ("message", "recipients")
+    __slots__ = ("address_id", "count", "message", "recipients", "record_id", "spelling")
 
-    def __init__(self, message: Any, most: int | None) -> None:
+    def __init__(self, record_id: str, message: Any, *, is_told: bool) -> None:
+        self.record_id = record_id
         self.message = message
-        self.recipients = packed.unpack_recipients(message[6], most=most)
+        octets = message[6]
+        self.count, self.address_id, self.spelling = packed.first_recipient(octets)
+        # The states of all of them make that of the message.
+        self.recipients = packed.unpack_recipients(octets) if is_told else []
 
     def outline(self, mailboxes: Mailboxes, told: standing.Standing) -> Outline:
         """What is shown, from the addresses by id."""
-        record_id, path_id, recorded_at, queue_id, crossing, path, octets, *more = self.message
+        _, path_id, recorded_at, queue_id, crossing, path, _, *more = self.message
         copy_count, is_signed, verbatim, fields = more
-        count = packed.envelope_count(octets)
         story = None
         if told.is_told:
-            named = [_address(one, mailboxes) for one in self.recipients]
-            story = told.story(record_id, named[:count], named[count:], mailboxes)
+            ends = ((one.address_id, one.spelling) for one in self.recipients)
+            named = [short.address(*one, mailboxes) for one in ends]
+            story = told.story(self.record_id, named[: self.count], named[self.count :], mailboxes)
+        recipient = short.address(self.address_id, self.spelling, mailboxes)
         return Outline(
-            record_id=record_id,
+            record_id=self.record_id,
             recorded_at=rows.moment_text(recorded_at),
             queue_id=queue_id,
             crossing=schema.CROSSINGS[crossing],
             reverse_path=short.address(path_id, path, mailboxes),
-            recipient=_address(self.recipients[0], mailboxes) if count else None,
-            recipient_count=count,
+            recipient=recipient if self.count else None,
+            recipient_count=self.count,
             subject=None if fields is None else _subject(fields),
             is_signed=bool(is_signed),
             is_copied=copy_count > 0,
@@ -112,12 +120,6 @@ class _Line:
         )
 
 
-def _address(one: Recipient, mailboxes: Mailboxes) -> str:
-    return short.address(one.address_id, one.spelling, mailboxes)
-
-
 def _subject(fields: bytes) -> str | None:
-    return derive.shown_subject(header_store.named(fields, _SHOWN))
-
-
-_SHOWN = frozenset(("subject",))
+    value = header_store.first(fields, "subject")
+    return None if value is None else derive.shown_subject(value)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Label, Row, ScalarSelect, Select, select
+from sqlalchemy import Column, Connection, Label, ScalarSelect, Select, select
 
 from carbonseal.milter.archive import (
     derive,
@@ -66,10 +66,10 @@ class Found:
 
 def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
     """These records in this order; ids that are not there are left out."""
-    messages = {row.record_id: row for row in _MESSAGES.rows(record_ids, connection)}
-    found = [_Line(row) for name in record_ids if (row := messages.get(name)) is not None]
+    messages = _MESSAGES.as_given(record_ids, connection)
+    found = [_Line(name, row) for name in record_ids if (row := messages.get(name)) is not None]
     addresses: set[Any] = {one.address_id for line in found for one in line.recipients}
-    addresses |= {key for line in found for key in line.message[_ENDS]}
+    addresses |= {key for line in found for key in line.message[1:3]}
     told = standing.Standing(record_ids, connection)
     addresses |= told.address_ids
     named = retrieve.mailboxes(addresses - {None}, connection)
@@ -86,7 +86,7 @@ def _known_forms(forms: set[int], connection: Connection) -> dict[int, SigningFo
         if len(_seen) > _MOST_FORMS:
             _seen.clear()
             missing = sorted(forms)
-        for identifier, *columns in _FORMS.rows(missing, connection):
+        for identifier, *columns in _FORMS.as_given(missing, connection):
             _seen[identifier] = SigningForm._make(columns)
     return _seen
 
@@ -101,7 +101,6 @@ def _of(value: Column[Any], key: Column[Any], own: Column[Any]) -> ScalarSelect[
 
 _MESSAGE = schema.message.c
 _COMMON, _VERDICT = schema.circumstance.c, schema.verdict.c
-_ENDS = slice(0, 2)
 _SECTION = schema.header_section.c
 _FORM = schema.signing_form.c
 
@@ -115,9 +114,9 @@ def fields_of(within: Within) -> Label[Any]:
 
 def _query(within: Within) -> Select[Any]:
     return select(
+        _MESSAGE.record_id,
         _MESSAGE.reverse_path_id,
         _MESSAGE.author_id,
-        _MESSAGE.record_id,
         _MESSAGE.recorded_at,
         _MESSAGE.queue_id,
         _MESSAGE.crossing,
@@ -148,21 +147,21 @@ _seen: dict[int, SigningForm] = {}
 class _Line:
     """One record on its way to a line."""
 
-    __slots__ = ("fields", "message", "recipients", "signatures")
+    __slots__ = ("fields", "message", "recipients", "record_id", "signatures")
 
-    def __init__(self, message: Row[Any]) -> None:
-        self.message: Any = message
-        self.fields: bytes | None = message.fields  # null: the header section has gone earlier
-        self.recipients = packed.unpack_recipients(message.recipients)
-        second = message.recorded_at // 1_000_000
-        self.signatures = packed.unpack_signatures(message.signatures, second)
+    def __init__(self, record_id: str, message: Any) -> None:
+        self.record_id = record_id
+        self.message = message
+        self.fields: bytes | None = message[-1]  # null: the header section has gone earlier
+        self.recipients = packed.unpack_recipients(message[11])
+        self.signatures = packed.unpack_signatures(message[12], message[3] // 1_000_000)
 
     def found(
         self, mailboxes: Mailboxes, forms: dict[int, SigningForm], told: standing.Standing
     ) -> Found:
         """What is shown, from the addresses and forms by id."""
         # At once: asking the row for each by its name takes twice as long.
-        (reverse_path_id, author_id, record_id, recorded_at, queue_id, *more) = self.message
+        (_, reverse_path_id, author_id, recorded_at, queue_id, *more) = self.message
         (crossing, disposition, reverse_path_spelling, reverse_path_about, *more) = more
         (author_spelling, author_count, _, _, archive_addressed, client, *more) = more
         login, size, verbatim, relay, common, _ = more
@@ -182,9 +181,9 @@ class _Line:
         reasons = verdicts.spelled_out(common, abouts) if said is None else said["reasons"]
         in_envelope = _in_envelope(self.recipients)
         recipients, copies = abouts.recipients[:in_envelope], abouts.recipients[in_envelope:]
-        story = told.story(record_id, recipients, copies, mailboxes)
+        story = told.story(self.record_id, recipients, copies, mailboxes)
         return Found(
-            record_id=record_id,
+            record_id=self.record_id,
             recorded_at=rows.moment_text(recorded_at),
             relay=relay,
             queue_id=queue_id,
