@@ -94,6 +94,7 @@ typedef struct {
     Node *nodes;
     uint32_t count, room;
     Buffer part, digests, text;
+    int flat;          /* whether usual records are wanted flat */
     const octet *line; /* while one is read */
     size_t at, end;
 } Reader;
@@ -925,6 +926,372 @@ static void forget_plain(Plain *plain) {
 
 static PyObject *or_none(PyObject *object) { return object ? object : Py_None; }
 
+/* ---- A usual record, flat -------------------------------------------------------------------- */
+
+/* Most records say each thing in the one way in which columns hold it exactly.  Of those the values
+   that differ from message to message come as they are stored, and what recurs (a client, a
+   recipient, the form of a signature) as a key: the octets that say it, by which Python remembers
+   what it made of them.  A record that is otherwise in any way is left to `rows.split`. */
+
+enum {
+    M_V, M_RECORD_ID, M_RECORDED_AT, M_RELAY, M_CONFIG_VERSION, M_QUEUE_ID, M_LISTENER, M_CLIENT,
+    M_LOGIN, M_LOGIN_METHOD, M_TLS, M_ORIGIN, M_REVERSE_PATH, M_RECIPIENTS, M_CROSSING,
+    M_HEADER_FIELDS, M_HEADER_COUNT, M_HEADER_SIZE, M_BODY_SIZE, M_SIZE, M_BODY_HASH, M_SIGNATURES,
+    M_ARCHIVE_RECIPIENTS, M_ARCHIVE_ADDRESSED, M_DISPOSITION, M_REASONS, M_SALT, M_RETENTION,
+    M_BCC_MAPS, MEMBERS
+};
+static const char *const members[MEMBERS] = {
+    "v", "record_id", "recorded_at", "relay", "config_version", "queue_id", "listener", "client",
+    "login", "login_method", "tls", "origin", "reverse_path", "recipients", "crossing",
+    "header_fields", "header_count", "header_size", "body_size", "size", "body_hash", "signatures",
+    "archive_recipients", "archive_addressed", "disposition", "reasons", "salt", "retention",
+    "bcc_maps",
+};
+enum { ADDRESS, NAME, HELO, PORT, CLIENT_MEMBERS };
+static const char *const client_members[CLIENT_MEMBERS] = {"address", "name", "helo", "port"};
+enum { KIND, ABOUT, ORIGIN_MEMBERS };
+static const char *const origin_members[ORIGIN_MEMBERS] = {"kind", "about"};
+enum { ESMTP = 5, PATH_MEMBERS };
+static const char *const path_members[PATH_MEMBERS] = {"raw",   "address", "resolved",
+                                                       "place", "why",     "esmtp"};
+enum { SIGNED_AT = 6, EXPIRES_AT, SIGNATURE_MEMBERS };
+static const char *const signature_members[SIGNATURE_MEMBERS] = {
+    "auid", "sdid", "selector", "algorithm", "canonicalization", "fields", "signed_at",
+    "expires_at",
+};
+enum { CANONICALIZATION, SHA256, HASH_MEMBERS };
+static const char *const hash_members[HASH_MEMBERS] = {"canonicalization", "sha256"};
+static const char *const crossings[] = {"internal", "outbound", "inbound", "transit", NULL};
+static const char *const dispositions[] = {"accept", "tempfail", "reject", NULL};
+
+#define LONGEST_QUEUE_ID 255
+#define DIGEST_TEXT 44 /* characters of 32 octets in base64 */
+
+typedef struct {
+    uint32_t record[MEMBERS], client[CLIENT_MEMBERS], origin[ORIGIN_MEMBERS], path[PATH_MEMBERS];
+    uint32_t hash[HASH_MEMBERS]; /* zeros where there is none */
+    long long recorded_at;
+    long crossing, disposition;
+    octet digest[DIGEST];
+} Flat;
+
+/* Where the values of an object with exactly these members are. */
+static Outcome find_members(const Reader *self, uint32_t place, const char *const *names,
+                            uint32_t count, uint32_t *values) {
+    const Node *object = &self->nodes[place];
+    if (object->kind != OBJECT || object->count != count) return UNUSUAL;
+    memset(values, 0, count * sizeof *values);
+    uint32_t number = 0; /* they mostly come in the same order */
+    for (uint32_t key = place + 1; key < object->next; key = self->nodes[key + 1].next) {
+        uint32_t tried = 0;
+        while (!is_text(self, key, names[number])) {
+            if (++tried == count) return UNUSUAL;
+            number = (number + 1) % count;
+        }
+        TRY(take(&values[number], key + 1));
+        number = (number + 1) % count;
+    }
+    return DONE;
+}
+
+static bool is_plain_text(const Reader *self, uint32_t place) {
+    return self->nodes[place].kind == TEXT && !self->nodes[place].escaped;
+}
+
+static bool is_count(const Reader *self, uint32_t place) {
+    return self->nodes[place].kind == NUMBER && self->line[self->nodes[place].start] != '-';
+}
+
+static long long count_of(const Reader *self, uint32_t place) {
+    long long number = 0;
+    for (size_t at = self->nodes[place].start; at < self->nodes[place].end; at++)
+        number = number * 10 + (self->line[at] - '0');
+    return number;
+}
+
+static long choice(const Reader *self, uint32_t place, const char *const *names) {
+    for (long number = 0; names[number]; number++)
+        if (is_text(self, place, names[number])) return number;
+    return -1;
+}
+
+/* The number that so many digits are; -1 where others are among them. */
+static int digits(const octet *text, size_t count) {
+    int number = 0;
+    for (size_t place = 0; place < count; place++) {
+        if (!is_digit(text[place])) return -1;
+        number = number * 10 + (text[place] - '0');
+    }
+    return number;
+}
+
+/* Microseconds since 1970 of 2026-11-22T01:02:03.000004Z. */
+static Outcome read_moment(const Reader *self, uint32_t place, long long *moment) {
+    static const int lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    const octet *text = self->line + self->nodes[place].start;
+    if (!is_plain_text(self, place) || self->nodes[place].end - self->nodes[place].start != 27)
+        return UNUSUAL;
+    static const char form[] = "0000-00-00T00:00:00.000000Z";
+    for (size_t sign = 0; sign < 27; sign++)
+        if (form[sign] != '0' && text[sign] != form[sign]) return UNUSUAL;
+    int year = digits(text, 4), month = digits(text + 5, 2), day = digits(text + 8, 2);
+    int hour = digits(text + 11, 2), minute = digits(text + 14, 2), second = digits(text + 17, 2);
+    int fraction = digits(text + 20, 6);
+    if (year < 1 || month < 1 || month > 12 || day < 1 || hour < 0 || hour > 23 || minute < 0
+        || minute > 59 || second < 0 || second > 59 || fraction < 0)
+        return UNUSUAL;
+    bool is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    if (day > lengths[month - 1] + (month == 2 && is_leap)) return UNUSUAL;
+    long long days = (year - 1) * 365LL + (year - 1) / 4 - (year - 1) / 100 + (year - 1) / 400;
+    for (int before = 1; before < month; before++)
+        days += lengths[before - 1] + (before == 2 && is_leap);
+    days += day - 1 - 719162; /* from the year 1 to 1970 */
+    *moment = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1000000 + fraction;
+    return DONE;
+}
+
+static int base64_value(octet sign) {
+    if (is_capital(sign)) return sign - 'A';
+    if (is_small(sign)) return sign - 'a' + 26;
+    if (is_digit(sign)) return sign - '0' + 52;
+    return sign == '+' ? 62 : sign == '/' ? 63 : -1;
+}
+
+static Outcome read_digest(const Reader *self, uint32_t place, octet digest[DIGEST]) {
+    const octet *text = self->line + self->nodes[place].start;
+    if (!is_plain_text(self, place)
+        || self->nodes[place].end - self->nodes[place].start != DIGEST_TEXT
+        || text[DIGEST_TEXT - 1] != '=')
+        return UNUSUAL;
+    unsigned long bits = 0;
+    size_t made = 0;
+    for (size_t sign = 0; sign < DIGEST_TEXT - 1; sign++) {
+        int value = base64_value(text[sign]);
+        if (value < 0) return UNUSUAL;
+        bits = (bits << 6 | (unsigned long)value) & 0xFFFFFF;
+        size_t known = (sign + 1) * 6 - made * 8;
+        if (known >= 8) digest[made++] = (octet)(bits >> (known - 8));
+    }
+    return bits & 3 ? UNUSUAL : DONE; /* the last two say nothing */
+}
+
+static bool are_texts(const Reader *self, uint32_t place) {
+    const Node *list = &self->nodes[place];
+    if (list->kind != LIST) return false;
+    for (uint32_t one = place + 1; one < list->next; one++)
+        if (self->nodes[one].kind != TEXT) return false;
+    return true;
+}
+
+static Outcome find_flat(Reader *self, Flat *flat) {
+    TRY(find_members(self, 0, members, MEMBERS, flat->record));
+    const uint32_t *record = flat->record;
+    TRY(find_members(self, record[M_CLIENT], client_members, CLIENT_MEMBERS, flat->client));
+    TRY(find_members(self, record[M_ORIGIN], origin_members, ORIGIN_MEMBERS, flat->origin));
+    TRY(find_members(self, record[M_REVERSE_PATH], path_members, PATH_MEMBERS, flat->path));
+    TRY(read_moment(self, record[M_RECORDED_AT], &flat->recorded_at));
+    memset(flat->hash, 0, sizeof flat->hash);
+    if (self->nodes[record[M_BODY_HASH]].kind != NOTHING) {
+        TRY(find_members(self, record[M_BODY_HASH], hash_members, HASH_MEMBERS, flat->hash));
+        TRY(read_digest(self, flat->hash[SHA256], flat->digest));
+    }
+    flat->crossing = choice(self, record[M_CROSSING], crossings);
+    flat->disposition = choice(self, record[M_DISPOSITION], dispositions);
+    static const octet counts[] = {M_HEADER_COUNT, M_HEADER_SIZE, M_BODY_SIZE, M_SIZE, M_V};
+    for (size_t number = 0; number < sizeof counts; number++)
+        if (!is_count(self, record[counts[number]])) return UNUSUAL;
+    const Node *login = &self->nodes[record[M_LOGIN]], *queue = &self->nodes[record[M_QUEUE_ID]];
+    const Node *addressed = &self->nodes[record[M_ARCHIVE_ADDRESSED]];
+    bool is_usual =
+        flat->crossing >= 0 && flat->disposition >= 0
+        && is_count(self, flat->client[PORT])
+        && is_plain_text(self, record[M_RECORD_ID]) && is_plain_text(self, record[M_QUEUE_ID])
+        && queue->end - queue->start <= LONGEST_QUEUE_ID
+        && (login->kind == NOTHING || is_plain_text(self, record[M_LOGIN]))
+        && (addressed->kind == YES || addressed->kind == NO)
+        && self->nodes[record[M_BCC_MAPS]].kind == NOTHING
+        && self->nodes[record[M_RECIPIENTS]].kind == LIST
+        && self->nodes[record[M_SIGNATURES]].kind == LIST
+        && self->nodes[flat->path[ESMTP]].kind == LIST
+        && self->nodes[flat->origin[ABOUT]].kind == TEXT
+        && are_texts(self, record[M_ARCHIVE_RECIPIENTS]) && are_texts(self, record[M_REASONS]);
+    return is_usual ? DONE : UNUSUAL;
+}
+
+static Outcome append_written(Reader *self, uint32_t place) {
+    const Node *node = &self->nodes[place];
+    uint32_t mark = node->kind == TEXT;
+    return append(&self->text, self->line + node->start - mark, node->end - node->start + 2 * mark);
+}
+
+/* Values as a list in JSON, in the octets of the line. */
+static PyObject *make_joined(Reader *self, const uint32_t *values, size_t count) {
+    self->text.size = 0;
+    for (size_t number = 0; number < count; number++)
+        if (APPEND(&self->text, ",") != DONE || append_written(self, values[number]) != DONE)
+            return NULL;
+    if (APPEND(&self->text, "]") != DONE) return NULL;
+    self->text.octets[0] = '[';
+    return text_bytes(self);
+}
+
+static PyObject *make_written(const Reader *self, uint32_t place) {
+    return slice_bytes(self, &self->nodes[place]);
+}
+
+/* What the records of thousands of messages have in common.  0 stands for an origin that is the
+   login, 1 for one that is the client. */
+static PyObject *make_common(Reader *self, const Flat *flat) {
+    static const octet common[] = {M_V, M_RELAY, M_CONFIG_VERSION, M_LISTENER, M_LOGIN_METHOD,
+                                   M_TLS, M_RETENTION};
+    const Node *about = &self->nodes[flat->origin[ABOUT]];
+    self->text.size = 0;
+    for (size_t number = 0; number < sizeof common; number++)
+        if (APPEND(&self->text, ",") != DONE
+            || append_written(self, flat->record[common[number]]) != DONE)
+            return NULL;
+    if (APPEND(&self->text, ",") != DONE || append_written(self, flat->origin[KIND]) != DONE)
+        return NULL;
+    const uint32_t same_as[] = {flat->record[M_LOGIN], flat->client[ADDRESS]};
+    const char *mark = NULL;
+    for (size_t number = 0; number < 2 && !mark && about->kind == TEXT; number++) {
+        const Node *other = &self->nodes[same_as[number]];
+        uint32_t size = about->end - about->start;
+        if (size && other->kind == TEXT && other->end - other->start == size
+            && !memcmp(self->line + about->start, self->line + other->start, size))
+            mark = number ? ",1" : ",0";
+    }
+    if (mark ? append(&self->text, mark, 2) != DONE
+             : APPEND(&self->text, ",") != DONE
+                   || append_written(self, flat->origin[ABOUT]) != DONE)
+        return NULL;
+    if (flat->hash[SHA256] ? APPEND(&self->text, ",") != DONE
+                                 || append_written(self, flat->hash[CANONICALIZATION]) != DONE
+                           : APPEND(&self->text, ",null") != DONE)
+        return NULL;
+    if (APPEND(&self->text, "]") != DONE) return NULL;
+    self->text.octets[0] = '[';
+    return text_bytes(self);
+}
+
+/* ESMTP parameters as their column has them; those that are not plain, or do not begin with SIZE,
+   as octets of JSON. */
+static PyObject *make_esmtp(Reader *self, uint32_t place) {
+    const Node *list = &self->nodes[place];
+    if (!list->count) Py_RETURN_NONE;
+    self->text.size = 0;
+    bool is_usual = are_texts(self, place) && self->nodes[place + 1].end
+                    - self->nodes[place + 1].start > 5
+                    && !memcmp(self->line + self->nodes[place + 1].start, "SIZE=", 5);
+    for (uint32_t one = place + 1; is_usual && one < list->next; one++) {
+        const Node *text = &self->nodes[one];
+        size_t size = text->end - text->start;
+        is_usual = size && !text->escaped && !memchr(self->line + text->start, ' ', size);
+        if (one > place + 1 && APPEND(&self->text, " ") != DONE) return NULL;
+        if (append(&self->text, self->line + text->start, size) != DONE) return NULL;
+    }
+    if (!is_usual) return make_written(self, place);
+    return PyUnicode_FromStringAndSize((const char *)self->text.octets + 4,
+                                       (Py_ssize_t)self->text.size - 4);
+}
+
+static size_t put_varint(octet *to, long long number) {
+    size_t size = 0;
+    for (; number > 127; number >>= 7) to[size++] = (octet)((number & 127) | 128);
+    to[size++] = (octet)number;
+    return size;
+}
+
+/* As `packed.pack_numbers` packs them. */
+static PyObject *make_numbers(const Reader *self, const Flat *flat) {
+    octet packed[1 + 4 * 10];
+    long long size = count_of(self, flat->record[M_SIZE]);
+    long long header_size = count_of(self, flat->record[M_HEADER_SIZE]);
+    long long body_size = count_of(self, flat->record[M_BODY_SIZE]);
+    bool is_sum = body_size == size - header_size - 2; /* an empty line between them */
+    size_t made = 0;
+    packed[made++] = is_sum ? 1 : 2;
+    made += put_varint(packed + made, count_of(self, flat->client[PORT]));
+    made += put_varint(packed + made, count_of(self, flat->record[M_HEADER_COUNT]));
+    made += put_varint(packed + made, header_size);
+    if (!is_sum) made += put_varint(packed + made, body_size);
+    return PyBytes_FromStringAndSize((const char *)packed, (Py_ssize_t)made);
+}
+
+static PyObject *make_all(Reader *self, uint32_t place, PyObject *(*make)(Reader *, uint32_t)) {
+    PyObject *made = PyList_New((Py_ssize_t)self->nodes[place].count);
+    Py_ssize_t number = 0;
+    uint32_t next = self->nodes[place].next;
+    for (uint32_t one = place + 1; made && one < next; one = self->nodes[one].next) {
+        PyObject *element = make(self, one);
+        if (!element || PyList_SetItem(made, number++, element) < 0) Py_CLEAR(made);
+    }
+    return made;
+}
+
+static PyObject *make_key_of(Reader *self, uint32_t place) { return make_written(self, place); }
+static PyObject *make_text_of(Reader *self, uint32_t place) {
+    return make_text(self, &self->nodes[place]);
+}
+static PyObject *make_value_of(Reader *self, uint32_t place) { return make_object(self, place, 0); }
+
+static PyObject *make_signature(Reader *self, uint32_t place) {
+    uint32_t values[SIGNATURE_MEMBERS];
+    if (find_members(self, place, signature_members, SIGNATURE_MEMBERS, values) != DONE
+        || !is_count(self, values[SIGNED_AT])
+        || !(is_count(self, values[EXPIRES_AT])
+             || self->nodes[values[EXPIRES_AT]].kind == NOTHING))
+        Py_RETURN_NONE; /* which Python takes for unusual */
+    PyObject *key = make_joined(self, values, SIGNED_AT);
+    PyObject *signed_at = make_value_of(self, values[SIGNED_AT]);
+    PyObject *expires_at = make_value_of(self, values[EXPIRES_AT]);
+    PyObject *made = key && signed_at && expires_at ? PyTuple_Pack(3, key, signed_at, expires_at)
+                                                    : NULL;
+    Py_XDECREF(key);
+    Py_XDECREF(signed_at);
+    Py_XDECREF(expires_at);
+    return made;
+}
+
+static PyObject *make_octets(const octet *octets, size_t size) {
+    return PyBytes_FromStringAndSize((const char *)octets, (Py_ssize_t)size);
+}
+
+/* In the order of `spool_line.Flat`; `salts`: of the line, and of all but the header section. */
+static PyObject *make_flat(Reader *self, const Flat *flat, const octet salts[2 * SALT]) {
+    const uint32_t *record = flat->record;
+    PyObject *made[] = {
+        make_text_of(self, record[M_RECORD_ID]),
+        PyLong_FromLongLong(flat->recorded_at),
+        make_text_of(self, record[M_QUEUE_ID]),
+        make_value_of(self, record[M_LOGIN]),
+        make_common(self, flat),
+        make_joined(self, flat->client, PORT),
+        make_joined(self, flat->path, ESMTP),
+        make_esmtp(self, flat->path[ESMTP]),
+        make_all(self, record[M_RECIPIENTS], make_key_of),
+        make_all(self, record[M_ARCHIVE_RECIPIENTS], make_text_of),
+        make_all(self, record[M_SIGNATURES], make_signature),
+        make_all(self, record[M_REASONS], make_text_of),
+        PyLong_FromLong(flat->crossing),
+        PyLong_FromLong(flat->disposition),
+        make_value_of(self, record[M_ARCHIVE_ADDRESSED]),
+        make_value_of(self, record[M_SIZE]),
+        make_numbers(self, flat),
+        flat->hash[SHA256] ? make_octets(flat->digest, DIGEST) : make_value_of(self, record[M_BODY_HASH]),
+        make_octets(salts, SALT),
+        make_octets(salts + SALT, SALT),
+    };
+    const size_t count = sizeof made / sizeof *made;
+    PyObject *tuple = PyTuple_New((Py_ssize_t)count);
+    for (size_t number = 0; number < count; number++) {
+        if (!made[number] || !tuple) Py_CLEAR(tuple);
+        if (tuple) PyTuple_SetItem(tuple, (Py_ssize_t)number, made[number]);
+        else Py_XDECREF(made[number]);
+    }
+    return tuple;
+}
+
 /* ---- One line -------------------------------------------------------------------------------- */
 
 /* Find the group of each field, and list the values of those from which anything is derived. */
@@ -950,10 +1317,12 @@ static Outcome survey_fields(Reader *self, uint32_t fields, octet *groups, PyObj
     return DONE;
 }
 
-static Outcome commit(Reader *self, Record *record, const octet *groups, octet entry[2 * DIGEST]) {
-    octet salt[SALT], bases[3 * SALT]; /* of the rest, of the fields, of the subject */
-    TRY(read_salt(self, record->salt, salt));
-    TRY(shake(self, salt, SALT, bases, sizeof bases));
+/* `salts`: of the line, then of the rest, of the fields and of the subject. */
+static Outcome commit(Reader *self, Record *record, const octet *groups, octet salts[4 * SALT],
+                      octet entry[2 * DIGEST]) {
+    octet *bases = salts + SALT;
+    TRY(read_salt(self, record->salt, salts));
+    TRY(shake(self, salts, SALT, bases, 3 * SALT));
     TRY(commit_rest(self, record, bases, entry));
     return commit_header(self, record->fields, groups, bases + SALT, entry + DIGEST);
 }
@@ -966,19 +1335,30 @@ static Outcome digest_line(Reader *self, const octet *line, size_t size, octet d
     return failed_hash();
 }
 
+/* All of the record but its header section; where it comes flat, its id alone. */
+static PyObject *make_content(Reader *self, const Record *record, PyObject *flat) {
+    if (!flat) return make_object(self, 0, record->fields);
+    PyObject *content = PyDict_New();
+    if (content && PyDict_SetItemString(content, "record_id", PyTuple_GetItem(flat, 0)) < 0)
+        Py_CLEAR(content);
+    return content;
+}
+
 static PyObject *answer(Reader *self, const Record *record, PyObject *values, const Plain *plain,
-                        const octet entry[2 * DIGEST], const octet digest[DIGEST]) {
+                        const octet entry[2 * DIGEST], const octet digest[DIGEST],
+                        PyObject *flat) {
     PyObject *parts[4] = {
-        make_object(self, 0, record->fields),
+        make_content(self, record, flat),
         header_text(self, record->fields),
         PyBytes_FromStringAndSize((const char *)entry, 2 * DIGEST),
         PyBytes_FromStringAndSize((const char *)digest, DIGEST),
     };
     PyObject *made = NULL;
     if (parts[0] && parts[1] && parts[2] && parts[3])
-        made = PyTuple_Pack(9, parts[0], parts[1], values, parts[2], parts[3],
+        made = PyTuple_Pack(10, parts[0], parts[1], values, parts[2], parts[3],
                             or_none(plain->subject), or_none(plain->terms),
-                            or_none(plain->identifier), or_none(plain->identifier_term));
+                            or_none(plain->identifier), or_none(plain->identifier_term),
+                            or_none(flat));
     for (size_t number = 0; number < 4; number++) Py_XDECREF(parts[number]);
     return made;
 }
@@ -998,13 +1378,18 @@ static Outcome take_line(Reader *self, const octet *line, size_t size, unsigned 
         PyErr_NoMemory();
         return ERROR;
     }
-    octet entry[2 * DIGEST], digest[DIGEST];
+    octet salts[4 * SALT], entry[2 * DIGEST], digest[DIGEST];
     Outcome outcome = survey_fields(self, record.fields, groups, values, plain);
-    if (outcome == DONE) outcome = commit(self, &record, groups, entry);
+    if (outcome == DONE) outcome = commit(self, &record, groups, salts, entry);
     if (outcome == DONE) outcome = digest_line(self, line, size, digest);
     free(groups);
     if (outcome != DONE) return outcome;
-    *made = answer(self, &record, values, plain, entry, digest);
+    Flat found;
+    PyObject *flat = NULL;
+    if (self->flat && find_flat(self, &found) == DONE && !(flat = make_flat(self, &found, salts)))
+        return ERROR;
+    *made = answer(self, &record, values, plain, entry, digest, flat);
+    Py_XDECREF(flat);
     return *made ? DONE : ERROR;
 }
 
@@ -1086,13 +1471,15 @@ static int add_names(Reader *self, PyObject *given, octet group) {
 }
 
 static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
-    static char *words[] = {"wanted", "naming", "about", NULL};
+    static char *words[] = {"wanted", "naming", "about", "flat", NULL};
     PyObject *wanted, *naming, *about;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "OOO", words, &wanted, &naming, &about))
+    int flat = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, named, "OOO|p", words, &wanted, &naming, &about, &flat))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Reader *self = (Reader *)allocate(type, 0); /* filled with zeros */
     if (!self) return NULL;
+    self->flat = flat;
     self->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
     self->shake128 = EVP_MD_fetch(NULL, "SHAKE128", NULL);
     self->hashing = EVP_MD_CTX_new();

@@ -4,6 +4,10 @@ from typing import Any
 
 class Reader:
     def __new__(
-        cls, wanted: Collection[str], naming: Collection[str], about: Collection[str]
+        cls,
+        wanted: Collection[str],
+        naming: Collection[str],
+        about: Collection[str],
+        flat: bool = False,
     ) -> Reader: ...
     def take(self, line: bytes, checksum: int, /) -> tuple[Any, ...] | None: ...

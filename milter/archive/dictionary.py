@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Insert, Table, func, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from carbonseal.milter.archive import schema, terms
+from carbonseal.milter.archive import inserting, schema, terms
 from carbonseal.milter.archive.parts import Circumstance, Retention, Route, SigningForm
 from carbonseal.milter.archive.verdicts import Verdict
 
@@ -50,11 +50,17 @@ class _Known:
         self._capacity = capacity
         self._ids: OrderedDict[Any, int] = OrderedDict()
 
-    def get(self, value: Any) -> int | None:
-        found = self._ids.get(value)
-        if found is not None:
-            self._ids.move_to_end(value)
-        return found
+    def of(self, values: Iterable[Any]) -> tuple[dict[Any, int], list[Any]]:
+        """The ids of those that are known, and the others."""
+        ids, use = self._ids, self._ids.move_to_end
+        found, others = {}, []
+        for value in values:
+            if value in ids:
+                use(value)
+                found[value] = ids[value]
+            else:
+                others.append(value)
+        return found, others
 
     def clear(self) -> None:
         self._ids.clear()
@@ -76,16 +82,10 @@ class Dictionary:
     def ids(self, name: str, values: Iterable[Any], connection: Connection) -> dict[Any, int]:
         """The id of each value in table `name`; unknown values are added to it."""
         known, fresh = self._known[name], self._fresh[name]
-        answer: dict[Any, int] = {}
-        missing = []
-        for value in set(values):
-            found = known.get(value)
-            if found is None:
-                found = fresh.get(value)
-            if found is None:
-                missing.append(value)
-            else:
-                answer[value] = found
+        answer, missing = known.of(values if isinstance(values, set) else set(values))
+        if fresh:  # what was learned in this transaction
+            answer |= {value: fresh[value] for value in missing if value in fresh}
+            missing = [value for value in missing if value not in fresh]
         if missing:
             learned = _LEARN[name](missing, connection, self)
             fresh.update(learned)
@@ -121,31 +121,27 @@ class Dictionary:
 def _learn_addresses(
     mailboxes: list[str], connection: Connection, dictionary: Dictionary
 ) -> dict[str, int]:
-    by_hash = {terms.mailbox_hash(mailbox): mailbox for mailbox in mailboxes}
+    hashes = {mailbox: terms.mailbox_hash(mailbox) for mailbox in mailboxes}
+    by_hash = {digest: mailbox for mailbox, digest in hashes.items()}
     found = _address_ids(list(by_hash), connection)
     # In one order everywhere, so that two writers wait for each other instead of deadlocking.
     absent = sorted(by_hash.keys() - found.keys())
     if absent:
-        parts = {digest: _address_row(by_hash[digest]) for digest in absent}
-        domains = {row["domain"] for row in parts.values() if row["domain"]}
+        parts = {digest: _address_parts(by_hash[digest]) for digest in absent}
+        domains = {domain for domain, _, _ in parts.values() if domain}
         domain_ids = dictionary.ids("domain", domains, connection)
         rows = [
-            {
-                "address_id": secrets.randbits(63),
-                "address_hash": digest,
-                "domain_id": domain_ids.get(row.pop("domain")),
-                **row,
-            }
-            for digest, row in parts.items()
+            (secrets.randbits(63), digest, domain_ids.get(domain), shown, raw, None)
+            for digest, (domain, shown, raw) in parts.items()
         ]
-        connection.execute(insert_missing(schema.address, connection), rows)
+        inserting.execute(insert_missing(schema.address, connection), rows, connection)
         if connection.dialect.name == "sqlite":  # which has one writer at a time
-            found |= {row["address_hash"]: row["address_id"] for row in rows}
+            found |= {digest: address_id for address_id, digest, *_ in rows}
         else:
             # Asked again, because another writer may have been first.
             found |= _address_ids(absent, connection)
     # Two texts can be the same octets, and so the same address.
-    return {mailbox: found[terms.mailbox_hash(mailbox)] for mailbox in mailboxes}
+    return {mailbox: found[digest] for mailbox, digest in hashes.items()}
 
 
 def _address_ids(hashes: list[bytes], connection: Connection) -> dict[bytes, int]:
@@ -159,17 +155,13 @@ def _address_ids(hashes: list[bytes], connection: Connection) -> dict[bytes, int
     return found
 
 
-def _address_row(mailbox: str) -> dict[str, Any]:
+def _address_parts(mailbox: str) -> tuple[str, str, bytes | None]:
+    """Domain, local part, and its octets where they differ."""
     text, at, domain = mailbox.rpartition("@")
     if not (at and domain):  # unqualified: rpartition leaves all of it in the last part
         text, domain = mailbox, ""
     shown = terms.storable(text)
-    return {
-        "domain": domain,
-        "local_part": shown,
-        "local_part_raw": None if shown == text else terms.octets(text),
-        "erased_at": None,
-    }
+    return domain, shown, None if shown == text else terms.octets(text)
 
 
 def _learn_domains(

@@ -56,6 +56,7 @@ _AFTER_AT = re.compile(r"@[\w.-]+>?|,\s*")
 _PUBLIC = frozenset(_WORD.findall(DICTIONARY_1.decode("ascii")))
 
 Fields = Sequence[Sequence[str]]
+CompressTexts = Callable[[Sequence[bytes]], list[bytes]]
 Transaction = Callable[[], AbstractContextManager[Connection]]
 
 
@@ -63,7 +64,7 @@ class Learning:
     """How one writer stores header sections, and what it gathers to store them better."""
 
     def __init__(self) -> None:
-        self._compress: Callable[[bytes], bytes] = header_store.compress_text
+        self._compress: CompressTexts = header_store.compress_texts
         self._gathered: list[bytes] | None = None  # None: nothing to learn
         self._child: header_training.Child | None = None
 
@@ -73,14 +74,20 @@ class Learning:
         if content is None:
             self._gathered = []
         else:
-            self._compress = header_store.Packer(content).compress_text
+            self._compress = header_store.Packer(content).compress_texts
 
     def compress_text(self, text: bytes) -> bytes:
         """The stored form of a header section; `text`: see `header_store.text`."""
-        stored = self._compress(text)
+        [stored] = self.compress_texts([text])
+        return stored
+
+    def compress_texts(self, texts: Sequence[bytes]) -> list[bytes]:
+        """The stored forms of many."""
+        stored = self._compress(texts)
         gathered = self._gathered
-        if gathered is not None and len(gathered) < SAMPLE + HELD_OUT and len(text) <= _LONGEST:
-            gathered.append(stored)
+        if gathered is not None:
+            short = [one for text, one in zip(texts, stored, strict=True) if len(text) <= _LONGEST]
+            gathered += short[: max(SAMPLE + HELD_OUT - len(gathered), 0)]
         return stored
 
     def learn(self, transaction: Transaction, *, wait: float = 0.0) -> None:
@@ -100,7 +107,7 @@ class Learning:
             elif not self._take(transaction):
                 with transaction() as connection:
                     header_dictionaries.keep(answer, connection, made_at=_now())
-                self._compress = header_store.Packer(answer).compress_text
+                self._compress = header_store.Packer(answer).compress_texts
 
     def close(self) -> None:
         """End what is being made; it is begun again by who writes next."""
@@ -114,7 +121,7 @@ class Learning:
             content = header_dictionaries.newest(connection, since=_now() - _YEAR)
         if content is None:
             return False
-        self._compress = header_store.Packer(content).compress_text
+        self._compress = header_store.Packer(content).compress_texts
         return True
 
     def _begin(self, gathered: list[bytes]) -> None:

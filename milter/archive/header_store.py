@@ -63,6 +63,11 @@ def compress_text(made: bytes) -> bytes:
     return b"%c%b%b" % (_FORMAT_1, packer.compress(made), packer.flush())
 
 
+def compress_texts(made: Sequence[bytes]) -> list[bytes]:
+    """The stored forms of many."""
+    return [compress_text(one) for one in made]
+
+
 class Packer:
     """Stores header sections with a dictionary of the archive's own; for one thread."""
 
@@ -81,6 +86,14 @@ class Packer:
     def compress_text(self, made: bytes) -> bytes:
         """The stored form of a header section whose `text` is at hand."""
         return self._before + self._zstd.compress(made)[len(_MAGIC) :]
+
+    def compress_texts(self, made: Sequence[bytes]) -> list[bytes]:
+        """The stored forms of many, for half the time: the dictionary stays in the cache."""
+        at_once = getattr(self._zstd, "multi_compress_to_buffer", None)
+        if at_once is None or not made:  # not every build of the library has it
+            return [self.compress_text(one) for one in made]
+        before, start = self._before, len(_MAGIC)
+        return [before + frame.tobytes()[start:] for frame in at_once(list(made))]
 
 
 def know(content: bytes) -> bytes:

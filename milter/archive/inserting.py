@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy import Connection, Dialect, Insert, Table
 from sqlalchemy.exc import DBAPIError
 
 from carbonseal.milter.archive import schema
@@ -39,11 +39,22 @@ def insert(
         connection.exec_driver_sql(statement, [dict(zip(names, row, strict=True)) for row in rows])
 
 
+def execute(statement: Insert, rows: Sequence[Row], connection: Connection) -> None:
+    """An insert of all columns of a table, with what is to become of rows that are there."""
+    text, names = _compiled(statement, connection.dialect)
+    values = list(rows) if names is None else [dict(zip(names, row, strict=True)) for row in rows]
+    connection.exec_driver_sql(text, values)
+
+
 @functools.lru_cache(maxsize=64)
 def _inserting(table: Table, dialect: Dialect) -> tuple[str, list[str] | None]:
+    return _compiled(sqlalchemy.insert(table), dialect)
+
+
+def _compiled(insert: Insert, dialect: Dialect) -> tuple[str, list[str] | None]:
     """The statement, and the names of its parameters unless they stand in the table's order."""
-    statement = sqlalchemy.insert(table).compile(dialect=dialect)
-    names = list(table.c.keys())
+    statement = insert.compile(dialect=dialect)
+    names = list(insert.table.c.keys())
     if not statement.positional:
         return str(statement), names
     assert statement.positiontup == names

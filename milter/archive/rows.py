@@ -157,7 +157,7 @@ def _split(record: Mapping[str, Any], derived: Derived) -> tuple[Rows, bool]:
     """
     terms.pack_record_id(record["record_id"])
     reverse_path = parts.end_of(record["reverse_path"])
-    envelope = [_recipient(path) for path in record["recipients"]]
+    envelope = [recipient_of(path) for path in record["recipients"]]
     copies = [parts.copy_of(text) for text in record["archive_recipients"]]
     signatures = [parts.signature_columns(one) for one in record["signatures"]]
     salt, is_usual_salt = _salt(record.get("salt"))
@@ -177,7 +177,7 @@ def _split(record: Mapping[str, Any], derived: Derived) -> tuple[Rows, bool]:
         },
         header_terms=derived.terms,
     )
-    _index(rows, reverse_path, [end for _, end, _ in envelope], derived)
+    index(rows, reverse_path, [end for _, end, _ in envelope], derived)
     return rows, (
         is_exact and is_usual_salt and all(one[-1] for one in (*envelope, *copies, *signatures))
     )
@@ -291,7 +291,8 @@ def login_hash(login: str) -> int:
     return terms.found_by(login.casefold())
 
 
-def _recipient(path: Mapping[str, Any]) -> tuple[Columns, End, bool]:
+def recipient_of(path: Mapping[str, Any]) -> tuple[Columns, End, bool]:
+    """Columns of a recipient of the envelope, its end, and whether they are exact."""
     if path["esmtp"] == [] and len(path["raw"]) + len(path["why"]) <= parts.LONG:
         columns, end, is_exact = _usual_recipient(*_of_recipient(path))
         return columns, end, is_exact and len(path) == 8
@@ -334,7 +335,7 @@ def _verdict(given: Any, abouts: Abouts) -> tuple[Verdict, bool]:
     return verdicts.in_common(given, abouts)
 
 
-def _index(rows: Rows, reverse_path: End, recipients: Iterable[End], derived: Derived) -> None:
+def index(rows: Rows, reverse_path: End, recipients: Iterable[End], derived: Derived) -> None:
     """Fill the index tables: who takes part, in which role."""
     roles: dict[str, int] = {}
     for mailbox in reverse_path.mailboxes:

@@ -23,10 +23,41 @@ from carbonseal.milter.archive.evidence import leaf
 _TAIL = 21  # octets that the checksum does not cover: itself, and the newline
 
 
+class Flat(NamedTuple):
+    """A record that says each thing in the one usual way: `usual_rows` makes its rows.
+
+    What recurs is a key: the octets of the line that say it, as JSON.
+    """
+
+    record_id: str
+    recorded_at: int  # microseconds since 1970
+    queue_id: str
+    login: str | None
+    # v, relay, config_version, listener, login_method, tls, retention, kind of origin, what the
+    # origin is about (0: the login, 1: the client's address), body canonicalization
+    common: bytes
+    client: bytes  # address, name, helo
+    reverse_path: bytes  # raw, address, resolved, place, why
+    esmtp: str | bytes | None  # its ESMTP parameters as they are stored; octets: as they came
+    recipients: list[bytes]  # each of them whole
+    copies: list[str]  # archive recipients
+    # auid, sdid, selector, algorithm, canonicalization, fields; then signed_at, expires_at
+    signatures: list[tuple[bytes, int, int | None] | None]  # null: unusual
+    reasons: list[str]
+    crossing: int  # place in schema.CROSSINGS
+    disposition: int  # place in schema.DISPOSITIONS
+    archive_addressed: bool
+    size: int
+    numbers: bytes  # see packed
+    body_hash: bytes | None
+    salt: bytes  # of the line
+    evidence_salt: bytes  # of all but the header section
+
+
 class Apart(NamedTuple):
     """A record's line, taken apart."""
 
-    content: dict[str, Any]  # the record without its header section
+    content: dict[str, Any]  # the record without its header section; with `flat` its id alone
     text: bytes  # the header section as `header_store` compresses it
     values: list[tuple[str, bytes]]  # of the fields that were wanted, in order
     evidence: bytes  # of the line; see `leaf.evidence_of`
@@ -36,6 +67,7 @@ class Apart(NamedTuple):
     words: list[int] | None  # terms of the words of all subjects
     message_id: str | None
     message_id_hash: int | None
+    flat: Flat | None = None  # if it is usual, and was wanted so
 
 
 class _Compiled(Protocol):
@@ -44,7 +76,11 @@ class _Compiled(Protocol):
 
 class _MakeCompiled(Protocol):
     def __call__(
-        self, wanted: Collection[str], naming: Collection[str], about: Collection[str]
+        self,
+        wanted: Collection[str],
+        naming: Collection[str],
+        about: Collection[str],
+        flat: bool = False,
     ) -> _Compiled: ...
 
 
@@ -59,21 +95,26 @@ else:
 Take = Callable[[bytes], Apart | None]
 
 
-def taking(wanted: Collection[str]) -> Take | None:
+def taking(wanted: Collection[str], *, flat: bool = False) -> Take | None:
     """What takes a line apart (newline included); None where everything is left to Python.
 
-    `wanted`: names in lower case of the fields from which anything is derived.
+    `wanted`: names in lower case of the fields from which anything is derived.  `flat`: usual
+    records are wanted so, and not as objects.
     """
     if COMPILED is None:
         return None
     try:
-        compiled = COMPILED(wanted, leaf.NAMING, leaf.ABOUT)
+        compiled = COMPILED(wanted, leaf.NAMING, leaf.ABOUT, flat)
     except ValueError:
         return None  # a name that is longer than the helper can remember
     take_apart, checksum, made = compiled.take, zlib.crc32, Apart._make
+    flatly = Flat._make
 
     def take(line: bytes) -> Apart | None:
         found = take_apart(line, checksum(line[:-_TAIL]))
-        return None if found is None else made(found)
+        if found is None:
+            return None
+        *parts, usual = found
+        return made((*parts, None if usual is None else flatly(usual)))
 
     return take

@@ -276,7 +276,7 @@ class _Writer:
     ) -> None:
         self._directory = directory
         self._indexed = indexed
-        self._take = spool_line.taking(derive.wanted(indexed))
+        self._take = spool_line.taking(derive.wanted(indexed), flat=True)
         self._evidence = evidence or settings.beside(directory)
         self._said = WriterReport(directory, self._evidence.directory)
         self._sealer: sealing.Sealer | None = None
@@ -449,7 +449,7 @@ class _Writer:
         seen = self._seen_until(segment, known.offset)
         while (
             batch := batches.read(
-                segment, islice(entries, BATCH), self._indexed, seen, self._learning.compress_text
+                segment, islice(entries, BATCH), self._indexed, seen, self._learning.compress_texts
             )
         ) is not None:
             for entry, why in batch.refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from carbonseal.milter.archive import (
     segments,
     spool,
     spool_line,
+    usual_rows,
 )
 from carbonseal.milter.archive.evidence import leaf
 from carbonseal.milter.archive.evidence.seal import Surveying
@@ -52,8 +54,8 @@ JSON = st.recursive(
 )
 
 
-def taking() -> spool_line.Take:
-    take = spool_line.taking(derive.wanted(INDEXED))
+def taking(*, flat: bool = False) -> spool_line.Take:
+    take = spool_line.taking(derive.wanted(INDEXED), flat=flat)
     assert take is not None
     return take
 
@@ -85,10 +87,29 @@ def assert_twins(line: bytes) -> Apart | None:
     assert tuple(apart[:5]) == as_python_does(line, content)
     assert repr(apart.content) == repr(as_python_does(line, content)[0])  # 1 is not True
     assert derive.derive_apart(apart, INDEXED) == derive.derive(content["header_fields"], INDEXED)
-    assert split(lambda: rows.split_apart(apart, INDEXED)) == split(
-        lambda: rows.split(content, INDEXED)
-    )
+    made = split(lambda: rows.split(content, INDEXED))
+    assert split(lambda: rows.split_apart(apart, INDEXED)) == made
+    usual = taking(flat=True)(line)
+    assert usual is not None
+    if usual.flat is None:
+        assert usual == apart
+    else:
+        assert usual[1:9] == apart[1:9]
+        assert usual.content == {"record_id": content["record_id"]}
+        found = split(lambda: usual_rows.split(usual, line, INDEXED))
+        assert found == made
+        assert types(found) == types(made)
     return apart
+
+
+def types(made: Any) -> Any:
+    """Of the values of each row: what is 1 to Python is not always true to SQL."""
+    if not isinstance(made, rows.Rows):
+        return None
+    return [
+        {name: type(value) for name, value in columns.items()}
+        for columns in (made.message, made.header_section, *made.recipients, *made.signatures)
+    ]
 
 
 def split(make: Any) -> Any:
@@ -151,6 +172,106 @@ def test_all_mail_of_the_generator_is_taken_apart() -> None:
 def test_an_odd_record_is_taken_apart_all_the_same(changes: dict[str, Any]) -> None:
     """What the milter may write is the helper's work, however odd the mail."""
     assert assert_twins(record.encode(salted(1, **changes))) is not None
+
+
+def test_all_mail_of_the_generator_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows come from pieces of its lines; nothing is looked at as a whole."""
+    lines = [
+        record.encode(content)
+        for content in generator.records(100 if sanitizers.are_at_work() else 1000)
+    ]
+    take = taking(flat=True)
+    monkeypatch.delattr(rows, "split")
+    for line in lines:
+        usual = take(line)
+        assert usual is not None
+        assert usual_rows.split(usual, line, INDEXED).record_id == usual.content["record_id"]
+
+
+def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A record in which one value, which may lie deeper, is another one; `...` takes it out."""
+    content: Any = json.loads(record.encode(salted(1)))
+    del content["crc32"]
+    inner = content
+    for name in path[:-1]:
+        inner = inner[0] if name == "0" else inner[name]
+    inner[path[-1]] = value
+    if value is ...:
+        del inner[path[-1]]
+    found: dict[str, Any] = content
+    return found
+
+
+def paths(value: Any, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Where values are in a record; of a list, in its first element."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return paths(value[0], (*before, "0"))
+    if not isinstance(value, dict):
+        return []
+    return [
+        one
+        for name, inner in value.items()
+        if name not in ("header_fields", "tls")
+        for one in [(*before, name), *paths(inner, (*before, name))]
+    ]
+
+
+PATHS = paths(json.loads(record.encode(salted(1))))
+ODD_VALUES = [
+    *(..., None, True, False, 0, 1, -1, 255, 10**18 - 1, 10**18, 1.0, [], {}, [[]], [{}], ["a"]),
+    *("", "0", "1", "{login}", "{client}", "a@b.example", "A@B.example", "x" * 900, "\u00e9\0"),
+    *("\udcff", "2026-02-29T00:00:00.000000Z", "2024-02-29T23:59:59.999999Z", "SIZE=1"),
+    *("0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:60.000000Z", "1969-12-31T23:59:59.000001Z"),
+    *("2100-02-29T00:00:00.000000Z", "2000-02-29T00:00:00.000000Z", "2026-11-22T24:00:00.000000Z"),
+    *("2026-11-22T05:00:00Z", "2026-11-22T05:00:00.000000z", "2026-00-22T05:00:00.000000Z"),
+    *(
+        "A" * 43 + "=",
+        "A" * 42 + "B=",
+        "A" * 44,
+        "+/" * 21 + "8=",
+        "A" * 42 + "8",
+        "x@",
+        ".b.example",
+    ),
+    *(["SIZE=1", "BODY=8BITMIME"], ["SIZE=1", "a b"], ["SIZE="], ["SIZE", "="], ["[", "]"]),
+    *(["SIZE=1", ""], ["SIZE=1", 2], ["SIZE=1", "\u00e9"], [""], [None], ["NOTIFY=NEVER", "x"]),
+    *(["origin-login(a@b.example)", "(", ")", "x(", "x()", "{0}", "signed(@)"], ["a(b)", "c(b))"]),
+    *([{"class": "mail"}], {"class": "mail", "keep": 1, "headers": None, "subject": 2}),
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids="/".join)
+def test_what_is_unusual_in_one_place_makes_the_same_rows(path: tuple[str, ...]) -> None:
+    """Whatever stands where a usual record has something else."""
+    for value in ODD_VALUES:
+        try:
+            line = record.encode(changed(path, value))
+        except ValueError:
+            continue  # which the milter could not write
+        assert_twins(line)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(PATHS), st.sampled_from(ODD_VALUES) | TEXT | st.integers(0, 1 << 62)
+        ),
+        min_size=2,
+        max_size=4,
+    )
+)
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_what_is_unusual_in_some_places_makes_the_same_rows(
+    changes: list[tuple[tuple[str, ...], Any]],
+) -> None:
+    """A client that is the sender's host, a login that is the client: pieces meet each other."""
+    content = salted(1)
+    for path, value in changes:
+        if len(path) == 1 and value is not ...:
+            content[path[0]] = value
+        elif len(path) == 2 and isinstance(content[path[0]], dict) and value is not ...:
+            content[path[0]] = {**content[path[0]], path[1]: value}
+    assert_twins(record.encode(content))
 
 
 @pytest.mark.parametrize(
@@ -314,13 +435,13 @@ def test_a_segment_is_read_the_same_with_and_without(tmp_path: Path) -> None:
     path.write_bytes(b"".join([*lines, spool.footer("01GNP5RRHK123SMMG37M6W5FTB-1", tree)]))
     [segment] = segments.pending(tmp_path)
     found = []
-    for take in (None, taking()):
+    for take in (None, taking(), taking(flat=True)):
         seen = Surveying()
         made = batch.read(segment, segments.read(segment, 0, 0, take), INDEXED, seen)
         assert made is not None
         found.append((made.arrivals, made.others, [why for _, why in made.refused]))
         found.append(seen.survey(segment))
-    assert found[:2] == found[2:]
+    assert found[:2] == found[2:4] == found[4:]
     assert len(found[0][0]) == 5
 
 

@@ -1,0 +1,259 @@
+"""Rows of a usual record, from the pieces into which the compiled helper cuts its line.
+
+A record that says each thing in the one usual way comes flat (`spool_line.Flat`): what is of this
+message alone as its columns hold it, and what recurs as the octets that said it.  Of such octets
+`rows` and `parts` make columns once; later they cost a look-up.  What they make of them depends on
+nothing else, so the rows are those of `rows.split`.
+
+Promises: `split` answers what `rows.split` answers for the record, which is asked itself wherever
+a piece is not certain to be exact, or is wrong.
+
+Raises: `rows.Unloadable`.
+
+Does not: judge records (`rows` does).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import orjson
+
+from carbonseal.milter.archive import (
+    derive,
+    header_store,
+    parts,
+    record,
+    rows,
+    terms,
+    verdicts,
+)
+from carbonseal.milter.archive.parts import Circumstance, Columns, End, Retention, SigningForm
+from carbonseal.milter.archive.rows import CompressText, Rows
+from carbonseal.milter.archive.spool_line import Apart
+from carbonseal.milter.archive.verdicts import Abouts
+
+_REMEMBERED = 4096
+_LONG = 800  # octets of a piece worth remembering; longer ones are a stranger's
+# Besides the usual errors of wrong values: numbers that orjson does not take.
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+_LOGIN, _CLIENT = 0, 1  # what stands for an origin that is one of these
+
+
+class _Unusual(Exception):
+    """The record has to be looked at as a whole."""
+
+
+def split(
+    line: Apart,
+    octets: bytes,
+    indexed: frozenset[str] = derive.INDEXED,
+    compress: CompressText = header_store.compress_text,
+) -> Rows:
+    """The rows of a record that came flat; `octets`: its line.  Raises: Unloadable."""
+    try:
+        made = _rows(line, indexed)
+    except (_Unusual, *_WRONG):
+        return rows.split(record.parse(octets), indexed, compress)
+    made.header_section["fields"] = compress(line.text)
+    return made
+
+
+def _rows(line: Apart, indexed: frozenset[str]) -> Rows:
+    """The rows but for the header section itself."""
+    assert line.flat is not None
+    (
+        record_id, recorded_at, queue_id, login, common, client_key, path_key, esmtp, recipients,
+        copies, signatures, reasons, crossing, disposition, archive_addressed, size, numbers,
+        body_hash, salt, evidence_salt,
+    ) = line.flat  # fmt: skip
+    terms.pack_record_id(record_id)
+    derived = derive.derive_apart(line, indexed)
+    reverse_path, sender, domain = (
+        _path(path_key) if len(path_key) <= _LONG else _path.__wrapped__(path_key)
+    )
+    circumstance, retention = _circumstance(common, reverse_path.place, reverse_path.code)
+    client_address, client_name, client = (
+        _client(client_key) if len(client_key) <= _LONG else _client.__wrapped__(client_key)
+    )
+    envelope = [
+        _recipient(one) if len(one) <= _LONG else _recipient.__wrapped__(one) for one in recipients
+    ]
+    added = [parts.copy_of(text) for text in copies]
+    if not all(is_exact for _, is_exact in added):
+        raise _Unusual
+    authors = derived.authors
+    author, author_spelling, author_text = _author(authors[0] if authors else "")
+    if esmtp.__class__ is bytes:
+        esmtp = _esmtp(esmtp)
+    if client_name.endswith("@"):
+        raise _Unusual
+    if domain and client_name.endswith(domain):
+        client_name = f"{client_name[: 1 - len(domain)]}@"
+    end = reverse_path.columns
+    verdict, is_exact = verdicts.in_common(
+        reasons,
+        Abouts(
+            login,
+            client_address,
+            sender,
+            author_text,
+            end["about"],
+            [*[text for _, _, text in envelope], *copies],
+            [columns["about"] for columns, _, _ in envelope],
+        ),
+    )
+    if not is_exact:
+        raise _Unusual
+    subject = derived.subject
+    made = Rows(
+        record_id,
+        {
+            **client,
+            "recorded_at": recorded_at,
+            "circumstance": circumstance,
+            "verdict": verdict,
+            "retention": retention,
+            "queue_id": queue_id,
+            "client_name": client_name,
+            "login": login,
+            "login_hash": rows.login_hash(login) if login else None,
+            "reverse_path": end["address"],
+            "reverse_path_spelling": end["spelling"],
+            "reverse_path_raw": end["raw"],
+            "reverse_path_resolved": end["resolved"],
+            "reverse_path_esmtp": esmtp,
+            "reverse_path_about": end["about"],
+            "crossing": crossing,
+            "disposition": disposition,
+            "is_signed": bool(signatures),
+            "archive_addressed": archive_addressed,
+            "author_count": len(authors),
+            "author": author,
+            "author_spelling": author_spelling,
+            "message_id_hash": derived.message_id_hash,
+            "size": size,
+            "numbers": numbers,
+            "body_hash": body_hash,
+            "copy_count": len(copies),
+            "bcc_maps": None,
+            "salt": evidence_salt,
+            "verbatim": None,
+        },
+        [*[columns for columns, _, _ in envelope], *[columns for columns, _ in added]],
+        [_signature(one) for one in signatures],
+        {
+            "message_id": parts.stored(derived.message_id),
+            "subject": subject,
+            "has_subject": bool(subject),
+            "salt": salt,
+            "fields": b"",
+        },
+        header_terms=derived.terms,
+    )
+    rows.index(made, reverse_path, [one for _, one, _ in envelope], derived)
+    return made
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _path(octets: bytes) -> tuple[End, str, str]:
+    """The reverse-path, its address, and a dot and its domain ('' if none)."""
+    raw, text, resolved, place, why = orjson.loads(octets)
+    path = {"raw": raw, "address": text, "resolved": resolved, "place": place, "why": why}
+    end = parts.end_of(path)
+    _, at, domain = (end.columns["address"] or "").rpartition("@")
+    if not end.is_exact:
+        raise _Unusual
+    return end, text, f".{domain}" if at and domain else ""
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _recipient(octets: bytes) -> tuple[Columns, End, str]:
+    """A recipient of the envelope: its columns, its end and its address."""
+    path = orjson.loads(octets)
+    columns, end, is_exact = rows.recipient_of(path)
+    if not is_exact:
+        raise _Unusual
+    return columns, end, path["address"]
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _client(octets: bytes) -> tuple[str, str, Columns]:
+    """A client: its address, its name, and the columns of its address and HELO."""
+    address, name, helo = orjson.loads(octets)
+    columns, is_exact = parts.client_of(address, name, helo)
+    if not is_exact:
+        raise _Unusual
+    return address, name, columns
+
+
+@functools.lru_cache(maxsize=1024)
+def _circumstance(octets: bytes, place: int, code: str) -> tuple[Circumstance, Retention | None]:
+    """What a record has in common with many others; place and code are those of its sender."""
+    version, relay, config_version, listener, method, tls, stamp, kind, about, canonicalization = (
+        orjson.loads(octets)
+    )
+    # A login or a client of that name would be seen the same way, whatever it is.
+    login = address = None
+    if about == _LOGIN:
+        login = about = "login"
+    elif about == _CLIENT:
+        address = about = "client"
+    retention, is_usual = parts.retention_of(stamp)
+    made, is_exact = parts.circumstance_of(
+        {
+            "v": version,
+            "relay": relay,
+            "config_version": config_version,
+            "listener": listener,
+            "client": {"address": address},
+            "login": login,
+            "login_method": method,
+            "tls": tls,
+            "origin": {"kind": kind, "about": about},
+            "body_hash": None
+            if canonicalization is None
+            else {"canonicalization": canonicalization},
+        },
+        End({}, place, code, (), True),
+        retention,
+    )
+    if not (is_usual and is_exact and version > 1):
+        raise _Unusual
+    return made, retention
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _author(text: str) -> tuple[str | None, bytes | None, str]:
+    """An author's mailbox, its octets where they differ, and what both say."""
+    mailbox, spelling = parts.dictionary_form(text)
+    return mailbox, spelling, parts.address_of({"address": mailbox, "spelling": spelling})
+
+
+@functools.lru_cache(maxsize=1024)
+def _esmtp(octets: bytes) -> str | None:
+    column, is_exact = parts.esmtp_of({"esmtp": orjson.loads(octets)})
+    if not is_exact:
+        raise _Unusual
+    return column
+
+
+def _signature(given: tuple[bytes, int, int | None] | None) -> Columns:
+    if given is None:
+        raise _Unusual
+    octets, signed_at, expires_at = given
+    form, auid = _form(octets)
+    return {"form": form, "auid": auid, "signed_at": signed_at, "expires_at": expires_at}
+
+
+@functools.lru_cache(maxsize=1024)
+def _form(octets: bytes) -> tuple[SigningForm, str | None]:
+    auid, *rest = orjson.loads(octets)
+    names: list[Any] = list(SigningForm._fields)
+    facts = dict(zip(names, rest, strict=True))
+    signature = {**facts, "auid": auid, "signed_at": 0, "expires_at": None}
+    columns, is_exact = parts.signature_columns(signature)
+    if not is_exact:
+        raise _Unusual
+    return columns["form"], columns["auid"]
