@@ -101,7 +101,7 @@ def _paged(
     steps: walk.Walk | None = None
     left = size if wanted.limit is None else wanted.limit
     while left > 0 and not (steps and steps.is_over):
-        with reading(engine) as connection:
+        with reading(engine) as connection, walk.keeping(connection):
             if steps is None:
                 steps = walk.Walk(planned(wanted, connection))
             found = [] if steps.is_over else steps.next(min(left, size), connection)

@@ -4,7 +4,8 @@ Promises: each page begins below the last id of the one before (never OFFSET); n
 open between pages.  SQLite and MariaDB walk the index of the rarest condition backwards, whose
 second column is the record id, and look the others up for each candidate.  PostgreSQL's arrays know
 no order: there a walk goes back in time through windows, each of them one bitmap scan, which grow
-until they fill pages.  Whatever the engine, the same ids come in the same order.
+until they fill pages.  Windows of many months have a plan that PostgreSQL keeps: to make one takes
+longer than to follow it.  Whatever the engine, the same ids come in the same order.
 
 Raises: DataError for a search that no index answers.
 
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ from sqlalchemy import (
     Integer,
     Select,
     and_,
+    any_,
     bindparam,
     case,
     false,
@@ -36,6 +39,7 @@ from sqlalchemy import (
     true,
     union,
 )
+from sqlalchemy.dialects import postgresql
 
 from carbonseal.milter.archive import retrieve, schema, terms
 from carbonseal.milter.archive.search import checks, compiler, conditions
@@ -45,11 +49,13 @@ from carbonseal.policies.errors import DataError
 
 RARE = 1000  # counting further does not change which condition should lead
 # The first window holds so many records, whatever they are; a statement costs about as much as
-# finding a thousand.  Of what is not among them, a thousand times as many hold some thousands.
+# finding a thousand.  Of what is not among them, three thousand times as many hold some thousands.
 _FIRST_WINDOW = 1000
-_GROWTH, _LEAST_GROWTH = 1000, 4
+_GROWTH, _LEAST_GROWTH = 3000, 2
 _SHORTEST = 3_600_000  # milliseconds of a window
-_LONGEST = 2 * 366 * 86_400_000  # beyond, everything that is left
+_LONGEST = 366 * 86_400_000  # beyond, everything that is left
+_FAR = 10  # times the first window: from there on only the index of what is asked for helps
+_COPIES = 8  # of a bound; see `_hinted`
 _PROBED = 32 * 86_400_000  # in which the first window is looked for: a month or two are planned for
 _MOST_CANDIDATES = 2000  # whose stored text is looked at together
 _OLDEST = "0" * terms.RECORD_ID_LENGTH
@@ -173,11 +179,17 @@ def _walked(source: FromClause) -> FromClause:
 
 
 def candidates(
-    plan: Plan, lead: Leaf | None, bounds: Bounds, *, has_first: bool, has_last: bool
+    plan: Plan,
+    lead: Leaf | None,
+    bounds: Bounds,
+    *,
+    has_first: bool,
+    has_last: bool,
+    is_far: bool = False,
 ) -> Select[Any]:
     """Ids that one lead brings, and the flags that are needed of them; in no order.
 
-    `has_first`, `has_last`: whether that bound excludes anything.
+    `has_first`, `has_last`: whether that bound excludes anything; `is_far`: see `_hinted`.
     """
     source = MESSAGE if lead is None or lead.table is None else lead.table
     walked = _walked(source)
@@ -186,7 +198,8 @@ def candidates(
     others = in_time if plan.has_arrays else None
     says = (has_first, has_last)
     query: Select[Any] = select(walked.c.record_id)
-    query = query.where(*_in_time(plan, lead, walked, bounds, says))
+    in_window = _hinted(walked) if is_far else _in_time(plan, lead, walked, bounds, says)
+    query = query.where(*(itertools.compress(in_window, says) if is_far else in_window))
     if lead is not None:
         query = query.where(lead.holds(walked.c))
     if not conditions.is_true(root):
@@ -211,11 +224,29 @@ def _in_time(
     return within(bounds, walked.c)
 
 
-def page(plan: Plan, lead: Leaf | None, *, has_first: bool, has_last: bool) -> Select[Any]:
+def _hinted(walked: FromClause) -> list[ColumnElement[bool]]:
+    """The same bounds for a plan that is kept: they say which months are left out, when it is run.
+
+    PostgreSQL, which then knows no values, takes two bounds for a small part of any month, and
+    would read all record ids of many months.  It thinks that the more of several bounds hold, the
+    more of them there are.
+    """
+    first, last = ([bound] * _COPIES for bound in _TIME)
+    record_id = walked.c.record_id
+    return [
+        record_id >= any_(postgresql.array(first)),
+        record_id < any_(postgresql.array(last)),
+    ]
+
+
+def page(
+    plan: Plan, lead: Leaf | None, *, has_first: bool, has_last: bool, is_far: bool = False
+) -> Select[Any]:
     """The newest candidates that one lead brings: of the time from `first` (inclusive, where the
     search says it), to `last` (exclusive, likewise), at most `size`, which are its parameters.
     """
-    query = candidates(plan, lead, _TIME, has_first=has_first, has_last=has_last)
+    says = {"has_first": has_first, "has_last": has_last}
+    query = candidates(plan, lead, _TIME, is_far=is_far, **says)
     size = bindparam("size", type_=Integer())
     if lead is not None and (lead.elements or lead.is_range or lead.is_windowed):
         # Planners see LIMIT and walk the primary key through years of other people's mail.
@@ -251,20 +282,14 @@ def whole(plan: Plan) -> ColumnElement[bool] | None:
 
 @functools.cache
 def _probe(has_first: bool, has_last: bool) -> Select[Any]:
-    """The newest records, of which it says the first, the last and the number."""
+    """The newest record, and the last of a window of so many."""
     record_id = MESSAGE.c.record_id
-    some = select(record_id).order_by(record_id.desc()).limit(_FIRST_WINDOW)
+    some = select(record_id).order_by(record_id.desc()).limit(1)
     if has_first:
         some = some.where(record_id >= bindparam("first", type_=record_id.type))
     if has_last:
         some = some.where(record_id < bindparam("last", type_=record_id.type))
-    newest = some.cte("newest")
-    ids = select(newest.c.record_id).limit(1)
-    return select(
-        ids.order_by(newest.c.record_id.desc()).scalar_subquery(),
-        ids.order_by(newest.c.record_id).scalar_subquery(),
-        select(func.count()).select_from(newest).scalar_subquery(),
-    )
+    return select(some.scalar_subquery(), some.offset(_FIRST_WINDOW - 1).scalar_subquery())
 
 
 class Walk:
@@ -273,7 +298,7 @@ class Walk:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._first, self._last = plan.bounds
-        self._span = _SHORTEST
+        self._span = self._begun = _SHORTEST
         self._has_begun = False
         self._candidates = 0
         self._pages: dict[Any, Select[Any]] = {}
@@ -317,9 +342,7 @@ class Walk:
             rows = self._merged((low, self._last), size - len(found), connection)
             found += rows
             if len(found) < size:
-                # What is missing, twice, at the rate at which they were found.
-                growth = 2 * size // len(found) if found else _GROWTH
-                self._span *= min(max(growth, _LEAST_GROWTH), _GROWTH)
+                self._span *= _growth(len(found), size - len(found))
                 self._last = low
                 self.is_over = low <= self._first
             else:
@@ -336,45 +359,47 @@ class Walk:
         if is_latest:  # only PostgreSQL has months to leave out
             near = _about_newest(connection) if self._plan.has_arrays else None
         low = self._first if near is None else _earlier(near, _PROBED, self._first)
-        newest, oldest, number = self._probed(low, connection)
+        newest, oldest = self._probed(low, connection)
         if newest is None and low > self._first:
             low = self._first
-            newest, oldest, number = self._probed(low, connection)
-        if newest is None or oldest is None:
+            newest, oldest = self._probed(low, connection)
+        if newest is None:
             self.is_over = True
             return
         if is_latest and self._plan.has_arrays:
             connection.info[_SEEN] = newest
         self._last = min(self._last, _after(newest))
-        if number < _FIRST_WINDOW:  # all that there are
+        if oldest is None:  # these are all that there are
             oldest = low
-        self._span = max(_SHORTEST, _milliseconds(self._last, oldest) + 1)
+        self._span = self._begun = max(_SHORTEST, _milliseconds(self._last, oldest) + 1)
 
-    def _probed(self, first: str, connection: Connection) -> tuple[str | None, str | None, int]:
-        """The newest record that is not older than `first`, that of a window before it, and how
-        many there are between them.
+    def _probed(self, first: str, connection: Connection) -> tuple[str | None, str | None]:
+        """The newest record that is not older than `first`, and the last of a window that begins
+        with it; None where there are fewer.
         """
         given = {"first": first, "last": self._last}
         # Elsewhere a bound costs nothing, and shows that the index is not read from end to end.
         says = (first > _OLDEST, self._last < _NEWEST) if self._plan.has_arrays else (True, True)
         with retrieve.repeated(connection):
             row = connection.execute(_probe(*says), given).one()
-        return row[0], row[1], row[2]
+        return row[0], row[1]
 
     def _merged(self, bounds: Bounds, size: int, connection: Connection) -> list[Any]:
         rows: dict[str, Any] = {}
         given = {"first": bounds[0], "last": bounds[1], "size": size}
+        is_far = self._span > _FAR * self._begun
         for lead in self._plan.leads:
-            query = self._page(lead, **_says_something(bounds))
-            with _sent(lead, bounds, connection):
+            is_kept = self._has_begun and _is_of_one_index(self._plan, lead)
+            query = self._page(lead, is_far=is_kept and is_far, **_says_something(bounds))
+            with _sent(lead, bounds, connection, is_kept=is_kept):
                 found = connection.execute(query, given).all()
             rows |= {row[0]: row for row in found}
         return [rows[key] for key in sorted(rows, reverse=True)[:size]]
 
-    def _page(self, lead: Leaf | None, *, has_first: bool, has_last: bool) -> Select[Any]:
-        key = (lead, has_first, has_last)
+    def _page(self, lead: Leaf | None, **how: bool) -> Select[Any]:
+        key = (lead, *how.items())
         if key not in self._pages:
-            self._pages[key] = page(self._plan, lead, has_first=has_first, has_last=has_last)
+            self._pages[key] = page(self._plan, lead, **how)
         return self._pages[key]
 
     def _decided(self, rows: list[Any], connection: Connection) -> list[str]:
@@ -392,13 +417,81 @@ class Walk:
         ]
 
 
+def _growth(found: int, missing: int) -> int:
+    """How many times the last window the next one is, if as many are found in it again.
+
+    Of few that were found, by chance, there may be far fewer.
+    """
+    if not found:
+        return _GROWTH
+    times = missing / found * (1 + 3 / math.sqrt(found))
+    return min(max(math.ceil(times), _LEAST_GROWTH), _GROWTH)
+
+
+def _is_of_one_index(plan: Plan, lead: Leaf | None) -> bool:
+    """Whether only the array of one table is asked: for that, one plan is as good as another."""
+    if not plan.has_arrays or lead is None or not lead.elements:
+        return False
+    others = conditions.sql_leaves(conditions.simplified(plan.root, lead))
+    return all(one.elements and one.table is lead.table for one in others)
+
+
 def _sent(
-    lead: Leaf | None, bounds: Bounds, connection: Connection
+    lead: Leaf | None, bounds: Bounds, connection: Connection, *, is_kept: bool
 ) -> AbstractContextManager[None]:
     """How PostgreSQL is to plan a page: anew where it depends on the time or on what is wanted."""
-    if lead is None or lead.elements or lead.is_windowed or bounds != (_OLDEST, _NEWEST):
-        return nullcontext()
-    return retrieve.repeated(connection)
+    hangs_on_values = lead is None or lead.elements or lead.is_windowed
+    if is_kept or not (hangs_on_values or bounds != (_OLDEST, _NEWEST)):
+        return retrieve.repeated(connection)
+    return _anew(connection)
+
+
+@contextmanager
+def keeping(connection: Connection) -> Iterator[None]:
+    """For a page of results: what is `repeated` in here is planned once for all values.
+
+    Left to itself PostgreSQL plans again and again what it takes for cheaper with values, and does
+    not count what that costs.  The first page of a connection it plans as ever: many have no other.
+    """
+    mode = _Mode(connection) if connection.info.get(_STEADY) else None
+    if mode is None or _ASKED not in connection.info:
+        connection.info[_ASKED] = True
+        yield
+        return
+    connection.info[_KEEPING] = mode
+    mode.set(b"force_generic_plan")
+    try:
+        yield
+    finally:
+        connection.info.pop(_KEEPING)
+        mode.set(b"auto")
+
+
+@contextmanager
+def _anew(connection: Connection) -> Iterator[None]:
+    """What is sent in here is planned for its values."""
+    mode = connection.info.get(_KEEPING)
+    if mode is None:
+        yield
+        return
+    mode.set(b"auto")
+    try:
+        yield
+    finally:
+        mode.set(b"force_generic_plan")
+
+
+class _Mode:
+    """How PostgreSQL plans what a connection sends."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._driver: Any = connection.connection.driver_connection
+        self._fault: Any = connection.dialect.dbapi.Error  # type: ignore[union-attr]
+
+    def set(self, name: bytes) -> None:
+        """At once: SQLAlchemy would take longer for it than the server."""
+        with suppress(self._fault):  # of a lost connection the next statement tells
+            self._driver.pgconn.exec_(b"SET plan_cache_mode = " + name)
 
 
 def _about_newest(connection: Connection) -> str | None:
@@ -466,6 +559,7 @@ def steady(connection: Connection) -> None:
 
 
 _STEADY, _SEEN = "carbonseal steady", "carbonseal seen"
+_ASKED, _KEEPING = "carbonseal asked", "carbonseal keeping"
 _PLANNING = (
     ("enable_seqscan", "off"),
     ("cpu_operator_cost", "0.02"),

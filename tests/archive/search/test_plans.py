@@ -27,6 +27,7 @@ from support.archive import (
 from support.archive import headers as build_headers
 from support.event_lines import active, attempt, build, change, client
 
+from carbonseal.milter.archive import database
 from carbonseal.milter.archive.completeness.finding import Period
 from carbonseal.milter.archive.completeness.report import Asked, Report
 from carbonseal.milter.archive.search import conditions, query, statistics, trace, walk
@@ -384,6 +385,50 @@ def test_a_frequent_condition_fills_the_first_window(large: Archive) -> None:
 def windows(statements: list[tuple[str, Any]]) -> list[Any]:
     """What was bound in statements that look for candidates in a window."""
     return [given for statement, given in statements if statement.startswith("WITH found")]
+
+
+KEPT = "SELECT name, statement, parameter_types::text[] FROM pg_prepared_statements"
+
+
+def test_a_plan_for_any_time_reads_no_record_ids(large: Archive) -> None:
+    """Windows of many months have one plan, which must go through the index of terms alone."""
+    if large.engine.dialect.name != "postgresql":
+        pytest.skip("only PostgreSQL walks through windows")
+    engine = database.reading_engine(large.database_url)
+    try:
+        for number in range(8):
+            list(query.search(engine, build_search(f"login:user{number}")))
+            list(query.search(engine, build_search(f"subject:word{200 + number}")))
+        with query.reading(engine) as connection:
+            connection.execute(text("SET plan_cache_mode = force_generic_plan"))
+            far = [
+                (name, types)
+                for name, statement, types in connection.execute(text(KEPT)).all()
+                if "< ANY (ARRAY[" in statement
+            ]
+            plans, narrow = (
+                [explained(f"{name}({given(types, last)})", connection) for name, types in far]
+                for last in ("f", "0")
+            )
+    finally:
+        engine.dispose()
+    assert plans
+    for plan in plans:
+        assert "_terms_idx" in plan
+        assert "_pkey" not in plan
+    assert all("Subplans Removed" in plan for plan in narrow)
+
+
+def explained(statement: str, connection: Connection) -> str:
+    return "\n".join(connection.execute(text(f"EXPLAIN EXECUTE {statement}")).scalars())
+
+
+def given(types: list[str], last: str) -> str:
+    """Values for a statement: of ids, the last begins with that digit."""
+    ids = [f"'{digit}{'0' * 31}'::uuid" for digit in ("0", last)][-types.count("uuid") :]
+    return ", ".join(
+        ids.pop(0) if one == "uuid" else "'{1,2}'" if one.endswith("[]") else "20" for one in types
+    )
 
 
 MOST_STATEMENTS = {"sqlite": 9, "mariadb": 9, "mysql": 9, "postgresql": 13}

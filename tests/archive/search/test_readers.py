@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,17 +57,25 @@ def test_a_writers_connection_forgets_what_the_planner_was_told(filled: Archive)
 
 
 @pytest.mark.parametrize("module_archive", ["postgresql"], indirect=True)
-def test_only_what_hangs_on_no_value_is_planned_for_good(reader: Engine) -> None:
-    """PostgreSQL remembers how to look up rows by their keys, and never how to find by terms."""
+def test_what_is_asked_again_and_again_is_planned_for_good(reader: Engine) -> None:
+    """PostgreSQL remembers from the second page on how pages are found and looked up, makes no
+    other plans for them, and remembers nothing of what else it is asked.
+    """
     for _ in range(12):
         found(reader)
         list(query.search(reader, build_search("message-id:1@example.com")))
+        list(query.search(reader, build_search("login:alice size:>1")))
+        query.count(reader, build_search("login:alice"))
     with reader.connect() as connection:
-        asked = text("SELECT statement, generic_plans FROM pg_prepared_statements")
-        kept = {row[0]: row[1] for row in connection.execute(asked)}
-    assert not any("terms" in statement for statement in kept)
-    assert any(count for statement, count in kept.items() if "message_id_hash" in statement)
+        asked = text("SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements")
+        kept = {row[0]: (row[1], row[2]) for row in connection.execute(asked)}
+        mode = connection.execute(text("SHOW plan_cache_mode")).scalar_one()
+    assert all(generic and not custom for generic, custom in kept.values())
+    assert any("terms" in statement for statement in kept)
+    assert any("message_id_hash" in statement for statement in kept)
     assert any("recipients" in statement for statement in kept)
+    assert not any(re.search(r"count\(|size >", statement) for statement in kept)
+    assert mode == "auto"
 
 
 @pytest.mark.parametrize("module_archive", ["postgresql", "mariadb"], indirect=True)
