@@ -126,7 +126,7 @@ def _gather_in_large_pages() -> None:
 
     The objects that one message touches are strewn over the whole heap, and between two messages
     other processes have used the caches: addresses are translated anew each time.  With large pages
-    a message takes some 5 percent less of the processor; a worker holds no more than before, but
+    a message takes 3 to 6 percent less of the processor; a worker holds no more than before, but
     shares some 17 MB less of it with the others.
     """
     madvise = getattr(ctypes.CDLL(None), "madvise", None)
