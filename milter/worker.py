@@ -41,8 +41,6 @@ DRAIN = b"D"
 UNSUPPORTED = 69  # EX_UNAVAILABLE: this libmilter does not take fd:N
 _TEND_EVERY = 1.0  # seconds between the spool's housekeeping
 _M_ARENA_MAX = -8  # glibc's number, malloc.h
-_MADV_COLLAPSE = 25  # Linux 6.1, linux/mman.h; glibc's headers know it since 2.37
-_LARGE_PAGE = 2 * 1024 * 1024  # octets; where they are larger the kernel declines
 
 
 def run(
@@ -97,7 +95,6 @@ def run(
         libmilter.opensocket(False)
     except libmilter.error:
         return UNSUPPORTED
-    _gather_in_large_pages()  # before there are threads, whose stacks would be filled up
     threading.Thread(target=_serve, name="libmilter", daemon=True).start()
     tended = (spool.tend, outages.look) if has_alternate else (spool.tend,)
     threading.Thread(target=_tend, args=(tended,), name="spool", daemon=True).start()
@@ -119,40 +116,6 @@ def _keep_one_heap() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # only glibc divides its heap
         mallopt(_M_ARENA_MAX, 1)
-
-
-def _gather_in_large_pages() -> None:
-    """Have the kernel move what this process holds into large pages, if it can (madvise(2)).
-
-    The objects that one message touches are strewn over the whole heap, and between two messages
-    other processes have used the caches: addresses are translated anew each time.  With large pages
-    a message takes 3 to 6 percent less of the processor; a worker holds no more than before, but
-    shares some 17 MB less of it with the others.
-    """
-    madvise = getattr(ctypes.CDLL(None), "madvise", None)
-    if madvise is None or not sys.platform.startswith("linux"):
-        return
-    for begin, end in _heap():
-        first = -(-begin // _LARGE_PAGE) * _LARGE_PAGE
-        for place in range(first, end - _LARGE_PAGE + 1, _LARGE_PAGE):
-            # Declined by older kernels, and where there are no large pages; nothing is lost then.
-            madvise(ctypes.c_void_p(place), ctypes.c_size_t(_LARGE_PAGE), _MADV_COLLAPSE)
-
-
-def _heap() -> Iterable[tuple[int, int]]:
-    """Where memory lies that is this process's own and no file's: first and last address (proc(5)).
-
-    Stacks are left out, and what is shared (the counters).
-    """
-    try:
-        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-            found = [line.split() for line in maps]
-    except OSError:
-        return
-    for places, permissions, _, _, inode, *name in found:
-        if permissions == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
-            begin, _, end = places.partition("-")
-            yield int(begin, 16), int(end, 16)
 
 
 def _serve() -> None:
