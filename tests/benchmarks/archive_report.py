@@ -118,7 +118,14 @@ def _loading(runs: list[Results]) -> list[Row]:
     rows = [
         [
             *("", "records/s on its own", "while others worked", "µs CPU of the writer"),
-            *("first 100,000", "last", "of the server", "MB", "others' cores while asked"),
+            *(
+                "first 100,000",
+                "last",
+                "of the server",
+                "MB",
+                "others' cores while asked",
+                "disturbed",
+            ),
         ]
     ]
     for run in runs:
@@ -134,6 +141,7 @@ def _loading(runs: list[Results]) -> list[Row]:
                 str(one.get("server_cpu_us", "")),
                 str(one["most_resident_mb"]),
                 str(run.get("others", "")),
+                str(sum(one.get("disturbed", 0) for one in run.get("questions", ()))),
             ]
         )
     return rows

@@ -18,6 +18,7 @@ _TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 _LITTLE = 0.15  # cores; housekeeping of the system takes some
 _IDLE = (3, 4)  # idle and waiting for the disk, among the figures of /proc/stat
 _COUNTED = 8  # the figures after it are part of the first ones
+_STEAL = 7
 
 
 class Watch:
@@ -40,6 +41,14 @@ class Watch:
         }
 
 
+def stolen() -> int:
+    """Ticks during which the host of this virtual machine ran others instead, all cores (proc(5)).
+
+    Compared before and after: whether what lies between was disturbed, as far as ticks tell.
+    """
+    return int(_figures()[_STEAL])
+
+
 def is_busy(facts: dict[str, Any]) -> bool:
     """Whether others used more than a little of the machine."""
     return bool(facts["others"] > _LITTLE)
@@ -52,5 +61,8 @@ def _own() -> float:
 
 
 def _all() -> float:
-    figures = Path("/proc/stat").read_text().partition("\n")[0].split()[1 : 1 + _COUNTED]
-    return sum(int(one) for place, one in enumerate(figures) if place not in _IDLE) * _TICK
+    return sum(int(one) for place, one in enumerate(_figures()) if place not in _IDLE) * _TICK
+
+
+def _figures() -> list[str]:
+    return Path("/proc/stat").read_text().partition("\n")[0].split()[1 : 1 + _COUNTED]
