@@ -238,7 +238,9 @@ def told(facts: Iterable[Fact], recipients: Sequence[str], copies: Sequence[str]
     for one in known:
         # "deliverable" and "undeliverable" are answers to address probes, which carry no mail.
         if isinstance(one, Attempt) and one.status in _STATUS:
-            attempts.setdefault(mailbox(one.recipient), {})[mailbox(one.to)] = one
+            last, to = attempts.setdefault(mailbox(one.recipient), {}), mailbox(one.to)
+            if not _is_late(one, last.get(to)):
+                last[to] = one
     whole = _whole([one for one in known if not (isinstance(one, Change) and one.is_part)])
     parts = [one for one in known if isinstance(one, Change) and one.is_part]
     ends = [(text, False) for text in recipients] + [(text, True) for text in copies]
@@ -256,6 +258,18 @@ def told(facts: Iterable[Fact], recipients: Sequence[str], copies: Sequence[str]
         tuple(sorted(others, key=_order)),
         known,
     )
+
+
+def _is_late(one: Attempt, last: Attempt | None) -> bool:
+    """Whether the line about this attempt was written after that of a later one.
+
+    Postfix tries nobody again whom a message has reached or been refused for.  At a reload two
+    postlogd(8) may write at once, and on a busy machine out of order.  Not so for messages made
+    from this one: what is delivered to a filter goes on under another queue id.
+    """
+    if last is None or one.is_part or last.is_part:
+        return False
+    return last.state in FINAL and one.state not in FINAL
 
 
 def _order(one: Fact) -> tuple[str, int, str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from carbonseal.milter.archive import segments
 from carbonseal.milter.follow import journal as journals
@@ -63,12 +63,20 @@ class PrivateJournal:
             (self.directory / "boot_id").write_text(f"{boot_id}\n")
         self._socket.unlink(missing_ok=True)
         script = _ALONE.format(journald=_JOURNALD)
-        self.process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", script, self.directory],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_until(self._socket.exists, "journald")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+            notices.bind("")  # a name of the kernel's choice, which begins with NUL
+            notices.settimeout(PATIENCE)
+            name = notices.getsockname().decode("ascii").replace("\0", "@")
+            self.process = subprocess.Popen(
+                ["unshare", "--mount", "sh", "-c", script, self.directory],
+                env={**os.environ, "NOTIFY_SOCKET": name},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            # Its socket is there a moment before it asks who sends, and what it then gets has no
+            # _UID: nothing that Postfix could have written.
+            while b"READY=1" not in notices.recv(4096):
+                pass
 
     def stop(self) -> None:
         """End the daemon; what it was sent is written."""

@@ -45,6 +45,11 @@ STATES = [
         "delivered",
         id="deferred-then-delivered",
     ),
+    pytest.param(
+        [QUEUED, attempt(BOB, "sent", 1), change("removed", 1), attempt(BOB, "deferred", 2)],
+        "delivered",
+        id="deferred-by-a-line-that-was-written-late",
+    ),
     pytest.param([QUEUED, attempt(BOB, "bounced"), REMOVED], "bounced", id="bounced"),
     pytest.param(
         [QUEUED, attempt(BOB, "deferred"), change("expired"), REMOVED],

@@ -318,7 +318,7 @@ def test_a_dry_run_imports_nothing(archive: Archive, tmp_path: Path) -> None:
     path = bundles.export(archive, tmp_path / "b")
     before = sorted(archive.spool_directory.rglob("*.jsonl"))
     result = bundles.call(archive, "import", str(path), "--dry-run")
-    assert "3 records would be in the spool" in result.stderr
+    assert "would put 3 records into the spool" in result.stderr
     assert sorted(archive.spool_directory.rglob("*.jsonl")) == before
 
 
