@@ -74,8 +74,8 @@ def read(
     """All of `entries`; None when there are none.  `compress` makes the stored header sections.
 
     They are compressed together, which takes half the time.  `indexed`: header fields to be found.
-    `seen` is shown every line on the way, since reading it
-    again would cost as much as taking it apart.
+    `seen` is shown every line on the way, since reading it again would cost as much as taking it
+    apart.
     """
     batch = Batch(segment, [], [], [])
     segment_id = terms.term(segment.name)

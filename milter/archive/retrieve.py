@@ -39,7 +39,6 @@ from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Ro
 from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.verdicts import Verdict
 
-_CHUNK = 500
 _FAR = 45 * 86_400_000  # milliseconds
 ERASED = "erased"  # stands for the mailbox of a person who was erased
 
@@ -192,7 +191,7 @@ class ByKey:
         """The rows that there are, in no order."""
         is_array = _has_arrays(connection)
         query = self._array if is_array else self._listed
-        for chunk in chunks(list(keys), _CHUNK):
+        for chunk in chunks(list(keys)):
             with repeated(connection):
                 given = {"keys": _array_text(chunk) if is_array else chunk}
                 found = connection.execute(query, given).all()
@@ -201,7 +200,7 @@ class ByKey:
     def as_given(self, keys: Iterable[Any], connection: Connection) -> Iterator[Any]:
         """The same with values as the driver gives them, for keys of a type that it takes."""
         listed, array = self._as_given
-        for chunk in chunks(list(keys), _CHUNK):
+        for chunk in chunks(list(keys)):
             if _has_arrays(connection):
                 yield from array.rows({"keys": _array_text(chunk)}, connection)
             else:
@@ -299,7 +298,7 @@ class ByRecord:
 
     def rows(self, record_ids: Iterable[str], connection: Connection) -> Iterator[Any]:
         """The rows that there are, in no order."""
-        for chunk in chunks(list(record_ids), _CHUNK):
+        for chunk in chunks(list(record_ids)):
             query, given = self._listed, {"keys": chunk}
             if _has_arrays(connection):
                 given, is_far = self._given(chunk)
@@ -314,7 +313,7 @@ class ByRecord:
         """
         listed, near, far = self._as_given
         found: dict[str, Any] = {}
-        for chunk in chunks(list(record_ids), _CHUNK):
+        for chunk in chunks(list(record_ids)):
             names = {terms.pack_record_id(one): one for one in chunk}
             if _has_arrays(connection):
                 given, is_far = self._given(chunk)
@@ -376,7 +375,7 @@ def _dictionary(
     query = select(key, *(table.c[name] for name in kind._fields))
     return {
         identifier: kind(*values)
-        for chunk in chunks(sorted(identifiers), _CHUNK)
+        for chunk in chunks(sorted(identifiers))
         for identifier, *values in connection.execute(query.where(key.in_(chunk)))
     }
 
@@ -385,7 +384,7 @@ def _by_record(table: Table, record_ids: Sequence[str], connection: Connection) 
     query, names = select(table), table.c.keys()
     return [
         dict(zip(names, row, strict=True))
-        for chunk in chunks(list(record_ids), _CHUNK)
+        for chunk in chunks(list(record_ids))
         for row in connection.execute(query.where(table.c.record_id.in_(chunk))).all()
     ]
 
@@ -414,7 +413,7 @@ def _messages(record_ids: Sequence[str], connection: Connection) -> Iterator[Col
         selected += [table.c[field].label(f"{name}_{field}") for field in kind._fields]
     query = select(*selected).select_from(source)
     names = [column.name for column in own]
-    for chunk in chunks(list(record_ids), _CHUNK):
+    for chunk in chunks(list(record_ids)):
         for row in connection.execute(query.where(columns.record_id.in_(chunk))).all():
             made = dict(zip(names, row, strict=False))
             for name, kind, start, end in places:

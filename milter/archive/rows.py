@@ -237,12 +237,8 @@ def _message(
         "client_name": parts.short_name(client_columns["client_name"], end["address"]),
         "login": parts.stored(login),
         "login_hash": login_hash(login) if login else None,
-        "reverse_path": end["address"],
-        "reverse_path_spelling": end["spelling"],
-        "reverse_path_raw": end["raw"],
-        "reverse_path_resolved": end["resolved"],
+        **reverse_path_columns(reverse_path),
         "reverse_path_esmtp": esmtp,
-        "reverse_path_about": end["about"],
         "crossing": parts.choice(schema.CROSSINGS, record["crossing"]),
         "disposition": parts.choice(schema.DISPOSITIONS, record["disposition"]),
         "is_signed": bool(record["signatures"]),
@@ -289,6 +285,17 @@ def _numbers(record: Mapping[str, Any]) -> packed.Numbers:
 def login_hash(login: str) -> int:
     """By which a login is found."""
     return terms.found_by(login.casefold())
+
+
+def reverse_path_columns(end: End) -> Columns:
+    """How a message row holds its reverse-path, but for ESMTP parameters."""
+    return {
+        "reverse_path": end.columns["address"],
+        "reverse_path_spelling": end.columns["spelling"],
+        "reverse_path_raw": end.columns["raw"],
+        "reverse_path_resolved": end.columns["resolved"],
+        "reverse_path_about": end.columns["about"],
+    }
 
 
 def recipient_of(path: Mapping[str, Any]) -> tuple[Columns, End, bool]:

@@ -16,7 +16,8 @@ Does not: judge records (`rows` does).
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import orjson
 
@@ -40,9 +41,22 @@ _LONG = 800  # octets of a piece worth remembering; longer ones are a stranger's
 _WRONG = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 _LOGIN, _CLIENT = 0, 1  # what stands for an origin that is one of these
 
+_Make = TypeVar("_Make", bound=Callable[..., Any])
+
 
 class _Unusual(Exception):
     """The record has to be looked at as a whole."""
+
+
+def _remembered(make: _Make) -> _Make:
+    """Made once of a piece that recurs; long ones, with which strangers fill memory, each time."""
+    known = functools.lru_cache(maxsize=_REMEMBERED)(make)
+
+    @functools.wraps(make)
+    def made(piece: bytes | str, *more: Any) -> Any:
+        return (known if len(piece) <= _LONG else make)(piece, *more)
+
+    return cast(_Make, made)
 
 
 def split(
@@ -70,16 +84,10 @@ def _rows(line: Apart, indexed: frozenset[str]) -> Rows:
     ) = line.flat  # fmt: skip
     terms.pack_record_id(record_id)
     derived = derive.derive_apart(line, indexed)
-    reverse_path, sender, domain = (
-        _path(path_key) if len(path_key) <= _LONG else _path.__wrapped__(path_key)
-    )
+    reverse_path, sender, own = _path(path_key)
     circumstance, retention = _circumstance(common, reverse_path.place, reverse_path.code)
-    client_address, client_name, client = (
-        _client(client_key) if len(client_key) <= _LONG else _client.__wrapped__(client_key)
-    )
-    envelope = [
-        _recipient(one) if len(one) <= _LONG else _recipient.__wrapped__(one) for one in recipients
-    ]
+    client_address, client_name, client = _client(client_key)
+    envelope = list(map(_recipient, recipients))
     added = [parts.copy_of(text) for text in copies]
     if not all(is_exact for _, is_exact in added):
         raise _Unusual
@@ -89,9 +97,6 @@ def _rows(line: Apart, indexed: frozenset[str]) -> Rows:
         esmtp = _esmtp(esmtp)
     if client_name.endswith("@"):
         raise _Unusual
-    if domain and client_name.endswith(domain):
-        client_name = f"{client_name[: 1 - len(domain)]}@"
-    end = reverse_path.columns
     verdict, is_exact = verdicts.in_common(
         reasons,
         Abouts(
@@ -99,7 +104,7 @@ def _rows(line: Apart, indexed: frozenset[str]) -> Rows:
             client_address,
             sender,
             author_text,
-            end["about"],
+            own["reverse_path_about"],
             [*[text for _, _, text in envelope], *copies],
             [columns["about"] for columns, _, _ in envelope],
         ),
@@ -116,15 +121,11 @@ def _rows(line: Apart, indexed: frozenset[str]) -> Rows:
             "verdict": verdict,
             "retention": retention,
             "queue_id": queue_id,
-            "client_name": client_name,
+            "client_name": parts.short_name(client_name, own["reverse_path"]),
             "login": login,
             "login_hash": rows.login_hash(login) if login else None,
-            "reverse_path": end["address"],
-            "reverse_path_spelling": end["spelling"],
-            "reverse_path_raw": end["raw"],
-            "reverse_path_resolved": end["resolved"],
+            **own,
             "reverse_path_esmtp": esmtp,
-            "reverse_path_about": end["about"],
             "crossing": crossing,
             "disposition": disposition,
             "is_signed": bool(signatures),
@@ -156,19 +157,19 @@ def _rows(line: Apart, indexed: frozenset[str]) -> Rows:
     return made
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
-def _path(octets: bytes) -> tuple[End, str, str]:
-    """The reverse-path, its address, and a dot and its domain ('' if none)."""
+@_remembered
+def _path(octets: bytes) -> tuple[End, str, Columns]:
+    """The reverse-path, its address, and its columns but for ESMTP parameters."""
     raw, text, resolved, place, why = orjson.loads(octets)
-    path = {"raw": raw, "address": text, "resolved": resolved, "place": place, "why": why}
-    end = parts.end_of(path)
-    _, at, domain = (end.columns["address"] or "").rpartition("@")
+    end = parts.end_of(
+        {"raw": raw, "address": text, "resolved": resolved, "place": place, "why": why}
+    )
     if not end.is_exact:
         raise _Unusual
-    return end, text, f".{domain}" if at and domain else ""
+    return end, text, rows.reverse_path_columns(end)
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
+@_remembered
 def _recipient(octets: bytes) -> tuple[Columns, End, str]:
     """A recipient of the envelope: its columns, its end and its address."""
     path = orjson.loads(octets)
@@ -178,7 +179,7 @@ def _recipient(octets: bytes) -> tuple[Columns, End, str]:
     return columns, end, path["address"]
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
+@_remembered
 def _client(octets: bytes) -> tuple[str, str, Columns]:
     """A client: its address, its name, and the columns of its address and HELO."""
     address, name, helo = orjson.loads(octets)
@@ -188,7 +189,7 @@ def _client(octets: bytes) -> tuple[str, str, Columns]:
     return address, name, columns
 
 
-@functools.lru_cache(maxsize=1024)
+@_remembered
 def _circumstance(octets: bytes, place: int, code: str) -> tuple[Circumstance, Retention | None]:
     """What a record has in common with many others; place and code are those of its sender."""
     version, relay, config_version, listener, method, tls, stamp, kind, about, canonicalization = (
@@ -224,14 +225,14 @@ def _circumstance(octets: bytes, place: int, code: str) -> tuple[Circumstance, R
     return made, retention
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
+@_remembered
 def _author(text: str) -> tuple[str | None, bytes | None, str]:
     """An author's mailbox, its octets where they differ, and what both say."""
     mailbox, spelling = parts.dictionary_form(text)
     return mailbox, spelling, parts.address_of({"address": mailbox, "spelling": spelling})
 
 
-@functools.lru_cache(maxsize=1024)
+@_remembered
 def _esmtp(octets: bytes) -> str | None:
     column, is_exact = parts.esmtp_of({"esmtp": orjson.loads(octets)})
     if not is_exact:
@@ -247,7 +248,7 @@ def _signature(given: tuple[bytes, int, int | None] | None) -> Columns:
     return {"form": form, "auid": auid, "signed_at": signed_at, "expires_at": expires_at}
 
 
-@functools.lru_cache(maxsize=1024)
+@_remembered
 def _form(octets: bytes) -> tuple[SigningForm, str | None]:
     auid, *rest = orjson.loads(octets)
     names: list[Any] = list(SigningForm._fields)

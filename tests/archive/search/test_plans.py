@@ -393,7 +393,7 @@ KEPT = "SELECT name, statement, parameter_types::text[] FROM pg_prepared_stateme
 def test_a_plan_for_any_time_reads_no_record_ids(large: Archive) -> None:
     """Windows of many months have one plan, which must go through the index of terms alone."""
     if large.engine.dialect.name != "postgresql":
-        pytest.skip("only PostgreSQL walks through windows")
+        pytest.skip("no other engine keeps plans for its windows")
     engine = database.reading_engine(large.database_url)
     try:
         for number in range(8):
