@@ -103,8 +103,9 @@ def _stream(stream: BinaryIO, place: str) -> Iterator[Line | Mail]:
 
 def _lines(first: bytes, stream: BinaryIO, place: str) -> Iterator[Line]:
     rest = iter(lambda: stream.readline(MAX_LINE), b"")
-    for number, line in enumerate(itertools.chain((first,), rest), start=1):
-        if not line.startswith(_EVENT):
+    for number, given in enumerate(itertools.chain((first,), rest), start=1):
+        line = given.lstrip(b"\0")  # the room of an open segment, and what somebody put behind it
+        if line and not line.startswith(_EVENT):
             yield Line(f"{place}: line {number}", line)
 
 

@@ -60,7 +60,7 @@ def run(
     board = board or boards.Board(0)
     _keep_one_heap()
     record = configuration.file.record
-    spool = Spool(record.spool, limit_bytes=record.spool_limit)
+    spool = Spool(record.spool, limit_bytes=record.spool_limit, has_room=True)
     # Before any key is read: from here on nobody can take this worker's silence for a proof.
     acknowledgement = Acknowledgement(record.spool, record.relay or socket.gethostname())
     watch = Watch(

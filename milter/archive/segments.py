@@ -16,16 +16,17 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from carbonseal.keys import durable
-from carbonseal.milter.archive import merkle, record, spool
+from carbonseal.milter.archive import merkle, open_segment, record
 from carbonseal.milter.archive.spool_line import Apart, Take
 
 LOADED = "loaded"
 SET_ASIDE = "set-aside"
+_CHUNK = 64 * 1024
 _CUT = "the closed segment ends in the middle of this line"
 
 
@@ -61,12 +62,14 @@ def pending(directory: Path) -> list[Segment]:
         names = sorted(entry.name for entry in os.scandir(directory) if entry.is_file())
     except FileNotFoundError:
         return []
-    return [_segment(directory / name) for name in names if name.endswith(spool.CLOSED_SUFFIX)]
+    return [
+        _segment(directory / name) for name in names if name.endswith(open_segment.CLOSED_SUFFIX)
+    ]
 
 
 def _segment(path: Path) -> Segment:
-    is_open = path.name.endswith(spool.OPEN_SUFFIX)
-    suffix = spool.OPEN_SUFFIX if is_open else spool.CLOSED_SUFFIX
+    is_open = path.name.endswith(open_segment.OPEN_SUFFIX)
+    suffix = open_segment.OPEN_SUFFIX if is_open else open_segment.CLOSED_SUFFIX
     return Segment(name=path.name[: -len(suffix)], path=path, is_closed=not is_open)
 
 
@@ -87,6 +90,10 @@ def read(
     with stream:
         stream.seek(offset)
         for line in stream:
+            if not segment.is_closed and b"\0" in line:
+                # Room that nothing stands in yet, or a line that is being written into it: its end
+                # may be seen before its beginning.  No line has such an octet, it is JSON.
+                return
             if not line.endswith(b"\n"):
                 if segment.is_closed:
                     # It does not count as read: the whole segment may come back from a copy.
@@ -104,11 +111,35 @@ def read(
             offset = end
 
 
+def has_more(segment: Segment, offset: int) -> bool:
+    """Whether anything stands at an offset of an open segment: a size says nothing, it has room."""
+    try:
+        with open(segment.path, "rb", buffering=0) as stream:
+            stream.seek(offset)
+            return stream.read(1) not in (b"", b"\0")
+    except FileNotFoundError:
+        return True  # closed meanwhile
+
+
+def end_of(path: Path) -> int:
+    """Where the last line of a segment ends, and the room of an open one begins.  OSError."""
+    with open(path, "rb", buffering=0) as stream:
+        end = stream.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - _CHUNK)
+            stream.seek(begin)
+            written = stream.read(end - begin).rstrip(b"\0")
+            end = begin + len(written)
+            if written:
+                break
+    return end
+
+
 def _open(segment: Segment) -> BinaryIO:
     try:
         return open(segment.path, "rb")
     except FileNotFoundError:
-        return open(segment.path.with_name(segment.name + spool.CLOSED_SUFFIX), "rb")
+        return open(segment.path.with_name(segment.name + open_segment.CLOSED_SUFFIX), "rb")
 
 
 def _entry(line: bytes, offset: int, end: int, position: int) -> Entry:
@@ -159,7 +190,7 @@ def remove_loaded(directory: Path, *, before: float) -> int:
     except FileNotFoundError:
         return 0
     for entry in entries:
-        if entry.name.endswith(spool.CLOSED_SUFFIX) and entry.stat().st_mtime < before:
+        if entry.name.endswith(open_segment.CLOSED_SUFFIX) and entry.stat().st_mtime < before:
             os.unlink(entry.path)
             removed += 1
     return removed
@@ -220,16 +251,19 @@ def _close_orphan(handle: int, segment: Segment) -> Segment:
     tree = merkle.Tree()
     end = 0
     has_footer = False
-    for entry in read(segment, 0):
+    # As if it were closed: only its end may be cut, whatever a disk has left of a line before it.
+    for entry in read(replace(segment, is_closed=True), 0):
+        if entry.fault == _CUT:
+            break
         end = entry.end
         has_footer = entry.is_footer
         if entry.fault is None and not entry.is_footer:
             tree.add(entry.line)
     os.ftruncate(handle, end)
     if not has_footer:  # it has one when the owner died between footer and rename
-        os.pwrite(handle, spool.footer(segment.name, tree), end)
+        os.pwrite(handle, open_segment.footer(segment.name, tree), end)
     os.fdatasync(handle)
-    closed = segment.path.with_name(segment.name + spool.CLOSED_SUFFIX)
+    closed = segment.path.with_name(segment.name + open_segment.CLOSED_SUFFIX)
     os.rename(segment.path, closed)
     durable.sync_directory(segment.path.parent)
     return Segment(segment.name, closed, True)

@@ -16,24 +16,18 @@ segment of its own.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from carbonseal.keys import durable
-from carbonseal.milter.archive import merkle, record
+from carbonseal.milter.archive import open_segment
 from carbonseal.policies.errors import TryLater
 
-OPEN_SUFFIX = ".open.jsonl"
-CLOSED_SUFFIX = ".jsonl"
 SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_SECONDS = 60.0
 _ATTEMPTS = 10  # at making a new segment
-# Not the line end alone: the torn line may lack nothing else and would become an intact record.
-_TORN_END = record.TORN_MARK + b"\n"
 
 
 class SpoolUnwritable(TryLater):
@@ -70,10 +64,15 @@ class Spool:
         limit_bytes: int | None = None,
         clock: Callable[[], float] = time.time,
         suffix: str = "",
+        has_room: bool = False,
     ) -> None:
-        """Write to `directory`; `suffix` ends the names of segments that are to be told apart."""
+        """Write to `directory`; `suffix` ends the names of segments that are to be told apart.
+
+        `has_room`: prepare the file ahead, for those whose every sync somebody waits for.
+        """
         self._directory = directory
         self._suffix = suffix
+        self._has_room = has_room
         self._segment_bytes = segment_bytes
         self._segment_seconds = segment_seconds
         self._limit_bytes = limit_bytes
@@ -81,7 +80,7 @@ class Spool:
         self._gate = threading.Lock()  # guards _next; held for an append only
         self._flush_turn = threading.Lock()  # guards the segment; held for a write and a sync
         self._next = _Batch()
-        self._segment: _OpenSegment | None = None
+        self._segment: open_segment.OpenSegment | None = None
         self._overfull: str | None = None
 
     def put(self, line: bytes) -> None:
@@ -154,18 +153,20 @@ class Spool:
             segment = self._segment = self._new_segment()
         try:
             segment.append(lines)
-        except _Unsynced:
+        except open_segment.Unsynced:
             # After a failed fsync the kernel may call the lost pages clean, so that a later fsync
             # of the same file would lie: nothing more may be promised on this file.
             segment.abandon()
             self._segment = None
             raise
 
-    def _new_segment(self) -> _OpenSegment:
+    def _new_segment(self) -> open_segment.OpenSegment:
         for _ in range(_ATTEMPTS):
             try:
-                return _OpenSegment(self._directory, self._clock(), self._suffix)
-            except _Taken:
+                return open_segment.OpenSegment(
+                    self._directory, self._clock(), self._suffix, has_room=self._has_room
+                )
+            except open_segment.Taken:
                 continue  # recovery will not be quicker than us every time
         raise OSError(errno.EAGAIN, "recovery takes every new segment for an orphan")
 
@@ -209,7 +210,7 @@ def waiting_bytes(directory: Path) -> int:
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
-                if entry.name.endswith(CLOSED_SUFFIX):
+                if entry.name.endswith(open_segment.CLOSED_SUFFIX):
                     waiting += _size(entry)
     except OSError:
         return 0
@@ -221,109 +222,3 @@ def _size(entry: os.DirEntry[str]) -> int:
         return entry.stat().st_size
     except FileNotFoundError:
         return 0  # the writer moved it away just now
-
-
-class _Taken(OSError):
-    """Recovery took a new segment for an orphan before it was locked."""
-
-
-class _Unsynced(OSError):
-    """fdatasync failed: the file's content is in doubt."""
-
-
-class _OpenSegment:
-    """One file that is being appended to, locked for as long as its owner lives."""
-
-    def __init__(self, directory: Path, now: float, suffix: str) -> None:
-        # The record id alphabet sorts by time; pid and randomness keep workers apart.
-        self.name = f"{record.new_record_id(int(now * 1000))}-{os.getpid()}{suffix}"
-        self.opened_at = now
-        self.size = 0
-        self._tree = merkle.Tree()
-        self._torn = False
-        self._directory = directory
-        self._path = os.fspath(directory / (self.name + OPEN_SUFFIX))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(self._path, flags, 0o640)
-        try:
-            self._lock()
-            durable.sync_directory(directory)
-        except _Taken:
-            os.close(self._file)  # recovery ends what it has begun
-            raise
-        except OSError:
-            self.abandon()
-            raise
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _Taken from None
-        self._inode = os.fstat(self._file).st_ino
-        if self.has_vanished():
-            # Closed under its other name already, with a footer: nothing may follow that.
-            raise _Taken
-
-    def is_due(self, now: float, seconds: float) -> bool:
-        return now - self.opened_at >= seconds and self._tree.leaves > 0
-
-    def has_vanished(self) -> bool:
-        """Whether the name no longer leads to our file (removed, or the directory was replaced)."""
-        try:
-            return os.stat(self._path).st_ino != self._inode
-        except OSError:
-            return True
-
-    def append(self, lines: list[bytes]) -> None:
-        """Write and sync.  OSError: nothing is promised, the segment stays usable."""
-        # A torn line of an earlier fault is ended first; readers skip it by its missing checksum.
-        data = b"".join([_TORN_END, *lines] if self._torn else lines)
-        written = 0
-        try:
-            while written < len(data):
-                written += os.write(self._file, data[written:] if written else data)
-        except OSError:
-            self._account_for_part(data[:written])
-            raise
-        self._torn = False
-        self.size += written
-        try:
-            os.fdatasync(self._file)
-        except OSError as fault:
-            raise _Unsynced(fault.errno, fault.strerror) from fault
-        for line in lines:
-            self._tree.add(line)
-
-    def _account_for_part(self, data: bytes) -> None:
-        """Count what a failed write left in the file: whole lines are records to any reader."""
-        if not data:
-            return
-        self.size += len(data)
-        *whole, rest = data.split(b"\n")
-        for line in whole[1:] if self._torn else whole:  # the first ends the torn line before
-            self._tree.add(line + b"\n")
-        self._torn = bool(rest)
-
-    def close(self) -> None:
-        """Write the footer and rename to the closed name."""
-        self.append([footer(self.name, self._tree)])
-        os.rename(self._path, self._directory / (self.name + CLOSED_SUFFIX))
-        durable.sync_directory(self._directory)
-        os.close(self._file)
-
-    def abandon(self) -> None:
-        """Let go of the file; an empty one is removed, any other is left to recovery."""
-        if self._tree.leaves == 0 and self.size == 0:
-            try:
-                os.unlink(self._path)
-            except OSError:
-                pass  # it is empty: whoever recovers the spool will close it
-        os.close(self._file)
-
-
-def footer(name: str, tree: merkle.Tree) -> bytes:
-    """The last line of a closed segment."""
-    return record.encode(
-        {"footer": {"segment": name, "records": tree.leaves, "merkle_root": tree.root().hex()}}
-    )

@@ -69,7 +69,7 @@ class SpoolDepth:
                 size = os.stat(segment.path).st_size
                 octets += size
                 loaded, loaded_lines = progress.get(segment.name, (0, 0))
-                if loaded >= size:
+                if loaded >= size or loaded >= (size := _end(segment, size)):
                     continue
                 lines, read = self._lines(segment, size, budget)
             except FileNotFoundError:
@@ -112,6 +112,11 @@ def _count(segment: Segment, counted: _Counted, end: int) -> int:
             counted.lines += chunk.count(b"\n")
             counted.octets += len(chunk)
     return counted.octets - begin
+
+
+def _end(segment: Segment, size: int) -> int:
+    """Where its lines end: an open segment has room behind them."""
+    return size if segment.is_closed else segments.end_of(segment.path)
 
 
 def _records_of_closed(segment: Segment, size: int) -> int | None:

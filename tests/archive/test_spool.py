@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbonseal.milter.archive import merkle, record, segments, spool
+from carbonseal.milter.archive import merkle, open_segment, record, segments, spool
 
 
 def line(number: int) -> bytes:
@@ -30,6 +31,13 @@ def numbers(directory: Path) -> list[int]:
     ]
 
 
+def torn(queue: spool.Spool, part: bytes) -> None:
+    """What a worker that is killed in the middle of a write leaves."""
+    segment = queue._segment
+    assert segment is not None
+    os.pwrite(segment._file, part, segment.size)
+
+
 def footer_of(directory: Path) -> dict[str, object]:
     (segment,) = segments.pending(directory)
     *_, last = segments.read(segment, 0)
@@ -43,6 +51,12 @@ def directory(tmp_path: Path) -> Path:
     path = tmp_path / "spool"
     path.mkdir()
     return path
+
+
+@pytest.fixture(params=[False, True], ids=["without-room", "with-room"])
+def opened(request: pytest.FixtureRequest, directory: Path) -> Callable[..., spool.Spool]:
+    """A spool as the follower opens it, and as a worker does."""
+    return functools.partial(spool.Spool, directory, has_room=request.param)
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
@@ -102,9 +116,11 @@ def test_the_growing_merkle_root_equals_the_recursive_definition(count: int) -> 
     assert tree.root() == by_definition(lines)
 
 
-def test_every_line_of_many_threads_is_in_the_segment_once(directory: Path) -> None:
+def test_every_line_of_many_threads_is_in_the_segment_once(
+    opened: Callable[..., spool.Spool], directory: Path
+) -> None:
     """Group commit loses and doubles nothing."""
-    queue = spool.Spool(directory)
+    queue = opened()
     threads = [
         threading.Thread(target=lambda base=base: [queue.put(line(base + n)) for n in range(100)])
         for base in range(0, 1600, 100)
@@ -118,9 +134,11 @@ def test_every_line_of_many_threads_is_in_the_segment_once(directory: Path) -> N
     assert footer_of(directory)["records"] == 1600
 
 
-def test_waiting_threads_share_one_sync(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_threads_share_one_sync(
+    opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever arrives during a sync shares the next one."""
-    queue = spool.Spool(directory)
+    queue = opened()
     syncing, go_on, calls = threading.Event(), threading.Event(), []
     real = os.fdatasync
 
@@ -130,7 +148,7 @@ def test_waiting_threads_share_one_sync(directory: Path, monkeypatch: pytest.Mon
         go_on.wait(10)
         real(handle)
 
-    monkeypatch.setattr(spool.os, "fdatasync", slow_sync)
+    monkeypatch.setattr(open_segment.os, "fdatasync", slow_sync)
     first = threading.Thread(target=queue.put, args=(line(0),))
     first.start()
     assert syncing.wait(10)
@@ -148,21 +166,21 @@ def test_waiting_threads_share_one_sync(directory: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
 def test_a_failed_write_is_refused_and_the_next_one_succeeds(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+    opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch, fault: int
 ) -> None:
     """A torn line is stepped over; what is acknowledged afterwards is found."""
-    queue = spool.Spool(directory)
+    queue = opened()
     queue.put(line(1))
-    real = os.write
+    real = os.pwrite
 
-    def torn_write(handle: int, data: bytes) -> int:
+    def torn_write(handle: int, data: bytes, offset: int) -> int:
         if torn_write.calls:  # type: ignore[attr-defined]
             raise OSError(fault, os.strerror(fault))
         torn_write.calls += 1  # type: ignore[attr-defined]
-        return real(handle, data[:9])
+        return real(handle, data[:9], offset)
 
     torn_write.calls = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr(spool.os, "write", torn_write)
+    monkeypatch.setattr(open_segment.os, "pwrite", torn_write)
     with pytest.raises(spool.SpoolUnwritable, match=str(directory)):
         queue.put(line(2))
     monkeypatch.undo()
@@ -173,19 +191,19 @@ def test_a_failed_write_is_refused_and_the_next_one_succeeds(
 
 
 def test_whole_lines_of_a_failed_write_are_counted_in_the_footer(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Recorded twice is better than not recorded, and the count must say what a reader finds."""
-    queue = spool.Spool(directory)
-    real, calls = os.write, []
+    queue = opened()
+    real, calls = os.pwrite, []
 
-    def short_write(handle: int, data: bytes) -> int:
+    def short_write(handle: int, data: bytes, offset: int) -> int:
         if calls:
             raise OSError(errno.ENOSPC, "no space")
         calls.append(1)
-        return real(handle, data[: len(line(1)) + 5])
+        return real(handle, data[: len(line(1)) + 5], offset)
 
-    monkeypatch.setattr(spool.os, "write", short_write)
+    monkeypatch.setattr(open_segment.os, "pwrite", short_write)
     with pytest.raises(spool.SpoolUnwritable):
         queue.put(line(1) + line(2))
     monkeypatch.undo()
@@ -196,16 +214,16 @@ def test_whole_lines_of_a_failed_write_are_counted_in_the_footer(
 
 
 def test_nothing_more_is_promised_on_a_file_whose_sync_failed(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a failed fsync a later one may lie, so a new segment is begun."""
-    queue = spool.Spool(directory)
+    queue = opened()
     queue.put(line(1))
 
     def failing_sync(handle: int) -> None:
         raise OSError(errno.EIO, "I/O error")
 
-    monkeypatch.setattr(spool.os, "fdatasync", failing_sync)
+    monkeypatch.setattr(open_segment.os, "fdatasync", failing_sync)
     with pytest.raises(spool.SpoolUnwritable):
         queue.put(line(2))
     monkeypatch.undo()
@@ -216,9 +234,11 @@ def test_nothing_more_is_promised_on_a_file_whose_sync_failed(
     assert {1, 3} <= set(numbers(directory))
 
 
-def test_a_spool_that_lost_its_directory_recovers_when_it_is_back(directory: Path) -> None:
+def test_a_spool_that_lost_its_directory_recovers_when_it_is_back(
+    opened: Callable[..., spool.Spool], directory: Path
+) -> None:
     """A record is never written into a file that nobody can find any more."""
-    queue = spool.Spool(directory)
+    queue = opened()
     queue.put(line(1))
     moved = directory.with_name("moved")
     directory.rename(moved)
@@ -229,16 +249,18 @@ def test_a_spool_that_lost_its_directory_recovers_when_it_is_back(directory: Pat
     assert numbers(directory) == [3]
 
 
-def test_a_live_segment_is_left_alone_and_an_orphan_is_closed(directory: Path) -> None:
+def test_a_live_segment_is_left_alone_and_an_orphan_is_closed(
+    opened: Callable[..., spool.Spool], directory: Path
+) -> None:
     """Recovery tells them apart by the lock that dies with its owner."""
-    queue = spool.Spool(directory)
+    queue = opened()
     queue.put(line(1))
     assert segments.recover(directory) == []
     child = os.fork()
     if child == 0:
-        orphan = spool.Spool(directory)
+        orphan = opened()
         orphan.put(line(2))
-        os.write(orphan._segment._file, b'{"v":1,"numb')  # type: ignore[union-attr]
+        torn(orphan, b'{"v":1,"numb')
         os._exit(0)
     os.waitpid(child, 0)
     (closed,) = segments.recover(directory)
@@ -251,7 +273,7 @@ def test_a_live_segment_is_left_alone_and_an_orphan_is_closed(directory: Path) -
 
 
 def test_recovery_repeated_after_every_crash_ends_the_same(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recovery that dies at its n-th system call is finished by the next one."""
 
@@ -261,9 +283,9 @@ def test_recovery_repeated_after_every_crash_ends_the_same(
     for survive in range(6):
         child = os.fork()
         if child == 0:
-            orphan = spool.Spool(directory)
+            orphan = opened()
             orphan.put(line(survive))
-            os.write(orphan._segment._file, b"torn")  # type: ignore[union-attr]
+            torn(orphan, b"torn")
             os._exit(0)
         os.waitpid(child, 0)
         left = survive
@@ -290,10 +312,12 @@ def test_recovery_repeated_after_every_crash_ends_the_same(
             assert [entry.is_footer for entry in entries] == [False, True]
 
 
-def test_an_old_segment_is_closed_and_a_young_one_is_not(directory: Path) -> None:
+def test_an_old_segment_is_closed_and_a_young_one_is_not(
+    opened: Callable[..., spool.Spool], directory: Path
+) -> None:
     """`tend` closes by age, so that evidence does not stay open on a quiet relay."""
     now = [1000.0]
-    queue = spool.Spool(directory, segment_seconds=60, clock=lambda: now[0])
+    queue = opened(segment_seconds=60, clock=lambda: now[0])
     queue.put(line(1))
     queue.tend()
     assert not segments.pending(directory)[0].is_closed
@@ -304,9 +328,11 @@ def test_an_old_segment_is_closed_and_a_young_one_is_not(directory: Path) -> Non
     assert [one.is_closed for one in segments.pending(directory)] == [True, False]
 
 
-def test_a_full_segment_is_followed_by_a_new_one(directory: Path) -> None:
+def test_a_full_segment_is_followed_by_a_new_one(
+    opened: Callable[..., spool.Spool], directory: Path
+) -> None:
     """Segments stay small enough to handle."""
-    queue = spool.Spool(directory, segment_bytes=200)
+    queue = opened(segment_bytes=200)
     for number in range(20):
         queue.put(line(number))
     queue.close()
@@ -314,9 +340,11 @@ def test_a_full_segment_is_followed_by_a_new_one(directory: Path) -> None:
     assert sorted(numbers(directory)) == list(range(20))
 
 
-def test_over_its_limit_the_spool_refuses_until_the_writer_has_caught_up(directory: Path) -> None:
+def test_over_its_limit_the_spool_refuses_until_the_writer_has_caught_up(
+    opened: Callable[..., spool.Spool], directory: Path
+) -> None:
     """Back-pressure: mail waits at its sender rather than filling the disk."""
-    queue = spool.Spool(directory, limit_bytes=300)
+    queue = opened(limit_bytes=300)
     for number in range(10):
         queue.put(line(number))
     queue.tend()
@@ -330,9 +358,11 @@ def test_over_its_limit_the_spool_refuses_until_the_writer_has_caught_up(directo
     assert numbers(directory) == [12]
 
 
-def test_a_record_set_aside_is_kept_with_its_reason(directory: Path) -> None:
+def test_a_record_set_aside_is_kept_with_its_reason(
+    opened: Callable[..., spool.Spool], directory: Path
+) -> None:
     """What no database takes is kept for a person, however often it is tried."""
-    queue = spool.Spool(directory)
+    queue = opened()
     queue.put(line(1))
     (segment,) = segments.pending(directory)
     (entry,) = segments.read(segment, 0)
@@ -342,9 +372,11 @@ def test_a_record_set_aside_is_kept_with_its_reason(directory: Path) -> None:
     assert len(list((directory / segments.SET_ASIDE).iterdir())) == 1
 
 
-def test_loaded_segments_are_deleted_when_their_time_is_over(directory: Path) -> None:
+def test_loaded_segments_are_deleted_when_their_time_is_over(
+    opened: Callable[..., spool.Spool], directory: Path
+) -> None:
     """Not before, and nothing that still waits for the database."""
-    queue = spool.Spool(directory)
+    queue = opened()
     for number in range(2):
         queue.put(line(number))
         queue.close()
@@ -359,7 +391,10 @@ def test_loaded_segments_are_deleted_when_their_time_is_over(directory: Path) ->
 
 @pytest.mark.parametrize("is_finished", [True, False], ids=["closed-before", "closing-now"])
 def test_a_segment_that_recovery_took_for_an_orphan_is_not_written_to(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+    opened: Callable[..., spool.Spool],
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_finished: bool,
 ) -> None:
     """Between creating a segment and locking it, the supervisor's recovery may take it.
 
@@ -379,7 +414,7 @@ def test_a_segment_that_recovery_took_for_an_orphan_is_not_written_to(
         real(handle, operation)
 
     monkeypatch.setattr(fcntl, "flock", late_lock)
-    queue = spool.Spool(directory)
+    queue = opened()
     queue.put(line(1))
     assert len(segments.pending(directory)) == 2
     for stream in held:
@@ -409,20 +444,20 @@ def test_a_segment_that_the_writer_moves_away_does_not_lift_the_limit(
 
 
 def test_a_torn_line_that_lacks_nothing_but_its_end_is_no_record(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its message was refused, and the footer does not count it: no reader may find it intact."""
-    queue = spool.Spool(directory)
+    queue = opened()
     queue.put(line(1))
-    real, calls = os.write, []
+    real, calls = os.pwrite, []
 
-    def short_write(handle: int, data: bytes) -> int:
+    def short_write(handle: int, data: bytes, offset: int) -> int:
         if calls:
             raise OSError(errno.ENOSPC, "no space")
         calls.append(1)
-        return real(handle, data[:-1])
+        return real(handle, data[: len(line(2)) - 1], offset)
 
-    monkeypatch.setattr(spool.os, "write", short_write)
+    monkeypatch.setattr(open_segment.os, "pwrite", short_write)
     with pytest.raises(spool.SpoolUnwritable):
         queue.put(line(2))
     calls.clear()
@@ -433,3 +468,100 @@ def test_a_torn_line_that_lacks_nothing_but_its_end_is_no_record(
     queue.close()
     assert numbers(directory) == [1, 3]
     assert footer_of(directory)["records"] == 2
+
+
+def test_lines_go_into_room_that_is_cut_off_at_the_end(directory: Path) -> None:
+    """An open file is larger than its lines; a closed one has nothing but lines."""
+    queue = spool.Spool(directory, has_room=True)
+    queue.put(line(1))
+    (segment,) = segments.pending(directory)
+    size = segment.path.stat().st_size
+    for number in range(2, 100):
+        queue.put(line(number))
+        assert segment.path.stat().st_size == size
+    assert numbers(directory) == list(range(1, 100))
+    assert segments.end_of(segment.path) == 99 * len(line(10)) - 9 < size
+    queue.close()
+    (segment,) = segments.pending(directory)
+    assert b"\0" not in segment.path.read_bytes()
+    assert numbers(directory) == list(range(1, 100))
+
+
+def test_room_grows_and_is_bounded(directory: Path) -> None:
+    """What is written ahead is never more than what is there, nor more than a reader can pass."""
+    queue = spool.Spool(directory, has_room=True)
+    long = record.encode({"v": 1, "text": "x" * 10_000})
+    (least, most) = (open_segment._LEAST_ROOM, open_segment._MOST_ROOM)
+    for count in range(1, 100):
+        queue.put(long)
+        (segment,) = segments.pending(directory)
+        ahead = segment.path.stat().st_size - count * len(long)
+        assert 0 <= ahead <= min(max(count * len(long), least), most)
+    queue.close()
+    assert len(list(segments.read(segments.pending(directory)[0], 0))) == 100
+
+
+def test_no_space_for_the_room_is_no_fault(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line itself is there: nobody is refused for what comes after it."""
+    queue = spool.Spool(directory, has_room=True)
+    real = os.pwrite
+
+    def full(handle: int, data: bytes, offset: int) -> int:
+        return real(handle, data[: len(line(1)) + 100], offset)
+
+    monkeypatch.setattr(open_segment.os, "pwrite", full)
+    for number in range(10):
+        queue.put(line(number))
+    queue.close()
+    assert numbers(directory) == list(range(10))
+
+
+def test_a_line_whose_end_is_seen_before_its_beginning_is_not_read_yet(directory: Path) -> None:
+    """A reader may meet a page of room and then, on the next, what was written meanwhile."""
+    queue = spool.Spool(directory, has_room=True)
+    queue.put(line(1))
+    (segment,) = segments.pending(directory)
+    whole = line(2)
+    with open(segment.path, "r+b") as stream:
+        stream.seek(len(line(1)) + 7)
+        stream.write(whole[7:])
+    assert numbers(directory) == [1]
+    with open(segment.path, "r+b") as stream:
+        stream.seek(len(line(1)))
+        stream.write(whole[:7])
+    assert numbers(directory) == [1, 2]
+
+
+def test_recovery_cuts_the_end_only(directory: Path) -> None:
+    """What a disk has lost in the middle takes no whole line behind it along."""
+    child = os.fork()
+    if child == 0:
+        orphan = spool.Spool(directory, has_room=True)
+        for number in range(3):
+            orphan.put(line(number))
+        torn(orphan, b'{"v":1,"numb')
+        os.pwrite(orphan._segment._file, bytes(5), len(line(0)) + 3)  # type: ignore[union-attr]
+        os._exit(0)
+    os.waitpid(child, 0)
+    (closed,) = segments.recover(directory)
+    assert numbers(directory) == [0, 2]
+    faults = [entry.fault for entry in segments.read(closed, 0)]
+    assert [fault is None for fault in faults] == [True, False, True, True]
+    assert footer_of(directory)["records"] == 2
+
+
+def test_whether_more_has_come_is_seen_at_its_place(directory: Path) -> None:
+    """The size of a segment with room says nothing."""
+    queue = spool.Spool(directory, has_room=True)
+    queue.put(line(1))
+    (segment,) = segments.pending(directory)
+    assert segments.has_more(segment, 0)
+    end = segments.end_of(segment.path)
+    assert not segments.has_more(segment, end)
+    queue.put(line(2))
+    assert segments.has_more(segment, end)
+    assert not segments.has_more(segment, segment.path.stat().st_size)
+    queue.close()
+    assert segments.has_more(segment, end)  # it is to be found under its closed name

@@ -6,6 +6,7 @@ ready again is waited for.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -252,18 +253,31 @@ def test_the_spool_is_gone_or_full(watched: Watched) -> None:
     """Nothing can be put on record: mail is told to come again, and somebody is told why."""
     if os.geteuid() != 0:
         pytest.skip("a file system of its own needs root")
-    filler = watched.service.spool / "filler"
-    with filler.open("wb", buffering=0) as stream:
-        try:
-            while stream.write(bytes(4096)):
-                pass
-        except OSError:
-            pass
-    try:
-        assert set(watched.send(20)) >= {Answer.TEMPFAIL}
+    with kept_full(watched.service.spool):
+        wait_until(lambda: Answer.TEMPFAIL in watched.send(20), "a refusal")
         assert "nothing can be written there" in watched.assert_seen("spool")
         watched.server.wait_for("CarbonsealRecordsRefused")
+
+
+@contextmanager
+def kept_full(directory: Path) -> Iterator[None]:
+    """Whatever comes free is taken: the room of a closed segment, a state that was replaced."""
+    filler, is_over = directory / "filler", threading.Event()
+
+    def fill() -> None:
+        with filler.open("wb", buffering=0) as stream:
+            while not is_over.wait(0.02):
+                with contextlib.suppress(OSError):
+                    while stream.write(bytes(4096)):
+                        pass
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    try:
+        yield
     finally:
+        is_over.set()
+        filling.join()
         filler.unlink()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,12 @@ from carbonseal.milter.status import spool_depth, state_files, writer_report
 from carbonseal.milter.status.spool_depth import SpoolDepth
 
 
+@pytest.fixture(params=[False, True], ids=["without-room", "with-room"])
+def opened(request: pytest.FixtureRequest) -> Callable[..., Spool]:
+    """A spool as the follower opens it, and as a worker does."""
+    return functools.partial(Spool, has_room=request.param)
+
+
 def put(spool: Spool, count: int, *, made_at: float | None = None) -> None:
     moment = time.time() if made_at is None else made_at
     for _ in range(count):
@@ -22,12 +30,12 @@ def put(spool: Spool, count: int, *, made_at: float | None = None) -> None:
 
 
 def test_open_and_closed_segments_are_counted_and_the_oldest_record_is_found(
-    tmp_path: Path,
+    tmp_path: Path, opened: Callable[..., Spool]
 ) -> None:
     """Looking again reads only what is new."""
     now = time.time()
     depth = SpoolDepth(tmp_path)
-    first, second = Spool(tmp_path), Spool(tmp_path, clock=lambda: now - 50)
+    first, second = opened(tmp_path), opened(tmp_path, clock=lambda: now - 50)
     put(first, 3, made_at=now)
     put(second, 4, made_at=now - 50)
     found = depth.look({})
@@ -40,13 +48,15 @@ def test_open_and_closed_segments_are_counted_and_the_oldest_record_is_found(
     assert (found.segments, found.records) == (2, 9)
 
 
-def test_what_the_writer_has_loaded_does_not_wait(tmp_path: Path) -> None:
+def test_what_the_writer_has_loaded_does_not_wait(
+    tmp_path: Path, opened: Callable[..., Spool]
+) -> None:
     """Its own word says how far it is, within an open segment too."""
     now = time.time()
-    spool = Spool(tmp_path, clock=lambda: now - 100)
+    spool = opened(tmp_path, clock=lambda: now - 100)
     put(spool, 5, made_at=now - 100)
     [segment] = segments.pending(tmp_path)
-    size = segment.path.stat().st_size
+    size = segments.end_of(segment.path)
     depth = SpoolDepth(tmp_path)
     assert depth.look({segment.name: (size, 5)}).oldest is None
     put(spool, 2, made_at=now - 10)
@@ -55,9 +65,9 @@ def test_what_the_writer_has_loaded_does_not_wait(tmp_path: Path) -> None:
     assert found.lag(now) == pytest.approx(10, abs=0.01)
 
 
-def test_the_real_writer_says_how_far_it_is(tmp_path: Path) -> None:
+def test_the_real_writer_says_how_far_it_is(tmp_path: Path, opened: Callable[..., Spool]) -> None:
     """After a run nothing waits; a footer that nobody has read is no record."""
-    spool = Spool(tmp_path)
+    spool = opened(tmp_path)
     put(spool, 5)
     count = writer.run_once(tmp_path, f"sqlite:///{tmp_path}/a.db", report=lambda *_, **__: None)
     said = state_files.read(tmp_path, writer_report.NAME)
