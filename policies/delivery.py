@@ -264,10 +264,12 @@ def _is_late(one: Attempt, last: Attempt | None) -> bool:
     """Whether the line about this attempt was written after that of a later one.
 
     Postfix tries nobody again whom a message has reached or been refused for.  At a reload two
-    postlogd(8) may write at once, and on a busy machine out of order.  Not so for messages made
-    from this one: what is delivered to a filter goes on under another queue id.
+    postlogd(8) may write at once, and on a busy machine out of order.  What is delivered to a
+    filter goes on under another queue id, as a part, to another next hop.
     """
-    if last is None or one.is_part or last.is_part:
+    if last is None or one.is_part is not last.is_part:
+        return False
+    if one.is_part and one.next_hop != last.next_hop:
         return False
     return last.state in FINAL and one.state not in FINAL
 

@@ -954,6 +954,10 @@ static const char *const origin_members[ORIGIN_MEMBERS] = {"kind", "about"};
 enum { ESMTP = 5, PATH_MEMBERS };
 static const char *const path_members[PATH_MEMBERS] = {"raw",   "address", "resolved",
                                                        "place", "why",     "esmtp"};
+enum { RECIPIENT_MEMBERS = 8 };
+static const char *const recipient_members[RECIPIENT_MEMBERS] = {
+    "raw", "address", "resolved", "place", "why", "mailer", "host", "esmtp",
+};
 enum { SIGNED_AT = 6, EXPIRES_AT, SIGNATURE_MEMBERS };
 static const char *const signature_members[SIGNATURE_MEMBERS] = {
     "auid", "sdid", "selector", "algorithm", "canonicalization", "fields", "signed_at",
@@ -1229,7 +1233,12 @@ static PyObject *make_all(Reader *self, uint32_t place, PyObject *(*make)(Reader
     return made;
 }
 
-static PyObject *make_key_of(Reader *self, uint32_t place) { return make_written(self, place); }
+static PyObject *make_recipient(Reader *self, uint32_t place) {
+    uint32_t values[RECIPIENT_MEMBERS];
+    if (find_members(self, place, recipient_members, RECIPIENT_MEMBERS, values) != DONE)
+        return PyBytes_FromStringAndSize("", 0); /* which Python takes for unusual */
+    return make_joined(self, values, RECIPIENT_MEMBERS);
+}
 static PyObject *make_text_of(Reader *self, uint32_t place) {
     return make_text(self, &self->nodes[place]);
 }
@@ -1269,7 +1278,7 @@ static PyObject *make_flat(Reader *self, const Flat *flat, const octet salts[2 *
         make_joined(self, flat->client, PORT),
         make_joined(self, flat->path, ESMTP),
         make_esmtp(self, flat->path[ESMTP]),
-        make_all(self, record[M_RECIPIENTS], make_key_of),
+        make_all(self, record[M_RECIPIENTS], make_recipient),
         make_all(self, record[M_ARCHIVE_RECIPIENTS], make_text_of),
         make_all(self, record[M_SIGNATURES], make_signature),
         make_all(self, record[M_REASONS], make_text_of),

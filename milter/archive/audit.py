@@ -74,6 +74,24 @@ class Head:
     number: int  # 0 before the first event
     digest: bytes
 
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """NUMBER:HASH, as `str` writes it.  Raises: DataError."""
+        number, _, digest = text.partition(":")
+        try:
+            found = cls(int(number), bytes.fromhex(digest))
+        except ValueError:
+            found = None
+        if found is None or len(found.digest) != len(_BEGINNING) or found.number < 1:
+            raise DataError(
+                f"{text[:80]!r} is no head of the audit; write NUMBER:HASH, as verify prints it"
+            )
+        return found
+
+    def __str__(self) -> str:
+        """As people note it."""
+        return f"{self.number}:{self.digest.hex()}"
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -294,7 +312,10 @@ def check(engine: Engine, known: Iterable[Head] = ()) -> Iterator[Finding]:
     `known` are heads that others have kept: each must be there with that digest.
     Raises: AuditUnusable.
     """
-    left = {one.number: one.digest for one in known if one.number}
+    left: dict[int, set[bytes]] = {}
+    for one in known:
+        if one.number:
+            left.setdefault(one.number, set()).add(one.digest)
     last = Head(0, _BEGINNING)
     for event in _all(engine):
         if event.number != last.number + 1:
@@ -304,8 +325,9 @@ def check(engine: Engine, known: Iterable[Head] = ()) -> Iterator[Finding]:
         given = (event.at, event.actor, event.action, event.reason, event.detail)
         if event.digest != _digest(event.previous, event.number, *given):
             yield Finding(event.number, "was changed")
-        if left.pop(event.number, event.digest) != event.digest:
-            yield Finding(event.number, "is not the event that was there when it was sealed")
+        if left.pop(event.number, set()) - {event.digest}:
+            what = "is not the event that was there when it was sealed or noted"
+            yield Finding(event.number, what)
         last = event.head
     for number in sorted(left):
         yield Finding(number, f"is missing: the audit ends with number {last.number}")

@@ -24,10 +24,10 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, column, event, select, table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from carbonseal.milter.archive import faults, header_dictionaries, schema, servers
+from carbonseal.milter.archive import as_given, faults, header_dictionaries, schema, servers
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
-NEWEST = "archive_4"  # the last of `migrations`; readers need not load Alembic to know it
+NEWEST = "archive_5"  # the last of `migrations`; readers need not load Alembic to know it
 _VERSIONS = table("alembic_version", column("version_num"))
 _NEVER_RELEASED = ("0001", "archive_1", "archive_2")
 _BUSY_SECONDS = 5.0
@@ -74,6 +74,7 @@ def reading_engine(url: str) -> Engine:
         engine = _sqlite_engine(path, "ro", ("query_only=ON",), "BEGIN")
     else:
         engine = _engine(parsed, is_writer=False)
+        as_given.watch(engine)
     header_dictionaries.announce(engine)  # before its first connection
     check_version(engine)
     return engine
@@ -113,12 +114,13 @@ def schema_version(engine: Engine) -> str | None:
 
 
 def _upgrade(connection: Connection, engine: Engine) -> None:
-    if _version(connection) == NEWEST:
+    version = _version(connection)
+    if version == NEWEST:
         return  # another relay's writer was first
     _refuse_unknown(connection, engine)
     from carbonseal.milter.archive import migrations  # noqa: PLC0415  Alembic is slow
 
-    migrations.upgrade(connection)
+    migrations.upgrade(connection, is_new=version is None)
 
 
 @contextmanager
@@ -170,10 +172,28 @@ def file_of(engine: Engine | None) -> tuple[int, int] | None:
 
     SQLite would go on writing into a file that somebody has removed.
     """
+    return None if (path := _file_path(engine)) is None else _identity(path)
+
+
+def log_of(engine: Engine | None) -> tuple[int, int] | None:
+    """Device and inode of the write-ahead log beside it; None when it has none.
+
+    What goes into a log that was removed, nobody else sees, and whoever comes next begins another:
+    two logs of one file can corrupt it (sqlite.org/howtocorrupt, part 2).
+    """
+    path = _file_path(engine)
+    return None if path is None else _identity(path.with_name(path.name + "-wal"))
+
+
+def _file_path(engine: Engine | None) -> Path | None:
     if engine is None or engine.url.get_backend_name() != "sqlite":
         return None
+    return _sqlite_path(engine.url)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        status = os.stat(_sqlite_path(engine.url))
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino

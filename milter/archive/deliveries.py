@@ -12,7 +12,7 @@ Does not: search (`search` does), or load (`delivery_loading` does).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,7 @@ from carbonseal.milter.archive import (
     rows,
     schema,
 )
+from carbonseal.milter.archive.as_given import AsGiven
 from carbonseal.milter.archive.retrieve import ByRecord
 from carbonseal.policies import delivery
 from carbonseal.policies.delivery import Fact, Story
@@ -209,15 +210,27 @@ def with_states(
     return list(connection.scalars(query.order_by(columns.record_id.desc()).limit(most)))
 
 
-_ANY = select(
-    or_(*(select(one.c.segment_id).exists() for one in (schema.delivery, schema.delivery_waiting)))
+_ANY = AsGiven(
+    select(
+        or_(
+            *(
+                select(one.c.segment_id).exists()
+                for one in (schema.delivery, schema.delivery_waiting)
+            )
+        )
+    )
 )
 
 
 def are_there(connection: Connection) -> bool:
     """Whether the archive knows any delivery at all: nobody follows a log otherwise."""
-    with retrieve.repeated(connection):
-        return bool(connection.execute(_ANY).scalar_one())
+    return are_there_asked(connection)()
+
+
+def are_there_asked(connection: Connection) -> Callable[[], bool]:
+    """What waits for the answer."""
+    asked = _ANY.asked({}, connection)
+    return lambda: bool(asked()[0][0])
 
 
 def _microseconds(moment: datetime) -> int:

@@ -46,11 +46,11 @@ def derive(fields: Sequence[Sequence[str]], indexed: frozenset[str] = INDEXED) -
         (name, terms.octets(fields[place][1])) for name, place in _places(fields, indexed)
     )
     subjects = [_subject(value) for value in values.get("subject", ())]
-    message_id, identifier = _message_id(_first(values, "message-id"))
+    message_id, identifier = message_id_of(_first(values, "message-id"))
     return Derived(
-        authors=_authors(values.get("from", [])),
-        to=_mailboxes(values.get("to", [])),
-        cc=_mailboxes(values.get("cc", [])),
+        authors=authors_of(values.get("from", [])),
+        to=mailboxes_of(values.get("to", [])),
+        cc=mailboxes_of(values.get("cc", [])),
         message_id=message_id,
         message_id_hash=identifier,
         subject=subjects[0] if subjects else None,
@@ -63,21 +63,33 @@ def derive_apart(line: Apart, indexed: frozenset[str] = INDEXED) -> Derived:
     values = _by_name(line.values)
     subject, words = line.subject, line.words
     if words is None and "subject" in values:
-        subjects = [_subject(value) for value in values["subject"]]
-        subject, words = subjects[0], _words(subjects)
+        subject, words = subject_of(values["subject"])
     message_id, identifier = line.message_id, line.message_id_hash
     if message_id is None:
-        message_id, identifier = _message_id(_first(values, "message-id"))
+        message_id, identifier = message_id_of(_first(values, "message-id"))
     none: list[bytes] = []
     return Derived(
-        _authors(values.get("from", none)),
-        _mailboxes(values.get("to", none)),
-        _mailboxes(values.get("cc", none)),
+        authors_of(values.get("from", none)),
+        mailboxes_of(values.get("to", none)),
+        mailboxes_of(values.get("cc", none)),
         message_id,
         identifier,
         subject,
         _terms(words or (), values, indexed),
     )
+
+
+def subject_of(values: list[bytes]) -> tuple[str, list[int]]:
+    """The subject that people are shown, and the terms of the words of all of them."""
+    subjects = [_subject(value) for value in values]
+    return subjects[0], _words(subjects)
+
+
+def terms_of(
+    words: Sequence[int] | None, found: list[tuple[str, bytes]], indexed: frozenset[str]
+) -> tuple[int, ...]:
+    """Terms of a header section: those of the words of its subject, then of indexed fields."""
+    return _terms(words or (), _by_name(found), indexed)
 
 
 def wanted(indexed: frozenset[str] = INDEXED) -> frozenset[str]:
@@ -102,7 +114,8 @@ def _by_name(found: Iterable[tuple[str, bytes]]) -> dict[str, list[bytes]]:
     return values
 
 
-def _message_id(value: bytes | None) -> tuple[str | None, int | None]:
+def message_id_of(value: bytes | None) -> tuple[str | None, int | None]:
+    """The Message-ID, lossless, and its term."""
     if value is None:
         return None, None
     found = header_fields.message_id(value)
@@ -133,7 +146,7 @@ def shown_subject(value: str) -> str:
 
 def authors(fields: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Addresses in From, in order."""
-    return _authors([terms.octets(value) for name, value in fields if _wanted(name) == "from"])
+    return authors_of([terms.octets(value) for name, value in fields if _wanted(name) == "from"])
 
 
 def stored_message_id(value: bytes) -> str | None:
@@ -194,13 +207,15 @@ def _first(values: dict[str, list[bytes]], name: str) -> bytes | None:
     return found[0] if found else None
 
 
-def _authors(values: list[bytes]) -> tuple[str, ...]:
+def authors_of(values: list[bytes]) -> tuple[str, ...]:
+    """Addresses in fields From of these values."""
     if len(values) == 1 and len(values[0]) <= _SHORT:
         return _sole_authors(values[0])
     return _strings(header_fields.authors(values).mailboxes)
 
 
-def _mailboxes(values: list[bytes]) -> tuple[str, ...]:
+def mailboxes_of(values: list[bytes]) -> tuple[str, ...]:
+    """Addresses in fields To, or Cc, of these values."""
     if len(values) == 1:
         return _listed(values[0]) if len(values[0]) <= _SHORT else _listed.__wrapped__(values[0])
     found = (header_fields.mailboxes(value) for value in values)

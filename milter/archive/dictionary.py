@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Insert, Table, func, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from carbonseal.milter.archive import inserting, schema, terms
+from carbonseal.milter.archive import inserting, role_sets, schema, terms
 from carbonseal.milter.archive.parts import Circumstance, Retention, Route, SigningForm
 from carbonseal.milter.archive.verdicts import Verdict
 
@@ -182,6 +182,15 @@ def _learn_months(
     return dict.fromkeys(months, 0)
 
 
+def _learn_role_sets(
+    held: list[tuple[int, int]], connection: Connection, _dictionary: Dictionary
+) -> dict[tuple[int, int], int]:
+    """Of these we remember that they are written down, too; see `role_sets`."""
+    statement = insert_missing(schema.role_set, connection)
+    inserting.execute(statement, role_sets.rows(held), connection)
+    return dict.fromkeys(held, 0)
+
+
 def _learner(
     table: Table, key: str
 ) -> Callable[[list[Any], Connection, Dictionary], dict[Any, int]]:
@@ -202,6 +211,7 @@ _LEARN: Mapping[str, Callable[[list[Any], Connection, Dictionary], dict[Any, int
     "address": _learn_addresses,
     "domain": _learn_domains,
     "month": _learn_months,
+    "role_set": _learn_role_sets,
     Circumstance.__name__: _learner(schema.circumstance, "circumstance_id"),
     Route.__name__: _learner(schema.route, "route_id"),
     SigningForm.__name__: _learner(schema.signing_form, "form_id"),

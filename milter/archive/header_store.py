@@ -142,11 +142,21 @@ def first(stored: bytes, name: str) -> str | None:
 
     Nothing behind it is parsed.  Raises: ValueError.
     """
-    for found in _named(frozenset((name,))).finditer(_expanded(stored)):
-        written, value = parsed(found[0])
-        if written == name or written.strip().lower() == name:
+    pattern, usual = _first(name)
+    for found in pattern.finditer(_expanded(stored)):
+        octets = found[0]
+        if octets.startswith(usual):  # its value is from the last octet of that to the bracket
+            return str(parsed(octets[len(usual) - 1 : -1]))
+        written, value = parsed(octets)
+        if written.strip().lower() == name:
             return str(value)
     return None
+
+
+@functools.lru_cache(maxsize=16)
+def _first(name: str) -> tuple[re.Pattern[bytes], bytes]:
+    """What finds fields of that name, and how one begins that is written as usual."""
+    return _named(frozenset((name,))), b'["%b","' % name.title().encode("ascii")
 
 
 @functools.lru_cache(maxsize=16)

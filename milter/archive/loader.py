@@ -1,5 +1,8 @@
 """One batch of records into SQL, in the transaction of the caller.
 
+A compiled helper makes the rows as tables take them; `by_python` is its twin, which runs where the
+helper is missing, and for each record that the helper leaves to it.
+
 Promises: each record arrives whole or not at all, and once however often it is loaded: a record
 whose id is there already, or twice in the batch, is passed over, and where another line had brought
 it that is written down in `repeated`.  A batch is a handful of statements, however many records it
@@ -15,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, select
 
@@ -25,6 +28,7 @@ from carbonseal.milter.archive import (
     packed,
     partitions,
     postings,
+    role_sets,
     schema,
 )
 from carbonseal.milter.archive.delivery_loading import EventArrival
@@ -43,7 +47,9 @@ class Arrival(NamedTuple):
     rows: Rows
 
 
-class _Ids(NamedTuple):
+class Ids(NamedTuple):
+    """Ids by what they stand for."""
+
     address: dict[str | None, int]
     domain: dict[str, int]
     circumstance: dict[Circumstance, int]
@@ -77,11 +83,14 @@ def _load_records(
     ids = _ids([one.rows for one in fresh], connection, dictionary)
     kind, dialect = schema.RecordId(), connection.dialect
     has_arrays = dialect.name == "postgresql"
-    batch = _Batch()
+    batch = Made()
     for one in fresh:
         key = kind.process_bind_param(one.rows.record_id, dialect)
-        _add_facts(batch, one, key, ids)
-        (_add_terms if has_arrays else _add_index)(batch, one.rows, key, ids)
+        add(batch, one, key, ids, with_index=not has_arrays)
+        if has_arrays:
+            _add_terms(batch, one.rows, key, ids)
+    if has_arrays:
+        dictionary.ids("role_set", batch.role_sets, connection)
     inserting.insert(schema.message, batch.messages, connection, with_terms=has_arrays)
     inserting.insert(schema.header_section, batch.sections, connection, with_terms=has_arrays)
     if not has_arrays:
@@ -96,7 +105,7 @@ def _load_records(
 
 
 @dataclass(slots=True)
-class _Batch:
+class Made:
     """Rows by table, each in the order of its columns."""
 
     messages: list[tuple[Any, ...]] = field(default_factory=list)
@@ -104,6 +113,13 @@ class _Batch:
     participants: list[tuple[Any, ...]] = field(default_factory=list)
     domains: list[tuple[Any, ...]] = field(default_factory=list)
     header_terms: list[tuple[Any, ...]] = field(default_factory=list)
+    role_sets: set[tuple[int, int]] = field(default_factory=set)
+
+    def index(self, *, wanted: bool) -> tuple[list[tuple[Any, ...]] | None, ...]:
+        """Those three that are indexes, or nothing in their places."""
+        if not wanted:
+            return None, None, None
+        return self.participants, self.domains, self.header_terms
 
 
 def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[Arrival]:
@@ -133,7 +149,7 @@ def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[Arriva
     return fresh
 
 
-def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _Ids:
+def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> Ids:
     addresses: set[str | None] = set()
     domains: set[str] = set()
     circumstances, verdicts, retentions, forms = set(), set(), set(), set()
@@ -155,7 +171,7 @@ def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> _
     for some in (addresses, retentions, routes):
         some.discard(None)
     dictionary.ids(Retention.__name__, retentions, connection)  # circumstances have its key
-    return _Ids(
+    return Ids(
         dictionary.ids("address", addresses, connection),
         dictionary.ids("domain", domains, connection),
         dictionary.ids(Circumstance.__name__, circumstances, connection),
@@ -170,7 +186,52 @@ _MESSAGE = itemgetter(*list(schema.message.c.keys())[1:])
 _SECTION = itemgetter(*list(schema.header_section.c.keys())[1:])
 
 
-def _add_facts(batch: _Batch, arrival: Arrival, key: object, ids: _Ids) -> None:
+class _Compiled(Protocol):
+    def add(
+        self,
+        arrival: Arrival,
+        key: object,
+        ids: tuple[dict[Any, int], ...],
+        lists: tuple[list[tuple[Any, ...]] | None, ...],
+        /,
+    ) -> bool: ...
+
+
+class _MakeCompiled(Protocol):
+    def __call__(self, message: Sequence[str], section: Sequence[str]) -> _Compiled: ...
+
+
+COMPILED: _MakeCompiled | None = None  # None where it could not be built
+try:
+    from carbonseal.milter.archive import _loading
+except ImportError:
+    pass
+else:
+    COMPILED = _loading.Packer
+_packer = (
+    None
+    if COMPILED is None
+    else COMPILED(list(schema.message.c.keys())[1:], list(schema.header_section.c.keys())[1:])
+)
+
+
+def add(batch: Made, arrival: Arrival, key: object, ids: Ids, *, with_index: bool) -> None:
+    """Add the rows of a record; `with_index`: those of the tables by which it is found as well."""
+    if _packer is not None:
+        lists = (batch.messages, batch.sections, *batch.index(wanted=with_index))
+        if _packer.add(arrival, key, ids, lists):
+            return
+    by_python(batch, arrival, key, ids, with_index=with_index)
+
+
+def by_python(batch: Made, arrival: Arrival, key: object, ids: Ids, *, with_index: bool) -> None:
+    """The same without the helper."""
+    _add_facts(batch, arrival, key, ids)
+    if with_index:
+        _add_index(batch, arrival.rows, key, ids)
+
+
+def _add_facts(batch: Made, arrival: Arrival, key: object, ids: Ids) -> None:
     rows = arrival.rows
     columns = rows.message
     columns["segment_id"], columns["position"] = arrival.segment_id, arrival.position
@@ -193,7 +254,7 @@ def _add_facts(batch: _Batch, arrival: Arrival, key: object, ids: _Ids) -> None:
     batch.sections.append((key, *_SECTION(section)))
 
 
-def _add_index(batch: _Batch, rows: Rows, key: object, ids: _Ids) -> None:
+def _add_index(batch: Made, rows: Rows, key: object, ids: Ids) -> None:
     """What the record is found by, as rows of their own."""
     batch.participants += [
         (one, key, roles) for one, roles in _by_id(rows.participants, ids.address).items()
@@ -202,12 +263,15 @@ def _add_index(batch: _Batch, rows: Rows, key: object, ids: _Ids) -> None:
     batch.header_terms += [(term_id, key) for term_id in rows.header_terms]
 
 
-def _add_terms(batch: _Batch, rows: Rows, _key: object, ids: _Ids) -> None:
+def _add_terms(batch: Made, rows: Rows, _key: object, ids: Ids) -> None:
     """What the record is found by, at the end of the rows that were added last."""
     columns = rows.message
+    participants = _by_id(rows.participants, ids.address)
+    domains = _by_id(rows.domains, ids.domain)
+    batch.role_sets.update(role_sets.of_record(participants, domains))
     found = postings.of_message(
-        participants=_by_id(rows.participants, ids.address),
-        domains=_by_id(rows.domains, ids.domain),
+        participants=participants,
+        domains=domains,
         login=columns["login_hash"],
         crossing=columns["crossing"],
         is_signed=columns["is_signed"],
@@ -216,7 +280,7 @@ def _add_terms(batch: _Batch, rows: Rows, _key: object, ids: _Ids) -> None:
     batch.sections[-1] += (postings.of_header_section(rows.header_terms),)
 
 
-def _recipient(one: Columns, ids: _Ids) -> Recipient:
+def _recipient(one: Columns, ids: Ids) -> Recipient:
     return Recipient(
         one["kind"],
         ids.address.get(one["address"]),

@@ -141,7 +141,8 @@ def first_recipient(octets: bytes) -> tuple[int, int | None, bytes | None]:
     """How many recipients of the envelope there are; of the first one of all, address id and
     spelling, which are None where there is no recipient.  Raises: ValueError.
     """
-    if octets[:1] == b"\1" and len(octets) >= _USUAL and octets[1] < 128 and octets[2] == 1:
+    is_usual = len(octets) >= _USUAL and octets[0] == _FORMAT_1 and octets[1] < 128
+    if is_usual and octets[2] & (_HAS_ADDRESS | _SPELLING | _SAME_ROUTE) == _HAS_ADDRESS:
         return octets[1], _TWO_IDS.unpack_from(octets, 2)[1], None
     count = _Reader(octets, "recipients").varint()
     found = unpack_recipients(octets, most=1)

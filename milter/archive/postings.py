@@ -3,7 +3,7 @@
 A term is a 64-bit number: the id of what is looked for, mixed with a constant for the kind of
 term.  Someone who takes part has one term for all roles held at once, so that a record has few
 terms; a condition asks for any of the terms whose roles meet it (at most 31, most of them of no
-record, which costs a look-up each).
+record, which costs a look-up each; `role_sets` says which of them may have records).
 
 Promises: a record meets a condition of `search` when its terms and those of the condition overlap,
 but for two different texts of one hash (`terms.term`, `terms.found_by`).  The numbers are stored:
@@ -15,10 +15,10 @@ Does not: know SQL.  The other engines have tables for the same (`schema.partici
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 
-from carbonseal.milter.archive import schema
+from carbonseal.milter.archive import role_sets, schema
 
 _HALF, _WHOLE = 1 << 63, 1 << 64
 
@@ -62,11 +62,7 @@ def of_message(
         found.append(_term(login, _LOGIN))
     for held_by, kinds in ((participants, _ADDRESS), (domains, _DOMAIN)):
         for identifier, roles in held_by.items():
-            direct = roles & schema.ANY_ROLE
-            if direct:
-                found.append(_term(identifier, kinds[direct]))
-            if roles != direct:
-                found.append(_term(identifier, kinds[roles - direct]))
+            found += [_term(identifier, kinds[one]) for one in role_sets.divided(roles)]
     return found
 
 
@@ -75,18 +71,24 @@ def of_header_section(term_ids: Iterable[int]) -> list[int]:
     return [_term(one, _WORD) for one in term_ids]
 
 
-def with_address(address_id: int, roles: int) -> list[int]:
-    """Any of these: that address holds one of these roles (those shifted by INDIRECT included)."""
-    return [_term(address_id, kind) for kind in _meeting(_ADDRESS, roles)]
+def with_address(address_id: int, roles: int, possible: Collection[int] | None = None) -> list[int]:
+    """Any of these: that address holds one of these roles (those shifted by INDIRECT included).
+
+    `possible`: sets of roles that it may hold at once; None: any.
+    """
+    return [_term(address_id, kind) for kind in _meeting(_ADDRESS, roles, possible)]
 
 
-def with_domain(domain_id: int, roles: int) -> list[int]:
-    """Any of these: somebody of that domain holds one of these roles."""
-    return [_term(domain_id, kind) for kind in _meeting(_DOMAIN, roles)]
+def with_domain(domain_id: int, roles: int, possible: Collection[int] | None = None) -> list[int]:
+    """Any of these: somebody of that domain holds one of these roles; `possible`: as above."""
+    return [_term(domain_id, kind) for kind in _meeting(_DOMAIN, roles, possible)]
 
 
-def _meeting(kinds: Mapping[int, int], roles: int) -> list[int]:
-    return [kind for held, kind in kinds.items() if held & roles]
+def _meeting(
+    kinds: Mapping[int, int], roles: int, possible: Collection[int] | None = None
+) -> list[int]:
+    sets = kinds if possible is None else possible
+    return [kinds[held] for held in sets if held & roles]
 
 
 def domain_kinds(roles: int) -> list[int]:

@@ -9,9 +9,7 @@ Does not: search (`query` does).
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -32,7 +30,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from carbonseal.milter.archive import derive, header_store, packed, schema, terms
+from carbonseal.milter.archive import as_given, derive, header_store, packed, schema, terms
+from carbonseal.milter.archive.as_given import AsGiven, id_text, repeated
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Route, SigningForm
@@ -140,37 +139,6 @@ class _Values:
         return None if address_id is None else self._mailboxes.get(address_id, ERASED)
 
 
-_KEEPS_PLANS = "carbonseal keeps plans"
-_SEVERAL = 1  # times of a statement until PostgreSQL is to remember it
-
-
-def keep_plans(connection: Connection) -> None:
-    """Let PostgreSQL remember the plans of statements that are `repeated`, and of no others.
-
-    For connections of readers, with plan_cache_mode auto.
-    """
-    driver: Any = connection.connection.driver_connection
-    driver.prepare_threshold = None
-    connection.info[_KEEPS_PLANS] = True
-
-
-@contextmanager
-def repeated(connection: Connection) -> Iterator[None]:
-    """What is sent in here is the same again and again, and its plan hangs on no value.
-
-    To plan for all months takes PostgreSQL several times as long as to look up a page of records.
-    """
-    if _KEEPS_PLANS not in connection.info:
-        yield
-        return
-    driver: Any = connection.connection.driver_connection
-    driver.prepare_threshold = _SEVERAL
-    try:
-        yield
-    finally:
-        driver.prepare_threshold = None
-
-
 Within: TypeAlias = Callable[[Column[Any]], Sequence[ColumnElement[bool]]]
 
 
@@ -182,10 +150,16 @@ class ByKey:
     hundred parameters, or values of an array, take its driver longer than a hundred rows.
     """
 
-    def __init__(self, query: Select[Any], key: Column[Any]) -> None:
-        self._listed = query.where(key.in_(bindparam("keys", expanding=True)))
+    def __init__(
+        self, query: Select[Any], key: Column[Any], *, joined: Select[Any] | None = None
+    ) -> None:
+        """`joined`: the same for SQLite and MariaDB, which join row by row in less time than
+        MariaDB needs to begin a subquery anew for each row.
+        """
+        listed = query if joined is None else joined
+        self._listed = listed.where(key.in_(bindparam("keys", expanding=True)))
         self._array = query.where(key == any_(_keys(key)))
-        self._as_given = _AsGiven(_marked(query, key)), _AsGiven(self._array)
+        self._as_given = AsGiven(_marked(listed, key)), AsGiven(self._array)
 
     def rows(self, keys: Iterable[Any], connection: Connection) -> Iterator[Any]:
         """The rows that there are, in no order."""
@@ -193,18 +167,24 @@ class ByKey:
         query = self._array if is_array else self._listed
         for chunk in chunks(list(keys)):
             with repeated(connection):
-                given = {"keys": _array_text(chunk) if is_array else chunk}
+                given = {"keys": as_given.array_text(chunk) if is_array else chunk}
                 found = connection.execute(query, given).all()
             yield from found
 
     def as_given(self, keys: Iterable[Any], connection: Connection) -> Iterator[Any]:
         """The same with values as the driver gives them, for keys of a type that it takes."""
+        return self.asked(keys, connection)()
+
+    def asked(self, keys: Iterable[Any], connection: Connection) -> Callable[[], Iterator[Any]]:
+        """What waits for these rows."""
         listed, array = self._as_given
-        for chunk in chunks(list(keys)):
-            if _has_arrays(connection):
-                yield from array.rows({"keys": _array_text(chunk)}, connection)
-            else:
-                yield from listed.rows(chunk, connection)
+        waiting = [
+            array.asked({"keys": as_given.array_text(chunk)}, connection)
+            if _has_arrays(connection)
+            else listed.asked(chunk, connection)
+            for chunk in chunks(list(keys))
+        ]
+        return lambda: (row for rows in waiting for row in rows())
 
 
 def _has_arrays(connection: Connection) -> bool:
@@ -215,53 +195,8 @@ def _keys(key: Column[Any]) -> ColumnElement[Any]:
     return cast(bindparam("keys", type_=Text()), postgresql.ARRAY(key.type))
 
 
-def _array_text(keys: Sequence[Any]) -> str:
-    """PostgreSQL's text of an array of record ids, octets or numbers."""
-    match keys[0]:
-        case str():
-            texts = [terms.pack_record_id(one).hex() for one in keys]
-        case bytes():
-            texts = [rf'"\\x{one.hex()}"' for one in keys]
-        case _:
-            texts = list(map(str, keys))
-    return f"{{{','.join(texts)}}}"
-
-
-_MARK = "/* keys */"
-
-
 def _marked(query: Select[Any], key: Column[Any]) -> Select[Any]:
-    return query.where(key.op("IN")(literal_column(f"({_MARK})")))
-
-
-class _AsGiven:
-    """A statement as the driver takes it, whose rows come as the driver gives them.
-
-    Parameters are bound as ever: where the keys are to be stands a mark for each of them.
-    """
-
-    def __init__(self, query: Select[Any]) -> None:
-        self._query = query
-        self._made: dict[str, tuple[str, dict[str, Any]]] = {}  # text and parameters by dialect
-
-    def rows(self, given: dict[str, Any] | Sequence[Any], connection: Connection) -> Sequence[Any]:
-        """What there is; `given`: parameters by name, or keys."""
-        dialect = connection.dialect
-        made = self._made.get(dialect.name)
-        if made is None:
-            compiled = self._query.compile(dialect=dialect)
-            made = self._made[dialect.name] = (str(compiled), dict(compiled.params))
-        text, own = made
-        if isinstance(given, dict):
-            with repeated(connection):
-                return connection.exec_driver_sql(text, own | given).all()
-        mark = "%s"
-        if dialect.name == "sqlite":
-            mark = "?"
-            # Few lengths: it remembers statements by their text.
-            given = [*given, *[given[-1]] * ((1 << (len(given) - 1).bit_length()) - len(given))]
-        text = text.replace(_MARK, ",".join([mark] * len(given)))
-        return connection.exec_driver_sql(text, tuple(given)).all()
+    return query.where(key.op("IN")(literal_column(f"({as_given.KEYS})")))
 
 
 class ByRecord:
@@ -278,9 +213,10 @@ class ByRecord:
         record_id: Column[Any],
         *,
         most: int | None = 1,
+        joined: Select[Any] | None = None,
     ) -> None:
-        """`most`: rows of one record."""
-        listed = query(lambda _: ())
+        """`most`: rows of one record; `joined`: see `ByKey`."""
+        listed = query(lambda _: ()) if joined is None else joined
         self._listed = listed.where(record_id.in_(bindparam("keys", expanding=True)))
         first, last = (bindparam(name, type_=record_id.type) for name in ("first", "last"))
 
@@ -294,7 +230,7 @@ class ByRecord:
         self._near = one_by_one(lambda one: (one >= first, one <= last))
         # To plan for many months takes longer than to look for them in a plan that is there.
         self._far = one_by_one(lambda _: ())
-        self._as_given = tuple(map(_AsGiven, (_marked(listed, record_id), self._near, self._far)))
+        self._as_given = tuple(map(AsGiven, (_marked(listed, record_id), self._near, self._far)))
 
     def rows(self, record_ids: Iterable[str], connection: Connection) -> Iterator[Any]:
         """The rows that there are, in no order."""
@@ -317,7 +253,7 @@ class ByRecord:
             names = {terms.pack_record_id(one): one for one in chunk}
             if _has_arrays(connection):
                 given, is_far = self._given(chunk)
-                given |= {name: _uuid(given[name]) for name in ("first", "last") if not is_far}
+                given |= {name: id_text(given[name]) for name in ("first", "last") if not is_far}
                 rows = (far if is_far else near).rows(given, connection)
                 found |= {names[row[0].bytes]: row for row in rows}
             else:
@@ -327,40 +263,44 @@ class ByRecord:
 
     def _given(self, chunk: Sequence[str]) -> tuple[dict[str, Any], bool]:
         """What PostgreSQL gets, and whether the records are far apart in time."""
-        given = {"keys": _array_text(chunk)}
+        given = {"keys": as_given.array_text(chunk)}
         first, last = min(chunk), max(chunk)
         if terms.millisecond(last) - terms.millisecond(first) > _FAR:
             return given, True
         return given | {"first": first, "last": last}, False
 
 
-def _uuid(record_id: str) -> uuid.UUID:
-    return uuid.UUID(bytes=terms.pack_record_id(record_id))
-
-
+_ADDRESS, _DOMAIN = schema.address, schema.domain
+_SPELLED = select(_ADDRESS.c.address_id, _ADDRESS.c.local_part, _ADDRESS.c.local_part_raw)
+_ITS_DOMAIN = _DOMAIN.c.domain_id == _ADDRESS.c.domain_id
 _ADDRESSES = ByKey(
-    select(
-        schema.address.c.address_id,
-        schema.address.c.local_part,
-        schema.address.c.local_part_raw,
-        # Not joined: PostgreSQL would read all domains for a page of addresses.
-        select(schema.domain.c.name)
-        .where(schema.domain.c.domain_id == schema.address.c.domain_id)
-        .scalar_subquery(),
+    # Not joined: PostgreSQL would read all domains for a page of addresses.
+    _SPELLED.add_columns(select(_DOMAIN.c.name).where(_ITS_DOMAIN).scalar_subquery()),
+    _ADDRESS.c.address_id,
+    joined=_SPELLED.add_columns(_DOMAIN.c.name).select_from(
+        _ADDRESS.outerjoin(_DOMAIN, _ITS_DOMAIN)
     ),
-    schema.address.c.address_id,
 )
 
 
 def mailboxes(address_ids: Iterable[int], connection: Connection) -> dict[int, str]:
     """Dictionary addresses by id, lossless."""
-    found = {}
-    for address_id, local_part, raw, name in _ADDRESSES.as_given(sorted(address_ids), connection):
-        text = pseudonym(address_id) if local_part is None else local_part
-        if raw is not None:
-            text = raw.decode("utf-8", "surrogateescape")
-        found[address_id] = text if name is None else f"{text}@{name}"
-    return found
+    return mailboxes_asked(address_ids, connection)()
+
+
+def mailboxes_asked(
+    address_ids: Iterable[int], connection: Connection
+) -> Callable[[], dict[int, str]]:
+    """What waits for them."""
+    asked = _ADDRESSES.asked(sorted(address_ids), connection)
+    return lambda: {row[0]: _mailbox(*row) for row in asked()}
+
+
+def _mailbox(address_id: int, local_part: str | None, raw: bytes | None, name: str | None) -> str:
+    text = pseudonym(address_id) if local_part is None else local_part
+    if raw is not None:
+        text = raw.decode("utf-8", "surrogateescape")
+    return text if name is None else f"{text}@{name}"
 
 
 def pseudonym(address_id: int) -> str:

@@ -5,9 +5,9 @@ Facts: `message`, `header_section`.  Dictionaries of what many messages share: `
 they were emptied.  `header_dictionary`: what header sections have in common.  Indexes that are
 tables on SQLite and MariaDB: `participant`, `participant_domain`, `header_term`; PostgreSQL, where
 a row of such a table costs a hundred octets, has arrays of terms with GIN instead (`message_terms`,
-`header_section_terms`; `postings` says what goes in).  What became of messages: `delivery`,
-`delivery_waiting`, `forwarded`, found by `delivery_state`, `delivery_address` and
-`waiting_address`.  The spool as loaded: `segment`, `set_aside`, `repeated`.  Evidence: `seal`,
+`header_section_terms`; `postings` says what goes in, `role_set` what may be found).  What became of
+messages: `delivery`, `delivery_waiting`, `forwarded`, found by `delivery_state`, `delivery_address`
+and `waiting_address`.  The spool as loaded: `segment`, `set_aside`, `repeated`.  Evidence: `seal`,
 `stamp`.  What was taken out, and what must not be: `tombstone`, `redaction`, `hold`, `hold_member`.
 
 Promises: the record id is the only key of a fact.  Its first 48 bits are the time, so each index
@@ -317,7 +317,7 @@ header_section = Table(
     **_BY_MONTH,
 )
 
-# PostgreSQL only; the other engines have the three tables below instead.
+# These are PostgreSQL's only; the other engines have the three tables below instead.
 message_terms = table(
     "message", column("record_id", RecordId()), column("terms", postgresql.ARRAY(BigInteger()))
 )
@@ -325,6 +325,15 @@ header_section_terms = table(
     "header_section",
     column("record_id", RecordId()),
     column("terms", postgresql.ARRAY(BigInteger())),
+)
+array_metadata = MetaData()
+
+role_set = Table(
+    "role_set",
+    array_metadata,
+    _key("holder_id", BigInteger, "domain; 0: an address of any domain"),
+    _key("roles", SmallInteger, "as in the terms; with holder 0, 0: any set of any holder"),
+    comment="sets of roles that somebody held in one record; searches ask for no others",
 )
 
 participant = Table(

@@ -136,6 +136,10 @@ def engine(url: URL, *, is_writer: bool, patience: float | None = ANSWER_SECONDS
         # has added to a dictionary in the meantime is seen.
         options["isolation_level"] = "READ COMMITTED"
     made = sqlalchemy.create_engine(plain, **options)
+    if not is_writer:
+        # Nor rolled back, which is a question to MariaDB all the same.  SQLAlchemy before 2.0.43
+        # does not know the word, and asks.
+        made.dialect.skip_autocommit_rollback = True
     is_bounded = is_writer and patience is not None
     set_up = _set_up_mariadb if is_mariadb else _set_up_postgresql
 

@@ -39,7 +39,8 @@ class Flat(NamedTuple):
     client: bytes  # address, name, helo
     reverse_path: bytes  # raw, address, resolved, place, why
     esmtp: str | bytes | None  # its ESMTP parameters as they are stored; octets: as they came
-    recipients: list[bytes]  # each of them whole
+    # raw, address, resolved, place, why, mailer, host, esmtp
+    recipients: list[bytes]  # empty: unusual
     copies: list[str]  # archive recipients
     # auid, sdid, selector, algorithm, canonicalization, fields; then signed_at, expires_at
     signatures: list[tuple[bytes, int, int | None] | None]  # null: unusual

@@ -5,6 +5,11 @@ message alone as its columns hold it, and what recurs as the octets that said it
 `rows` and `parts` make columns once; later they cost a look-up.  What they make of them depends on
 nothing else, so the rows are those of `rows.split`.
 
+What is plain in such a record (an address in small letters, a list of mailboxes without quotation
+marks) a compiled helper turns into rows; of what is not, it asks the functions of this file.
+`by_python` is its twin, which runs where the helper is missing, and for each record that the helper
+leaves to it.
+
 Promises: `split` answers what `rows.split` answers for the record, which is asked itself wherever
 a piece is not certain to be exact, or is wrong.
 
@@ -17,7 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import orjson
 
@@ -39,9 +44,27 @@ _REMEMBERED = 4096
 _LONG = 800  # octets of a piece worth remembering; longer ones are a stranger's
 # Besides the usual errors of wrong values: numbers that orjson does not take.
 _WRONG = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+_RECIPIENT = ("raw", "address", "resolved", "place", "why", "mailer", "host", "esmtp")
 _LOGIN, _CLIENT = 0, 1  # what stands for an origin that is one of these
 
 _Make = TypeVar("_Make", bound=Callable[..., Any])
+
+
+class _Compiled(Protocol):
+    def make(self, line: Apart, indexed: frozenset[str], /) -> tuple[Any, ...] | None: ...
+
+
+class _MakeCompiled(Protocol):
+    def __call__(self, questions: tuple[Callable[..., Any], ...]) -> _Compiled: ...
+
+
+COMPILED: _MakeCompiled | None = None  # None where it could not be built
+try:
+    from carbonseal.milter.archive import _usual_rows
+except ImportError:
+    pass
+else:
+    COMPILED = _usual_rows.Maker
 
 
 class _Unusual(Exception):
@@ -59,23 +82,30 @@ def _remembered(make: _Make) -> _Make:
     return cast(_Make, made)
 
 
+def made(line: Apart, indexed: frozenset[str]) -> Rows:
+    """The rows but for the header section itself."""
+    found = None if _maker is None else _maker.make(line, indexed)
+    return by_python(line, indexed) if found is None else Rows(*found)
+
+
 def split(
     line: Apart,
     octets: bytes,
     indexed: frozenset[str] = derive.INDEXED,
     compress: CompressText = header_store.compress_text,
+    make: Callable[[Apart, frozenset[str]], Rows] = made,
 ) -> Rows:
     """The rows of a record that came flat; `octets`: its line.  Raises: Unloadable."""
     try:
-        made = _rows(line, indexed)
+        found = make(line, indexed)
     except (_Unusual, *_WRONG):
         return rows.split(record.parse(octets), indexed, compress)
-    made.header_section["fields"] = compress(line.text)
-    return made
+    found.header_section["fields"] = compress(line.text)
+    return found
 
 
-def _rows(line: Apart, indexed: frozenset[str]) -> Rows:
-    """The rows but for the header section itself."""
+def by_python(line: Apart, indexed: frozenset[str]) -> Rows:
+    """The same without the helper."""
     assert line.flat is not None
     (
         record_id, recorded_at, queue_id, login, common, client_key, path_key, esmtp, recipients,
@@ -172,7 +202,7 @@ def _path(octets: bytes) -> tuple[End, str, Columns]:
 @_remembered
 def _recipient(octets: bytes) -> tuple[Columns, End, str]:
     """A recipient of the envelope: its columns, its end and its address."""
-    path = orjson.loads(octets)
+    path = dict(zip(_RECIPIENT, orjson.loads(octets), strict=True))
     columns, end, is_exact = rows.recipient_of(path)
     if not is_exact:
         raise _Unusual
@@ -258,3 +288,29 @@ def _form(octets: bytes) -> tuple[SigningForm, str | None]:
     if not is_exact:
         raise _Unusual
     return columns["form"], columns["auid"]
+
+
+# In the order in which the helper knows them.
+QUESTIONS: tuple[Callable[..., Any], ...] = (
+    _path,
+    _recipient,
+    _client,
+    _circumstance,
+    _author,
+    _esmtp,
+    _form,
+    parts.route_of,
+    parts.copy_of,
+    rows.login_hash,
+    terms.mailbox,
+    rows.found_by,
+    terms.parent_domains,
+    derive.authors_of,
+    derive.mailboxes_of,
+    derive.subject_of,
+    derive.message_id_of,
+    derive.terms_of,
+    parts.stored,
+    verdicts.of_texts,
+)
+_maker = None if COMPILED is None else COMPILED(QUESTIONS)

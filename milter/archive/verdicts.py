@@ -87,11 +87,12 @@ def in_common(reasons: Sequence[str], abouts: Abouts) -> tuple[Verdict, bool]:
                 continue
         run_code = None
         made.append(text)
-    return (_verdict if len(made) <= _FEW else _verdict.__wrapped__)(tuple(made)), is_exact
+    return (of_texts if len(made) <= _FEW else of_texts.__wrapped__)(tuple(made)), is_exact
 
 
 @functools.lru_cache(maxsize=1024)
-def _verdict(made: tuple[str, ...]) -> Verdict:
+def of_texts(made: tuple[str, ...]) -> Verdict:
+    """Reasons that have their placeholders."""
     return Verdict(record_line.ascii_json(made).decode("ascii"))
 
 

@@ -47,6 +47,7 @@ from carbonseal.milter.archive import (
     segments,
     servers,
     spool_line,
+    usual_rows,
 )
 from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.dictionary import Dictionary
@@ -120,7 +121,7 @@ def serve(
 ) -> int:
     """Load until the supervisor at the other end of `control` says so or is gone."""
     stop = _ControlStop(control)
-    if spool_line.COMPILED is None:
+    if None in (spool_line.COMPILED, usual_rows.COMPILED, loader.COMPILED):
         log.event("writer-without-helper")
     while True:
         try:
@@ -285,11 +286,11 @@ class _Writer:
         self._engine: Engine | None = None
         self._connection: Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
         self._dictionary = Dictionary()
         self._learning = header_learning.Learning()
         self._progress: dict[str, Progress] = {}
         self._seen: dict[str, Surveying] = {}
-        self._sizes: dict[str, int] = {}  # of open segments when they were last read to the end
         self._ahead_at = 0.0
         self._trouble: str | None = None
         self._failures = 0
@@ -322,7 +323,6 @@ class _Writer:
         self._learning = header_learning.Learning()
         self._progress.clear()
         self._seen.clear()
-        self._sizes.clear()
         self._sealer = None
         self._disconnect()
         if self._engine is not None:
@@ -350,7 +350,6 @@ class _Writer:
         for name in self._progress.keys() - {segment.name for segment in pending}:
             del self._progress[name]
             self._seen.pop(name, None)
-            self._sizes.pop(name, None)
         if trouble is not None:
             raise trouble
         return self.loaded - before
@@ -375,7 +374,7 @@ class _Writer:
         return str(fault)
 
     def _connect(self) -> None:
-        if self._connection is None or database.file_of(self._engine) != self._file:
+        if self._connection is None or self._is_removed():
             self.close()
             self._engine = database.writing_engine(self._url)
             self._file = database.file_of(self._engine)
@@ -384,7 +383,13 @@ class _Writer:
             self._bring_back()
             with self._transaction() as connection:
                 self._learning.recall(connection)
+            self._log = database.log_of(self._engine)  # the first transaction has begun it
             self._ahead_at = 0.0
+
+    def _is_removed(self) -> bool:
+        """Whether an SQLite archive, or its log, is another than the one that is written to."""
+        engine = self._engine
+        return database.file_of(engine) != self._file or database.log_of(engine) != self._log
 
     def _bring_back(self) -> None:
         """Load again what this database has lost, or never had.
@@ -442,8 +447,9 @@ class _Writer:
     def _load_lines(self, segment: Segment, stop: Stop) -> bool:
         """Load what there is of a segment; whether that was all, and no stop came between."""
         known = self._progress.get(segment.name) or self._recall(segment)
-        size = _size(segment)
-        if known.is_complete or size == self._sizes.get(segment.name):
+        if known.is_complete:
+            return True
+        if not (segment.is_closed or segments.has_more(segment, known.offset)):
             return True
         entries = segments.read(segment, known.offset, known.lines, self._take)
         seen = self._seen_until(segment, known.offset)
@@ -458,8 +464,6 @@ class _Writer:
             self._learning.learn(self._transaction)
             if stop.is_set():
                 return False
-        if not segment.is_closed:
-            self._sizes[segment.name] = size
         return True
 
     def _seen_until(self, segment: Segment, offset: int) -> Surveying | None:

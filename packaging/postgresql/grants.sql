@@ -24,7 +24,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO carbonseal_writer, carbonseal_rea
 -- The writer adds.  Whoever takes over a relay can neither change nor delete what is on record.
 GRANT INSERT ON
     message, header_section,
-    domain, address, circumstance, route, signing_form, verdict, retention,
+    domain, role_set, address, circumstance, route, signing_form, verdict, retention,
     segment, set_aside, repeated, seal, stamp, header_dictionary,
     delivery, delivery_state, delivery_address, delivery_waiting, waiting_address, forwarded
   TO carbonseal_writer;
@@ -52,10 +52,10 @@ GRANT INSERT, DELETE ON
 GRANT UPDATE ON dictionary_epoch TO carbonseal_keeper;
 GRANT INSERT, UPDATE, DELETE ON tombstone TO carbonseal_keeper;
 GRANT INSERT ON
-    domain, address, circumstance, route, signing_form, verdict, retention, repeated
+    domain, role_set, address, circumstance, route, signing_form, verdict, retention, repeated
   TO carbonseal_keeper;
 GRANT UPDATE, DELETE ON address TO carbonseal_keeper;
-GRANT DELETE ON domain TO carbonseal_keeper;
+GRANT DELETE ON domain, role_set TO carbonseal_keeper;
 GRANT UPDATE (why) ON set_aside TO carbonseal_keeper;
 GRANT EXECUTE ON FUNCTION
     carbonseal_partition(timestamptz), carbonseal_partitions(integer),

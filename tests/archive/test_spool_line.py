@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import zlib
@@ -21,10 +22,10 @@ from carbonseal.milter.archive import (
     derive,
     header_store,
     merkle,
+    open_segment,
     record,
     rows,
     segments,
-    spool,
     spool_line,
     usual_rows,
 )
@@ -33,7 +34,7 @@ from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.spool_line import Apart
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "milter/archive/_spool_line.c"
+SOURCES = [ROOT / f"milter/archive/{name}.c" for name in ("_spool_line", "_usual_rows")]
 EXAMPLES = 100 if sanitizers.are_at_work() else 400
 
 INDEXED = frozenset(("list-id", "x-case"))
@@ -99,6 +100,9 @@ def assert_twins(line: bytes) -> Apart | None:
         found = split(lambda: usual_rows.split(usual, line, INDEXED))
         assert found == made
         assert types(found) == types(made)
+        plainly = split(lambda: usual_rows.split(usual, line, INDEXED, make=usual_rows.by_python))
+        assert plainly == made
+        assert types(plainly) == types(made)
     return apart
 
 
@@ -122,6 +126,7 @@ def split(make: Any) -> Any:
 def test_the_helper_is_what_runs_where_there_was_a_compiler() -> None:
     """Otherwise nothing here would be compared with anything."""
     assert spool_line.COMPILED is not None
+    assert usual_rows.COMPILED is not None
 
 
 def test_all_mail_of_the_generator_is_taken_apart() -> None:
@@ -182,10 +187,14 @@ def test_all_mail_of_the_generator_is_usual(monkeypatch: pytest.MonkeyPatch) -> 
     ]
     take = taking(flat=True)
     monkeypatch.delattr(rows, "split")
+    left = []
+    by_python = usual_rows.by_python
+    monkeypatch.setattr(usual_rows, "by_python", lambda *given: left.append(1) or by_python(*given))
     for line in lines:
         usual = take(line)
         assert usual is not None
         assert usual_rows.split(usual, line, INDEXED).record_id == usual.content["record_id"]
+    assert len(left) <= len(lines) // 100  # of lists, which have many recipients
 
 
 def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -274,6 +283,180 @@ def test_what_is_unusual_in_some_places_makes_the_same_rows(
     assert_twins(record.encode(content))
 
 
+# What lists of mailboxes are made of, plain or not.
+MAILBOXES = st.lists(
+    st.sampled_from(
+        [
+            *(
+                "<ann@a.example>",
+                "ann@a.example",
+                "<Ann.O'Hara+x=y?@A.b-c.EXAMPLE>",
+                "a@b",
+                "<a@b.>",
+            ),
+            *(
+                "Ann",
+                '"O\\"Hara, Ann"',
+                '"Ann, x@y <z@w>" ',
+                '"',
+                "(c)",
+                "=?UTF-8?Q?=C3=BC?=",
+                "x:",
+            ),
+            *(
+                ", ",
+                ",",
+                " ,",
+                ";",
+                " ",
+                "\t",
+                "\n ",
+                "\r\n\t",
+                "\n",
+                "\r",
+                "\r ",
+                "@",
+                ".",
+                "-",
+                "<",
+            ),
+            *(
+                ">",
+                "\u00e9",
+                "\udcff",
+                "\0",
+                "\x7f",
+                "[192.0.2.1]",
+                "_",
+                "a" * 64,
+                "b" * 65,
+                "@-a.b",
+            ),
+            *(
+                "@a-.b",
+                "@" + "c" * 63 + ".d",
+                "@" + "c" * 64 + ".d",
+                "@" + "e.f" * 85,
+                "xn--a",
+                "\\",
+            ),
+        ]
+    ),
+    max_size=7,
+).map("".join)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["From", "To", "cc"]), MAILBOXES).map(list), max_size=4),
+    st.text('ab, <>@."\n\r\t-(', max_size=30),
+)
+@settings(max_examples=2 * EXAMPLES, deadline=None)
+def test_both_read_the_same_mailboxes(fields: list[list[str]], text: str) -> None:
+    """Plain lists, and all that is nearly plain."""
+    assert_twins(record.encode(salted(1, header_fields=[*fields, ["To", text]])))
+
+
+NEARLY_PLAIN = [
+    *("a@-b.c", "a@b-.c", "a@b..c", "a@.b", "a@b.", "a@b_", "a@B.c", "A@b.c", "a@b@c", "@b", "a@"),
+    *("a@" + "b" * 63, "a@" + "b" * 64, "a@" + "b." * 126 + "c", "a@" + "b." * 127 + "c"),
+    *(
+        "a" * 64 + "@b",
+        "a" * 65 + "@b",
+        "a=b@c",
+        "a?b@c",
+        "a b@c",
+        "a+b@c.example",
+        "a@b c@d",
+        "root",
+    ),
+]
+
+
+@pytest.mark.parametrize("address", NEARLY_PLAIN)
+def test_both_read_the_same_address(address: str) -> None:
+    """Each in angle brackets and without, alone and among others."""
+    for text in ("{}", " <{}>", 'x "y" <{}> ', "{},b@c", "b@c, {}\t", "b@c,<{}>,b@c", "<{}", "{}>"):
+        fields = [[name, text.format(address)] for name in ("From", "To")]
+        assert_twins(record.encode(salted(1, header_fields=fields)))
+
+
+PLAIN_WHO = ["alice@example.com", "bob@partner.example", "alice", "192.0.2.7", "desk.example.com"]
+WHO = [*PLAIN_WHO * 5, "Bob+x@Partner.example", "archive@archive.example.net", "", "@", "x" * 201]
+WHO += ["{why}", "\u00e9@b", "bob+x@partner.example", '"b b"@b.example', "a@b@c.example", "a@"]
+CODES = [*["origin-login", "recipient-outside", "recipient", "signed", ""] * 6, "a@b", "{", "a\n"]
+FORMS = [*["{}({})"] * 12, "{}({}", "{}{}", "{}({})x"]
+
+
+@given(
+    login=st.none() | st.sampled_from(WHO),
+    client=st.sampled_from(["192.0.2.7", "192.0.2.7", "2001:db8::1", "", "alice"]),
+    sender=st.tuples(st.sampled_from(WHO), st.sampled_from(WHO)),
+    people=st.lists(st.tuples(st.sampled_from(WHO), st.sampled_from(WHO)), max_size=4),
+    copies=st.lists(st.sampled_from(WHO), max_size=2),
+    author=st.sampled_from(WHO),
+    reasons=st.lists(
+        st.builds(
+            lambda form, code, who: form.format(code, who),
+            st.sampled_from(FORMS),
+            st.sampled_from(CODES),
+            st.sampled_from(WHO),
+        ),
+        max_size=6,
+    ),
+)
+@settings(max_examples=2 * EXAMPLES, deadline=None)
+def test_both_say_the_same_of_who_is_named_where(
+    login: str | None,
+    client: str,
+    sender: tuple[str, str],
+    people: list[tuple[str, str]],
+    copies: list[str],
+    author: str,
+    reasons: list[str],
+) -> None:
+    """Reasons about whoever is there once, twice or not; addresses that are their own, or not."""
+    recipients = [
+        build_recipient(who, why=f"recipient-outside({why})", resolved=who) for who, why in people
+    ]
+    content = salted(
+        1,
+        login=login,
+        recipients=recipients,
+        archive_recipients=copies,
+        reasons=reasons,
+        header_fields=[["From", f" <{author}>"], ["Subject", " one two One =?UTF-8?Q?x?="]],
+    )
+    content["client"] = {**content["client"], "address": client, "name": f"a.{sender[0][-15:]}"}
+    content["reverse_path"] = {
+        **content["reverse_path"],
+        "raw": f"<{sender[0]}>",
+        "address": sender[0],
+        "resolved": None,
+        "why": f"reverse-path-inside({sender[1]})",
+    }
+    assert_twins(record.encode(content))
+
+
+def test_the_same_is_said_of_more_people_reasons_and_words_than_the_helper_takes() -> None:
+    """Beyond its bounds it leaves the record to its twin."""
+    many = [f"r{number}@x.example" for number in range(70)]
+    for count in (20, 21, 63, 64, 65, 70):
+        some = many[:count]
+        content = salted(
+            1,
+            recipients=[build_recipient(one) for one in some],
+            archive_recipients=[],
+            reasons=[f"recipient{number % 2}({one})" for number, one in enumerate(some)],
+            header_fields=[
+                ["To", ", ".join([*some, *some])],
+                ["Subject", " " + " ".join(f"{number}" for number in range(4 * count))],
+                *[["List-Id", f" x{number % 7} <l{number}.x>"] for number in range(count)],
+            ],
+        )
+        assert_twins(record.encode(content))
+        assert_twins(record.encode({**content, "recipients": content["recipients"][::-1]}))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -347,7 +530,7 @@ def test_both_say_the_same_of_any_record(fields: list[list[str]], changes: dict[
 def test_both_say_the_same_of_any_object(content: dict[str, Any]) -> None:
     """A record of another shape is none to the helper."""
     assert_twins(record.encode({**content, "x": 1}))
-    assert_twins(record.encode(salted(1, **content)))
+    assert_twins(record.encode({**salted(1), **content}))
 
 
 LINE = record.encode(
@@ -431,8 +614,8 @@ def test_a_segment_is_read_the_same_with_and_without(tmp_path: Path) -> None:
     lines[2:2] = [b"rubbish\n", line_of(b'{"event":"later","relay":"mx1"'), LINE[:-9] + b"x\n"]
     for line in lines:
         tree.add(line)
-    path = tmp_path / f"01GNP5RRHK123SMMG37M6W5FTB-1{spool.CLOSED_SUFFIX}"
-    path.write_bytes(b"".join([*lines, spool.footer("01GNP5RRHK123SMMG37M6W5FTB-1", tree)]))
+    path = tmp_path / f"01GNP5RRHK123SMMG37M6W5FTB-1{open_segment.CLOSED_SUFFIX}"
+    path.write_bytes(b"".join([*lines, open_segment.footer("01GNP5RRHK123SMMG37M6W5FTB-1", tree)]))
     [segment] = segments.pending(tmp_path)
     found = []
     for take in (None, taking(), taking(flat=True)):
@@ -464,7 +647,34 @@ def test_the_helper_refuses_what_is_no_line() -> None:
     assert spool_line.taking({"x" * 256}) is None
 
 
+def test_the_maker_of_rows_refuses_what_is_no_record() -> None:
+    """Likewise; what the functions that it asks raise comes through, and costs it nothing."""
+    compiled: Any = usual_rows.COMPILED
+    for wrong in ((), [], (len,), None):
+        with pytest.raises(TypeError):
+            compiled(wrong)
+    line = record.encode(next(generator.records(1)))
+    usual = taking(flat=True)(line)
+    assert usual is not None
+    assert usual.flat is not None
+    count = len(usual_rows.QUESTIONS)
+    for answer in (lambda *_given: None, lambda *_given: (), lambda *_given: (1, 2, 3), int):
+        maker = compiled((answer,) * count)
+        with contextlib.suppress(TypeError, ValueError):
+            assert maker.make(usual, INDEXED) is None
+    maker = compiled(usual_rows.QUESTIONS)
+    for wrong in ((), (usual,), ((), INDEXED), ([], INDEXED)):
+        with pytest.raises(TypeError):
+            maker.make(*wrong)
+    for place in range(len(usual.flat)):
+        for odd in (None, 1, "", b"", [], [None], (), ["x"], [b"x"], [(1, 2, 3)]):
+            changed_one = (*usual.flat[:place], odd, *usual.flat[place + 1 :])
+            with contextlib.suppress(TypeError, ValueError, AttributeError):
+                maker.make((*usual[:-1], changed_one), INDEXED)
+
+
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
-def test_the_helper_stays_within_its_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_the_helper_stays_within_its_memory(source: Path, tmp_path: Path) -> None:
     """All of the above once more under the sanitizers."""
-    sanitizers.run(SOURCE, __file__, tmp_path, "-lcrypto")
+    sanitizers.run(source, __file__, tmp_path, "-lcrypto")

@@ -265,14 +265,31 @@ def test_a_missing_directory_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_removed_is_made_again(archive: Archive) -> None:
-    """The writer does not go on writing into a file that nobody can open any more."""
+    """The writer does not go on writing into a file that nobody can open any more.
+
+    What the removed file held comes again from spool/loaded, also what went into it at the last.
+    """
     with writing(archive):
         archive.put(build_record(1))
         wait_for(lambda: stored(archive) == 1)
         for path in archive.file.parent.glob("archive.db*"):
             path.unlink()
         archive.put(build_record(2))
+        wait_for(lambda: stored(archive) == 2)
+    assert archive.search(queue_id="4XYZ1")
+    assert archive.search(queue_id="4XYZ2")
+
+
+def test_a_log_that_is_removed_hides_nothing(archive: Archive) -> None:
+    """Records are found though somebody removed the write-ahead log under the writer."""
+    with writing(archive):
+        archive.put(build_record(1))
         wait_for(lambda: stored(archive) == 1)
+        for path in archive.file.parent.glob("archive.db-*"):
+            path.unlink()
+        archive.put(build_record(2))
+        wait_for(lambda: stored(archive) == 2)
+    assert archive.search(queue_id="4XYZ1")
     assert archive.search(queue_id="4XYZ2")
 
 

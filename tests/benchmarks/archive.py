@@ -27,7 +27,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,21 +117,37 @@ class Run:
     def is_measured(self, engine: str, size: int) -> bool:
         return self._result(engine, size).exists()
 
-    def measure(self, engine: str, size: int) -> None:
-        """Ask the archive of that size, or the copy that was made when it had it."""
+    def measure(self, engine: str, sizes: Sequence[int]) -> None:
+        """Ask the archives of these sizes in turns: the copy that was made when it had the size,
+        or the archive itself.
+        """
+        places = {size: place for size in sizes if (place := self._of_size(engine, size))}
+        if not places:
+            return
+        console.print(f"{engine}, measuring {', '.join(f'{size:,}' for size in places)} messages")
+        with contextlib.ExitStack() as at_end:
+            archives = [
+                (at_end.enter_context(self._opened(engine, place)), self.material.samples(size))
+                for size, place in places.items()
+            ]
+            measured = archive_measuring.measure(archives)
+        every = archive_filling.steps(self._place(engine))
+        for size, found in zip(places, measured, strict=True):
+            steps = [one for one in every if one["until"] <= size]
+            run = {"engine": engine, "messages": size, "loading": loading(steps), **found}
+            self._result(engine, size).write_text(json.dumps(run), encoding="utf-8")
+            archive_report.show_run(run, console)
+
+    def _of_size(self, engine: str, size: int) -> Path | None:
+        """Where an archive of that size is."""
         place = self._copy(engine, size)
-        if not place.exists():
-            place = self._place(engine)
-            if archive_filling.loaded(place) != size:
-                console.print(f"{engine} has no archive of {size:,} messages here; load it first")
-                return
-        console.print(f"{engine}, measuring {size:,} messages")
-        with self._opened(engine, place) as store:
-            found = archive_measuring.measure(store, self.material.samples(size))
-        steps = [one for one in archive_filling.steps(self._place(engine)) if one["until"] <= size]
-        run = {"engine": engine, "messages": size, "loading": loading(steps), **found}
-        self._result(engine, size).write_text(json.dumps(run), encoding="utf-8")
-        archive_report.show_run(run, console)
+        if place.exists():
+            return place
+        place = self._place(engine)
+        if archive_filling.loaded(place) == size:
+            return place
+        console.print(f"{engine} has no archive of {size:,} messages here; load it first")
+        return None
 
     def results(self) -> list[Results]:
         """Everything that was measured in this directory so far."""
@@ -200,8 +216,10 @@ def main() -> int:
                     run.load(engine, size, is_last=engine == options.engines[-1])
                 if options.load_only:
                     continue
-                if options.measure_only or not run.is_measured(engine, size):
-                    run.measure(engine, size)
+                if not (options.measure_only or run.is_measured(engine, size)):
+                    run.measure(engine, [size])
+        for engine in options.engines if options.measure_only else ():
+            run.measure(engine, sorted(options.sizes))
         runs = run.results()
     if runs:
         _report(runs, options, load_average)

@@ -30,8 +30,8 @@ from traffic.generator import World
 
 from benchmarks import busy
 from benchmarks.archive_engines import Store
+from carbonseal.milter.archive import open_segment, writer
 from carbonseal.milter.archive import segments as spool_segments
-from carbonseal.milter.archive import spool, writer
 
 STEP = 100_000  # messages that are loaded at a time
 _SAMPLES = 6000  # records from which the queries' parameters are drawn
@@ -61,7 +61,7 @@ class Material:
     def link(self, first: int, last: int, target: Path) -> None:
         """Put those segments into the spool `target`, but the ones that it has or had."""
         for part in self._parts(first, last):
-            for path in sorted(self._place(part).glob(f"*{spool.CLOSED_SUFFIX}")):
+            for path in sorted(self._place(part).glob(f"*{open_segment.CLOSED_SUFFIX}")):
                 places = (target / path.name, target / spool_segments.LOADED / path.name)
                 if not any(place.exists() for place in places):
                     os.link(path, places[0])

@@ -34,23 +34,47 @@ Results = dict[str, Any]
 Time = tuple[float, int, str]  # milliseconds, records, what was asked
 
 
-def measure(store: Store, samples: list[dict[str, Any]]) -> Results:
-    """Everything about an archive but what its loading cost; `samples` are of its records."""
+Archive = tuple[Store, list[dict[str, Any]]]  # and samples of its records
+
+
+def measure(archives: Sequence[Archive]) -> list[Results]:
+    """Everything about archives but what their loading cost.
+
+    Those of one engine at several sizes together: they are asked in turns, so that a machine whose
+    speed changes from one minute to the next makes none of them look quicker than another.
+    """
+    found = [_settled(store) for store, _ in archives]
+    questions = [archive_questions.questions(samples) for _, samples in archives]
+    watch = busy.Watch(lambda: sum(store.cpu_seconds() for store, _ in archives))
+    asked = [_Asked(store.url, one) for (store, _), one in zip(archives, questions, strict=True)]
+    try:
+        gc.collect()
+        gc.freeze()
+        for turn in range(_TRIES * TIMES):
+            for number in range(len(questions[0])):
+                for one in asked:
+                    one.ask(number, turn)
+    finally:
+        for one in asked:
+            one.close()
+    others = watch.facts()["others"]
+    for (store, _), some, one, facts in zip(archives, questions, asked, found, strict=True):
+        store.make_cold()
+        cold = _ask_cold(store.url, some)
+        facts["others"] = others
+        facts["questions"] = [{**row, "cold_ms": cold[row["name"]]} for row in one.summaries()]
+    return found
+
+
+def _settled(store: Store) -> Results:
     begun = time.perf_counter()
     store.settle()
-    questions = archive_questions.questions(samples)
-    found: Results = {
+    return {
         "settings": store.settings,
         "settled_s": round(time.perf_counter() - begun, 1),
         "octets": store.total(),
         "octets_by_table": store.sizes(),
     }
-    watch = busy.Watch(store.cpu_seconds)
-    warm = _ask_warm(store.url, questions)
-    found["others"] = watch.facts()["others"]
-    store.make_cold()
-    cold = _ask_cold(store.url, questions)
-    return found | {"questions": [{**one, "cold_ms": cold[one["name"]]} for one in warm]}
 
 
 def count(url: str) -> int:
@@ -62,31 +86,40 @@ def count(url: str) -> int:
         engine.dispose()
 
 
-def _ask_warm(url: str, questions: Sequence[Question]) -> list[Results]:
-    """Every question many times, in turns: each finds the caches as the others left them."""
-    most = _TRIES * TIMES
-    asked = {one.name: archive_questions.asked(one, most) for one in questions}
-    times: dict[str, list[Time]] = {one.name: [] for one in questions}
-    disturbed: dict[str, list[Time]] = {one.name: [] for one in questions}
-    spent = dict.fromkeys(times, 0.0)
-    engine = database.reading_engine(url)
-    try:
-        gc.collect()
-        gc.freeze()
-        for turn in range(most):
-            for one in questions:
-                known = times[one.name]
-                if len(known) == TIMES or spent[one.name] > _PATIENCE:
-                    continue
-                stolen = busy.stolen()
-                took = _timed(one, engine, next(asked[one.name]))
-                spent[one.name] += took[0] / 1e3
-                if turn < _UNCOUNTED and spent[one.name] <= _PATIENCE:
-                    continue
-                (known if busy.stolen() == stolen else disturbed[one.name]).append(took)
-    finally:
-        engine.dispose()
-    return [_summary(one, times[one.name], disturbed[one.name]) for one in questions]
+class _Asked:
+    """One archive that is asked every question many times: each finds the caches as the others
+    left them.
+    """
+
+    def __init__(self, url: str, questions: Sequence[Question]) -> None:
+        self._questions = questions
+        most = _TRIES * TIMES
+        self._texts = [archive_questions.asked(one, most) for one in questions]
+        self._times: list[list[Time]] = [[] for _ in questions]
+        self._disturbed: list[list[Time]] = [[] for _ in questions]
+        self._spent = [0.0] * len(questions)
+        self._engine = database.reading_engine(url)
+
+    def ask(self, number: int, turn: int) -> None:
+        """One question once more, unless it was asked often enough."""
+        known = self._times[number]
+        if len(known) == TIMES or self._spent[number] > _PATIENCE:
+            return
+        stolen = busy.stolen()
+        took = _timed(self._questions[number], self._engine, next(self._texts[number]))
+        self._spent[number] += took[0] / 1e3
+        if turn < _UNCOUNTED and self._spent[number] <= _PATIENCE:
+            return
+        (known if busy.stolen() == stolen else self._disturbed[number]).append(took)
+
+    def summaries(self) -> list[Results]:
+        """What each question took."""
+        every = zip(self._questions, self._times, self._disturbed, strict=True)
+        return [_summary(question, times, disturbed) for question, times, disturbed in every]
+
+    def close(self) -> None:
+        """Let the archive go."""
+        self._engine.dispose()
 
 
 def _timed(question: Question, engine: Engine, text: str) -> Time:

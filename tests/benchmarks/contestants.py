@@ -39,6 +39,7 @@ from support.carbonseal import ARCHIVE, COMMAND
 
 from benchmarks import load, processes
 from benchmarks.load import Burst
+from carbonseal.milter.archive import segments
 
 DOMAIN = "example.com"
 SELECTOR = "bench"
@@ -356,7 +357,8 @@ class Carbonseal(Contestant):
             with contextlib.suppress(OSError), os.scandir(place) as entries:
                 for entry in entries:
                     with contextlib.suppress(OSError):
-                        total += entry.stat().st_size if entry.name.endswith(".jsonl") else 0
+                        if entry.name.endswith(".jsonl"):
+                            total += segments.end_of(Path(entry.path))  # not its room
         return total
 
     def role(self, pid: int) -> str:

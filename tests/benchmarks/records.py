@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from carbonseal.milter.archive import merkle, record, spool, writer
+from carbonseal.milter.archive import merkle, open_segment, record, writer
 
 START = 1_795_237_200.0  # 2026-11-21T05:00:00Z
 DEFAULT_COUNT = 20_000
@@ -231,12 +231,12 @@ def fill(directory: Path, count: int) -> int:
     while content := list(itertools.islice(made, _SEGMENT_RECORDS)):
         name = f"{content[0]['record_id']}-1"
         tree = merkle.Tree()
-        with open(directory / (name + spool.CLOSED_SUFFIX), "wb") as stream:
+        with open(directory / (name + open_segment.CLOSED_SUFFIX), "wb") as stream:
             for one in content:
                 line = record.encode(one)
                 tree.add(line)
                 octets += stream.write(line)
-            stream.write(spool.footer(name, tree))
+            stream.write(open_segment.footer(name, tree))
     return octets
 
 

@@ -36,8 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[archive.Results]:
         patch.setattr(generator, "PART", _HALF)
         for size in (_HALF, _COUNT):
             archive.Run(directory, _COUNT, copies=True).load("sqlite", size, is_last=True)
-        for size in (_COUNT, _HALF):
-            archive.Run(directory, 1).measure("sqlite", size)
+        archive.Run(directory, 1).measure("sqlite", [_HALF, _COUNT])
         return archive.Run(directory, 1).results()
 
 

@@ -455,12 +455,16 @@ def test_one_that_cannot_be_read_for_long_is_said_once(
     finally:
         follower.terminate()
         follower.wait(30)
-    told = [line.split()[2] for line in (tmp_path / "said").read_text().splitlines()]
-    assert [one for one in told if one.startswith("follow-")] == [
+    lines = [line.split(maxsplit=2)[2] for line in (tmp_path / "said").read_text().splitlines()]
+    told = [line for line in lines if line.startswith("follow-")]
+    waits = [line for line in told if line.startswith("follow-waits")]
+    # On a stalled machine there may be two reasons; each of them is said once.
+    assert waits
+    assert len(set(waits)) == len(waits), told
+    assert [line.split()[0] for line in told if line not in waits] == [
         "follow-begins",
-        "follow-waits",
         "follow-goes-on",
-    ]
+    ], told
 
 
 def test_where_there_is_no_journal_it_is_said(tmp_path: Path) -> None:

@@ -899,6 +899,8 @@ DOORS = [
                 ("expect", "nonsense", DATA, "NUMBER:HASH"),
                 ("expect", "1:00", DATA, "NUMBER:HASH"),
                 ("expect", "9" * 5000 + HEAD, DATA, "NUMBER:HASH"),
+                ("expect-audit", "nonsense", DATA, "NUMBER:HASH"),
+                ("expect-audit", "9" * 5000 + HEAD, DATA, "NUMBER:HASH"),
                 ("bundle", "none", DATA, "archive export"),
                 ("bundle", "message.eml", DATA, "neither a directory nor a tar file"),
                 ("bundle", HUGE, DATA, "too long"),

@@ -50,6 +50,25 @@ STATES = [
         "delivered",
         id="deferred-by-a-line-that-was-written-late",
     ),
+    pytest.param(
+        [
+            part(attempt(BOB, "sent", 1)),
+            part(change("removed", 1)),
+            *FORWARDED,
+            part(attempt(BOB, "deferred", 2)),
+        ],
+        "delivered",
+        id="forwarded-and-deferred-by-a-line-that-was-written-late",
+    ),
+    pytest.param(
+        [
+            *FORWARDED,
+            part(attempt(BOB, "sent", 2)),
+            replace(part(attempt(BOB, "deferred", 3)), next_hop="mx[192.0.2.9]:25"),
+        ],
+        "deferred",
+        id="forwarded-through-a-filter-and-deferred-behind-it",
+    ),
     pytest.param([QUEUED, attempt(BOB, "bounced"), REMOVED], "bounced", id="bounced"),
     pytest.param(
         [QUEUED, attempt(BOB, "deferred"), change("expired"), REMOVED],

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from carbonseal.milter.archive import database, record, spool, writer
+from carbonseal.milter.archive import database, open_segment, record, spool, writer
 from carbonseal.milter.archive.search import fields, language, query
 from carbonseal.milter.archive.search.wanted import Is, Search, both
 
@@ -152,7 +152,7 @@ class Archive:
     def put_lines(self, *lines: bytes) -> Path:
         """Write a closed segment with these very lines."""
         name = f"{record.new_record_id(int(START * 1000))}-{next(self._number)}"
-        path = self.spool_directory / (name + spool.CLOSED_SUFFIX)
+        path = self.spool_directory / (name + open_segment.CLOSED_SUFFIX)
         path.write_bytes(b"".join(lines))
         return path
 

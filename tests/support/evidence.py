@@ -79,7 +79,8 @@ class Sealed:
         self.audit_engine = self._audit.__enter__()
         with self.writing.begin() as connection:
             there = inspect(connection).get_table_names()
-            for name in sorted(schema.metadata.tables.keys() & set(there)):
+            known = schema.metadata.tables.keys() | schema.array_metadata.tables.keys()
+            for name in sorted(known & set(there)):
                 connection.execute(text(f"CREATE TABLE kept_{name} AS SELECT * FROM {name}"))
 
     def close(self) -> None:

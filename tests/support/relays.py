@@ -100,7 +100,9 @@ class Relay:
 
     def said(self, event: str) -> list[dict[str, str]]:
         """What its writer reported."""
-        lines = (json.loads(line) for line in self._writer.log().splitlines())
+        # The writer's own log goes there as well: what it says of header dictionaries.
+        told = (line for line in self._writer.log().splitlines() if line.startswith("["))
+        lines = map(json.loads, told)
         return [facts for name, facts in lines if name == event]
 
 

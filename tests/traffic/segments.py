@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from carbonseal.milter.archive import merkle, record, spool
+from carbonseal.milter.archive import merkle, open_segment, record
 from traffic.generator import Record
 
 _SEGMENT = 10_000  # records
@@ -44,9 +44,9 @@ class Segments:
 
     def _close(self, relay: str) -> None:
         name, lines, tree = self._open.pop(relay)
-        data = b"".join([*lines, spool.footer(name, tree)])
+        data = b"".join([*lines, open_segment.footer(name, tree)])
         self.octets += len(data)
-        (self._directory / (name + spool.CLOSED_SUFFIX)).write_bytes(data)
+        (self._directory / (name + open_segment.CLOSED_SUFFIX)).write_bytes(data)
 
 
 def fill(directory: Path, records: Iterable[Record]) -> int:

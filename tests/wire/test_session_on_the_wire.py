@@ -91,7 +91,7 @@ def records(service: Carbonseal) -> list[dict[str, Any]]:
     lines = [
         json.loads(line)
         for place in sorted(places, key=lambda one: one.name)
-        for line in place.read_text().splitlines()
+        for line in place.read_text().rstrip("\0").splitlines()
     ]
     return [line for line in lines if "footer" not in line and line["record_id"] not in KNOWN]
 

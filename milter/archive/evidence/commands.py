@@ -62,6 +62,13 @@ _PATH = click.Path(path_type=Path)
     metavar="[RELAY=]NUMBER:HASH",
     help="A head that was noted earlier and has to be there.",
 )
+@click.option(
+    "--expect-audit",
+    "expected_audit",
+    multiple=True,
+    metavar="NUMBER:HASH",
+    help="A head of the audit that was noted earlier and has to be there.",
+)
 @click.option("--bundle", type=_PATH, help="Check an exported bundle instead; needs no database.")
 @click.option("--manifest-sha256", metavar="HEX", help="With --bundle: what the audit says of it.")
 @click.option(
@@ -79,8 +86,8 @@ def verify(
 ) -> None:
     """Prove that the archive is what was recorded, or say what is not and where.
 
-    The last lines are the heads of the chains: note them elsewhere, and give them to --expect
-    next time.
+    The last lines are the heads of the chains and of the audit: note them elsewhere, and give them
+    to --expect and --expect-audit next time.
     """
     trusted = frozenset(map(evidence_key.read_public, options["keys"]))
     say = _Said(most, as_json)
@@ -103,6 +110,7 @@ def _refuse_ignored(options: dict[str, Any]) -> None:
         ("--relay", "relay"),
         ("--segments", "directory"),
         ("--expect", "expected"),
+        ("--expect-audit", "expected_audit"),
     ):
         if options[name]:
             raise UsageError(f"{option} is of the archive, not of a bundle; leave out one of them")
@@ -159,7 +167,8 @@ def _verify_archive(
         heads = {one.name: one.head for one in report.chains}
         _refuse_unknown(question.relay, heads, say)
         asked.note(findings=say.findings, heads=heads, records=report.counts.records)
-    say.end(_lines(report), {"heads": heads, **_facts(report)})
+    facts = {"heads": heads, "audit_head": report.audit_head, **_facts(report)}
+    say.end(_lines(report), facts)
 
 
 def _refuse_unknown(relay: str | None, heads: Collection[str], say: _Said) -> None:
@@ -189,6 +198,7 @@ def _question(context: Context, trusted: frozenset[bytes], options: dict[str, An
         evidence=settings.directory,
         keys=trusted,
         expected=tuple(map(Expected.parse, options["expected"])),
+        expected_audit=tuple(map(audit.Head.parse, options["expected_audit"])),
         segments=options["directory"] or context.spool_directory / segments.LOADED,
         certificate=None if settings.authority is None else settings.authority.certificate,
     )
@@ -208,7 +218,10 @@ def _check_names(relay: str | None, directory: Path | None) -> None:
 
 def _query(options: dict[str, Any]) -> dict[str, Any]:
     said = {name: options[name] for name in ("since", "until", "relay") if options[name]}
-    return said | ({"expect": list(options["expected"])} if options["expected"] else {})
+    for name, noted in (("expect", "expected"), ("expect_audit", "expected_audit")):
+        if options[noted]:
+            said[name] = list(options[noted])
+    return said
 
 
 @contextmanager
@@ -294,6 +307,7 @@ def _lines(report: Report) -> list[str]:
     against = ", ".join(report.held_against) or "nothing outside of the database"
     lines.append(f"held against {against}")
     lines += [f"head of {one.name}: {one.head} ({one.sealed_at})" for one in report.chains]
+    lines.append(f"head of the audit: {report.audit_head}")
     return lines
 
 

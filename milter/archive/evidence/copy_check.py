@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, select
 
-from carbonseal.milter.archive import rows, schema, segments, spool, terms
+from carbonseal.milter.archive import open_segment, rows, schema, segments, terms
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.evidence import absence, leaf, seal
 from carbonseal.milter.archive.evidence.finding import Finding
@@ -36,16 +36,16 @@ class Segments:
     def names(self) -> list[str]:
         """Names of the segments that are there.  Raises: OSError."""
         return sorted(
-            one.name.removesuffix(spool.CLOSED_SUFFIX)
+            one.name.removesuffix(open_segment.CLOSED_SUFFIX)
             for one in os.scandir(self._directory)
             if one.is_file()
-            and one.name.endswith(spool.CLOSED_SUFFIX)
-            and not one.name.endswith(spool.OPEN_SUFFIX)
+            and one.name.endswith(open_segment.CLOSED_SUFFIX)
+            and not one.name.endswith(open_segment.OPEN_SUFFIX)
         )
 
     def segment(self, name: str) -> Segment:
         """Where it is."""
-        return Segment(name, self._directory / (name + spool.CLOSED_SUFFIX), True)
+        return Segment(name, self._directory / (name + open_segment.CLOSED_SUFFIX), True)
 
     def explain(self, name: str, position: int, one: Rows) -> str | None:
         """Which parts of a record differ from its line; None when that cannot be told."""

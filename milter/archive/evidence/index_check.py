@@ -3,8 +3,8 @@
 A record whose row in an index was deleted is still there, and no search finds it.
 
 Promises: for each record of a batch, who takes part, domains, words of the subject, and on
-PostgreSQL login, crossing and signatures.  A handful of queries for a batch.  Rows too many in an
-index are no finding: what they lead to is read before it is shown.
+PostgreSQL login, crossing, signatures and sets of roles.  A handful of queries for a batch.  Rows
+too many in an index are no finding: what they lead to is read before it is shown.
 
 Does not: look for values of header fields that `record.index_headers` names: nobody knows what was
 configured when a record was loaded.
@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, select
 
-from carbonseal.milter.archive import postings, schema, terms
+from carbonseal.milter.archive import postings, role_sets, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.rows import Rows
 
@@ -81,11 +81,14 @@ def _hidden_from_arrays(
     record_ids = [one.record_id for one in batch]
     messages = _arrays(schema.message_terms, record_ids, connection)
     sections = _arrays(schema.header_section_terms, record_ids, connection)
+    sets = _role_sets(batch, connection)
     lacking: dict[str, list[str]] = {}
     for one in batch:
+        participants = _merged(_by_id(one.participants, ids))
+        domains = _merged((terms.term(name), roles) for name, roles in one.domains.items())
         wanted = postings.of_message(
-            participants=_merged(_by_id(one.participants, ids)),
-            domains=_merged((terms.term(name), roles) for name, roles in one.domains.items()),
+            participants=participants,
+            domains=domains,
             login=one.message["login_hash"],
             crossing=one.message["crossing"],
             is_signed=one.message["is_signed"],
@@ -96,9 +99,23 @@ def _hidden_from_arrays(
         words = postings.of_header_section(one.header_terms)
         if not sections.get(one.record_id, set()).issuperset(words):
             names.append("header_section.terms")
+        held = role_sets.rows(role_sets.of_record(participants, domains))
+        if sets is not None and not sets.issuperset(held):
+            names.append("role_set")
         if names:
             lacking[one.record_id] = names
     return lacking
+
+
+def _role_sets(batch: Sequence[Rows], connection: Connection) -> set[tuple[int, int]] | None:
+    """The rows of these holders; None where searches ask for any set."""
+    columns = schema.role_set.c
+    holders = {terms.term(name) for one in batch for name in one.domains}
+    found: set[tuple[int, int]] = set()
+    for chunk in chunks(sorted(holders | {role_sets.ANY_ADDRESS})):
+        query = select(columns.holder_id, columns.roles).where(columns.holder_id.in_(chunk))
+        found.update(map(tuple, connection.execute(query)))
+    return None if (role_sets.ANY_ADDRESS, role_sets.EVERY) in found else found
 
 
 def _arrays(table: Any, record_ids: list[str], connection: Connection) -> dict[str, set[int]]:

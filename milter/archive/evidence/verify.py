@@ -15,7 +15,7 @@ Raises: AuditUnusable, and what the database raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Question:
     evidence: Path | None = None  # a relay's evidence directory
     keys: frozenset[bytes] = frozenset()
     expected: tuple[Expected, ...] = ()
+    expected_audit: tuple[audit.Head, ...] = ()
     segments: Path | None = None  # a relay's loaded/
     certificate: Path | None = None  # of the time stamp authority
 
@@ -57,7 +58,7 @@ class Report:
     chains: list[Chain] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     stamps: int = 0
-    events: int = 0
+    audit_head: str = ""
     held_against: list[str] = field(default_factory=list)
 
 
@@ -70,8 +71,7 @@ def verify(
     known = Known(question.evidence, question.keys, list(question.expected))
     yield from chain_check.check(engine, known, seen)
     report.held_against = _held_against(question, seen, copies, names)
-    for one in audit.check(audit_engine, seen.heads()):
-        yield Finding("audit", f"event {one.number} {one.what}")
+    yield from _check_audit(audit_engine, (*seen.heads(), *question.expected_audit), report)
     yield from _check_stamps(engine, question.certificate, report)
     checking = RecordCheck(
         engine,
@@ -97,6 +97,17 @@ def verify(
         yield from _counted(
             copy_check.check(engine, copies, wanted), "files", len(wanted), progress
         )
+
+
+def _check_audit(engine: Engine, known: Iterable[audit.Head], report: Report) -> Iterator[Finding]:
+    """Each event, and those that were sealed or noted.
+
+    What came after the newest seal only a noted head covers.
+    """
+    with engine.connect() as connection:
+        report.audit_head = str(audit.head(connection))
+    for one in audit.check(engine, known):
+        yield Finding("audit", f"event {one.number} {one.what}")
 
 
 def _no_explanation(_segment: str, _position: int, _one: object) -> None:
@@ -132,6 +143,8 @@ def _held_against(
         found.append(f"{quantity.of(len(names), 'segment')} in {question.segments}")
     if question.expected:
         found.append("the heads given with --expect")
+    if question.expected_audit:
+        found.append("the heads given with --expect-audit")
     if question.keys:
         found.append("the keys given with --public-key")
     return found

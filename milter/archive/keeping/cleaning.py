@@ -104,6 +104,9 @@ class Cleaning:
         unused = _unused_domains(unused, connection)
         columns = schema.domain.c
         connection.execute(delete(schema.domain).where(columns.domain_id.in_(unused)))
+        if connection.dialect.name == "postgresql":
+            held = schema.role_set
+            connection.execute(delete(held).where(held.c.holder_id.in_(unused)))
         return len(unused)
 
 

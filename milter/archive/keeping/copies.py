@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from carbonseal.keys import durable
-from carbonseal.milter.archive import merkle, record, segments, spool
+from carbonseal.milter.archive import merkle, open_segment, record, segments
 from carbonseal.milter.archive.keeping import person
 from carbonseal.milter.archive.keeping.person import Person
 from carbonseal.milter.archive.segments import Segment
@@ -132,7 +132,7 @@ def _rewrite(segment: Segment, who: Person, erase: Erase) -> int:
             if entry.fault is None:
                 tree.add(line)
             stream.write(line)
-        stream.write(spool.footer(segment.name, tree))
+        stream.write(open_segment.footer(segment.name, tree))
         os.fchmod(stream.fileno(), status.st_mode & 0o777)
         if os.geteuid() == 0:
             os.fchown(stream.fileno(), status.st_uid, status.st_gid)

@@ -14,10 +14,10 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring the schema to the newest version, on this connection."""
+def upgrade(connection: Connection, *, is_new: bool) -> None:
+    """Bring the schema to the newest version, on this connection; `is_new`: there is none yet."""
     configuration = _alembic()
-    configuration.attributes["connection"] = connection
+    configuration.attributes.update(connection=connection, is_new=is_new)
     command.upgrade(configuration, "head")
 
 

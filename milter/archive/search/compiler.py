@@ -16,12 +16,39 @@ import ipaddress
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, select
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Select,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    func,
+    null,
+    select,
+    text,
+    union_all,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
 
-from carbonseal.milter.archive import postings, retrieve, rows, schema, terms
-from carbonseal.milter.archive.search import checks, conditions, fields
+from carbonseal.milter.archive import (
+    as_given,
+    postings,
+    retrieve,
+    role_sets,
+    rows,
+    schema,
+    terms,
+)
+from carbonseal.milter.archive.as_given import AsGiven
+from carbonseal.milter.archive.role_sets import RoleSets
+from carbonseal.milter.archive.search import checks, conditions, estimate, fields
 from carbonseal.milter.archive.search.conditions import (
     FALSE,
     MESSAGE,
@@ -40,6 +67,8 @@ from carbonseal.policies.delivery import State
 from carbonseal.policies.errors import DataError
 
 _MOST_CLIENTS = 256  # of a network that are looked up one by one
+_FEW = 15_000  # messages of a network: as quickly sorted as its clients are looked up
+_BY_CLIENT = "message_by_client"
 
 
 def _clients() -> Select[Any]:
@@ -56,6 +85,20 @@ def _clients() -> Select[Any]:
 
 
 _CLIENTS = _clients()
+# The same for MariaDB, which would look through its whole index for each step of that.
+_LEAPT = text(
+    "SELECT DISTINCT client_address FROM message WHERE client_address BETWEEN :first AND :last "
+    "LIMIT :most"
+)
+
+
+def _are_few(network: Mapping[str, bytes], connection: Connection) -> bool:
+    message = schema.message
+    some = select(message.c.record_id).where(
+        message.c.client_address.between(network["first"], network["last"])
+    )
+    some = some.with_hint(message, f"FORCE INDEX ({_BY_CLIENT})", connection.dialect.name)
+    return estimate.rows(some, connection) <= _FEW
 
 
 def compiled(
@@ -87,10 +130,14 @@ class _Compiler:
         self._connection = connection
         self._is_ours = is_ours
         self._indexed = indexed
-        self._indexes: _Indexes = (
-            _Arrays() if connection.dialect.name == "postgresql" else _IndexTables()
-        )
-        self._addresses = _address_ids(condition, connection)
+        people = list(_people(condition))
+        self._indexes: _Indexes
+        if connection.dialect.name == "postgresql":
+            self._addresses, sets = _known_to_arrays(people, connection)
+            self._indexes = _Arrays(sets)
+        else:
+            self._addresses = _known(people, connection)
+            self._indexes = _IndexTables()
 
     def node(self, condition: Condition) -> Node:
         pairs = _crossings(condition)
@@ -152,10 +199,12 @@ class _Compiler:
         if value.startswith("@"):
             return self._domain(value[1:], roles)
         mailbox, indirect = _base(value)
-        identifier = self._addresses.get(terms.mailbox_hash(terms.mailbox(mailbox)))
+        who = _person(mailbox)
+        identifier = self._addresses.get(who.digest)
         if identifier is None:
             return FALSE
-        return self._indexes.address(identifier, _with_indirect(roles, is_wanted=indirect))
+        roles = _with_indirect(roles, is_wanted=indirect)
+        return self._indexes.address(identifier, who.domain_id, roles)
 
     def _domain(self, value: str, roles: int) -> Node:
         name = value.removeprefix(".")
@@ -199,13 +248,22 @@ class _Compiler:
             return Leaf(
                 MESSAGE, lambda c: c.client_address.between(first, last), 60, is_windowed=True
             )
-        # MariaDB would look through its whole index for each client; SQLite goes down once.
-        is_sqlite = self._connection.dialect.name == "sqlite"
-        bounds = {"first": first, "last": last}
-        some = list(self._connection.scalars(_CLIENTS, bounds)) if is_sqlite else []
-        if is_sqlite and len(some) <= _MOST_CLIENTS:
-            return Leaf(MESSAGE, lambda c: c.client_address.in_(some), 60, is_windowed=True)
-        return Leaf(MESSAGE, lambda c: c.client_address.between(first, last), 60, is_range=True)
+        return self._network(first, last)
+
+    def _network(self, first: bytes, last: bytes) -> Leaf:
+        """Each client is in order of time, but not all of them together."""
+        network: dict[str, Any] = {"first": first, "last": last}
+        is_in: Holds = lambda c: c.client_address.between(first, last)  # noqa: E731
+        asked: Any = _CLIENTS
+        if self._connection.dialect.name != "sqlite":
+            if _are_few(network, self._connection):
+                return Leaf(MESSAGE, is_in, 60, is_range=True, index=_BY_CLIENT)
+            asked, network["most"] = _LEAPT, _MOST_CLIENTS + 1
+        some = list(self._connection.scalars(asked, network))
+        if len(some) > _MOST_CLIENTS:
+            return Leaf(MESSAGE, is_in, 60, is_range=True)
+        has_one: Holds = lambda c: c.client_address.in_(some)  # noqa: E731
+        return Leaf(MESSAGE, has_one, 60, is_windowed=True, index=_BY_CLIENT)
 
     def _relay(self, value: str) -> Node:
         columns = schema.circumstance.c
@@ -234,7 +292,7 @@ class _Compiler:
 class _IndexTables:
     """SQLite and MariaDB: tables and column indexes that end in the record id."""
 
-    def address(self, identifier: int, roles: int) -> Node:
+    def address(self, identifier: int, _domain_id: int | None, roles: int) -> Node:
         return Leaf(
             schema.participant,
             lambda c: and_(c.address_id == identifier, c.roles.bitwise_and(roles) != 0),
@@ -271,11 +329,16 @@ def _crossed(number: int, is_signed: bool) -> Leaf:
 class _Arrays:
     """PostgreSQL: elements of the arrays of terms."""
 
-    def address(self, identifier: int, roles: int) -> Node:
-        return conditions.of_array(MESSAGE, postings.with_address(identifier, roles), 10)
+    def __init__(self, sets: RoleSets) -> None:
+        self._sets = sets
+
+    def address(self, identifier: int, domain_id: int | None, roles: int) -> Node:
+        possible = self._sets.of_address(domain_id)
+        return _of_any(postings.with_address(identifier, roles, possible), 10)
 
     def domain(self, identifier: int, roles: int) -> Node:
-        return conditions.of_array(MESSAGE, postings.with_domain(identifier, roles), 50)
+        possible = self._sets.of_domain(identifier)
+        return _of_any(postings.with_domain(identifier, roles, possible), 50)
 
     def term(self, identifier: int) -> Node:
         return conditions.of_array(SECTION, postings.with_word(identifier), 40)
@@ -287,6 +350,10 @@ class _Arrays:
         if not pairs:
             return FALSE
         return conditions.of_array(MESSAGE, postings.with_crossed(pairs), 60 + 5 * len(pairs))
+
+
+def _of_any(elements: Sequence[int], rank: int) -> Node:
+    return conditions.of_array(MESSAGE, elements, rank) if elements else FALSE
 
 
 _Indexes: TypeAlias = "_IndexTables | _Arrays"
@@ -319,21 +386,83 @@ def _crossings(condition: Condition) -> Pairs | None:
     return None
 
 
-def _address_ids(condition: Condition, connection: Connection) -> dict[bytes, int]:
+class _Who(NamedTuple):
+    """An address, or everybody of a domain."""
+
+    digest: bytes | None  # of the address
+    domain_id: int | None  # None: the address has no domain
+
+
+def _people(condition: Condition) -> Iterator[_Who]:
+    """Everybody who is asked for."""
+    for one in leaves(condition):
+        value = one.value
+        if one.field not in fields.FIELDS or not fields.FIELDS[one.field].roles or value == "<>":
+            continue
+        if one.field == "domain" or value.startswith("@"):
+            name = value if one.field == "domain" else value[1:]
+            yield _Who(None, terms.term(name.removeprefix(".")))
+        else:
+            yield _person(_base(value)[0])
+
+
+def _person(address: str) -> _Who:
+    mailbox = terms.mailbox(address)
+    _, at, domain = mailbox.rpartition("@")
+    return _Who(terms.mailbox_hash(mailbox), terms.term(domain) if at and domain else None)
+
+
+def _known(people: Iterable[_Who], connection: Connection) -> dict[bytes | None, int]:
     """The dictionary ids of all addresses asked for, by their hash."""
-    hashes = {
-        terms.mailbox_hash(terms.mailbox(_base(one.value)[0]))
-        for one in leaves(condition)
-        if one.field in fields.FIELDS and fields.FIELDS[one.field].roles
-    }
-    found = _ADDRESSES.rows(sorted(hashes), connection) if hashes else ()
+    hashes = {one.digest for one in people if one.digest is not None}
+    found = _ADDRESSES.as_given(sorted(hashes), connection) if hashes else ()
     return {bytes(digest): identifier for digest, identifier in found}
+
+
+def _known_to_arrays(
+    people: Sequence[_Who], connection: Connection
+) -> tuple[dict[bytes | None, int], RoleSets]:
+    """The same in one statement with what roles they may hold."""
+    hashes = {one.digest for one in people if one.digest is not None}
+    holders = {one.domain_id for one in people if one.domain_id is not None}
+    known: dict[bytes | None, int] = {}
+    sets = []
+    if people:
+        given = {
+            "hashes": as_given.array_text(sorted(hashes)) if hashes else "{}",
+            "holders": as_given.array_text(sorted(holders | {role_sets.ANY_ADDRESS})),
+        }
+        for identifier, digest, roles in _WITH_ROLE_SETS.rows(given, connection):
+            if digest is None:
+                sets.append((identifier, roles))
+            else:
+                known[bytes(digest)] = identifier
+    return known, role_sets.told(sets)
 
 
 _ADDRESSES = retrieve.ByKey(
     select(schema.address.c.address_hash, schema.address.c.address_id),
     schema.address.c.address_hash,
 )
+
+
+def _array(name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+    return cast(bindparam(name, type_=Text()), postgresql.ARRAY(kind))
+
+
+def _with_role_sets() -> CompoundSelect[Any]:
+    address, held = schema.address.c, schema.role_set.c
+    hashes = _array("hashes", address.address_hash.type)
+    holders = _array("holders", held.holder_id.type)
+    return union_all(
+        select(address.address_id, address.address_hash, null()).where(
+            address.address_hash == any_(hashes)
+        ),
+        select(held.holder_id, null(), held.roles).where(held.holder_id == any_(holders)),
+    )
+
+
+_WITH_ROLE_SETS = AsGiven(_with_role_sets())
 
 
 def _base(value: str) -> tuple[str, bool]:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     and_,
+    bindparam,
     column,
     false,
     func,
@@ -62,6 +63,7 @@ class Leaf:
     elements: tuple[int, ...] = ()  # PostgreSQL: of the table's array
     is_range: bool = False  # its index is in order of time for each value only
     is_windowed: bool = False  # the same, but what is asked for can be found piece by piece of time
+    index: str = ""  # MariaDB's, which it may take the primary key for; empty: it does not
     crossed: tuple[int, bool] | None = None  # crossing and signed: what meets one meets no other
 
 
@@ -223,3 +225,10 @@ def of_array(source: FromClause, elements: Sequence[int], rank: int) -> Leaf:
     """Any of these elements of the array of a table."""
     found = tuple(elements)
     return Leaf(source, lambda c: c.terms.overlap(list(found)), rank, elements=found)
+
+
+def of_named_array(source: FromClause, name: str) -> Leaf:
+    """Any of the elements that are given as a parameter of that name."""
+    return Leaf(
+        source, lambda c: c.terms.overlap(bindparam(name, type_=_TERMS.type)), 0, elements=(0,)
+    )

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from carbonseal.milter.archive import (
+    as_given,
     database,
     derive,
     retrieve,
@@ -27,7 +28,7 @@ from carbonseal.milter.archive import (
     schema,
     terms,
 )
-from carbonseal.milter.archive.search import outline, short, walk
+from carbonseal.milter.archive.search import outline, planning, short, walk
 from carbonseal.milter.archive.search.checks import IsOurs
 from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import NotFound
@@ -82,15 +83,15 @@ def pages(
 
 def _planning(
     indexed: Iterable[str], is_ours: IsOurs | None
-) -> Callable[[Search, Connection], walk.Plan]:
+) -> Callable[[Search, Connection], planning.Plan]:
     names = frozenset(indexed)
-    return lambda wanted, connection: walk.planned(wanted, connection, names, is_ours)
+    return lambda wanted, connection: planning.planned(wanted, connection, names, is_ours)
 
 
 def _paged(
     engine: Engine,
     wanted: Search,
-    planned: Callable[[Search, Connection], walk.Plan],
+    planned: Callable[[Search, Connection], planning.Plan],
     size: int,
     made: Callable[[list[str], Connection], list[Item]],
 ) -> Iterator[list[Item]]:
@@ -101,7 +102,7 @@ def _paged(
     steps: walk.Walk | None = None
     left = size if wanted.limit is None else wanted.limit
     while left > 0 and not (steps and steps.is_over):
-        with reading(engine) as connection, walk.keeping(connection):
+        with reading(engine) as connection, as_given.keeping(connection):
             if steps is None:
                 steps = walk.Walk(planned(wanted, connection))
             found = [] if steps.is_over else steps.next(min(left, size), connection)
@@ -121,7 +122,7 @@ def count(
 ) -> int:
     """How many records meet it, whatever its limit."""
     with reading(engine) as connection:
-        plan = walk.planned(wanted, connection, frozenset(indexed), is_ours)
+        plan = planning.planned(wanted, connection, frozenset(indexed), is_ours)
         found = walk.count(plan, connection)
     if found is not None:
         return found

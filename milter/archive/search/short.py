@@ -112,33 +112,47 @@ def fields_of(within: Within) -> Label[Any]:
     return section.scalar_subquery().label("fields")
 
 
+# For SQLite and MariaDB (see `retrieve.ByKey`).
+SECTIONS = schema.message.outerjoin(schema.header_section, _SECTION.record_id == _MESSAGE.record_id)
+_OWN = select(
+    _MESSAGE.record_id,
+    _MESSAGE.reverse_path_id,
+    _MESSAGE.author_id,
+    _MESSAGE.recorded_at,
+    _MESSAGE.queue_id,
+    _MESSAGE.crossing,
+    _MESSAGE.disposition,
+    _MESSAGE.reverse_path_spelling,
+    _MESSAGE.reverse_path_about,
+    _MESSAGE.author_spelling,
+    _MESSAGE.author_count,
+    _MESSAGE.recipients,
+    _MESSAGE.signatures,
+    _MESSAGE.archive_addressed,
+    _MESSAGE.client_address,
+    _MESSAGE.login,
+    _MESSAGE.size,
+    _MESSAGE.verbatim,
+)
+
+
 def _query(within: Within) -> Select[Any]:
-    return select(
-        _MESSAGE.record_id,
-        _MESSAGE.reverse_path_id,
-        _MESSAGE.author_id,
-        _MESSAGE.recorded_at,
-        _MESSAGE.queue_id,
-        _MESSAGE.crossing,
-        _MESSAGE.disposition,
-        _MESSAGE.reverse_path_spelling,
-        _MESSAGE.reverse_path_about,
-        _MESSAGE.author_spelling,
-        _MESSAGE.author_count,
-        _MESSAGE.recipients,
-        _MESSAGE.signatures,
-        _MESSAGE.archive_addressed,
-        _MESSAGE.client_address,
-        _MESSAGE.login,
-        _MESSAGE.size,
-        _MESSAGE.verbatim,
+    return _OWN.add_columns(
         _of(_COMMON.relay, _COMMON.circumstance_id, _MESSAGE.circumstance_id),
         _of(_VERDICT.reasons, _VERDICT.verdict_id, _MESSAGE.verdict_id),
         fields_of(within),
     )
 
 
-_MESSAGES = ByRecord(_query, _MESSAGE.record_id)
+def _joined() -> Select[Any]:
+    source = SECTIONS.outerjoin(
+        schema.circumstance, _COMMON.circumstance_id == _MESSAGE.circumstance_id
+    ).outerjoin(schema.verdict, _VERDICT.verdict_id == _MESSAGE.verdict_id)
+    shown = (_COMMON.relay, _VERDICT.reasons, _SECTION.fields)
+    return _OWN.add_columns(*shown).select_from(source)
+
+
+_MESSAGES = ByRecord(_query, _MESSAGE.record_id, joined=_joined())
 _FORMS = ByKey(select(_FORM.form_id, *(_FORM[name] for name in SigningForm._fields)), _FORM.form_id)
 _MOST_FORMS = 10_000
 _seen: dict[int, SigningForm] = {}

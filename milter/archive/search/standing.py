@@ -11,7 +11,7 @@ Does not: show what happened (`story`), or search by it (`checks`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -44,8 +44,11 @@ _ENDS = ByRecord(lambda within: select(_message.record_id, _message.recipients),
 class Standing:
     """What is known of a page of records, before its addresses are looked up."""
 
-    def __init__(self, record_ids: Sequence[str], connection: Connection) -> None:
-        self.is_told = _are_known(connection)
+    def __init__(
+        self, record_ids: Sequence[str], connection: Connection, *, is_told: bool | None = None
+    ) -> None:
+        """`is_told`: whether any delivery is known; asked where it is not given."""
+        self.is_told = are_known(connection)() if is_told is None else is_told
         self._lines: dict[str, list[tuple[int, Packed]]] = {}
         if self.is_told:
             for row in _LINES.rows(record_ids, connection):
@@ -114,10 +117,16 @@ def _address(one: Recipient, mailboxes: Mapping[int, str]) -> str:
     return parts.address_of({"address": known, "spelling": one.spelling})
 
 
-def _are_known(connection: Connection) -> bool:
-    """Whether any delivery is known; asked once for each connection that knows some."""
-    if _KNOWN not in connection.info:
-        if not deliveries.are_there(connection):
-            return False
-        connection.info[_KNOWN] = True
-    return True
+def are_known(connection: Connection) -> Callable[[], bool]:
+    """What waits for whether any delivery is known; not asked where a connection knew some."""
+    if _KNOWN in connection.info:
+        return lambda: True
+    asked = deliveries.are_there_asked(connection)
+
+    def answer() -> bool:
+        found = asked()
+        if found:
+            connection.info[_KNOWN] = True
+        return found
+
+    return answer

@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from carbonseal.milter.archive import postings, retrieve, schema
 from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.search import query, standing, walk
+from carbonseal.milter.archive.search import pages, planning, query, standing, walk
 from carbonseal.milter.archive.search.checks import IsOurs
 from carbonseal.milter.archive.search.conditions import MESSAGE
 from carbonseal.milter.archive.search.wanted import Search
@@ -118,7 +118,7 @@ def _by_state(
 ) -> Iterator[Iterable[Any]]:
     """The worst state of the recipients of each message, and its numbers."""
     with query.reading(engine) as connection:
-        plan = walk.planned(wanted, connection, indexed, is_ours)
+        plan = planning.planned(wanted, connection, indexed, is_ours)
     record_id = MESSAGE.c.record_id
     for record_ids in walk.each(plan, _PAGE, lambda: query.reading(engine)):
         with query.reading(engine) as connection:
@@ -135,11 +135,11 @@ def _state(story: Story) -> str:
 
 def _parts(
     engine: Engine, wanted: Search, indexed: frozenset[str], is_ours: IsOurs | None
-) -> Iterator[tuple[Restricted, walk.Bounds, Connection]]:
+) -> Iterator[tuple[Restricted, planning.Bounds, Connection]]:
     """All at once where SQL decides, else page by page."""
     with query.reading(engine) as connection:
-        plan = walk.planned(wanted, connection, indexed, is_ours)
-        whole = walk.whole(plan)
+        plan = planning.planned(wanted, connection, indexed, is_ours)
+        whole = pages.whole(plan)
         if whole is not None:
             yield _restricting(whole), plan.bounds, connection
             return
@@ -154,7 +154,7 @@ def _restricting(condition: ColumnElement[bool]) -> Restricted:
 
 
 def _counted(
-    by: str, restricted: Restricted, bounds: walk.Bounds, connection: Connection
+    by: str, restricted: Restricted, bounds: planning.Bounds, connection: Connection
 ) -> Iterable[Any]:
     if by != "domain":
         what = _WHAT[by]
@@ -165,7 +165,7 @@ def _counted(
 
 
 def _domains_of_table(
-    restricted: Restricted, bounds: walk.Bounds, connection: Connection
+    restricted: Restricted, bounds: planning.Bounds, connection: Connection
 ) -> Iterator[Any]:
     """Domain by domain: the index begins with it, and the dictionary has few."""
     domain, part = schema.domain.c, schema.participant_domain
@@ -176,7 +176,7 @@ def _domains_of_table(
             .join(part, part.c.record_id == MESSAGE.c.record_id)
             .where(
                 part.c.domain_id.in_(chunk),
-                *walk.within(bounds, part.c),
+                *planning.within(bounds, part.c),
                 part.c.roles.bitwise_and(_IN_ENVELOPE) != 0,
             )
         )

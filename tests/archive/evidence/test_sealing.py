@@ -18,7 +18,7 @@ from support.archive import Archive
 from support.evidence import found_by, salted, tampering, verified
 
 from carbonseal.keys import evidence_key
-from carbonseal.milter.archive import record, schema, spool
+from carbonseal.milter.archive import open_segment, record, schema
 from carbonseal.milter.archive.evidence import chain
 from carbonseal.policies.errors import TryLater
 
@@ -182,7 +182,7 @@ def test_an_old_version_without_salt_is_sealed_as_well(archive: Archive) -> None
 
 def test_a_footer_that_does_not_fit_is_reported_and_signed(archive: Archive) -> None:
     """The record stays loaded; the seal says what was wrong."""
-    tree_of_something_else = spool.footer(
+    tree_of_something_else = open_segment.footer(
         "x", __import__("carbonseal").milter.archive.merkle.Tree()
     )
     archive.put_lines(record.encode(salted(0)), tree_of_something_else)

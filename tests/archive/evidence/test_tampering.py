@@ -187,6 +187,17 @@ def test_a_record_that_searches_cannot_find_is_named(sealed: Sealed, number: int
     assert [(one.kind, one.record_id) for one in found] == [("hidden", victim)]
 
 
+def test_a_set_of_roles_that_is_missing_hides_records(sealed: Sealed) -> None:
+    """Each record that a search would not ask for is named."""
+    if sealed.writing.dialect.name != "postgresql":
+        pytest.skip("the others have no such table")
+    with sealed.tampering(schema.role_set) as connection:
+        connection.execute(delete(schema.role_set))
+    found = sealed.found_alone()
+    assert {one.kind for one in found} == {"hidden"}
+    assert len(found) == SEGMENTS * PER_SEGMENT
+
+
 def test_the_part_that_changed_is_named_where_the_segment_is_at_hand(sealed: Sealed) -> None:
     """With loaded/ the finding says which part, and what in it."""
     victim = _victim(sealed)

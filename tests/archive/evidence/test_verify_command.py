@@ -129,6 +129,23 @@ def test_a_noted_head_has_to_be_there(filled: Archive) -> None:
         raise call(filled, "--expect", "yesterday").exception or AssertionError
 
 
+def test_a_noted_head_of_the_audit_has_to_be_there(filled: Archive) -> None:
+    """Else its end could be cut off back to the newest seal, and nobody would see it."""
+    head = json.loads(call(filled, "--json").stdout)["audit_head"]
+    assert f"head of the audit: {head}" not in call(filled).stdout  # this one came after it
+    result = call(filled, "--expect-audit", head)
+    assert result.exit_code == 0
+    assert "the heads given with --expect-audit" in result.stdout
+    with audit.opened(filled.database_url) as engine, engine.begin() as connection:
+        connection.execute(delete(schema.audit))
+    assert call(filled).exit_code == 0
+    result = call(filled, "--expect-audit", head)
+    assert result.exit_code == 1
+    assert "audit: event 1 is not the event that was there" in result.stdout
+    with pytest.raises(CarbonsealError, match="is no head of the audit"):
+        raise call(filled, "--expect-audit", "0:").exception or AssertionError
+
+
 def test_the_relays_public_key_can_be_demanded(filled: Archive, tmp_path: Path) -> None:
     """With that of another relay everything is foreign."""
     from carbonseal.keys import evidence_key  # noqa: PLC0415

@@ -27,10 +27,18 @@ from support.archive import (
 from support.archive import headers as build_headers
 from support.event_lines import active, attempt, build, change, client
 
-from carbonseal.milter.archive import database
+from carbonseal.milter.archive import as_given, database
 from carbonseal.milter.archive.completeness.finding import Period
 from carbonseal.milter.archive.completeness.report import Asked, Report
-from carbonseal.milter.archive.search import conditions, query, statistics, trace, walk
+from carbonseal.milter.archive.search import (
+    compiler,
+    conditions,
+    planning,
+    query,
+    statistics,
+    trace,
+    walk,
+)
 from carbonseal.milter.archive.search.wanted import Search
 
 FACTS = (
@@ -176,9 +184,17 @@ def sent(archive: Archive, ask: Callable[[], object]) -> list[tuple[str, Any]]:
         if statement.lstrip().startswith(("SELECT", "WITH")):
             statements.append((statement, parameters))
 
+    asked = as_given.sent
+
+    def past_sqlalchemy(text: str, parameters: Any, connection: Connection) -> Any:
+        statements.append((text, parameters))
+        return asked(text, parameters, connection)
+
     event.listen(archive.engine, "before_cursor_execute", note)
     try:
-        ask()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(as_given, "sent", past_sqlalchemy)
+            ask()
     finally:
         event.remove(archive.engine, "before_cursor_execute", note)
     return statements
@@ -300,6 +316,35 @@ def test_an_index_leads_to_the_candidates(large: Archive, kind: str) -> None:
     assert not list(walks_in_time(large, sent(large, lambda: list(found(large, wanted)))))
 
 
+@pytest.mark.parametrize("few", [0, 15_000])
+@pytest.mark.parametrize(
+    "kind", ["client:192.0.2.16/28", "client:192.0.2.0/25", "client:192.0.2.0/24 after:2026-12-01"]
+)
+def test_a_network_is_looked_up_in_the_index_of_clients(
+    large: Archive, monkeypatch: pytest.MonkeyPatch, kind: str, few: int
+) -> None:
+    """Whether it has few messages or many: MariaDB would rather read all mail from the end."""
+    if large.engine.dialect.name not in ("mysql", "mariadb"):
+        pytest.skip("what others do is seen above")
+    monkeypatch.setattr(compiler, "_FEW", few)
+    statements = sent(large, lambda: list(found(large, build_search(kind, limit=20))))
+    statements += sent(large, lambda: query.count(large.engine, build_search(kind)))
+    used = set(keys_of_candidates(large, statements))
+    assert used == {"message_by_client"}
+    has_windows = any(" IN (" in one and "walked" in one for one, _ in statements)
+    assert has_windows == (not few)
+
+
+def keys_of_candidates(archive: Archive, statements: list[tuple[str, Any]]) -> Iterator[str]:
+    """The indexes by which MariaDB meets candidates."""
+    with query.reading(archive.engine) as connection:
+        for statement, parameters in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN FORMAT=JSON {statement}", parameters)
+            for step in nodes(json.loads(plan.scalar_one())):
+                if step.get("table_name") == "walked":
+                    yield step["key"]
+
+
 @pytest.mark.parametrize("by", statistics.BY)
 @pytest.mark.parametrize("kind", ["on:2026-11-22", "from:user1@example.com", '"word1 word200"'])
 def test_every_count_goes_through_an_index(large: Archive, by: str, kind: str) -> None:
@@ -329,9 +374,9 @@ def test_the_tests_above_know_a_scan_when_they_see_one(large: Archive) -> None:
     assert list(scans(large, statements))
 
 
-def plan_of(archive: Archive, wanted: Search) -> walk.Plan:
+def plan_of(archive: Archive, wanted: Search) -> planning.Plan:
     with query.reading(archive.engine) as connection:
-        return walk.planned(wanted, connection, query.INDEXED, bool)
+        return planning.planned(wanted, connection, query.INDEXED, bool)
 
 
 def test_the_rarest_condition_leads(large: Archive) -> None:
@@ -347,6 +392,26 @@ def test_the_rarest_condition_leads(large: Archive) -> None:
         [alone] = plan_of(large, build_search(rarest)).leads
         assert alone is not None
         assert (lead.table, lead.rank) == (alone.table, alone.rank)
+
+
+def test_of_two_frequent_conditions_mariadb_follows_the_rarer(
+    large: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It estimates where the others stop counting: both would be frequent to them."""
+    if large.engine.dialect.name not in ("mysql", "mariadb"):
+        pytest.skip("the others count")
+    monkeypatch.setattr(planning, "RARE", 1)
+    for kind in ("word1 word200", "word200 word1"):
+        [lead] = plan_of(large, build_search(kind)).leads
+        [alone] = plan_of(large, build_search("word200")).leads
+        assert lead is not None
+        assert alone is not None
+        values = [
+            one.holds(one.table.c).compile().params
+            for one in (lead, alone)
+            if one.table is not None
+        ]
+        assert values[0] == values[1]
 
 
 def test_a_page_costs_the_page_not_the_archive(large: Archive) -> None:
@@ -374,11 +439,17 @@ def test_a_frequent_condition_fills_the_first_window(large: Archive) -> None:
     """PostgreSQL's arrays know no order: a first page must not sort the whole archive."""
     if large.engine.dialect.name != "postgresql":
         pytest.skip("only PostgreSQL walks through windows")
-    statements = sent(
-        large, lambda: list(query.search(large.engine, build_search("signed:yes", limit=20)))
-    )
-    [window] = windows(statements)
-    assert 0 < window["last"].int - window["first"].int < (RECORDS // 2 * SPREAD * 1000) << 80
+    wanted = build_search("signed:yes", limit=20)
+    large.engine.dispose()
+    told = sent(large, lambda: list(query.search(large.engine, wanted)))
+    [window] = windows(told)
+    first, last = (int(window[name], 16) for name in ("first", "last"))
+    assert 0 < last - first < (RECORDS // 2 * SPREAD * 1000) << 80
+    told = sent(large, lambda: list(query.search(large.engine, wanted)))
+    [again] = windows(told)  # a connection remembers that window, but not that it had an end
+    assert again["first"] == window["first"]
+    assert again["last"] > window["last"]
+    assert not any("OFFSET" in statement for statement, _ in told)
     assert conditions.is_true(plan_of(large, build_search("")).root)
 
 

@@ -360,14 +360,15 @@ def outline_of(found: query.Found) -> query.Outline:
     )
 
 
-@pytest.mark.parametrize("most", [0, 1, 256])
+@pytest.mark.parametrize(("few", "most"), [(0, 0), (0, 1), (0, 256), (15_000, 0), (15_000, 256)])
 @pytest.mark.parametrize(
     "text", ["client:192.0.2.0/24", "client:0.0.0.0/0", "client:2001:db8::/32"]
 )
 def test_a_network_is_found_however_many_clients_it_has(
-    filled: Archive, monkeypatch: pytest.MonkeyPatch, most: int, text: str
+    filled: Archive, monkeypatch: pytest.MonkeyPatch, few: int, most: int, text: str
 ) -> None:
-    """The clients of a small network are looked up one by one, those of a large one at once."""
+    """Few clients are looked up one by one, and many at once; so are few messages on MariaDB."""
+    monkeypatch.setattr(compiler, "_FEW", few)
     monkeypatch.setattr(compiler, "_MOST_CLIENTS", most)
     network = ipaddress.ip_network(text.removeprefix("client:"))
     everything = query.search(filled.engine, Search())

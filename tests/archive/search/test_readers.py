@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Connection, Engine, event, text
 from support.archive import Archive, build_record, build_search
 
-from carbonseal.milter.archive import database, servers
+from carbonseal.milter.archive import as_given, database, servers
 from carbonseal.milter.archive.search import query, walk
 
 
@@ -95,6 +95,49 @@ def test_a_connection_that_died_while_idle_is_replaced(
     assert found(reader) == before
 
 
+@pytest.mark.parametrize("module_archive", ["postgresql", "mariadb"], indirect=True)
+@pytest.mark.parametrize("number", range(6))
+def test_a_connection_that_dies_on_the_way_is_told_in_a_sentence(
+    filled: Archive, reader: Engine, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    """Whichever statement of a page it is; and the next question has another connection."""
+    sent, left = as_given.sent, [number]
+    before = shown(reader)
+
+    def end_at_last(given: str, parameters: Any, connection: Connection) -> Any:
+        left[0] -= 1
+        if left[0] == -1:
+            end(connection, filled.engine)
+        return sent(given, parameters, connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(as_given, "sent", end_at_last)
+        told = None
+        try:
+            assert shown(reader) == before
+        except database.DatabaseUnusable as fault:
+            told = str(fault)
+    assert (told is None) == (left[0] >= 0)
+    assert told is None or re.search(r"; check that the server runs\b.*$", told)
+    assert not caplog.records
+    assert shown(reader) == before
+
+
+def shown(engine: Engine) -> list[str]:
+    return [one.queue_id for one in query.outlines(engine, build_search("login:alice"))]
+
+
+def end(connection: Connection, other: Engine) -> None:
+    """Have its server close it."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "postgresql":
+        number, ends = driver.pgconn.backend_pid, "SELECT pg_terminate_backend({}, 10000)"
+    else:
+        number, ends = driver.thread_id(), "KILL CONNECTION {}"
+    with other.connect() as beside:
+        beside.execute(text(ends.format(int(number))))
+
+
 def test_what_was_the_newest_record_hides_no_newer_one(filled: Archive, reader: Engine) -> None:
     """A connection remembers where the newest record was, and begins to look there."""
     found(reader)
@@ -103,3 +146,13 @@ def test_what_was_the_newest_record_hides_no_newer_one(filled: Archive, reader: 
     filled.fill(later, earlier)
     assert found(reader)[0] == "4XYZ99"
     assert found(reader)[-1] == "4XYZ98"
+
+
+def test_pages_of_what_came_since_are_whole(filled: Archive, reader: Engine) -> None:
+    """Records newer than those that a connection remembers are all found, page by page."""
+    found(reader)
+    filled.fill(*(build_record(one, seconds=3000.0 * one) for one in range(200, 207)))
+    before = [one.record_id for one in query.search(filled.engine, build_search("login:alice"))]
+    for size in (1, 2, 3, 100):
+        [*pages] = query.pages(reader, build_search("login:alice", limit=None), size=size)
+        assert [one for page in pages for one in page] == before

@@ -1,0 +1,543 @@
+/* Rows of a record as tables take them: the compiled twin of `loader.by_python`.
+ *
+ * It puts ids in the place of what stands in dictionaries and packs recipients and signatures (the
+ * formats are those of packed.py, which says more about them), octet by octet as the twin does; or
+ * says None, which leaves the record to the twin, with its exceptions.  Then nothing was added.
+ * tests/archive/test_loading.py compares the two.
+ *
+ * Bounds: time and memory are linear in the record.
+ */
+
+#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_COLUMNS 64
+#define LARGEST (1LL << 60) /* moments beyond are no moments */
+#define SECOND 1000000
+#define COPY 1              /* schema.COPY */
+/* Flags of packed.py. */
+#define HAS_ADDRESS 1
+#define SPELLING 2
+#define RAW 4
+#define RESOLVED_AS_KNOWN 8
+#define RESOLVED 16
+#define ESMTP 32
+#define ABOUT 64
+#define SAME_ROUTE 128
+#define AUID 1
+#define EXPIRES 2
+
+typedef unsigned char octet;
+typedef enum { ERROR = -1, UNUSUAL = 0, DONE = 1 } Outcome;
+#define TRY(step)                              \
+    do {                                       \
+        Outcome outcome_ = (step);             \
+        if (outcome_ != DONE) return outcome_; \
+    } while (0)
+
+enum {
+    N_MESSAGE, N_RECIPIENTS, N_SIGNATURES, N_SECTION, N_PARTICIPANTS, N_DOMAINS, N_TERMS, N_KIND,
+    N_ADDRESS, N_SPELLING, N_RAW, N_RESOLVED, N_ESMTP, N_ABOUT, N_ROUTE, N_FORM, N_AUID,
+    N_SIGNED_AT, N_EXPIRES_AT, N_RECORDED_AT, N_CIRCUMSTANCE, N_VERDICT, N_PATH, N_AUTHOR, NAMES
+};
+static const char *const name_texts[NAMES] = {
+    "message", "recipients", "signatures", "header_section", "participants", "domains",
+    "header_terms", "kind", "address", "spelling", "raw", "resolved", "esmtp", "about", "route",
+    "form", "auid", "signed_at", "expires_at", "recorded_at", "circumstance", "verdict",
+    "reverse_path", "author",
+};
+
+/* Ids by what they stand for, and lists of rows, in the order in which they are given. */
+enum { I_ADDRESS, I_DOMAIN, I_CIRCUMSTANCE, I_VERDICT, I_ROUTE, I_FORM, IDS };
+#define ARRIVAL 3 /* loader.Arrival: segment, position, rows */
+enum { L_MESSAGES, L_SECTIONS, L_PARTICIPANTS, L_DOMAINS, L_TERMS, LISTS };
+
+/* Columns of `message` that are no value of the record's. */
+enum { C_SEGMENT, C_POSITION, C_CIRCUMSTANCE, C_VERDICT, C_PATH, C_AUTHOR, C_RECIPIENTS,
+       C_SIGNATURES, MADE };
+static const char *const made_texts[MADE] = {
+    "segment_id", "position", "circumstance_id", "verdict_id", "reverse_path_id", "author_id",
+    "recipients", "signatures",
+};
+
+typedef struct {
+    PyObject *names[MOST_COLUMNS];
+    int made[MOST_COLUMNS]; /* which of those that are made; -1: a value of the record's */
+    Py_ssize_t count;
+} Columns;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *names[NAMES];
+    Columns message, section;
+    octet *room; /* in which values are packed */
+    size_t size, have;
+} Packer;
+
+/* ---- Small things ---------------------------------------------------------------------------- */
+
+static Outcome append(Packer *self, const void *octets, size_t size) {
+    if (self->have - self->size < size) {
+        size_t have = 2 * self->have + size + 256;
+        octet *room = realloc(self->room, have);
+        if (!room) {
+            PyErr_NoMemory();
+            return ERROR;
+        }
+        self->room = room;
+        self->have = have;
+    }
+    memcpy(self->room + self->size, octets, size);
+    self->size += size;
+    return DONE;
+}
+
+static Outcome append_octet(Packer *self, int value) {
+    octet one = (octet)value;
+    return append(self, &one, 1);
+}
+
+static Outcome append_identifier(Packer *self, long long value) {
+    octet octets[8];
+    unsigned long long bits = (unsigned long long)value;
+    for (int place = 7; place >= 0; place--, bits >>= 8) octets[place] = (octet)(bits & 0xFF);
+    return append(self, octets, sizeof octets);
+}
+
+static Outcome append_varint(Packer *self, unsigned long long number) {
+    for (; number > 127; number >>= 7) TRY(append_octet(self, (int)(number & 127) | 128));
+    return append_octet(self, (int)number);
+}
+
+static Outcome append_zigzag(Packer *self, long long number) {
+    unsigned long long size = (unsigned long long)(number < 0 ? -number : number);
+    return append_varint(self, number < 0 ? (size << 1) - 1 : size << 1);
+}
+
+static PyObject *packed(const Packer *self) {
+    return PyBytes_FromStringAndSize((const char *)self->room, (Py_ssize_t)self->size);
+}
+
+/* What stands for `key`; None where nothing does.  Not our own. */
+static Outcome look_up(PyObject *dictionary, PyObject *key, PyObject **value) {
+    if (!PyDict_Check(dictionary)) return UNUSUAL;
+    *value = PyDict_GetItemWithError(dictionary, key);
+    if (!*value && PyErr_Occurred()) return ERROR;
+    if (!*value) *value = Py_None;
+    return DONE;
+}
+
+/* The same of what has to be there. */
+static Outcome get(PyObject *dictionary, PyObject *key, PyObject **value) {
+    if (!PyDict_Check(dictionary)) return UNUSUAL;
+    *value = PyDict_GetItemWithError(dictionary, key);
+    if (*value) return DONE;
+    return PyErr_Occurred() ? ERROR : UNUSUAL;
+}
+
+static Outcome number_of(PyObject *object, long long *number) {
+    int overflow;
+    if (!PyLong_Check(object)) return UNUSUAL;
+    *number = PyLong_AsLongLongAndOverflow(object, &overflow);
+    return overflow ? UNUSUAL : DONE;
+}
+
+static Outcome moment_of(PyObject *object, long long *moment) {
+    TRY(number_of(object, moment));
+    return *moment > -LARGEST && *moment < LARGEST ? DONE : UNUSUAL;
+}
+
+/* ---- Recipients ------------------------------------------------------------------------------ */
+
+static Outcome append_text(Packer *self, PyObject *value) {
+    char *octets;
+    Py_ssize_t size;
+    if (PyBytes_Check(value)) {
+        if (PyBytes_AsStringAndSize(value, &octets, &size) < 0) return ERROR;
+        TRY(append_varint(self, (unsigned long long)size));
+        return append(self, octets, (size_t)size);
+    }
+    if (!PyUnicode_Check(value)) return UNUSUAL;
+    const char *text = PyUnicode_AsUTF8AndSize(value, &size);
+    if (!text) return ERROR;
+    TRY(append_varint(self, (unsigned long long)size));
+    return append(self, text, (size_t)size);
+}
+
+typedef struct {
+    PyObject *text;
+    int flag;
+} Tail;
+
+/* Flags of a recipient, and its texts in order; returns how many. */
+static Outcome find_tail(Packer *self, PyObject *recipient, Tail tail[5], size_t *count,
+                         int *flags) {
+    static const struct {
+        int name, flag;
+    } texts[] = {{N_SPELLING, SPELLING}, {N_RAW, RAW}, {N_RESOLVED, RESOLVED}, {N_ESMTP, ESMTP},
+                 {N_ABOUT, ABOUT}};
+    *count = 0;
+    for (size_t number = 0; number < 5; number++) {
+        PyObject *text;
+        TRY(get(recipient, self->names[texts[number].name], &text));
+        if (text == Py_None) continue;
+        if (texts[number].flag == RESOLVED && PyBytes_Check(text) && !PyBytes_Size(text)) {
+            *flags |= RESOLVED_AS_KNOWN;
+            continue;
+        }
+        *flags |= texts[number].flag;
+        tail[(*count)++] = (Tail){text, texts[number].flag};
+    }
+    return DONE;
+}
+
+static Outcome append_recipient(Packer *self, PyObject *recipient, PyObject *const ids[IDS],
+                                bool is_copy, PyObject **last) {
+    PyObject *address, *route, *address_id, *route_id;
+    long long number = 0, by = 0;
+    Tail tail[5];
+    size_t count;
+    TRY(get(recipient, self->names[N_ADDRESS], &address));
+    TRY(get(recipient, self->names[N_ROUTE], &route));
+    TRY(look_up(ids[I_ADDRESS], address, &address_id));
+    TRY(look_up(ids[I_ROUTE], route, &route_id));
+    if (!is_copy && route_id == Py_None) return UNUSUAL;
+    int flags = address_id == Py_None ? 0 : HAS_ADDRESS;
+    TRY(find_tail(self, recipient, tail, &count, &flags));
+    if (address_id != Py_None) TRY(number_of(address_id, &number));
+    if (route_id != Py_None) TRY(number_of(route_id, &by));
+    bool is_same = is_copy;
+    if (!is_same && *last) {
+        long long before;
+        TRY(number_of(*last, &before));
+        is_same = before == by;
+    }
+    if (is_same) flags |= SAME_ROUTE;
+    TRY(append_octet(self, flags));
+    if (flags & HAS_ADDRESS) TRY(append_identifier(self, number));
+    if (!is_same) TRY(append_identifier(self, by));
+    for (size_t place = 0; place < count; place++) TRY(append_text(self, tail[place].text));
+    *last = route_id == Py_None ? NULL : route_id;
+    return DONE;
+}
+
+static Outcome pack_recipients(Packer *self, PyObject *recipients, PyObject *const ids[IDS]) {
+    if (!PyList_Check(recipients)) return UNUSUAL;
+    Py_ssize_t count = PyList_Size(recipients), envelope = 0;
+    long long kind = 0;
+    for (Py_ssize_t number = 0; number < count; number++) {
+        PyObject *value;
+        bool is_behind = kind == COPY;
+        TRY(get(PyList_GetItem(recipients, number), self->names[N_KIND], &value));
+        TRY(number_of(value, &kind));
+        if (kind != COPY && (kind || is_behind)) return UNUSUAL;
+        envelope += !kind;
+    }
+    PyObject *last = NULL;
+    self->size = 0;
+    TRY(append_octet(self, 1));
+    TRY(append_varint(self, (unsigned long long)envelope));
+    for (Py_ssize_t number = 0; number < count; number++)
+        TRY(append_recipient(self, PyList_GetItem(recipients, number), ids, number >= envelope,
+                             &last));
+    return DONE;
+}
+
+/* ---- Signatures ------------------------------------------------------------------------------ */
+
+static Outcome append_signature(Packer *self, PyObject *signature, PyObject *const ids[IDS],
+                                long long second) {
+    PyObject *form, *auid, *signed_at, *expires_at, *form_id;
+    long long number, at, until = 0;
+    TRY(get(signature, self->names[N_FORM], &form));
+    TRY(get(signature, self->names[N_AUID], &auid));
+    TRY(get(signature, self->names[N_SIGNED_AT], &signed_at));
+    TRY(get(signature, self->names[N_EXPIRES_AT], &expires_at));
+    TRY(get(ids[I_FORM], form, &form_id));
+    TRY(number_of(form_id, &number));
+    TRY(moment_of(signed_at, &at));
+    if (expires_at != Py_None) TRY(moment_of(expires_at, &until));
+    TRY(append_octet(self, (auid == Py_None ? 0 : AUID) | (expires_at == Py_None ? 0 : EXPIRES)));
+    TRY(append_identifier(self, number));
+    TRY(append_zigzag(self, at - second));
+    if (auid != Py_None) TRY(append_text(self, auid));
+    return expires_at == Py_None ? DONE : append_zigzag(self, until - at);
+}
+
+static Outcome pack_signatures(Packer *self, PyObject *message, PyObject *signatures,
+                               PyObject *const ids[IDS]) {
+    PyObject *recorded_at;
+    long long moment;
+    TRY(get(message, self->names[N_RECORDED_AT], &recorded_at));
+    TRY(moment_of(recorded_at, &moment));
+    long long second = moment / SECOND - (moment % SECOND < 0);
+    self->size = 0;
+    TRY(append_octet(self, 1));
+    Py_ssize_t count = PyList_Size(signatures);
+    for (Py_ssize_t number = 0; number < count; number++)
+        TRY(append_signature(self, PyList_GetItem(signatures, number), ids, second));
+    return DONE;
+}
+
+/* ---- Rows ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    PyObject *key, *segment_id, *position;       /* not our own */
+    PyObject *message, *recipients, *signatures; /* likewise */
+    PyObject *packed_recipients, *packed_signatures;
+} Given;
+
+static Outcome made_value(Packer *self, const Given *given, PyObject *const ids[IDS], int which,
+                          PyObject **value) {
+    static const struct {
+        int name, ids;
+    } known[] = {[C_CIRCUMSTANCE] = {N_CIRCUMSTANCE, I_CIRCUMSTANCE},
+                 [C_VERDICT] = {N_VERDICT, I_VERDICT},
+                 [C_PATH] = {N_PATH, I_ADDRESS},
+                 [C_AUTHOR] = {N_AUTHOR, I_ADDRESS}};
+    PyObject *key;
+    switch (which) {
+    case C_SEGMENT: *value = given->segment_id; return DONE;
+    case C_POSITION: *value = given->position; return DONE;
+    case C_RECIPIENTS: *value = given->packed_recipients; return DONE;
+    case C_SIGNATURES: *value = given->packed_signatures; return DONE;
+    default: break;
+    }
+    TRY(get(given->message, self->names[known[which].name], &key));
+    if (which == C_CIRCUMSTANCE || which == C_VERDICT)
+        return get(ids[known[which].ids], key, value);
+    return look_up(ids[known[which].ids], key, value);
+}
+
+static Outcome make_row(Packer *self, const Columns *columns, PyObject *values, const Given *given,
+                        PyObject *const ids[IDS], PyObject **row) {
+    *row = PyTuple_New(columns->count + 1);
+    if (!*row) return ERROR;
+    Py_INCREF(given->key);
+    if (PyTuple_SetItem(*row, 0, given->key) < 0) return ERROR;
+    for (Py_ssize_t place = 0; place < columns->count; place++) {
+        PyObject *value;
+        if (columns->made[place] < 0) TRY(get(values, columns->names[place], &value));
+        else TRY(made_value(self, given, ids, columns->made[place], &value));
+        Py_INCREF(value);
+        if (PyTuple_SetItem(*row, place + 1, value) < 0) return ERROR;
+    }
+    return DONE;
+}
+
+static Outcome pack(Packer *self, Given *given, PyObject *const ids[IDS]) {
+    TRY(pack_recipients(self, given->recipients, ids));
+    if (!(given->packed_recipients = packed(self))) return ERROR;
+    if (!PyList_Check(given->signatures)) return UNUSUAL;
+    if (!PyList_Size(given->signatures)) {
+        Py_INCREF(Py_None);
+        given->packed_signatures = Py_None;
+        return DONE;
+    }
+    TRY(pack_signatures(self, given->message, given->signatures, ids));
+    return (given->packed_signatures = packed(self)) ? DONE : ERROR;
+}
+
+/* ---- Index ----------------------------------------------------------------------------------- */
+
+/* Rows of id, record and roles.  Two texts can be the same octets, and so have one id. */
+static Outcome index_roles(PyObject *held, PyObject *ids, PyObject *key, PyObject *rows) {
+    PyObject *who, *roles, *identifier;
+    Py_ssize_t place = 0, first = PyList_Size(rows);
+    if (!PyDict_Check(held)) return UNUSUAL;
+    while (PyDict_Next(held, &place, &who, &roles)) {
+        TRY(get(ids, who, &identifier));
+        long long number, other;
+        TRY(number_of(identifier, &number));
+        for (Py_ssize_t before = first; before < PyList_Size(rows); before++) {
+            TRY(number_of(PyTuple_GetItem(PyList_GetItem(rows, before), 0), &other));
+            if (other == number) return UNUSUAL;
+        }
+        PyObject *row = PyTuple_Pack(3, identifier, key, roles);
+        int failed = row ? PyList_Append(rows, row) : -1;
+        Py_XDECREF(row);
+        if (failed) return ERROR;
+    }
+    return DONE;
+}
+
+static Outcome index_terms(PyObject *terms, PyObject *key, PyObject *rows) {
+    if (!PyTuple_Check(terms)) return UNUSUAL;
+    Py_ssize_t count = PyTuple_Size(terms);
+    for (Py_ssize_t place = 0; place < count; place++) {
+        PyObject *row = PyTuple_Pack(2, PyTuple_GetItem(terms, place), key);
+        int failed = row ? PyList_Append(rows, row) : -1;
+        Py_XDECREF(row);
+        if (failed) return ERROR;
+    }
+    return DONE;
+}
+
+/* ---- One record ------------------------------------------------------------------------------ */
+
+#define MOST_HELD 256 /* of more, finding one twice would take the square */
+
+static Outcome fill(Packer *self, PyObject *const parts[N_KIND], Given *given,
+                    PyObject *const ids[IDS], PyObject *const lists[LISTS], PyObject *rows[2]) {
+    given->message = parts[N_MESSAGE];
+    given->recipients = parts[N_RECIPIENTS];
+    given->signatures = parts[N_SIGNATURES];
+    TRY(pack(self, given, ids));
+    TRY(make_row(self, &self->message, given->message, given, ids, &rows[0]));
+    TRY(make_row(self, &self->section, parts[N_SECTION], given, ids, &rows[1]));
+    if (lists[L_PARTICIPANTS] != Py_None) {
+        if (!PyDict_Check(parts[N_PARTICIPANTS]) || PyDict_Size(parts[N_PARTICIPANTS]) > MOST_HELD
+            || !PyDict_Check(parts[N_DOMAINS]) || PyDict_Size(parts[N_DOMAINS]) > MOST_HELD)
+            return UNUSUAL;
+        TRY(index_roles(parts[N_PARTICIPANTS], ids[I_ADDRESS], given->key,
+                        lists[L_PARTICIPANTS]));
+        TRY(index_roles(parts[N_DOMAINS], ids[I_DOMAIN], given->key, lists[L_DOMAINS]));
+        TRY(index_terms(parts[N_TERMS], given->key, lists[L_TERMS]));
+    }
+    return PyList_Append(lists[L_MESSAGES], rows[0]) < 0
+                   || PyList_Append(lists[L_SECTIONS], rows[1]) < 0
+               ? ERROR
+               : DONE;
+}
+
+/* Leave the lists as they were. */
+static void take_back(PyObject *const lists[LISTS], const Py_ssize_t sizes[LISTS]) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    for (size_t place = 0; place < LISTS; place++)
+        if (lists[place] != Py_None)
+            PyList_SetSlice(lists[place], sizes[place], PyList_Size(lists[place]), NULL);
+    PyErr_Restore(type, value, traceback);
+}
+
+static bool are_lists(PyObject *const lists[LISTS], Py_ssize_t sizes[LISTS]) {
+    for (size_t place = 0; place < LISTS; place++) {
+        if (lists[place] == Py_None && place >= L_PARTICIPANTS) continue;
+        if (!PyList_Check(lists[place])) return false;
+        sizes[place] = PyList_Size(lists[place]);
+    }
+    bool has_index = lists[L_PARTICIPANTS] != Py_None;
+    return has_index == (lists[L_DOMAINS] != Py_None) && has_index == (lists[L_TERMS] != Py_None);
+}
+
+static bool spread(PyObject *tuple, PyObject **to, Py_ssize_t count) {
+    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count) return false;
+    for (Py_ssize_t place = 0; place < count; place++) to[place] = PyTuple_GetItem(tuple, place);
+    return true;
+}
+
+static PyObject *add_method(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    Packer *self = (Packer *)object;
+    PyObject *arrival[ARRIVAL], *ids[IDS], *lists[LISTS];
+    PyObject *parts[N_KIND] = {NULL}, *rows[2] = {NULL, NULL};
+    Py_ssize_t sizes[LISTS];
+    if (count != 4 || !spread(args[0], arrival, ARRIVAL) || !spread(args[2], ids, IDS)
+        || !spread(args[3], lists, LISTS) || !are_lists(lists, sizes)) {
+        PyErr_SetString(PyExc_TypeError, "add(arrival, key, ids, lists) expected");
+        return NULL;
+    }
+    Given given = {.key = args[1], .segment_id = arrival[0], .position = arrival[1]};
+    Outcome outcome = DONE;
+    for (size_t place = 0; place < N_KIND && outcome == DONE; place++)
+        if (!(parts[place] = PyObject_GetAttr(arrival[2], self->names[place]))) outcome = ERROR;
+    if (outcome == DONE) outcome = fill(self, parts, &given, ids, lists, rows);
+    if (outcome != DONE) take_back(lists, sizes);
+    for (size_t place = 0; place < N_KIND; place++) Py_XDECREF(parts[place]);
+    Py_XDECREF(given.packed_recipients);
+    Py_XDECREF(given.packed_signatures);
+    Py_XDECREF(rows[0]);
+    Py_XDECREF(rows[1]);
+    if (outcome == ERROR) return NULL;
+    return PyBool_FromLong(outcome == DONE);
+}
+
+/* ---- The type -------------------------------------------------------------------------------- */
+
+static int prepare_columns(Columns *columns, PyObject *names, bool is_message) {
+    PyObject *list = PySequence_List(names);
+    if (!list) return -1;
+    Py_ssize_t count = PyList_Size(list);
+    for (Py_ssize_t place = 0; place < count && place < MOST_COLUMNS; place++) {
+        PyObject *name = PyList_GetItem(list, place);
+        columns->made[place] = -1;
+        for (int which = 0; is_message && PyUnicode_Check(name) && which < MADE; which++)
+            if (!PyUnicode_CompareWithASCIIString(name, made_texts[which]))
+                columns->made[place] = which;
+        Py_INCREF(name);
+        columns->names[place] = name;
+        columns->count = place + 1;
+    }
+    Py_DECREF(list);
+    if (count <= MOST_COLUMNS) return 0;
+    PyErr_SetString(PyExc_ValueError, "no table has so many columns");
+    return -1;
+}
+
+static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
+    static char *words[] = {"message", "section", NULL};
+    PyObject *message, *section;
+    if (!PyArg_ParseTupleAndKeywords(args, named, "OO", words, &message, &section)) return NULL;
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Packer *self = (Packer *)allocate(type, 0); /* filled with zeros */
+    if (!self) return NULL;
+    bool is_ready = !prepare_columns(&self->message, message, true)
+                    && !prepare_columns(&self->section, section, false);
+    for (size_t place = 0; is_ready && place < NAMES; place++)
+        is_ready = (self->names[place] = PyUnicode_InternFromString(name_texts[place])) != NULL;
+    if (is_ready) return (PyObject *)self;
+    Py_DECREF((PyObject *)self);
+    return NULL;
+}
+
+static void deallocate(PyObject *object) {
+    Packer *self = (Packer *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    for (size_t place = 0; place < NAMES; place++) Py_XDECREF(self->names[place]);
+    for (Py_ssize_t place = 0; place < self->message.count; place++)
+        Py_XDECREF(self->message.names[place]);
+    for (Py_ssize_t place = 0; place < self->section.count; place++)
+        Py_XDECREF(self->section.names[place]);
+    free(self->room);
+    free_object(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef methods[] = {
+    {"add", (PyCFunction)(void (*)(void))add_method, METH_FASTCALL,
+     "Add a record's rows to lists; False for one that is left to the twin."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "Makes rows as tables take them; see loader.py."},
+    {Py_tp_new, new},
+    {Py_tp_dealloc, deallocate},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "carbonseal.milter.archive._loading.Packer",
+    .basicsize = sizeof(Packer),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = slots,
+};
+
+static int fill_module(PyObject *module) {
+    PyObject *type = PyType_FromSpec(&spec);
+    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+    Py_XDECREF(type);
+    return failed;
+}
+
+static PyModuleDef_Slot module_parts[] = {{Py_mod_exec, fill_module}, {0, NULL}};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_loading", .m_size = 0, .m_slots = module_parts,
+};
+
+PyMODINIT_FUNC PyInit__loading(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,7 @@
+# What _usual_rows.c makes; see usual_rows.py.
+from collections.abc import Callable
+from typing import Any
+
+class Maker:
+    def __new__(cls, questions: tuple[Callable[..., Any], ...]) -> Maker: ...
+    def make(self, line: tuple[Any, ...], indexed: frozenset[str], /) -> tuple[Any, ...] | None: ...
