@@ -5,7 +5,7 @@ PY := .venv/bin/python
 ROOMS := policies keys milter
 
 .PHONY: help setup test demo run check ns bench bench-archive bench-quick clean soak soak-rotation \
-  deb deb-lock manuals test-crash test-follow test-long test-many test-outage test-package
+  deb deb-lock manuals test-crash test-follow test-fresh test-long test-many test-outage test-package
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,11 @@ soak: setup ## 500,000 messages: memory stays flat, and every one is on record (
 test-long: setup ## the samples of `make test` in full: 210 kills, 1,000 domains, 400 patterns (10 minutes)
 	KILLS=210 DOMAINS=1000 PATTERNS=400 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 3600 \
 	  tests/postfix/test_chaos.py tests/keys/test_thousand_domains.py tests/policies/test_lookup_table.py
+
+test-fresh: setup ## property tests with examples nobody drew before, ROUNDS= times (default 5, three minutes each)
+	for round in $$(seq $(or $(ROUNDS),5)); do \
+	  FRESH=1 $(PY) -m pytest -q -n 2 --dist load $$(grep -rl '@given' tests --include='*.py') || exit 1; \
+	done
 
 test-crash: setup ## kill keys commands at every system call, connections at every request (20 minutes)
 	CRASH=all $(PY) -m pytest tests/keys/test_life_crash.py tests/archive/test_writer_on_servers.py \

@@ -1,12 +1,23 @@
-"""For all rooms: the longest files first; Hypothesis does not judge the machine's speed."""
+"""For all rooms: the longest files first; property tests that say the same of the same code.
+
+Hypothesis draws the same examples in every run, so that a change is judged by what it changed;
+`make test-fresh` draws new ones.  It does not judge the machine's speed.
+"""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no defect of ours.
-settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "house",
+    derandomize=not os.environ.get("FRESH"),
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("house")
 
 # Files that take longest, longest first: begun last, one of them would keep a single worker busy
