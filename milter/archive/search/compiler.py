@@ -6,53 +6,30 @@ parameter.
 
 Raises: DataError for a field whose meaning nobody told.
 
-Does not: plan or run searches (`walk`), or read values as people type them (`fields`).
+Does not: plan or run searches (`walk`), read values as people type them (`fields`), or know what
+the indexes of an engine are like (`indexes`, `networks`).
 """
 
 from __future__ import annotations
 
-import functools
 import ipaddress
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import (
-    ColumnElement,
-    CompoundSelect,
-    Connection,
-    Select,
-    Text,
-    and_,
-    any_,
-    bindparam,
-    cast,
-    func,
-    null,
-    select,
-    text,
-    union_all,
-)
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.types import TypeEngine
+from sqlalchemy import Connection, and_, select
 
-from carbonseal.milter.archive import (
-    as_given,
-    postings,
-    retrieve,
-    role_sets,
-    rows,
-    schema,
-    terms,
+from carbonseal.milter.archive import rows, schema, terms
+from carbonseal.milter.archive.search import (
+    checks,
+    conditions,
+    fields,
+    indexes,
+    networks,
+    people,
 )
-from carbonseal.milter.archive.as_given import AsGiven
-from carbonseal.milter.archive.role_sets import RoleSets
-from carbonseal.milter.archive.search import checks, conditions, estimate, fields
 from carbonseal.milter.archive.search.conditions import (
     FALSE,
     MESSAGE,
-    SECTION,
     TRUE,
     Check,
     Every,
@@ -62,43 +39,9 @@ from carbonseal.milter.archive.search.conditions import (
     Node,
     Some,
 )
-from carbonseal.milter.archive.search.wanted import All, Condition, Either, Is, Not, leaves
+from carbonseal.milter.archive.search.wanted import All, Condition, Either, Not
 from carbonseal.policies.delivery import State
 from carbonseal.policies.errors import DataError
-
-_MOST_CLIENTS = 256  # of a network that are looked up one by one
-_FEW = 15_000  # messages of a network: as quickly sorted as its clients are looked up
-_BY_CLIENT = "message_by_client"
-
-
-def _clients() -> Select[Any]:
-    """The clients of a network, each by one step down the index; one more than are looked up."""
-    address = schema.message.c.client_address
-    first, last = (bindparam(name, type_=address.type) for name in ("first", "last"))
-    least = select(func.min(address)).where(address <= last)
-    present = least.where(address >= first).cte("present", recursive=True)
-    known = present.columns[0]
-    following = least.where(address > known).correlate(present).scalar_subquery()
-    present = present.union_all(select(following).where(known.is_not(None)))
-    known = present.columns[0]
-    return select(known).where(known.is_not(None)).limit(_MOST_CLIENTS + 1)
-
-
-_CLIENTS = _clients()
-# The same for MariaDB, which would look through its whole index for each step of that.
-_LEAPT = text(
-    "SELECT DISTINCT client_address FROM message WHERE client_address BETWEEN :first AND :last "
-    "LIMIT :most"
-)
-
-
-def _are_few(network: Mapping[str, bytes], connection: Connection) -> bool:
-    message = schema.message
-    some = select(message.c.record_id).where(
-        message.c.client_address.between(network["first"], network["last"])
-    )
-    some = some.with_hint(message, f"FORCE INDEX ({_BY_CLIENT})", connection.dialect.name)
-    return estimate.rows(some, connection) <= _FEW
 
 
 def compiled(
@@ -130,17 +73,17 @@ class _Compiler:
         self._connection = connection
         self._is_ours = is_ours
         self._indexed = indexed
-        people = list(_people(condition))
-        self._indexes: _Indexes
+        who = list(people.asked_for(condition))
+        self._indexes: indexes.Indexes
         if connection.dialect.name == "postgresql":
-            self._addresses, sets = _known_to_arrays(people, connection)
-            self._indexes = _Arrays(sets)
+            self._addresses, sets = people.known_with_roles(who, connection)
+            self._indexes = indexes.Arrays(sets)
         else:
-            self._addresses = _known(people, connection)
-            self._indexes = _IndexTables()
+            self._addresses = people.known(who, connection)
+            self._indexes = indexes.IndexTables()
 
     def node(self, condition: Condition) -> Node:
-        pairs = _crossings(condition)
+        pairs = indexes.crossings(condition)
         if pairs is not None:
             return self._crossed(pairs)
         if isinstance(condition, All):
@@ -153,18 +96,18 @@ class _Compiler:
 
     def _every(self, condition: All) -> Iterator[Node]:
         """What is asked of crossings and signatures together: one index has both."""
-        left = _EACH
+        left = indexes.EACH
         for one in condition.of:
-            pairs = _crossings(one)
+            pairs = indexes.crossings(one)
             if pairs is None:
                 yield self.node(one)
             else:
                 left &= pairs
-        if left != _EACH:
+        if left != indexes.EACH:
             yield self._crossed(left)
 
-    def _crossed(self, pairs: Pairs) -> Node:
-        return TRUE if pairs == _EACH else self._indexes.crossed(sorted(pairs))
+    def _crossed(self, pairs: indexes.Pairs) -> Node:
+        return TRUE if pairs == indexes.EACH else self._indexes.crossed(sorted(pairs))
 
     def _is(self, name: str, value: str) -> Node:
         if name.startswith(fields.HEADER):
@@ -198,8 +141,8 @@ class _Compiler:
             return Leaf(MESSAGE, lambda c: c.reverse_path_id.is_(None), 90, leads=False)
         if value.startswith("@"):
             return self._domain(value[1:], roles)
-        mailbox, indirect = _base(value)
-        who = _person(mailbox)
+        mailbox, indirect = people.base(value)
+        who = people.person(mailbox)
         identifier = self._addresses.get(who.digest)
         if identifier is None:
             return FALSE
@@ -248,22 +191,7 @@ class _Compiler:
             return Leaf(
                 MESSAGE, lambda c: c.client_address.between(first, last), 60, is_windowed=True
             )
-        return self._network(first, last)
-
-    def _network(self, first: bytes, last: bytes) -> Leaf:
-        """Each client is in order of time, but not all of them together."""
-        network: dict[str, Any] = {"first": first, "last": last}
-        is_in: Holds = lambda c: c.client_address.between(first, last)  # noqa: E731
-        asked: Any = _CLIENTS
-        if self._connection.dialect.name != "sqlite":
-            if _are_few(network, self._connection):
-                return Leaf(MESSAGE, is_in, 60, is_range=True, index=_BY_CLIENT)
-            asked, network["most"] = _LEAPT, _MOST_CLIENTS + 1
-        some = list(self._connection.scalars(asked, network))
-        if len(some) > _MOST_CLIENTS:
-            return Leaf(MESSAGE, is_in, 60, is_range=True)
-        has_one: Holds = lambda c: c.client_address.in_(some)  # noqa: E731
-        return Leaf(MESSAGE, has_one, 60, is_windowed=True, index=_BY_CLIENT)
+        return networks.leaf(first, last, self._connection)
 
     def _relay(self, value: str) -> Node:
         columns = schema.circumstance.c
@@ -287,190 +215,6 @@ class _Compiler:
         if not found:
             return FALSE
         return Leaf(MESSAGE, lambda c: c.circumstance_id.in_(found), 90, leads=False)
-
-
-class _IndexTables:
-    """SQLite and MariaDB: tables and column indexes that end in the record id."""
-
-    def address(self, identifier: int, _domain_id: int | None, roles: int) -> Node:
-        return Leaf(
-            schema.participant,
-            lambda c: and_(c.address_id == identifier, c.roles.bitwise_and(roles) != 0),
-            10,
-        )
-
-    def domain(self, identifier: int, roles: int) -> Node:
-        return Leaf(
-            schema.participant_domain,
-            lambda c: and_(c.domain_id == identifier, c.roles.bitwise_and(roles) != 0),
-            50,
-        )
-
-    def term(self, identifier: int) -> Node:
-        return Leaf(schema.header_term, lambda c: c.term_id == identifier, 40)
-
-    def login(self, digest: int) -> Node:
-        return Leaf(MESSAGE, lambda c: c.login_hash == digest, 30)
-
-    def crossed(self, pairs: Sequence[tuple[int, bool]]) -> Node:
-        return Some(tuple(_crossed(number, is_signed) for number, is_signed in pairs))
-
-
-def _crossed(number: int, is_signed: bool) -> Leaf:
-    """One index has both: each pair of them is in order of time."""
-    return Leaf(
-        MESSAGE,
-        lambda c: and_(c.crossing == number, c.is_signed == is_signed),
-        70,
-        crossed=(number, is_signed),
-    )
-
-
-class _Arrays:
-    """PostgreSQL: elements of the arrays of terms."""
-
-    def __init__(self, sets: RoleSets) -> None:
-        self._sets = sets
-
-    def address(self, identifier: int, domain_id: int | None, roles: int) -> Node:
-        possible = self._sets.of_address(domain_id)
-        return _of_any(postings.with_address(identifier, roles, possible), 10)
-
-    def domain(self, identifier: int, roles: int) -> Node:
-        possible = self._sets.of_domain(identifier)
-        return _of_any(postings.with_domain(identifier, roles, possible), 50)
-
-    def term(self, identifier: int) -> Node:
-        return conditions.of_array(SECTION, postings.with_word(identifier), 40)
-
-    def login(self, digest: int) -> Node:
-        return conditions.of_array(MESSAGE, postings.with_login(digest), 30)
-
-    def crossed(self, pairs: Sequence[tuple[int, bool]]) -> Node:
-        if not pairs:
-            return FALSE
-        return conditions.of_array(MESSAGE, postings.with_crossed(pairs), 60 + 5 * len(pairs))
-
-
-def _of_any(elements: Sequence[int], rank: int) -> Node:
-    return conditions.of_array(MESSAGE, elements, rank) if elements else FALSE
-
-
-_Indexes: TypeAlias = "_IndexTables | _Arrays"
-
-
-Pairs: TypeAlias = frozenset[tuple[int, bool]]  # of a crossing's number, and signed or not
-_EACH: Pairs = frozenset(itertools.product(range(len(schema.CROSSINGS)), (False, True)))
-
-
-def _crossings(condition: Condition) -> Pairs | None:
-    """The crossings, signed and unsigned, that meet it; None where it asks for something else."""
-    match condition:
-        case Is("crossing", value):
-            return frozenset(one for one in _EACH if schema.CROSSINGS[one[0]] == value)
-        case Is("signed", value):
-            return frozenset(one for one in _EACH if one[1] == (value == "yes"))
-        case Not(of):
-            pairs = _crossings(of)
-            return None if pairs is None else _EACH - pairs
-        case All(of) | Either(of):
-            found = [pairs for one in of if (pairs := _crossings(one)) is not None]
-            if not of or len(found) < len(of):
-                return None
-            start, merge = (
-                (_EACH, frozenset.intersection)
-                if isinstance(condition, All)
-                else (frozenset[tuple[int, bool]](), frozenset.union)
-            )
-            return functools.reduce(merge, found, start)
-    return None
-
-
-class _Who(NamedTuple):
-    """An address, or everybody of a domain."""
-
-    digest: bytes | None  # of the address
-    domain_id: int | None  # None: the address has no domain
-
-
-def _people(condition: Condition) -> Iterator[_Who]:
-    """Everybody who is asked for."""
-    for one in leaves(condition):
-        value = one.value
-        if one.field not in fields.FIELDS or not fields.FIELDS[one.field].roles or value == "<>":
-            continue
-        if one.field == "domain" or value.startswith("@"):
-            name = value if one.field == "domain" else value[1:]
-            yield _Who(None, terms.term(name.removeprefix(".")))
-        else:
-            yield _person(_base(value)[0])
-
-
-def _person(address: str) -> _Who:
-    mailbox = terms.mailbox(address)
-    _, at, domain = mailbox.rpartition("@")
-    return _Who(terms.mailbox_hash(mailbox), terms.term(domain) if at and domain else None)
-
-
-def _known(people: Iterable[_Who], connection: Connection) -> dict[bytes | None, int]:
-    """The dictionary ids of all addresses asked for, by their hash."""
-    hashes = {one.digest for one in people if one.digest is not None}
-    found = _ADDRESSES.as_given(sorted(hashes), connection) if hashes else ()
-    return {bytes(digest): identifier for digest, identifier in found}
-
-
-def _known_to_arrays(
-    people: Sequence[_Who], connection: Connection
-) -> tuple[dict[bytes | None, int], RoleSets]:
-    """The same in one statement with what roles they may hold."""
-    hashes = {one.digest for one in people if one.digest is not None}
-    holders = {one.domain_id for one in people if one.domain_id is not None}
-    known: dict[bytes | None, int] = {}
-    sets = []
-    if people:
-        given = {
-            "hashes": as_given.array_text(sorted(hashes)) if hashes else "{}",
-            "holders": as_given.array_text(sorted(holders | {role_sets.ANY_ADDRESS})),
-        }
-        for identifier, digest, roles in _WITH_ROLE_SETS.rows(given, connection):
-            if digest is None:
-                sets.append((identifier, roles))
-            else:
-                known[bytes(digest)] = identifier
-    return known, role_sets.told(sets)
-
-
-_ADDRESSES = retrieve.ByKey(
-    select(schema.address.c.address_hash, schema.address.c.address_id),
-    schema.address.c.address_hash,
-)
-
-
-def _array(name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
-    return cast(bindparam(name, type_=Text()), postgresql.ARRAY(kind))
-
-
-def _with_role_sets() -> CompoundSelect[Any]:
-    address, held = schema.address.c, schema.role_set.c
-    hashes = _array("hashes", address.address_hash.type)
-    holders = _array("holders", held.holder_id.type)
-    return union_all(
-        select(address.address_id, address.address_hash, null()).where(
-            address.address_hash == any_(hashes)
-        ),
-        select(held.holder_id, null(), held.roles).where(held.holder_id == any_(holders)),
-    )
-
-
-_WITH_ROLE_SETS = AsGiven(_with_role_sets())
-
-
-def _base(value: str) -> tuple[str, bool]:
-    """The mailbox that is asked for, and whether with its extensions."""
-    local_part, at, domain = value.rpartition("@")
-    if at and local_part.endswith("+*"):
-        return f"{local_part[:-2]}@{domain}", True
-    return value, False
 
 
 def _with_indirect(roles: int, *, is_wanted: bool) -> int:

@@ -31,8 +31,8 @@ from carbonseal.milter.archive import as_given, database
 from carbonseal.milter.archive.completeness.finding import Period
 from carbonseal.milter.archive.completeness.report import Asked, Report
 from carbonseal.milter.archive.search import (
-    compiler,
     conditions,
+    networks,
     planning,
     query,
     statistics,
@@ -326,7 +326,7 @@ def test_a_network_is_looked_up_in_the_index_of_clients(
     """Whether it has few messages or many: MariaDB would rather read all mail from the end."""
     if large.engine.dialect.name not in ("mysql", "mariadb"):
         pytest.skip("what others do is seen above")
-    monkeypatch.setattr(compiler, "_FEW", few)
+    monkeypatch.setattr(networks, "_FEW", few)
     statements = sent(large, lambda: list(found(large, build_search(kind, limit=20))))
     statements += sent(large, lambda: query.count(large.engine, build_search(kind)))
     used = set(keys_of_candidates(large, statements))

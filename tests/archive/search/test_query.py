@@ -18,7 +18,7 @@ from support.archive import (
 )
 
 from carbonseal.milter.archive import record
-from carbonseal.milter.archive.search import compiler, query, statistics
+from carbonseal.milter.archive.search import networks, query, statistics
 from carbonseal.milter.archive.search.statistics import Count
 from carbonseal.milter.archive.search.wanted import Is, Search
 from carbonseal.policies.errors import DataError, NotFound
@@ -368,8 +368,8 @@ def test_a_network_is_found_however_many_clients_it_has(
     filled: Archive, monkeypatch: pytest.MonkeyPatch, few: int, most: int, text: str
 ) -> None:
     """Few clients are looked up one by one, and many at once; so are few messages on MariaDB."""
-    monkeypatch.setattr(compiler, "_FEW", few)
-    monkeypatch.setattr(compiler, "_MOST_CLIENTS", most)
+    monkeypatch.setattr(networks, "_FEW", few)
+    monkeypatch.setattr(networks, "_MOST_CLIENTS", most)
     network = ipaddress.ip_network(text.removeprefix("client:"))
     everything = query.search(filled.engine, Search())
     wanted = [
