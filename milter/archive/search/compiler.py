@@ -188,9 +188,8 @@ class _Compiler:
         if first == last:
             return Leaf(MESSAGE, lambda c: c.client_address == first, 20)
         if self._connection.dialect.name == "postgresql":  # where each month has its own index
-            return Leaf(
-                MESSAGE, lambda c: c.client_address.between(first, last), 60, is_windowed=True
-            )
+            is_in: Holds = lambda c: c.client_address.between(first, last)  # noqa: E731
+            return Leaf(MESSAGE, is_in, 60, is_windowed=True, clients=(first, last))
         return networks.leaf(first, last, self._connection)
 
     def _relay(self, value: str) -> Node:

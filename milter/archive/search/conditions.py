@@ -65,6 +65,7 @@ class Leaf:
     is_windowed: bool = False  # the same, but what is asked for can be found piece by piece of time
     index: str = ""  # MariaDB's, which it may take the primary key for; empty: it does not
     crossed: tuple[int, bool] | None = None  # crossing and signed: what meets one meets no other
+    clients: tuple[bytes, bytes] | None = None  # PostgreSQL: the first and the last of a network
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,6 +226,13 @@ def of_array(source: FromClause, elements: Sequence[int], rank: int) -> Leaf:
     """Any of these elements of the array of a table."""
     found = tuple(elements)
     return Leaf(source, lambda c: c.terms.overlap(list(found)), rank, elements=found)
+
+
+def of_named_clients(first: str, last: str) -> Leaf:
+    """A network whose first and last client are given as parameters of those names."""
+    kind = MESSAGE.c.client_address.type
+    ends = bindparam(first, type_=kind), bindparam(last, type_=kind)
+    return Leaf(MESSAGE, lambda c: c.client_address.between(*ends), 0, is_windowed=True)
 
 
 def of_named_array(source: FromClause, name: str) -> Leaf:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -173,14 +174,30 @@ def is_of_one_index(plan: Plan, lead: Leaf | None, *, is_far: bool) -> bool:
     return all(lead.elements and one.elements and one.table is lead.table for one in others)
 
 
-Arrays: TypeAlias = tuple[tuple[int, ...], ...]
+Ready: TypeAlias = tuple[AsGiven, Mapping[str, str | bytes]]
+_CLIENTS = ("first_client", "last_client")
 _MOST_ARRAYS = 4  # of one page whose statement is kept
 
 
-def arrays_of(plan: Plan, lead: Leaf | None) -> Arrays | None:
-    """The arrays that a page overlaps with, all of one table; None where it asks for more."""
-    if lead is None or not lead.elements or plan.flags:
+def ready(plan: Plan, lead: Leaf | None, **how: bool) -> Ready | None:
+    """A `page` whose statement is there already, for all searches like this one, and what this one
+    gives it beside time and size; None where it asks for more.
+
+    To build a statement and to look up what became of it would take as long as to ask for it.
+    """
+    if lead is None or lead.table is None or plan.flags:
         return None
+    if lead.clients is not None and conditions.is_true(conditions.simplified(plan.root, lead)):
+        return _page_of_clients(**how), dict(zip(_CLIENTS, lead.clients, strict=True))
+    arrays = _arrays_of(plan, lead)
+    if arrays is None:
+        return None
+    named = {f"array_{number}": as_given.array_text(one) for number, one in enumerate(arrays)}
+    return _page_of_arrays(lead.table, len(arrays), **how), named
+
+
+def _arrays_of(plan: Plan, lead: Leaf) -> Sequence[Sequence[int]] | None:
+    """The arrays that a page overlaps with, all of one table; None where it asks for more."""
     rest = conditions.simplified(plan.root, lead)
     others = rest.of if isinstance(rest, conditions.Every) else (rest,)
     found = [lead.elements]
@@ -188,18 +205,23 @@ def arrays_of(plan: Plan, lead: Leaf | None) -> Arrays | None:
         if not (isinstance(one, Leaf) and one.elements and one.table is lead.table):
             return None
         found.append(one.elements)
-    return tuple(found) if len(found) <= _MOST_ARRAYS else None
+    return found if lead.elements and len(found) <= _MOST_ARRAYS else None
 
 
 @functools.cache
-def page_of_arrays(source: FromClause, count: int, **how: bool) -> AsGiven:
-    """A `page` of so many arrays: to build it and to look up what it became would take as long as
-    to ask for it.
-    """
-    leaves = tuple(conditions.of_named_array(source, f"array_{one}") for one in range(count))
+def _page_of_arrays(source: FromClause, count: int, **how: bool) -> AsGiven:
+    return _of_leaves([conditions.of_named_array(source, f"array_{n}") for n in range(count)], how)
+
+
+@functools.cache
+def _page_of_clients(**how: bool) -> AsGiven:
+    return _of_leaves([conditions.of_named_clients(*_CLIENTS)], how)
+
+
+def _of_leaves(leaves: Sequence[Leaf], how: dict[str, bool]) -> AsGiven:
     plan = Plan(
-        root=conditions.simplified(conditions.Every(leaves)),
-        leads=leaves[:1],
+        root=conditions.simplified(conditions.Every(tuple(leaves))),
+        leads=tuple(leaves[:1]),
         bounds=(planning.OLDEST, planning.NEWEST),
         open=conditions.TRUE,
         flags=(),
@@ -209,17 +231,12 @@ def page_of_arrays(source: FromClause, count: int, **how: bool) -> AsGiven:
 
 
 def newest(
-    page_of: AsGiven,
-    arrays: Arrays,
-    given: dict[str, Any],
-    connection: Connection,
-    *,
-    is_repeated: bool,
+    page_of: Ready, given: dict[str, Any], connection: Connection, *, is_repeated: bool
 ) -> list[tuple[str]]:
     """The record ids of such a page."""
-    texts = {f"array_{number}": as_given.array_text(one) for number, one in enumerate(arrays)}
+    statement, values = page_of
     bounds = {name: as_given.id_text(given[name]) for name in ("first", "last")}
-    rows = page_of.rows({**given, **bounds, **texts}, connection, is_repeated=is_repeated)
+    rows = statement.rows({**given, **bounds, **values}, connection, is_repeated=is_repeated)
     return [(terms.unpack_record_id(row[0].bytes),) for row in rows]
 
 

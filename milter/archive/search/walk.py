@@ -177,11 +177,10 @@ class Walk:
             # Of a plan that is kept: one bound alone PostgreSQL takes for a third of any month.
             how["has_last"] |= is_kept and how["has_first"]
             is_repeated = is_kept or pages.is_planned_once(lead, bounds)
-            arrays = pages.arrays_of(self._plan, lead)
+            page_of = pages.ready(self._plan, lead, **how)
             found: Sequence[Any]
-            if lead and lead.table is not None and arrays is not None:
-                page_of = pages.page_of_arrays(lead.table, len(arrays), **how)
-                found = pages.newest(page_of, arrays, given, connection, is_repeated=is_repeated)
+            if page_of is not None:
+                found = pages.newest(page_of, given, connection, is_repeated=is_repeated)
             else:
                 with as_given.repeated(connection) if is_repeated else nullcontext():
                     found = connection.execute(self._page(lead, **how), given).all()
