@@ -27,14 +27,14 @@ class Watch:
     def __init__(self, server_seconds: Callable[[], float]) -> None:
         self._server_seconds = server_seconds
         self._server = server_seconds()
-        self._own, self._all = _own(), _all()
+        self._own, self._all = _own(), used()
         self._begun = time.perf_counter()
 
     def facts(self) -> dict[str, float]:
         """Seconds of CPU time of the server, and the cores that others used."""
         seconds = time.perf_counter() - self._begun
         server = max(self._server_seconds() - self._server, 0.0)
-        others = _all() - self._all - (_own() - self._own) - server
+        others = used() - self._all - (_own() - self._own) - server
         return {
             "server_cpu_seconds": round(server, 2),
             "others": round(max(others, 0.0) / seconds, 2),
@@ -60,7 +60,8 @@ def _own() -> float:
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
-def _all() -> float:
+def used() -> float:
+    """Seconds that all cores have worked so far, for whomever."""
     return sum(int(one) for place, one in enumerate(_figures()) if place not in _IDLE) * _TICK
 
 

@@ -122,8 +122,8 @@ def _growth(results: Results) -> Iterator[Goal]:
 def _postfix(results: Results) -> Iterator[Goal]:
     found = results.get("postfix", {}).get("contestants", {})
     if "OpenDKIM" in found:
-        ratio = found[OURS]["rate"] / found["OpenDKIM"]["rate"]
-        yield Goal("through Postfix: rate against OpenDKIM", ratio, 1.25, True, " x")
+        ratio = found[OURS]["delivered_rate"] / found["OpenDKIM"]["delivered_rate"]
+        yield Goal("through Postfix: delivered, against OpenDKIM", ratio, 1.25, True, " x")
     if WITHOUT in found:
-        share = found[OURS]["rate"] / found[WITHOUT]["rate"] * 100
-        yield Goal("through Postfix: rate against no milter", share, 60, True, " %")
+        share = found[OURS]["delivered_rate"] / found[WITHOUT]["delivered_rate"] * 100
+        yield Goal("through Postfix: delivered, against no milter", share, 60, True, " %")

@@ -27,8 +27,8 @@ def sections(results: Results) -> Iterator[tuple[str, str, list[Row]]]:
     if points := results.get("points"):
         yield "rates", "Messages a second (Carbonseal's ratio)", _rates(points)
         yield "latency", "Latency p50 / p99 in ms, and CPU per message in ms", _latencies(points)
-    if results.get("postfix"):
-        yield "postfix", "Through Postfix, messages a second", _postfix(results["postfix"])
+    if found := results.get("postfix"):
+        yield "postfix", "Through Postfix, messages a second; CPU in ms", _postfix(found)
     if results.get("growth"):
         yield "growth", "Growth", _growth(results["growth"])
     if results.get("memory"):
@@ -107,9 +107,14 @@ def _latencies(points: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def _postfix(facts: dict[str, Any]) -> list[Row]:
-    rows = [["", "accepted", "delivered"]]
-    for name, one in facts["contestants"].items():
-        rows.append([name, f"{one['rate']:,.0f}", f"{one['delivered_rate']:,.0f}"])
+    found = facts["contestants"]
+    spenders = {"postfix": "CPU of Postfix", "milter": "of the milter", "all": "of all"}
+    if not all("cpu_ms_per_message" in one for one in found.values()):
+        spenders = {}  # a run from before that was measured
+    rows = [["", "delivered", "accepted", *spenders.values()]]
+    for name, one in found.items():
+        spent = [_ms(one["cpu_ms_per_message"][who]) for who in spenders]
+        rows.append([name, f"{one['delivered_rate']:,.0f}", f"{one['rate']:,.0f}", *spent])
     return rows
 
 
