@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -51,27 +51,27 @@ _PROBE = bytes(range(32))
 class SigningKey:
     """A private key that signs SHA-256 digests; it cannot be printed, copied or pickled out."""
 
-    __slots__ = ("_private", "_public", "facts", "fingerprint")
+    __slots__ = ("_private", "_public", "_scheme", "facts", "fingerprint")
 
     def __init__(self, facts: KeyFacts, private: PrivateKey, fingerprint: str = "") -> None:
         self.facts = facts
         self.fingerprint = fingerprint
-        self._private = private
-        self._public = private.public_key()
+        # Without a type: what the two kinds are called with differs, and asking each time which one
+        # it is costs more than either call (they are abstract classes of cryptography's).
+        self._private: Any = private
+        self._public: Any = private.public_key()
+        is_ed25519 = isinstance(private, ed25519.Ed25519PrivateKey)
+        self._scheme = () if is_ed25519 else (_PKCS1, _SHA256)
 
     def sign_digest(self, digest: bytes) -> bytes:
         """The signature over 32 octets: RFC 8301 (RSASSA-PKCS1-v1_5) or RFC 8463 section 3."""
-        if isinstance(self._private, ed25519.Ed25519PrivateKey):
-            return self._private.sign(digest)
-        return self._private.sign(digest, _PKCS1, _SHA256)
+        signature: bytes = self._private.sign(digest, *self._scheme)
+        return signature
 
     def verifies(self, digest: bytes, signature: bytes) -> bool:
         """Whether the public half accepts this signature over this digest."""
         try:
-            if isinstance(self._public, ed25519.Ed25519PublicKey):
-                self._public.verify(signature, digest)
-            else:
-                self._public.verify(signature, digest, _PKCS1, _SHA256)
+            self._public.verify(signature, digest, *self._scheme)
         except InvalidSignature:
             return False
         return True
@@ -112,6 +112,11 @@ class Keyring:
     standby_problems: Mapping[str, str] = field(default_factory=dict)  # SDID -> sentence(s)
     generation: bytes = b""  # of the keys directory, before anything else was read
     pages: Mapping[str, Page] = field(default_factory=dict, repr=False, compare=False)
+    _facts: Mapping[str, tuple[KeyFacts, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        facts = {sdid: tuple(key.facts for key in some) for sdid, some in self.keys.items()}
+        object.__setattr__(self, "_facts", facts)
 
     @property
     def signing_names(self) -> frozenset[str]:
@@ -134,7 +139,7 @@ class Keyring:
 
     def facts(self, sdid: str) -> tuple[KeyFacts, ...]:
         """What the policies may know about those keys."""
-        return tuple(key.facts for key in self.keys.get(sdid, ()))
+        return self._facts.get(sdid, ())
 
     def find(self, facts: KeyFacts) -> SigningKey | None:
         """The key with exactly these facts, if it is active."""

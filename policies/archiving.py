@@ -44,7 +44,7 @@ class ArchiveRule:
 _NO_RULE = ArchiveRule()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # one per configuration; a key of caches
 class ArchivePolicy:
     """The archive section of the configuration."""
 
@@ -77,14 +77,16 @@ def recipients(
     outlook: Outlook = archive_outage.WELL,
 ) -> ArchivePlan:
     """The archive recipients this message still needs."""
-    addressed = {end.text.lower() for end in classification.recipients if end.is_archive}
+    addressed = [end.text.lower() for end in classification.recipients if end.is_archive]
     was_addressed = bool(addressed)
     if origin.kind is OriginKind.PEER:
         return ArchivePlan((), was_addressed, (Reason("copied-by-peer", origin.about),))
+    if not was_addressed and not policy.rules and not outlook.diverted:
+        return _usual(classification.crossing, policy)
     rule = _first_match(classification, policy)
     wanted = policy.recipients if rule.recipients is None else rule.recipients
     when = policy.when if rule.when is None else rule.when
-    refusal = _refusal(classification, when, has_recipients=bool(wanted))
+    refusal = _refusal(classification.crossing, when, has_recipients=bool(wanted))
     if refusal is not None:
         return ArchivePlan((), was_addressed, (refusal,))
     if not was_addressed and not outlook.diverted:
@@ -92,8 +94,17 @@ def recipients(
     targets, why = _targets(wanted, policy.alternates, outlook)
     add = tuple(mailbox for mailbox in targets if mailbox.lower() not in addressed)
     if not add:
-        return ArchivePlan((), True, (Reason("archive-addressed", ", ".join(sorted(addressed))),))
+        return ArchivePlan((), True, (Reason("archive-addressed", ", ".join(sorted({*addressed}))),))
     return ArchivePlan(add, was_addressed, (Reason("archive-copy", ", ".join(add)), *why))
+
+
+@lru_cache(maxsize=64)
+def _usual(crossing: CrossingKind, policy: ArchivePolicy) -> ArchivePlan:
+    """Where no rule is about the message and every mailbox is well."""
+    refusal = _refusal(crossing, policy.when, has_recipients=bool(policy.recipients))
+    if refusal is not None:
+        return ArchivePlan((), False, (refusal,))
+    return _to_each(policy.recipients)
 
 
 @lru_cache(maxsize=256)  # who is wanted stands in the configuration
@@ -126,12 +137,12 @@ def _targets(
     return list(targets), why
 
 
-def _refusal(classification: Classification, when: When, *, has_recipients: bool) -> Reason | None:
+def _refusal(crossing: CrossingKind, when: When, *, has_recipients: bool) -> Reason | None:
     if when is When.NEVER:
         return Reason("copies-switched-off")
     if not has_recipients:
         return Reason("no-archive-recipient")
-    if when is When.CROSSING and not classification.is_crossing:
+    if when is When.CROSSING and crossing is CrossingKind.INTERNAL:
         return Reason("purely-local")
     return None
 

@@ -85,6 +85,10 @@ def classify(
     ours and says nothing about where the message goes.
     """
     reverse_path = _reverse_path_end(envelope.reverse_path, ours, is_proven=origin.is_proven)
+    if len(envelope.recipients) == 1:  # as most mail has; the rest gives the same, for twice as much
+        end = _recipient_end(envelope.recipients[0], ours, archive)
+        crossing = _CROSSING[reverse_path.place is Place.INSIDE, end.place is Place.INSIDE]
+        return Classification(crossing, reverse_path, (end,), (reverse_path.why, end.why))
     recipients = [_recipient_end(recipient, ours, archive) for recipient in envelope.recipients]
     crossing = _crossing(reverse_path, recipients)
     reasons = _reasons(reverse_path, recipients)
@@ -96,16 +100,23 @@ def comparable(mailbox: Address) -> Address:
     return Address(mailbox.local_part.lower(), mailbox.domain)
 
 
+# By whether the reverse-path is inside, and whether the recipient is.
+_CROSSING = {
+    (True, True): CrossingKind.INTERNAL,
+    (True, False): CrossingKind.OUTBOUND,
+    (False, True): CrossingKind.INBOUND,
+    (False, False): CrossingKind.TRANSIT,
+}
+
+
 def _crossing(reverse_path: End, recipients: list[End]) -> CrossingKind:
-    inside = sum(end.place is Place.INSIDE for end in recipients)
-    if reverse_path.place is Place.INSIDE:
-        return CrossingKind.INTERNAL if inside == len(recipients) else CrossingKind.OUTBOUND
-    return CrossingKind.INBOUND if inside else CrossingKind.TRANSIT
+    """What is outbound for one recipient is so for all; inbound, too."""
+    is_from_inside = reverse_path.place is Place.INSIDE
+    is_inside = [end.place is Place.INSIDE for end in recipients]
+    return _CROSSING[is_from_inside, all(is_inside) if is_from_inside else any(is_inside)]
 
 
 def _reasons(reverse_path: End, recipients: list[End]) -> tuple[Reason, ...]:
-    if len(recipients) == 1:  # as most mail has; the rest gives the same, for three times as much
-        return (reverse_path.why, recipients[0].why)
     proofs: dict[str, list[Reason]] = {}
     for end in recipients:
         kept = proofs.setdefault(end.why.code, [])

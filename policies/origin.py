@@ -11,7 +11,7 @@ Does not: look at the reverse-path or the author; those are claims, not proofs.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
@@ -20,6 +20,10 @@ from carbonseal.policies.envelope import Envelope
 from carbonseal.policies.reason import Reason
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+# The same clients come again and again.  Whoever says more than this of itself is asked anew each
+# time, so that strangers cannot fill the memory.
+_REMEMBERED = 4096
+_SHORT = 256
 
 
 class OriginKind(StrEnum):
@@ -51,16 +55,15 @@ class Origin:
 
     kind: OriginKind
     about: str  # the login, listener or network that proves it; the client when nothing does
+    reason: Reason = field(init=False, compare=False)  # for the record and the log line
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", Reason(f"origin-{self.kind}", self.about))
 
     @property
     def is_proven(self) -> bool:
         """Whether the client may speak for our domains."""
         return self.kind is not OriginKind.NONE
-
-    @property
-    def reason(self) -> Reason:
-        """For the record and the log line."""
-        return Reason(f"origin-{self.kind}", self.about)
 
 
 def prove(envelope: Envelope, ours: Ours) -> Origin:
@@ -68,33 +71,42 @@ def prove(envelope: Envelope, ours: Ours) -> Origin:
 
     A peer is asked for first: what it hands over was sealed before, whoever logged in there.
     """
-    client = envelope.client
+    client, login, listener = envelope.client, envelope.login, envelope.listener
+    address = client.address
+    if len(address) + len(login) + len(listener) > _SHORT:
+        return _prove.__wrapped__(address, client.port == 0, login, listener, ours)
+    return _prove(address, client.port == 0, login, listener, ours)
+
+
+@lru_cache(_REMEMBERED)
+def _prove(address: str, is_portless: bool, login: str, listener: str, ours: Ours) -> Origin:
     # Postfix shows mail that did not come through SMTP as localhost with port 0 (measured).
-    is_submission = client.port == 0 and client.address in ("127.0.0.1", "::1")
+    is_submission = is_portless and address in ("127.0.0.1", "::1")
     if not is_submission:
-        peer = _peer(client.address, ours)
+        peer = _peer(address, ours)
         if peer:
             return Origin(OriginKind.PEER, peer)
-    if envelope.login and ours.authenticated:
-        return Origin(OriginKind.LOGIN, envelope.login)
-    if envelope.listener and envelope.listener in ours.listeners:
-        return Origin(OriginKind.LISTENER, envelope.listener)
+    if login and ours.authenticated:
+        return Origin(OriginKind.LOGIN, login)
+    if listener and listener in ours.listeners:
+        return Origin(OriginKind.LISTENER, listener)
     if is_submission:
         if ours.local_submission:
             return Origin(OriginKind.LOCAL_SUBMISSION, "sendmail")
         return Origin(OriginKind.NONE, "sendmail")
-    network = _network(client.address, ours)
+    network = _network(address, ours)
     if network:
         return Origin(OriginKind.NETWORK, network)
-    return Origin(OriginKind.NONE, client.address or "unknown")
+    return Origin(OriginKind.NONE, address or "unknown")
 
 
-@lru_cache(maxsize=4096)
+# Beside what is remembered above: one client sends with many logins.
+@lru_cache(_REMEMBERED)
 def _peer(address: str, ours: Ours) -> str:
     return _containing(address, ours.peers)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(_REMEMBERED)
 def _network(address: str, ours: Ours) -> str:
     return _containing(address, ours.networks)
 

@@ -39,6 +39,8 @@ SIGNED_IF_PRESENT = (
     "list-id list-help list-unsubscribe list-unsubscribe-post list-subscribe list-post "
     "list-owner list-archive autocrypt"
 ).split()
+# Local parts of authors who are remembered, so that nobody can fill the memory with long ones.
+_SHORT = 256
 MAX_SIGNED_FIELDS = 400  # h= beyond this is longer than verifiers are asked to read
 _UNUSABLE = {
     AuthorState.NONE: "no-author",
@@ -133,7 +135,7 @@ def plan(
 ) -> SigningPlan:
     """Decide the signatures of one message.
 
-    `field_names` are those of the header section in order, in any case.  `active_keys`,
+    `field_names` are those of the header section in order, in lower case.  `active_keys`,
     `key_problem` and `key_refusal` (its record is wrong in DNS) answer from memory for one SDID.
     """
     named = authors.mailboxes[0] if authors.state is AuthorState.ONE else None
@@ -147,7 +149,8 @@ def plan(
     author = named
     if origin.kind is OriginKind.LOGIN and not _login_may_use(login, author, policy):
         return _unsigned(Reason("author-not-allowed", f"{login} as {author}"), author=author)
-    sdid, is_by_rule = _sdid(author, policy)
+    is_short = len(author.local_part) <= _SHORT  # its domain is a domain's length at most
+    sdid, is_by_rule = (_sdid if is_short else _sdid.__wrapped__)(author, policy)
     if sdid is None:
         return _unsigned(Reason("author-exempt", str(author)), author=author)
     keys = tuple(active_keys(sdid)[: policy.max_signatures])
@@ -159,11 +162,23 @@ def plan(
             return _unsigned(refusal, author=author, failure=failure, sdid=sdid)
         return _keyless(sdid, author, is_by_rule=is_by_rule, problem=key_problem(sdid))
     listed = policy.listed
-    relevant = tuple([name for name in map(str.lower, field_names) if name in listed])
+    relevant = tuple([name for name in field_names if name in listed])
     if len(relevant) > MAX_SIGNED_FIELDS:
         refusal = Reason("too-many-fields", str(len(relevant)))
         return _unsigned(refusal, author=author, sdid=sdid)
-    requests = _requests(keys, relevant, policy)
+    return (_signed if is_short else _signed.__wrapped__)(keys, relevant, author, sdid, policy)
+
+
+# The same authors write the same kind of mail again and again, see `_requests`.
+@lru_cache(maxsize=2048)
+def _signed(
+    keys: tuple[KeyFacts, ...],
+    names: tuple[str, ...],
+    author: Address,
+    sdid: str,
+    policy: SigningPolicy,
+) -> SigningPlan:
+    requests = _requests(keys, names, policy)
     if len(requests[0].fields) > MAX_SIGNED_FIELDS:
         refusal = Reason("too-many-fields", str(len(requests[0].fields)))
         return _unsigned(refusal, author=author, sdid=sdid)
@@ -193,6 +208,7 @@ def _login_may_use(login: str, author: Address, policy: SigningPolicy) -> bool:
     return any(pattern.matches(author) for pattern in allowed)
 
 
+@lru_cache(maxsize=2048)  # there may be a rule for each of a thousand domains
 def _sdid(author: Address, policy: SigningPolicy) -> tuple[str | None, bool]:
     for rule in policy.rules:
         if rule.author.matches(author):

@@ -10,16 +10,15 @@ Does not: know the next hop, or change the message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from carbonseal.policies.reason import Reason
 
 LINE_LIMIT = 998  # octets without CRLF: RFC 5321 section 4.5.3.1.6, smtp_line_length_limit
 
 
-@dataclass(frozen=True, slots=True)
-class BodyFacts:
+class BodyFacts(NamedTuple):
     """What was counted in the body."""
 
     size: int  # octets as the MTA will send them
@@ -49,14 +48,14 @@ def broken_by(body: BodyFacts, field_lines: Iterable[tuple[str, int]]) -> Reason
     return None
 
 
-def endangered_by(body: BodyFacts, other_signatures: Iterable[bytes]) -> list[Reason]:
+def endangered_by(body: BodyFacts, other_signatures: Sequence[bytes]) -> list[Reason]:
     """Why a signature might break on its way or not be read; empty when nothing speaks against it.
 
     `other_signatures` are the values of the DKIM-Signature fields that are there already: OpenDKIM
     gives up on a message with a malformed one and never reads ours (measured on 2.11).
     """
     dangers = [Reason("eight-bit-content")] if body.is_eight_bit else []
-    if any(not _is_signature(value) for value in other_signatures):
+    if other_signatures and not all(map(_is_signature, other_signatures)):
         dangers.append(Reason("malformed-signature-present"))
     return dangers
 

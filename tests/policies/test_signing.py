@@ -38,7 +38,7 @@ def plan(
         origin=origin,
         login=login,
         authors=header_fields.authors(authors),
-        field_names=names,
+        field_names=[name.lower() for name in names],
         policy=policy or SigningPolicy(),
         active_keys=lambda sdid: KEYS.get(sdid, ()),
         key_problem=lambda sdid: problem,
