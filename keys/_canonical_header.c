@@ -88,13 +88,24 @@ static Py_ssize_t place_of(const Field *field, PyObject *places) {
     return place == -1 && PyErr_Occurred() ? -3 : place;
 }
 
-/* Fills in `field`; whether that is possible: a tuple of two bytes. */
+/* Fills in `field`; whether that is possible: a tuple of a name, text or bytes, and bytes.  Text
+   with lone surrogates is left to Python. */
 static bool look_at(PyObject *pair, Field *field) {
     if (!pair || !PyTuple_Check(pair) || PyTuple_Size(pair) != 2) return false;
     PyObject *name = PyTuple_GetItem(pair, 0), *value = PyTuple_GetItem(pair, 1);
-    if (!PyBytes_Check(name) || !PyBytes_Check(value)) return false;
-    field->name = PyBytes_AsString(name);
-    field->name_size = PyBytes_Size(name);
+    if (!PyBytes_Check(value)) return false;
+    if (PyBytes_Check(name)) {
+        field->name = PyBytes_AsString(name);
+        field->name_size = PyBytes_Size(name);
+    } else if (PyUnicode_Check(name)) {
+        field->name = PyUnicode_AsUTF8AndSize(name, &field->name_size);
+        if (!field->name) {
+            if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) PyErr_Clear();
+            return false;
+        }
+    } else {
+        return false;
+    }
     field->value = PyBytes_AsString(value);
     field->value_size = PyBytes_Size(value);
     return true;

@@ -33,6 +33,8 @@ except ImportError:
     compiled = None  # type: ignore[assignment]
 
 Field = tuple[bytes, bytes]  # name and value, the value with its leading space and folding
+# The same, the name perhaps as the MTA hands it over: UTF-8 with surrogates for what is none.
+Given = tuple[str | bytes, bytes]
 
 # NUL, bare CR and a fold without white space do not survive transport in one piece.  VT and FF do,
 # but under relaxed OpenDKIM takes them for white space anywhere, dkimpy at the end of a field, and
@@ -73,7 +75,15 @@ class Selection:
         return cls(encoded, wanted, form == "relaxed", places, order)
 
 
-def canonical(fields: Sequence[Field], selection: Selection) -> bytes:
+def octets(fields: Sequence[Given]) -> list[Field]:
+    """`fields` with their names as on the wire."""
+    return [
+        (name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name, value)
+        for name, value in fields
+    ]
+
+
+def canonical(fields: Sequence[Given], selection: Selection) -> bytes:
     """The octets that are hashed for these header fields, given top to bottom."""
     made = None
     if compiled is not None:
@@ -81,9 +91,9 @@ def canonical(fields: Sequence[Field], selection: Selection) -> bytes:
     return plainly(fields, selection) if made is None else made
 
 
-def plainly(fields: Sequence[Field], selection: Selection) -> bytes:
+def plainly(fields: Sequence[Given], selection: Selection) -> bytes:
     """The same, without the compiled half."""
-    instances = _instances(fields, selection)
+    instances = _instances(octets(fields), selection)
     if b"from" not in instances:
         raise NoFrom
     chosen = []
@@ -106,11 +116,11 @@ def crlf(value: bytes) -> bytes:
     return value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
-def by_dkimpy(fields: Sequence[Field], selection: Selection) -> bytes:
+def by_dkimpy(fields: Sequence[Given], selection: Selection) -> bytes:
     """What `canonical` must return, made by dkimpy alone."""
     form = "relaxed" if selection.is_relaxed else "simple"
     rules = canonicalization.CanonicalizationPolicy.from_c_value(f"{form}/simple".encode())
-    whole = [(name, crlf(value) + b"\r\n") for name, value in fields]
+    whole = [(name, crlf(value) + b"\r\n") for name, value in octets(fields)]
     chosen = dkim.select_headers(whole, selection.names)
     return b"".join(b"%b:%b" % field for field in rules.canonicalize_headers(chosen))
 

@@ -21,6 +21,10 @@ TLS_VERSION = "{tls_version}"
 TLS_CIPHER = "{cipher}"
 TLS_BITS = "{cipher_bits}"
 
+# What one event asks for, in one go.
+OF_MAIL = (REVERSE_PATH, LOGIN, LOGIN_METHOD)
+OF_RECIPIENT = (RECIPIENT, RECIPIENT_MAILER, RECIPIENT_HOST)
+
 # What we ask the MTA for at each stage, so that a trimmed milter_*_macros in main.cf cannot blind
 # us.  The stage numbers are those of smfi_setsymlist (mfapi.h).
 STAGE_CONNECT, STAGE_HELO, STAGE_MAIL, STAGE_RCPT = 0, 1, 2, 3

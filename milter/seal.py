@@ -273,9 +273,6 @@ def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: flo
     reasons = survival.endangered_by(
         transaction.body.facts(), transaction.values_of("dkim-signature")
     )
-    fields = [
-        (name.encode("utf-8", "surrogateescape"), value) for name, value in transaction.fields
-    ]
     digest = transaction.body.digest()
     made: list[Signature] = []
     failure = None
@@ -283,7 +280,7 @@ def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: flo
         try:
             key = keyring.find(request.key)
             assert key is not None  # planned from this very keyring
-            made.append(signer.sign(fields, digest, request, key, now=int(now)))
+            made.append(signer.sign(transaction.fields, digest, request, key, now=int(now)))
             reasons.append(Reason("signed", f"{request.sdid}/{request.selector}"))
         except SignatureFailed as fault:
             if fault.code == "disputed-octets":

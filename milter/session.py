@@ -21,8 +21,9 @@ from typing import Any
 
 import milter as libmilter
 
-from carbonseal.milter import log, macros, seal
+from carbonseal.milter import header_section, log, macros, seal
 from carbonseal.milter.edits import AddRecipient, InsertField, Verdict
+from carbonseal.milter.header_section import HeaderSection
 from carbonseal.milter.transaction import Transaction
 from carbonseal.policies.disposition import Answer, Disposition, FailureClass
 from carbonseal.policies.envelope import Client
@@ -62,13 +63,18 @@ class Session:
         "_relay",
         "_services",
         "_tls",
+        "field_answer",
         "granted",
+        "header",
         "transaction",
     )
 
     def __init__(self, services: seal.Services, protocol: int) -> None:
         self._services = services
         self.granted = protocol  # the SMFIP_* the MTA agreed to
+        # For the callback of header fields, see `header_section`.
+        self.field_answer = _NOREPLY if protocol & _NR_FIELD else _CONTINUE
+        self.header: HeaderSection | None = None  # of the transaction
         self._client = Client("", 0, "", "")
         self._listener = ""
         self._relay = ""
@@ -84,7 +90,7 @@ class Session:
             self._client = Client("", 0, name, "")
         self._listener = _macro(context, macros.LISTENER) or ""
         self._relay = _macro(context, macros.RELAY) or _HOST_NAME
-        self.transaction = None
+        self.transaction = self.header = None
 
     def hello(self, context: Any, name: str) -> None:
         """HELO or EHLO; comes again after STARTTLS."""
@@ -99,29 +105,28 @@ class Session:
     def reverse_path(self, context: Any, *arguments: bytes) -> None:
         """MAIL FROM: a new message begins, whatever went before."""
         self._fault = None
+        resolved, login, login_method = _macros(context, macros.OF_MAIL)
         transaction = Transaction(
             client=self._client,
             listener=self._listener,
             relay=self._relay,
             arguments=arguments,
-            resolved=_macro(context, macros.REVERSE_PATH),
+            resolved=resolved,
             body_canonicalization=self._services.configuration.signing.body_canonicalization,
         )
-        transaction.login = _macro(context, macros.LOGIN) or ""
-        transaction.login_method = _macro(context, macros.LOGIN_METHOD) or ""
+        transaction.login = login or ""
+        transaction.login_method = login_method or ""
         transaction.tls = self._tls
         self.transaction = transaction
+        self.header = transaction.header
 
     def recipient(self, context: Any, *arguments: bytes) -> None:
         """RCPT TO that the MTA accepted."""
-        if self.transaction is not None:
-            self.transaction.add_recipient(
-                arguments,
-                resolved=_macro(context, macros.RECIPIENT),
-                mailer=_macro(context, macros.RECIPIENT_MAILER),
-                host=_macro(context, macros.RECIPIENT_HOST),
-            )
-            self.transaction.envelope_at = time.perf_counter()
+        transaction = self.transaction
+        if transaction is not None:
+            resolved, mailer, host = _macros(context, macros.OF_RECIPIENT)
+            transaction.add_recipient(arguments, resolved=resolved, mailer=mailer, host=host)
+            transaction.envelope_at = time.perf_counter()
 
     def body(self, _context: Any, chunk: bytes) -> None:
         """A piece of the body, at most 65,535 octets, not aligned to lines."""
@@ -133,7 +138,7 @@ class Session:
 
     def end_of_message(self, context: Any) -> int:
         """Seal, apply the edits, answer."""
-        transaction, self.transaction = self.transaction, None
+        transaction, self.transaction, self.header = self.transaction, None, None
         try:
             if self._fault is not None:
                 raise RuntimeError(self._fault)
@@ -164,7 +169,7 @@ class Session:
 
     def abort(self, _context: Any) -> None:
         """RSET, a refused message, or the end of any transaction."""
-        self.transaction = None
+        self.transaction = self.header = None
         self._fault = None
 
     def fail(self, callback: str, fault: BaseException) -> None:
@@ -210,6 +215,14 @@ def _macro(context: Any, name: str) -> str | None:
     return value
 
 
+def _macros(context: Any, names: tuple[str, ...]) -> list[str | None]:
+    """The values of several."""
+    try:
+        return [*map(context.getsymval, names)]
+    except UnicodeDecodeError:
+        return [_macro(context, name) for name in names]
+
+
 def _apply(context: Any, verdict: Verdict) -> None:
     for edit in verdict.edits:
         if isinstance(edit, InsertField):
@@ -225,17 +238,6 @@ def _answer(context: Any, disposition: Disposition) -> int:
     if disposition.answer is Answer.REJECT:
         return _REJECT
     return _TEMPFAIL
-
-
-def _field(context: Any, name: str, value: bytes) -> int:
-    """One header field.  The callback of every field of every message, hence no layers."""
-    session: Session = context.getpriv()
-    try:
-        if session.transaction is not None:
-            session.transaction.add_field(name, value)
-    except Exception as fault:
-        session.fail("field", fault)
-    return _NOREPLY if session.granted & _NR_FIELD else _CONTINUE
 
 
 class Sessions:
@@ -260,7 +262,7 @@ class Sessions:
         libmilter.set_envrcpt_callback(
             self._guarded("recipient", Session.recipient, libmilter.P_NR_RCPT)
         )
-        libmilter.set_header_callback(_field)
+        libmilter.set_header_callback(header_section.field)
         libmilter.set_body_callback(self._guarded("body", Session.body, libmilter.P_NR_BODY))
         libmilter.set_eom_callback(lambda context: context.getpriv().end_of_message(context))
         libmilter.set_abort_callback(self._guarded("abort", Session.abort, 0))

@@ -9,20 +9,43 @@ Does not: decide anything.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from carbonseal.milter.body import Body
+from carbonseal.milter.header_section import HeaderSection
 from carbonseal.policies import address
+from carbonseal.policies.address import Path
 from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
 
 _TEXT = ("utf-8", "surrogateescape")
-# Far beyond any letter.  Without a bound one client could fill a worker's memory: a field of two
-# octets costs some 275 here (measured with 400,000 of them).
-MAX_FIELDS = 20_000
-MAX_HEADER_OCTETS = 8 * 1024 * 1024
+# The same people write to the same people, with the same kind of letter.  What is longer is read
+# anew each time, so that strangers cannot fill the memory.
+_REMEMBERED = 2048
+_SHORT = 256  # octets of an argument of MAIL or RCPT
+_SHORT_NAMES = 1024  # characters of all names of a header section
 
 
 def text(raw: bytes) -> str:
     """Octets from the wire as lossless text (see `archive.record`)."""
     return raw.decode(*_TEXT)
+
+
+@lru_cache(_REMEMBERED)
+def _path(argument: bytes) -> Path:
+    return address.parse_path(text(argument))
+
+
+@lru_cache(_REMEMBERED)
+def _recipient(
+    arguments: tuple[bytes, ...], resolved: str | None, mailer: str | None, host: str | None
+) -> Recipient:
+    path, *esmtp = map(text, arguments)
+    return Recipient(address.parse_path(path), resolved, mailer, host, tuple(esmtp))
+
+
+@lru_cache(256)
+def _lower(names: str) -> tuple[str, ...]:
+    return tuple(names.lower().split("\n"))
 
 
 class Transaction:
@@ -35,8 +58,7 @@ class Transaction:
         "client",
         "envelope_at",
         "fields",
-        "header_size",
-        "is_header_oversized",
+        "header",
         "listener",
         "login",
         "login_method",
@@ -60,22 +82,22 @@ class Transaction:
         self.client = client
         self.listener = listener  # {daemon_name}
         self.relay = relay  # {j}
-        self.reverse_path = ReversePath(
-            address.parse_path(text(arguments[0])), resolved, tuple(map(text, arguments[1:]))
-        )
+        argument = arguments[0]
+        path = (_path if len(argument) <= _SHORT else _path.__wrapped__)(argument)
+        esmtp = tuple([one.decode(*_TEXT) for one in arguments[1:]])
+        self.reverse_path = ReversePath(path, resolved, esmtp)
         self.login = ""
         self.login_method = ""
         self.tls: dict[str, str] | None = None
         self.queue_id = ""  # known for certain only at end of message
         self.recipients: list[Recipient] = []
-        self.fields: list[tuple[str, bytes]] = []  # in order, values exactly as received
-        self.header_size = 0  # octets of the header section as it goes out
-        self.is_header_oversized = False  # there were more fields than are kept
+        self.header = HeaderSection()
+        self.fields = self.header.fields  # in order, values exactly as received
         self.body = Body(body_canonicalization)
         # By the clock of performance, 0 for never: its last recipient, the first piece of its body.
         self.envelope_at = 0.0
         self.body_at = 0.0
-        self._names: list[str] | None = None
+        self._names: tuple[str, ...] | None = None
 
     def add_recipient(
         self,
@@ -86,34 +108,48 @@ class Transaction:
         host: str | None,
     ) -> None:
         """One RCPT TO that the MTA accepted."""
-        path = address.parse_path(text(arguments[0]))
-        esmtp = tuple(map(text, arguments[1:]))
-        self.recipients.append(Recipient(path, resolved, mailer, host, esmtp))
+        # What the macros say is Postfix's own or as long as the address.
+        is_short = len(arguments) == 1 and len(arguments[0]) <= _SHORT
+        made = (_recipient if is_short else _recipient.__wrapped__)(
+            arguments, resolved, mailer, host
+        )
+        self.recipients.append(made)
 
     def add_field(self, name: str, value: bytes) -> None:
         """One header field: the value with its leading space and LF folding."""
-        if len(self.fields) >= MAX_FIELDS or self.header_size >= MAX_HEADER_OCTETS:
-            self.is_header_oversized = True
-            return
-        self.fields.append((name, value))
-        # Colon, CRLF, and one CR for every folding that the MTA shows as a bare LF.
-        self.header_size += len(name) + len(value) + 3 + value.count(b"\n")
+        self.header.add(name, value)
+
+    @property
+    def header_size(self) -> int:
+        """Octets of the header section as it goes out."""
+        return self.header.size
+
+    @property
+    def is_header_oversized(self) -> bool:
+        """Whether there were more fields than are kept."""
+        return self.header.is_oversized
 
     def envelope(self) -> Envelope:
         """The envelope as a value for the policies."""
         return Envelope(
-            client=self.client,
-            listener=self.listener,
-            login=self.login,
-            login_method=self.login_method,
-            reverse_path=self.reverse_path,
-            recipients=tuple(self.recipients),
+            self.client,
+            self.listener,
+            self.login,
+            self.login_method,
+            self.reverse_path,
+            tuple(self.recipients),
         )
 
-    def names(self) -> list[str]:
+    def names(self) -> tuple[str, ...]:
         """Lower-case names of all fields, top to bottom; to be asked when all are there."""
         if self._names is None:
-            self._names = [name.lower() for name, _ in self.fields]
+            names = [name for name, _ in self.fields]
+            together = "\n".join(names)
+            # A line end inside a name would look like the border between two.
+            if len(together) <= _SHORT_NAMES and together.count("\n") == len(names) - 1:
+                self._names = _lower(together)
+            else:
+                self._names = tuple(map(str.lower, names))
         return self._names
 
     def values_of(self, name: str) -> list[bytes]:

@@ -94,7 +94,9 @@ def recipients(
     targets, why = _targets(wanted, policy.alternates, outlook)
     add = tuple(mailbox for mailbox in targets if mailbox.lower() not in addressed)
     if not add:
-        return ArchivePlan((), True, (Reason("archive-addressed", ", ".join(sorted({*addressed}))),))
+        return ArchivePlan(
+            (), True, (Reason("archive-addressed", ", ".join(sorted({*addressed}))),)
+        )
     return ArchivePlan(add, was_addressed, (Reason("archive-copy", ", ".join(add)), *why))
 
 

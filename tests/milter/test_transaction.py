@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from carbonseal.milter.transaction import MAX_FIELDS, MAX_HEADER_OCTETS, Transaction
+from carbonseal.milter.header_section import MAX_FIELDS, MAX_HEADER_OCTETS
+from carbonseal.milter.transaction import Transaction
 from carbonseal.policies.envelope import Client
 
 
