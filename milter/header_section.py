@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = ("MAX_FIELDS", "MAX_HEADER_OCTETS", "HeaderSection", "field")
+
 # Far beyond any letter.  Without a bound one client could fill a worker's memory: a field of two
 # octets costs some 275 here (measured with 400,000 of them).
 MAX_FIELDS = 20_000
