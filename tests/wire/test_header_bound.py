@@ -7,7 +7,7 @@ from pathlib import Path
 from support.carbonseal import Carbonseal
 from support.milter_client import Conversation, Envelope
 
-from carbonseal.milter.transaction import MAX_FIELDS
+from carbonseal.milter.header_section import MAX_FIELDS
 
 
 def test_a_header_section_without_end_is_refused_and_on_record(tmp_path: Path) -> None:
