@@ -23,11 +23,11 @@ from carbonseal.keys import keyring, tables
 from carbonseal.keys.publication import publisher
 from carbonseal.milter import (
     config,
+    describe,
     explain,
     postfix_effects,
     postfix_settings,
     postfix_setup,
-    seal,
     socket_address,
 )
 from carbonseal.milter.config import Configuration
@@ -245,7 +245,7 @@ def explain_command(context: Context, /, as_json: bool, **question: Any) -> None
                     "crossing": answer.crossing,
                     "would_sign": answer.would_sign,
                     "would_copy": answer.would_copy,
-                    "would_keep": seal.retention_facts(answer.would_keep),
+                    "would_keep": describe.retention_facts(answer.would_keep),
                     "disposition": answer.disposition,
                     "reasons": [str(reason) for reason in answer.reasons],
                 }

@@ -1,7 +1,7 @@
 """`policy explain`: what would be decided about a message, and why, without sending it.
 
-Promises: asks the very policies the mail path asks (`seal.decide`), with the keys that are active
-now; changes nothing, records nothing.
+Promises: asks the very policies the mail path asks (`decisions.decide`), with the keys that are
+active now; changes nothing, records nothing.
 
 Raises: DataError for an address or message file that cannot be used.
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carbonseal.keys import keyring
-from carbonseal.milter import seal
+from carbonseal.milter import decisions, seal
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.transaction import Transaction
 from carbonseal.policies import disposition
@@ -61,23 +61,23 @@ def explain(question: Question, configuration: Configuration) -> Explanation:
     transaction = _transaction(question, configuration)
     ring = keyring.load(configuration.keys_directory)
     archive = configuration.archive.all_recipients()
-    decisions = seal.decide(transaction, configuration, ring, archive)
-    breaker = seal.breaks_on_its_way(decisions.signing, transaction)
-    requests = () if breaker else decisions.signing.requests
-    failure = disposition.FailureClass.TRANSFORMATION if breaker else decisions.signing.failure
+    decided = decisions.decide(transaction, configuration, ring, archive)
+    breaker = seal.breaks_on_its_way(decided.signing, transaction)
+    requests = () if breaker else decided.signing.requests
+    failure = disposition.FailureClass.TRANSFORMATION if breaker else decided.signing.failure
     return Explanation(
-        crossing=decisions.crossing.crossing,
+        crossing=decided.crossing.crossing,
         would_sign=tuple(f"{one.sdid}/{one.selector}" for one in requests),
-        would_copy=decisions.copy.add,
-        would_keep=decisions.retention,
+        would_copy=decided.copy.add,
+        would_keep=decided.retention,
         disposition=configuration.failure.dispose(failure).answer,
         reasons=(
-            decisions.origin.reason,
-            *decisions.crossing.reasons,
-            *((breaker,) if breaker else decisions.signing.reasons),
-            *decisions.copy.reasons,
-            *decisions.shadow,
-            *decisions.retention_reasons,
+            decided.origin.reason,
+            *decided.crossing.reasons,
+            *((breaker,) if breaker else decided.signing.reasons),
+            *decided.copy.reasons,
+            *decided.shadow,
+            *decided.retention_reasons,
         ),
     )
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,13 +23,20 @@ from typing import Any
 
 import orjson
 
+try:
+    from carbonseal.milter.archive import _message_lines as compiled
+except ImportError:
+    compiled = None  # type: ignore[assignment]
+
 VERSION = 2
 TORN_MARK = b"~"  # ends a line whose write was cut short; no record ends so
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-# Ten bits at a time halves the work; record ids are made once per message on the mail path.
+# Ten bits at a time halves the work.
 _PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
 _SHIFTS = range(120, -1, -10)
+_RANDOM = 10  # octets of an id
+_SALT = 16
 _SEAL = b',"crc32":"'
 _TAIL = len(_SEAL) + 8 + 2  # the checksum and the closing quote and brace
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
@@ -51,17 +57,31 @@ def new_record_id(milliseconds: int) -> str:
 
     Made by the milter and not by the database, so that a repeated load cannot double a record.
     """
-    # Unique is enough: `random` is seeded by the kernel, in each forked process anew.
-    value = (milliseconds << 80) | random.getrandbits(80)
-    return "".join([_PAIRS[(value >> shift) & 0x3FF] for shift in _SHIFTS])
+    return record_id(milliseconds, os.urandom(_RANDOM))
+
+
+def new_identity(milliseconds: int) -> tuple[str, str]:
+    """The id of a new record, and its salt: what hides the record's parts behind their evidence.
+
+    From the kernel's generator: who could guess the salt could try out names after a person was
+    erased.  Asked once for both.
+    """
+    octets = os.urandom(_RANDOM + _SALT)
+    return record_id(milliseconds, octets[:_RANDOM]), octets[_RANDOM:].hex()
 
 
 def new_salt() -> str:
-    """128 random bits in hexadecimal: what hides the record's parts behind their evidence.
+    """128 random bits in hexadecimal, as `new_identity` gives them."""
+    return os.urandom(_SALT).hex()
 
-    From the kernel's generator: who could guess it could try out names after a person was erased.
-    """
-    return os.urandom(16).hex()
+
+def record_id_plainly(milliseconds: int, randomness: bytes) -> str:
+    """The ULID of that time and these ten octets."""
+    value = (milliseconds << 80) | int.from_bytes(randomness)
+    return "".join([_PAIRS[(value >> shift) & 0x3FF] for shift in _SHIFTS])
+
+
+record_id = record_id_plainly if compiled is None else compiled.record_id
 
 
 def timestamp(seconds: float) -> str:

@@ -15,8 +15,9 @@ from support import boundary_cases, forked
 from support.boundary_cases import ARCHIVE, CASES, BoundaryCase
 
 from carbonseal.keys import keyring
-from carbonseal.milter import config, seal
+from carbonseal.milter import config
 from carbonseal.milter.config import Configuration, InvalidConfiguration
+from carbonseal.milter.decisions import Decisions, decide
 from carbonseal.milter.transaction import Transaction
 from carbonseal.policies import bcc_maps
 from carbonseal.policies.envelope import Client
@@ -46,7 +47,7 @@ def run(file: Path, *arguments: str | Path, text: str = "") -> subprocess.Comple
     return forked.run(["--config", str(file), *map(str, arguments)], given=text)
 
 
-def decided(case: BoundaryCase, configuration: Configuration) -> seal.Decisions:
+def decided(case: BoundaryCase, configuration: Configuration) -> Decisions:
     transaction = Transaction(
         client=Client(boundary_cases.CLIENTS[case.client], 1, "", ""),
         listener="",
@@ -60,12 +61,12 @@ def decided(case: BoundaryCase, configuration: Configuration) -> seal.Decisions:
             (f"<{to.raw}>".encode(),), resolved=to.macro, mailer=to.mailer, host=None
         )
     archive = configuration.archive.all_recipients()
-    return seal.decide(transaction, configuration, keyring.EMPTY, archive)
+    return decide(transaction, configuration, keyring.EMPTY, archive)
 
 
-def facts(decisions: seal.Decisions) -> dict[str, object]:
+def facts(decisions: Decisions) -> dict[str, object]:
     """Everything but the comparison."""
-    names = [name for name in seal.Decisions.__slots__ if name != "shadow"]
+    names = [name for name in Decisions._fields if name != "shadow"]
     return {name: getattr(decisions, name) for name in names}
 
 

@@ -1,0 +1,775 @@
+/* The lines that each message leaves, in the spool and in the log: the compiled twin of
+ * message_lines.py.
+ *
+ * A `Form` holds the fixed octets of a line and, for each place between them, what kind of value
+ * goes there; the values come as arguments.  Same answers as the twin, octet by octet;
+ * tests/archive/test_message_lines.py compares the two.
+ *
+ * Here because each message pays for it, and pays most for what is not in the processor's caches
+ * when a worker wakes up: fixed text in one piece and a short loop are there sooner than the
+ * objects and the several encoders that Python needs for the same.
+ *
+ * Bounds: time and memory are linear in the values; what is nested too deeply raises.
+ */
+
+#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define HAS_FOLDING 1
+#else
+#define HAS_FOLDING 0
+#endif
+
+#define AT_FIRST 6144     /* octets; usual records have 2 to 4 thousand */
+#define ESCAPE 6          /* octets of \u0000; the most that one octet of text becomes */
+#define LONGEST_NUMBER 24 /* octets of 64 bits in decimal, and to spare */
+#define RANDOM 10         /* octets of randomness in a record's id */
+#define ID 26             /* its characters */
+
+typedef unsigned char octet;
+
+/* What goes into a place, in the numbers of the twin. */
+enum { VALUE, REASON, REASONS, EACH, NOTHING };
+
+typedef struct Form Form;
+
+typedef struct {
+    size_t start, end; /* of the fixed octets before the place */
+    int kind;
+    Form *each; /* for EACH: the form of one element */
+} Piece;
+
+struct Form {
+    PyObject_HEAD
+    octet *fixed;
+    Piece *pieces;
+    Py_ssize_t count; /* of the pieces; the last one's kind is NOTHING */
+    PyObject *checksum; /* for a processor that cannot compute it quickly, else NULL */
+};
+
+static PyObject *name_of_code, *name_of_about; /* the attributes of a reason */
+
+typedef struct {
+    octet *octets;
+    size_t size, room;
+    bool is_beyond; /* something beyond ASCII is in it: then DEL is escaped as well, as json does */
+    bool has_plain_del;
+    octet first[AT_FIRST];
+} Text;
+
+/* ---- Growing text ---------------------------------------------------------------------------- */
+
+static void begin(Text *text, bool is_beyond) {
+    text->octets = text->first;
+    text->size = 0;
+    text->room = AT_FIRST;
+    text->is_beyond = is_beyond;
+    text->has_plain_del = false;
+}
+
+static void end(Text *text) {
+    if (text->octets != text->first) PyMem_Free(text->octets);
+}
+
+static bool make_room(Text *text, size_t more) {
+    if (text->room - text->size >= more) return true;
+    if (more > PY_SSIZE_T_MAX / 4 || text->size > PY_SSIZE_T_MAX / 4) {
+        PyErr_NoMemory();
+        return false;
+    }
+    size_t room = 2 * (text->size + more);
+    octet *octets = PyMem_Malloc(room);
+    if (!octets) {
+        PyErr_NoMemory();
+        return false;
+    }
+    memcpy(octets, text->octets, text->size);
+    end(text);
+    text->octets = octets;
+    text->room = room;
+    return true;
+}
+
+static bool put(Text *text, const void *octets, size_t size) {
+    if (!make_room(text, size)) return false;
+    memcpy(text->octets + text->size, octets, size);
+    text->size += size;
+    return true;
+}
+
+static bool put_one(Text *text, char one) { return put(text, &one, 1); }
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
+static bool is_plain(octet one) {
+    return one >= ' ' && one < 0x7f && one != '"' && one != '\\';
+}
+
+/* How many octets from here on stand for themselves. */
+static size_t plain_run(const octet *from, size_t size) {
+    size_t at = 0;
+#if defined(__SSE2__)
+    for (; size - at >= 16; at += 16) {
+        __m128i some = _mm_loadu_si128((const __m128i *)(from + at));
+        /* Signed: what is beyond ASCII is below the space, too. */
+        __m128i odd = _mm_cmplt_epi8(some, _mm_set1_epi8(' '));
+        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(some, _mm_set1_epi8('"')));
+        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(some, _mm_set1_epi8('\\')));
+        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(some, _mm_set1_epi8(0x7f)));
+        unsigned found = (unsigned)_mm_movemask_epi8(odd);
+        if (found) return at + (size_t)__builtin_ctz(found);
+    }
+#endif
+    while (at < size && is_plain(from[at])) at++;
+    return at;
+}
+
+/* There is room for ESCAPE octets. */
+static void put_unit(Text *text, uint32_t unit) {
+    static const char digits[] = "0123456789abcdef";
+    octet *to = text->octets + text->size;
+    *to++ = '\\';
+    *to++ = 'u';
+    for (int shift = 12; shift >= 0; shift -= 4) *to++ = (octet)digits[unit >> shift & 15];
+    text->size += ESCAPE;
+}
+
+/* There is room for 2 * ESCAPE octets. */
+static void put_point(Text *text, uint32_t point) {
+    char brief = 0;
+    switch (point) {
+    case '"': brief = '"'; break;
+    case '\\': brief = '\\'; break;
+    case '\b': brief = 'b'; break;
+    case '\f': brief = 'f'; break;
+    case '\n': brief = 'n'; break;
+    case '\r': brief = 'r'; break;
+    case '\t': brief = 't'; break;
+    }
+    if (brief) {
+        text->octets[text->size++] = '\\';
+        text->octets[text->size++] = (octet)brief;
+    } else if (point >= ' ' && point < 0x7f) {
+        text->octets[text->size++] = (octet)point;
+    } else if (point == 0x7f && !text->is_beyond) {
+        text->octets[text->size++] = (octet)point;
+        text->has_plain_del = true;
+    } else {
+        text->is_beyond |= point > 0x7f;
+        if (point > 0xffff) {
+            put_unit(text, 0xd800 + ((point - 0x10000) >> 10));
+            point = 0xdc00 + ((point - 0x10000) & 0x3ff);
+        }
+        put_unit(text, point);
+    }
+}
+
+/* The character that UTF-8 says here; an octet that is no UTF-8 as Python's surrogateescape says
+   it.  `*used` is how many octets it takes. */
+static uint32_t point_at(const octet *from, size_t size, size_t *used) {
+    octet lead = from[0];
+    size_t wanted = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    *used = 1;
+    if (wanted == 1) return lead;
+    if (!wanted || lead > 0xf4 || wanted > size) return 0xdc00u + lead;
+    uint32_t point = lead & (0x7fu >> wanted);
+    for (size_t at = 1; at < wanted; at++) {
+        if ((from[at] & 0xc0) != 0x80) return 0xdc00u + lead;
+        point = point << 6 | (from[at] & 0x3f);
+    }
+    bool is_short = (wanted == 3 && point < 0x800) || (wanted == 4 && point < 0x10000);
+    if (is_short || (point >= 0xd800 && point < 0xe000) || point > 0x10ffff) return 0xdc00u + lead;
+    *used = wanted;
+    return point;
+}
+
+/* The inside of a JSON text. */
+static bool put_octets(Text *text, const octet *from, size_t size) {
+    /* Nothing grows more than an octet that is no UTF-8, or is written as an escape. */
+    if (size > PY_SSIZE_T_MAX / (4 * ESCAPE)) {
+        PyErr_NoMemory();
+        return false;
+    }
+    if (!make_room(text, size * ESCAPE + 2 * ESCAPE)) return false;
+    for (size_t at = 0; at < size;) {
+        size_t run = plain_run(from + at, size - at);
+        memcpy(text->octets + text->size, from + at, run);
+        text->size += run;
+        at += run;
+        if (at < size) {
+            size_t used;
+            put_point(text, point_at(from + at, size - at, &used));
+            at += used;
+        }
+    }
+    return true;
+}
+
+static bool put_text(Text *text, PyObject *value) {
+    Py_ssize_t size;
+    const char *octets = PyUnicode_AsUTF8AndSize(value, &size);
+    if (octets) return put_octets(text, (const octet *)octets, (size_t)size);
+    if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) return false;
+    PyErr_Clear(); /* it holds lone surrogates */
+    Py_ssize_t length = PyUnicode_GetLength(value);
+    for (Py_ssize_t at = 0; at < length; at++) {
+        if (!make_room(text, 2 * ESCAPE)) return false;
+        put_point(text, PyUnicode_ReadChar(value, at));
+    }
+    return true;
+}
+
+static bool put_number(Text *text, PyObject *value) {
+    int overflow;
+    long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow) {
+        PyObject *whole = PyNumber_ToBase(value, 10);
+        bool done = whole && put_text(text, whole);
+        Py_XDECREF(whole);
+        return done;
+    }
+    if (number == -1 && PyErr_Occurred()) return false;
+    octet digits[LONGEST_NUMBER];
+    size_t at = LONGEST_NUMBER;
+    unsigned long long left = number < 0 ? 0ull - (unsigned long long)number
+                                         : (unsigned long long)number;
+    do digits[--at] = (octet)('0' + left % 10);
+    while (left /= 10);
+    if (number < 0) digits[--at] = '-';
+    return put(text, digits + at, LONGEST_NUMBER - at);
+}
+
+/* `code(about)`, inside a text. */
+static bool put_reason(Text *text, PyObject *reason) {
+    PyObject *code = PyObject_GetAttr(reason, name_of_code);
+    PyObject *about = code ? PyObject_GetAttr(reason, name_of_about) : NULL;
+    bool done = false;
+    if (about && PyUnicode_Check(code) && PyUnicode_Check(about)) {
+        done = put_text(text, code);
+        if (done && PyUnicode_GetLength(about))
+            done = put_one(text, '(') && put_text(text, about) && put_one(text, ')');
+    } else if (about) {
+        PyErr_SetString(PyExc_TypeError, "a reason is made of two texts");
+    }
+    Py_XDECREF(code);
+    Py_XDECREF(about);
+    return done;
+}
+
+static bool put_value(Text *text, PyObject *value);
+
+static PyObject *item(PyObject *list, bool is_list, Py_ssize_t at) {
+    return is_list ? PyList_GetItem(list, at) : PyTuple_GetItem(list, at);
+}
+
+/* Whether it is a list or a tuple; else TypeError. */
+static bool is_several(PyObject *value, bool *is_list, Py_ssize_t *count) {
+    *is_list = PyList_Check(value);
+    if (!*is_list && !PyTuple_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "a list or a tuple is wanted there");
+        return false;
+    }
+    *count = *is_list ? PyList_Size(value) : PyTuple_Size(value);
+    return true;
+}
+
+static bool put_list(Text *text, PyObject *value) {
+    bool is_list;
+    Py_ssize_t count;
+    if (!is_several(value, &is_list, &count) || !put_one(text, '[')) return false;
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *one = item(value, is_list, at);
+        if (!one || (at && !put_one(text, ',')) || !put_value(text, one)) return false;
+    }
+    return put_one(text, ']');
+}
+
+static bool put_object(Text *text, PyObject *value) {
+    PyObject *key, *member;
+    Py_ssize_t at = 0;
+    bool is_first = true;
+    if (!put_one(text, '{')) return false;
+    while (PyDict_Next(value, &at, &key, &member)) {
+        if (!PyUnicode_Check(key)) {
+            PyErr_SetString(PyExc_TypeError, "a key is no text");
+            return false;
+        }
+        if (!put(text, ",\"" + is_first, 2 - is_first) || !put_text(text, key)
+            || !put(text, "\":", 2) || !put_value(text, member))
+            return false;
+        is_first = false;
+    }
+    return put_one(text, '}');
+}
+
+static bool put_value(Text *text, PyObject *value) {
+    if (PyUnicode_Check(value))
+        return put_one(text, '"') && put_text(text, value) && put_one(text, '"');
+    if (PyBytes_Check(value))
+        return put_one(text, '"')
+               && put_octets(text, (const octet *)PyBytes_AsString(value),
+                             (size_t)PyBytes_Size(value))
+               && put_one(text, '"');
+    if (value == Py_None) return put(text, "null", 4);
+    if (value == Py_True) return put(text, "true", 4);
+    if (value == Py_False) return put(text, "false", 5);
+    if (PyLong_Check(value)) return put_number(text, value);
+    bool is_object = PyDict_Check(value);
+    if (!is_object && !PyList_Check(value) && !PyTuple_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "no value of a record");
+        return false;
+    }
+    if (Py_EnterRecursiveCall(" while a record is written")) return false;
+    bool done = is_object ? put_object(text, value) : put_list(text, value);
+    Py_LeaveRecursiveCall();
+    return done;
+}
+
+/* ---- Filling a form -------------------------------------------------------------------------- */
+
+static bool put_reasons(Text *text, PyObject *value) {
+    bool is_list;
+    Py_ssize_t count;
+    if (!is_several(value, &is_list, &count) || !put_one(text, '[')) return false;
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *one = item(value, is_list, at);
+        if (!one || !put(text, ",\"" + !at, 2 - !at) || !put_reason(text, one)
+            || !put_one(text, '"'))
+            return false;
+    }
+    return put_one(text, ']');
+}
+
+static bool is_counted(const Form *form, Py_ssize_t count) {
+    if (count == form->count - 1) return true;
+    PyErr_Format(PyExc_TypeError, "%zd values for %zd places", count, form->count - 1);
+    return false;
+}
+
+static bool put_each(Text *text, PyObject *value, const Form *form);
+
+static bool put_place(Text *text, PyObject *value, const Piece *piece) {
+    switch (piece->kind) {
+    case REASON:
+        return put_one(text, '"') && put_reason(text, value) && put_one(text, '"');
+    case REASONS: return put_reasons(text, value);
+    case EACH: return put_each(text, value, piece->each);
+    default: return put_value(text, value);
+    }
+}
+
+/* A list of objects, each given as the tuple of its values. */
+static bool put_each(Text *text, PyObject *value, const Form *form) {
+    bool is_list;
+    Py_ssize_t count;
+    if (!is_several(value, &is_list, &count) || !put_one(text, '[')) return false;
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *one = item(value, is_list, at);
+        if (!one || !PyTuple_Check(one)) {
+            PyErr_SetString(PyExc_TypeError, "a tuple of values is wanted there");
+            return false;
+        }
+        if (!is_counted(form, PyTuple_Size(one)) || (at && !put_one(text, ','))) return false;
+        for (Py_ssize_t place = 0; place < form->count; place++) {
+            const Piece *piece = form->pieces + place;
+            if (!put(text, form->fixed + piece->start, piece->end - piece->start)) return false;
+            if (piece->kind != NOTHING
+                && !put_place(text, PyTuple_GetItem(one, place), piece))
+                return false;
+        }
+    }
+    return put_one(text, ']');
+}
+
+static bool fill_json(Text *text, const Form *form, PyObject *const *values) {
+    for (Py_ssize_t place = 0; place < form->count; place++) {
+        const Piece *piece = form->pieces + place;
+        if (!put(text, form->fixed + piece->start, piece->end - piece->start)) return false;
+        if (piece->kind != NOTHING && !put_place(text, values[place], piece)) return false;
+    }
+    return true;
+}
+
+/* ---- The checksum ---------------------------------------------------------------------------- */
+
+#if HAS_FOLDING
+/* Four bits at a time, for what is left of the folding. */
+static uint32_t crc_of_rest(uint32_t crc, const octet *from, size_t size) {
+    static const uint32_t nibbles[16] = {
+        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
+        0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
+    };
+    for (size_t at = 0; at < size; at++) {
+        crc ^= from[at];
+        crc = crc >> 4 ^ nibbles[crc & 15];
+        crc = crc >> 4 ^ nibbles[crc & 15];
+    }
+    return crc;
+}
+
+__attribute__((target("pclmul,sse4.1"))) static __m128i folded(__m128i sum, __m128i by,
+                                                              __m128i next) {
+    __m128i low = _mm_clmulepi64_si128(sum, by, 0x00);
+    __m128i high = _mm_clmulepi64_si128(sum, by, 0x11);
+    return _mm_xor_si128(_mm_xor_si128(low, high), next);
+}
+
+/* CRC-32 by carry-less multiplication: the octets are folded, 64 and then 16 at a time, to a
+   remainder of 16, which the slow way divides.  The constants are powers of x modulo the
+   polynomial, reflected: 4*128+32 and 4*128-32, then 128+32 and 128-32. */
+__attribute__((target("pclmul,sse4.1"))) static uint32_t quick_crc(const octet *from, size_t size) {
+    if (size < 64) return ~crc_of_rest(~0u, from, size);
+    const __m128i by_four = _mm_set_epi64x(0x01c6e41596, 0x0154442bd4);
+    const __m128i by_one = _mm_set_epi64x(0x00ccaa009e, 0x01751997d0);
+    __m128i sums[4];
+    for (int lane = 0; lane < 4; lane++)
+        sums[lane] = _mm_loadu_si128((const __m128i *)(from + 16 * lane));
+    sums[0] = _mm_xor_si128(sums[0], _mm_cvtsi32_si128(-1));
+    size_t at = 64;
+    for (; size - at >= 64; at += 64)
+        for (int lane = 0; lane < 4; lane++)
+            sums[lane] = folded(sums[lane], by_four,
+                                _mm_loadu_si128((const __m128i *)(from + at + 16 * lane)));
+    __m128i sum = folded(sums[0], by_one, sums[1]);
+    sum = folded(sum, by_one, sums[2]);
+    sum = folded(sum, by_one, sums[3]);
+    for (; size - at >= 16; at += 16)
+        sum = folded(sum, by_one, _mm_loadu_si128((const __m128i *)(from + at)));
+    octet rest[16];
+    _mm_storeu_si128((__m128i *)rest, sum);
+    return ~crc_of_rest(crc_of_rest(0, rest, sizeof rest), from + at, size - at);
+}
+
+static bool can_fold(void) {
+    return __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
+}
+#else
+static uint32_t quick_crc(const octet *from, size_t size) {
+    (void)from, (void)size;
+    return 0;
+}
+
+static bool can_fold(void) { return false; }
+#endif
+
+static bool checksum(const Form *form, const Text *text, uint32_t *sum) {
+    if (!form->checksum) {
+        *sum = quick_crc(text->octets, text->size);
+        return true;
+    }
+    PyObject *made = PyObject_CallFunction(form->checksum, "y#", (const char *)text->octets,
+                                           (Py_ssize_t)text->size);
+    if (!made) return false;
+    *sum = (uint32_t)PyLong_AsUnsignedLong(made);
+    Py_DECREF(made);
+    return !PyErr_Occurred();
+}
+
+/* ---- The two lines --------------------------------------------------------------------------- */
+
+static bool put_sum(Text *text, uint32_t sum) {
+    static const char digits[] = "0123456789abcdef";
+    octet last[] = ",\"crc32\":\"01234567\"}\n";
+    for (int at = 0; at < 8; at++) last[10 + at] = (octet)digits[sum >> (28 - 4 * at) & 15];
+    return put(text, last, sizeof last - 1);
+}
+
+static PyObject *record_method(PyObject *object, PyObject *const *values, Py_ssize_t count) {
+    const Form *form = (const Form *)object;
+    if (!is_counted(form, count)) return NULL;
+    Text text;
+    PyObject *made = NULL;
+    begin(&text, false);
+    bool done = fill_json(&text, form, values);
+    if (done && text.is_beyond && text.has_plain_del) {
+        end(&text);
+        begin(&text, true);
+        done = fill_json(&text, form, values);
+    }
+    uint32_t sum;
+    if (done && checksum(form, &text, &sum) && put_sum(&text, sum))
+        made = PyBytes_FromStringAndSize((const char *)text.octets, (Py_ssize_t)text.size);
+    end(&text);
+    return made;
+}
+
+/* Whether a value needs no quotes in the log. */
+static bool stands_plainly(const octet *from, size_t size) {
+    for (size_t at = 0; at < size; at++)
+        if (!is_plain(from[at]) || from[at] == ' ' || from[at] == '=') return false;
+    return size > 0;
+}
+
+static bool put_quoted(Text *text, PyObject *value) {
+    return put_one(text, '"') && put_text(text, value) && put_one(text, '"');
+}
+
+static bool put_word(Text *text, PyObject *value) {
+    if (PyLong_Check(value)) return put_number(text, value);
+    if (!PyUnicode_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "no value of a log line");
+        return false;
+    }
+    Py_ssize_t size;
+    const char *octets = PyUnicode_AsUTF8AndSize(value, &size);
+    if (octets && stands_plainly((const octet *)octets, (size_t)size))
+        return put(text, octets, (size_t)size);
+    if (!octets) PyErr_Clear();
+    return put_quoted(text, value);
+}
+
+/* The text of a reason, a comma as \x2c, appended without quotes if that is possible; `*is_odd`
+   where it is not. */
+static bool put_plain_part(Text *text, PyObject *part, bool *is_odd) {
+    Py_ssize_t size;
+    const char *octets = PyUnicode_Check(part) ? PyUnicode_AsUTF8AndSize(part, &size) : NULL;
+    if (!octets) {
+        PyErr_Clear();
+        *is_odd = true;
+        return true;
+    }
+    *is_odd |= (size && !stands_plainly((const octet *)octets, (size_t)size))
+               || memchr(octets, ',', (size_t)size);
+    return *is_odd || put(text, octets, (size_t)size);
+}
+
+static bool put_plain_reason(Text *text, PyObject *reason, bool *is_odd) {
+    PyObject *code = PyObject_GetAttr(reason, name_of_code);
+    PyObject *about = code ? PyObject_GetAttr(reason, name_of_about) : NULL;
+    bool done = about && put_plain_part(text, code, is_odd);
+    if (done && !(PyUnicode_Check(about) && !PyUnicode_GetLength(about)))
+        done = put_one(text, '(') && put_plain_part(text, about, is_odd) && put_one(text, ')');
+    Py_XDECREF(code);
+    Py_XDECREF(about);
+    return done;
+}
+
+/* What Python makes of it: the texts of the reasons, each comma inside one escaped, joined. */
+static PyObject *joined(PyObject *value, bool is_list, Py_ssize_t count) {
+    PyObject *comma = PyUnicode_FromString(","), *escape = PyUnicode_FromString("\\x2c");
+    PyObject *texts = PyList_New(0), *made = NULL;
+    bool done = comma && escape && texts;
+    for (Py_ssize_t at = 0; done && at < count; at++) {
+        PyObject *one = item(value, is_list, at);
+        PyObject *said = one ? PyObject_Str(one) : NULL;
+        PyObject *safe = said ? PyUnicode_Replace(said, comma, escape, -1) : NULL;
+        done = safe && !PyList_Append(texts, safe);
+        Py_XDECREF(said);
+        Py_XDECREF(safe);
+    }
+    if (done) made = PyUnicode_Join(comma, texts);
+    Py_XDECREF(comma);
+    Py_XDECREF(escape);
+    Py_XDECREF(texts);
+    return made;
+}
+
+static bool put_joined_reasons(Text *text, PyObject *value) {
+    bool is_list, is_odd = false;
+    Py_ssize_t count;
+    if (!is_several(value, &is_list, &count)) return false;
+    size_t before = text->size;
+    for (Py_ssize_t at = 0; !is_odd && at < count; at++) {
+        PyObject *one = item(value, is_list, at);
+        if (!one || (at && !put_one(text, ',')) || !put_plain_reason(text, one, &is_odd))
+            return false;
+    }
+    if (!is_odd && text->size > before) return true;
+    text->size = before;
+    PyObject *whole = joined(value, is_list, count);
+    bool done = whole && put_word(text, whole);
+    Py_XDECREF(whole);
+    return done;
+}
+
+/* key=value for each fact. */
+static bool put_facts(Text *text, PyObject *facts) {
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(facts, &at, &key, &value)) {
+        Py_ssize_t size;
+        const char *name = PyUnicode_Check(key) ? PyUnicode_AsUTF8AndSize(key, &size) : NULL;
+        if (!name) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a key is no text");
+            return false;
+        }
+        if (!put_one(text, ' ') || !put(text, name, (size_t)size) || !put_one(text, '='))
+            return false;
+        bool is_list = PyTuple_Check(value) || PyList_Check(value);
+        if (!(is_list ? put_joined_reasons(text, value) : put_word(text, value)))
+            return false;
+    }
+    return true;
+}
+
+static PyObject *log_line(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 3 || !PyUnicode_Check(args[0]) || !PyDict_Check(args[1])
+        || !PyUnicode_Check(args[2])) {
+        PyErr_SetString(PyExc_TypeError, "a head, facts and a last word are needed");
+        return NULL;
+    }
+    Text text;
+    PyObject *made = NULL, *facts = args[1];
+    begin(&text, true); /* json escapes DEL */
+    Py_ssize_t size;
+    const char *head = PyUnicode_AsUTF8AndSize(args[0], &size);
+    if (head && put(&text, head, (size_t)size) && put_facts(&text, facts) && put(&text, " ms=", 4)
+        && put_word(&text, args[2]) && put_one(&text, '\n'))
+        made = PyBytes_FromStringAndSize((const char *)text.octets, (Py_ssize_t)text.size);
+    end(&text);
+    return made;
+}
+
+/* ---- The type -------------------------------------------------------------------------------- */
+
+static bool take_piece(Form *self, Piece *piece, size_t at, PyObject *given, PyTypeObject *type) {
+    PyObject *fixed, *each;
+    int kind;
+    if (!PyArg_ParseTuple(given, "SiO", &fixed, &kind, &each)) return false;
+    if (kind < VALUE || kind > NOTHING
+        || (kind == EACH) != PyObject_TypeCheck(each, type)) {
+        PyErr_SetString(PyExc_ValueError, "no kind of value");
+        return false;
+    }
+    size_t size = (size_t)PyBytes_Size(fixed);
+    octet *octets = PyMem_Realloc(self->fixed, at + size + 1);
+    if (!octets) {
+        PyErr_NoMemory();
+        return false;
+    }
+    memcpy(octets + at, PyBytes_AsString(fixed), size);
+    self->fixed = octets;
+    *piece = (Piece){at, at + size, kind, NULL};
+    if (kind == EACH) piece->each = (Form *)Py_NewRef(each);
+    return true;
+}
+
+static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
+    static char *words[] = {"pieces", "checksum", NULL};
+    PyObject *pieces, *checksum = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, named, "O!|O", words, &PyTuple_Type, &pieces,
+                                     &checksum))
+        return NULL;
+    Py_ssize_t count = PyTuple_Size(pieces);
+    if (!count || (checksum == Py_None && !can_fold())) {
+        PyErr_SetString(PyExc_ValueError, "pieces, and perhaps a checksum, are needed");
+        return NULL;
+    }
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Form *self = (Form *)allocate(type, 0); /* filled with zeros */
+    if (!self) return NULL;
+    if (checksum != Py_None) self->checksum = Py_NewRef(checksum);
+    self->pieces = PyMem_Calloc((size_t)count, sizeof(Piece));
+    bool done = self->pieces != NULL;
+    if (!self->pieces) PyErr_NoMemory();
+    for (size_t at = 0; done && self->count < count; at = self->pieces[self->count++].end) {
+        Piece *piece = self->pieces + self->count;
+        done = take_piece(self, piece, at, PyTuple_GetItem(pieces, self->count), type);
+        if (done && (piece->kind == NOTHING) != (self->count == count - 1)) {
+            PyErr_SetString(PyExc_ValueError, "the last piece, and only that, has no value");
+            done = false;
+            self->count++;
+        }
+        if (!done) break;
+    }
+    if (done) return (PyObject *)self;
+    Py_DECREF((PyObject *)self);
+    return NULL;
+}
+
+static void deallocate(PyObject *object) {
+    Form *self = (Form *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    for (Py_ssize_t at = 0; at < self->count; at++) Py_XDECREF((PyObject *)self->pieces[at].each);
+    PyMem_Free(self->pieces);
+    PyMem_Free(self->fixed);
+    Py_XDECREF(self->checksum);
+    release(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef form_methods[] = {
+    {"record", (PyCFunction)(void (*)(void))record_method, METH_FASTCALL,
+     "The line of a record: JSON and its checksum."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "Lines of one form; see message_lines.py."},
+    {Py_tp_new, new},
+    {Py_tp_dealloc, deallocate},
+    {Py_tp_methods, form_methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "carbonseal.milter.archive._message_lines.Form",
+    .basicsize = sizeof(Form),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = slots,
+};
+
+/* ---- The id of a record ---------------------------------------------------------------------- */
+
+static PyObject *record_id(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 2 || !PyLong_Check(args[0]) || !PyBytes_Check(args[1])
+        || PyBytes_Size(args[1]) != RANDOM) {
+        PyErr_SetString(PyExc_TypeError, "milliseconds and ten random octets are needed");
+        return NULL;
+    }
+    unsigned long long milliseconds = PyLong_AsUnsignedLongLong(args[0]);
+    if (PyErr_Occurred()) return NULL;
+    const octet *random = (const octet *)PyBytes_AsString(args[1]);
+    octet octets[16];
+    for (int at = 0; at < 6; at++) octets[at] = (octet)(milliseconds >> (40 - 8 * at));
+    memcpy(octets + 6, random, RANDOM);
+    /* 26 times five bits are two more than there are: zeros before the first. */
+    char made[ID];
+    uint32_t held = 0;
+    int bits = 2, next = 0;
+    for (int at = 0; at < ID; at++) {
+        if (bits < 5) {
+            held = held << 8 | octets[next++];
+            bits += 8;
+        }
+        bits -= 5;
+        made[at] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"[held >> bits & 31];
+    }
+    return PyUnicode_FromStringAndSize(made, ID);
+}
+
+static PyMethodDef methods[] = {
+    {"record_id", (PyCFunction)(void (*)(void))record_id, METH_FASTCALL,
+     "record_id(milliseconds, randomness): a ULID."},
+    {"log_line", (PyCFunction)(void (*)(void))log_line, METH_FASTCALL,
+     "log_line(head, facts, milliseconds): key=value, nothing of which can break out of the line."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int fill(PyObject *module) {
+    if (!name_of_code) name_of_code = PyUnicode_InternFromString("code");
+    if (!name_of_about) name_of_about = PyUnicode_InternFromString("about");
+    if (!name_of_code || !name_of_about) return -1;
+    PyObject *type = PyType_FromSpec(&spec);
+    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+    Py_XDECREF(type);
+    return failed ? failed : PyModule_AddIntConstant(module, "CAN_CHECK", can_fold());
+}
+
+static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill}, {0, NULL}};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_message_lines", .m_size = 0, .m_methods = methods,
+    .m_slots = parts,
+};
+
+PyMODINIT_FUNC PyInit__message_lines(void) { return PyModuleDef_Init(&definition); }
