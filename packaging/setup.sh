@@ -142,7 +142,7 @@ choose_python() {
 # What the virtualenv depends on: the metadata, what is compiled, and the place that an editable
 # install points to.
 stamp() {
-    { pwd -P && cat setup.cfg pyproject.toml keys/*.c milter/*.c milter/archive/*.c; } | sha256sum
+    { pwd -P && cat setup.cfg pyproject.toml keys/*.c milter/*.c milter/*/*.c; } | sha256sum
 }
 
 install_checkout() {

@@ -31,6 +31,11 @@ from typing import Final, NamedTuple
 
 from carbonseal.policies.reason import Reason
 
+try:
+    from carbonseal.milter.status import _tally as compiled
+except ImportError:
+    compiled = None  # type: ignore[assignment]
+
 CROSSINGS: Final = ("internal", "outbound", "inbound", "transit", "unknown")
 DISPOSITIONS: Final = ("accept", "tempfail", "reject")
 PHASES: Final = ("header", "body", "decide", "sign", "record", "whole")
@@ -127,7 +132,8 @@ def facts(
     began, decided, signed, recorded = laps
     return Facts(
         crossing,
-        tuple(dict.fromkeys(sdids)),  # two signatures of one domain sign one message
+        # Two signatures of one domain sign one message.
+        tuple(sdids if len(sdids) < 2 else dict.fromkeys(sdids)),
         sdid,
         unsigned,
         is_recorded,
@@ -135,6 +141,32 @@ def facts(
         signed - decided,
         recorded - signed,
     )
+
+
+def add_plainly(
+    cells: memoryview,
+    ones: list[int],
+    octets: int,
+    times: tuple[float, ...],
+    at: tuple[int, int],
+) -> None:
+    """Count one message: one in each cell of `ones`, `octets`, and each of `times` (seconds).
+
+    `at` is the cell of the octets, and that where the histograms of the times begin.
+    """
+    where, place = at
+    for cell in ones:
+        cells[cell] += 1
+    cells[where] += octets
+    for seconds in times:
+        micros = int(seconds * 1e6) if seconds > 0 else 0
+        bucket = micros.bit_length() - _FIRST
+        cells[place + (0 if bucket < 0 else min(bucket, _LAST_BUCKET))] += 1
+        cells[place + BUCKETS] += micros
+        place += _PHASE_CELLS
+
+
+add = add_plainly if compiled is None else compiled.add
 
 
 class Tally:
@@ -165,26 +197,18 @@ class Tally:
         self, about: Facts, disposition: str, octets: int, times: tuple[float, float, float]
     ) -> None:
         """One message that is answered; `times` of header, body and the whole end of message."""
-        cells = self._cells
         header, body, whole = times
-        cells[_MESSAGE[about.crossing, disposition]] += 1
-        cells[_RECEIVED] += octets
+        ones = [_MESSAGE[about.crossing, disposition]]
         if about.sdids:
-            for sdid in about.sdids:
-                cells[(self._domains.get(sdid) or self._begin(sdid))] += 1
+            ones += [self._domains.get(sdid) or self._begin(sdid) for sdid in about.sdids]
         else:
             sdid = about.sdid or OTHER
             place = self._domains.get(sdid) or self._begin(sdid)
-            cells[place + _REASON.get(about.unsigned, _REASON[OTHER])] += 1
+            ones.append(place + _REASON.get(about.unsigned, _REASON[OTHER]))
         if not about.is_recorded:
-            cells[_RECORDS_REFUSED] += 1
-        place = _PHASES_AT
-        for seconds in (header, body, about.decided, about.signed, about.recorded, whole):
-            micros = int(seconds * 1e6) if seconds > 0 else 0
-            bucket = micros.bit_length() - _FIRST
-            cells[place + (0 if bucket < 0 else min(bucket, _LAST_BUCKET))] += 1
-            cells[place + BUCKETS] += micros
-            place += _PHASE_CELLS
+            ones.append(_RECORDS_REFUSED)
+        phases = (header, body, about.decided, about.signed, about.recorded, whole)
+        add(self._cells, ones, octets, phases, (_RECEIVED, _PHASES_AT))
 
     def failed(self, disposition: str) -> None:
         """A message that a defect of ours kept from being sealed."""

@@ -95,8 +95,10 @@ def run_at_once(work: Callable[[], None]) -> None:
         sys.setswitchinterval(interval)
 
 
-def test_threads_lose_no_count() -> None:
+@pytest.mark.parametrize("add", [counters.add_plainly, counters.add], ids=["plainly", "as-built"])
+def test_threads_lose_no_count(monkeypatch: pytest.MonkeyPatch, add: Callable[..., None]) -> None:
     """Those of one worker add without a lock, and the interpreter may change between any two."""
+    monkeypatch.setattr(counters, "add", add)
     tally = counters.nowhere()
     run_at_once(lambda: count(tally, SIGNED, 5000))
     totals = counters.add_up([tally.memory])

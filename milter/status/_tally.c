@@ -1,0 +1,82 @@
+/* Counting one message: the compiled twin of `add_plainly` in counters.py, where the layout stands.
+ *
+ * Same cells, same numbers; tests/status/test_counters.py compares the two.  Here because each
+ * message adds to some twenty cells, and each takes Python two numbers that it makes and forgets.
+ *
+ * Bounds: no cell beyond the memory is touched; what lies there raises.
+ */
+
+#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#define FIRST 5    /* bits of microseconds that fall into the first bucket */
+#define BUCKETS 21 /* of a histogram; behind them the sum */
+#define MOST 1e18  /* microseconds; more is no time that anything took */
+
+static bool add_to(const Py_buffer *memory, Py_ssize_t cell, uint64_t number) {
+    uint64_t sum;
+    if (cell < 0 || cell >= memory->len / (Py_ssize_t)sizeof sum) {
+        PyErr_SetString(PyExc_IndexError, "there is no such cell");
+        return false;
+    }
+    char *place = (char *)memory->buf + cell * (Py_ssize_t)sizeof sum;
+    memcpy(&sum, place, sizeof sum);
+    sum += number;
+    memcpy(place, &sum, sizeof sum);
+    return true;
+}
+
+static bool add_ones(const Py_buffer *memory, PyObject *ones) {
+    for (Py_ssize_t at = 0; at < PyList_Size(ones); at++) {
+        Py_ssize_t cell = PyLong_AsSsize_t(PyList_GetItem(ones, at));
+        if ((cell == -1 && PyErr_Occurred()) || !add_to(memory, cell, 1)) return false;
+    }
+    return true;
+}
+
+static bool add_times(const Py_buffer *memory, Py_ssize_t place, PyObject *times) {
+    for (Py_ssize_t at = 0; at < PyTuple_Size(times); at++, place += BUCKETS + 1) {
+        double micros = PyFloat_AsDouble(PyTuple_GetItem(times, at)) * 1e6;
+        if (PyErr_Occurred()) return false;
+        uint64_t whole = micros > 0 ? (uint64_t)(micros < MOST ? micros : MOST) : 0;
+        int bucket = (whole ? 64 - __builtin_clzll(whole) : 0) - FIRST;
+        bucket = bucket < 0 ? 0 : bucket < BUCKETS ? bucket : BUCKETS - 1;
+        if (!add_to(memory, place + bucket, 1) || !add_to(memory, place + BUCKETS, whole))
+            return false;
+    }
+    return true;
+}
+
+static PyObject *add(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 5 || !PyList_Check(args[1]) || !PyTuple_Check(args[3]) || !PyTuple_Check(args[4])
+        || PyTuple_Size(args[4]) != 2) {
+        PyErr_SetString(PyExc_TypeError, "cells, ones, octets, times and two places are needed");
+        return NULL;
+    }
+    Py_ssize_t where = PyLong_AsSsize_t(PyTuple_GetItem(args[4], 0));
+    Py_ssize_t place = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(PyTuple_GetItem(args[4], 1));
+    unsigned long long octets = PyErr_Occurred() ? 0 : PyLong_AsUnsignedLongLong(args[2]);
+    Py_buffer memory;
+    if (PyErr_Occurred() || PyObject_GetBuffer(args[0], &memory, PyBUF_WRITABLE)) return NULL;
+    bool done = add_ones(&memory, args[1]) && add_to(&memory, where, octets)
+                && add_times(&memory, place, args[3]);
+    PyBuffer_Release(&memory);
+    return done ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyMethodDef methods[] = {
+    {"add", (PyCFunction)(void (*)(void))add, METH_FASTCALL,
+     "add(cells, ones, octets, times, (where, place)): count one message."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot parts[] = {{0, NULL}};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_tally", .m_methods = methods, .m_slots = parts,
+};
+
+PyMODINIT_FUNC PyInit__tally(void) { return PyModuleDef_Init(&definition); }
