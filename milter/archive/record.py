@@ -41,7 +41,17 @@ _SEAL = b',"crc32":"'
 _TAIL = len(_SEAL) + 8 + 2  # the checksum and the closing quote and brace
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19
-_compact = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
+
+
+def _lossless(octets: object) -> str:
+    if not isinstance(octets, bytes):
+        raise TypeError(f"no value of a record: {type(octets).__name__}")
+    return octets.decode("utf-8", "surrogateescape")
+
+
+_compact = json.JSONEncoder(
+    ensure_ascii=True, separators=(",", ":"), check_circular=False, default=_lossless
+).encode
 
 
 class BadLine(ValueError):
@@ -102,11 +112,14 @@ def encode(content: Mapping[str, Any]) -> bytes:
 
 
 def ascii_json(content: Any) -> bytes:
-    """Compact JSON in ASCII, exact for lossless text: what is no ASCII stands as escapes."""
+    """Compact JSON in ASCII, exact for lossless text: what is no ASCII stands as escapes.
+
+    Octets are written as the lossless text they are.
+    """
     # orjson takes 1.4 microseconds for a usual record where json takes 14, on every message.  It
     # writes UTF-8 and knows no lone surrogates; where either shows, json writes its escapes.
     try:
-        line = orjson.dumps(content)
+        line = orjson.dumps(content, default=_lossless)
     except TypeError:
         return _compact(content).encode("ascii")
     return line if line.isascii() else _compact(content).encode("ascii")
