@@ -131,8 +131,10 @@ def _learn_addresses(
         domains = {domain for domain, _, _ in parts.values() if domain}
         domain_ids = dictionary.ids("domain", domains, connection)
         rows = [
-            (secrets.randbits(63), digest, domain_ids.get(domain), shown, raw, None)
-            for digest, (domain, shown, raw) in parts.items()
+            (number, digest, domain_ids.get(domain), shown, raw, None)
+            for number, (digest, (domain, shown, raw)) in zip(
+                _random(len(parts)), parts.items(), strict=True
+            )
         ]
         inserting.execute(insert_missing(schema.address, connection), rows, connection)
         if connection.dialect.name == "sqlite":  # which has one writer at a time
@@ -142,6 +144,14 @@ def _learn_addresses(
             found |= _address_ids(absent, connection)
     # Two texts can be the same octets, and so the same address.
     return {mailbox: found[digest] for mailbox, digest in hashes.items()}
+
+
+def _random(count: int) -> list[int]:
+    """So many numbers of 63 bits, for one call of the system."""
+    octets = secrets.token_bytes(8 * count)
+    return [
+        int.from_bytes(octets[start : start + 8], "big") >> 1 for start in range(0, 8 * count, 8)
+    ]
 
 
 def _address_ids(hashes: list[bytes], connection: Connection) -> dict[bytes, int]:

@@ -1,6 +1,7 @@
 """Many rows into one table, by the quickest way that the driver has.
 
-Promises: all rows or an exception of SQLAlchemy, whichever way is taken.
+Promises: all rows or an exception of SQLAlchemy, whichever way is taken; after the exception some
+of them may be there until the caller rolls back.
 
 The values go to the driver as they are: they are numbers, texts and octets already, and looking at
 each of them again would cost as much as the insert itself.
@@ -11,7 +12,10 @@ Does not: leave out what is there already (`dictionary.insert_missing` does).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import sqlalchemy
@@ -21,6 +25,12 @@ from sqlalchemy.exc import DBAPIError
 from carbonseal.milter.archive import schema
 
 Row = tuple[Any, ...]
+
+# Rows in one statement of SQLite.  What it does for each statement (locks, the interpreter's among
+# them) takes as long as a row in a small index.  With more rows it becomes no quicker, and old
+# builds take no more than 999 values.
+_TOGETHER = 20
+_VALUES = re.compile(r" VALUES (\([?, ]+\))")
 
 
 def insert(
@@ -32,18 +42,49 @@ def insert(
     if connection.dialect.driver == "psycopg":
         _copy(table, rows, connection, with_terms=with_terms)
         return
-    statement, names = _inserting(table, connection.dialect)
-    if names is None:
-        connection.exec_driver_sql(statement, list(rows))
-    else:
-        connection.exec_driver_sql(statement, [dict(zip(names, row, strict=True)) for row in rows])
+    _execute(*_inserting(table, connection.dialect), rows, connection)
 
 
 def execute(statement: Insert, rows: Sequence[Row], connection: Connection) -> None:
     """An insert of all columns of a table, with what is to become of rows that are there."""
-    text, names = _compiled(statement, connection.dialect)
-    values = list(rows) if names is None else [dict(zip(names, row, strict=True)) for row in rows]
-    connection.exec_driver_sql(text, values)
+    _execute(*_compiled(statement, connection.dialect), rows, connection)
+
+
+def _execute(
+    statement: str, names: list[str] | None, rows: Sequence[Row], connection: Connection
+) -> None:
+    if names is not None:
+        named = [dict(zip(names, row, strict=True)) for row in rows]
+        connection.exec_driver_sql(statement, named)
+        return
+    together = len(rows) - len(rows) % _TOGETHER
+    if together:
+        _insert_together(statement, rows, together, connection)
+    if together < len(rows):
+        connection.exec_driver_sql(statement, list(rows[together:]))
+
+
+def _insert_together(statement: str, rows: Sequence[Row], end: int, connection: Connection) -> None:
+    """Those before `end`, past SQLAlchemy, which takes as long for a statement as SQLite."""
+    if not connection.in_transaction():
+        connection.begin()  # SQLAlchemy would have done so
+    raw: Any = connection.connection.driver_connection
+    several, flat = _several(statement), chain.from_iterable
+    with _explained(several, raw, connection):
+        cursor = raw.cursor()
+        for start in range(0, end, _TOGETHER):
+            cursor.execute(several, tuple(flat(rows[start : start + _TOGETHER])))
+        cursor.close()
+
+
+@functools.lru_cache(maxsize=64)
+def _several(statement: str) -> str:
+    """An insert of one row as one of many."""
+    before, values, rest = _VALUES.split(statement)
+    # Who calls rolls back in any case.  To be able to undo one statement alone, SQLite would copy
+    # each page that it changes: twice the time, for tables with indexes.
+    before = before.replace("INSERT INTO", "INSERT OR FAIL INTO")
+    return f"{before} VALUES {', '.join([values] * _TOGETHER)}{rest}"
 
 
 @functools.lru_cache(maxsize=64)
@@ -68,13 +109,22 @@ def _copy(table: Table, rows: Sequence[Row], connection: Connection, *, with_ter
     27 microseconds each, where `executemany` takes 120.
     """
     statement, types = _copying(table, with_terms)
-    raw = connection.connection.driver_connection
-    assert raw is not None
+    raw: Any = connection.connection.driver_connection
+    with (
+        _explained(statement, raw, connection),
+        raw.cursor() as cursor,
+        cursor.copy(statement) as copy,
+    ):
+        copy.set_types(types)
+        for row in rows:
+            copy.write_row(row)
+
+
+@contextmanager
+def _explained(statement: str, raw: Any, connection: Connection) -> Iterator[None]:
+    """Let what the driver raises be what SQLAlchemy would raise."""
     try:
-        with raw.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(types)
-            for row in rows:
-                copy.write_row(row)
+        yield
     except connection.dialect.loaded_dbapi.Error as fault:
         raise DBAPIError.instance(
             statement,

@@ -99,7 +99,7 @@ def _load_records(
             (schema.participant_domain, batch.domains),
             (schema.header_term, batch.header_terms),
         ):
-            made.sort()  # each page of the tree is then found, and changed, once
+            made.sort(key=_FIRST)  # each page of the tree is then found, and changed, once
             inserting.insert(table, made, connection)
     return fresh
 
@@ -181,6 +181,7 @@ def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> I
     )
 
 
+_FIRST = itemgetter(0)
 # Values of a row in the order of the table's columns, without those that come first.
 _MESSAGE = itemgetter(*list(schema.message.c.keys())[1:])
 _SECTION = itemgetter(*list(schema.header_section.c.keys())[1:])

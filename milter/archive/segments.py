@@ -26,7 +26,7 @@ from carbonseal.milter.archive.spool_line import Apart, Take
 
 LOADED = "loaded"
 SET_ASIDE = "set-aside"
-_CHUNK = 64 * 1024
+_CHUNK = 64 * 1024  # octets in one read
 _CUT = "the closed segment ends in the middle of this line"
 
 
@@ -137,9 +137,10 @@ def end_of(path: Path) -> int:
 
 def _open(segment: Segment) -> BinaryIO:
     try:
-        return open(segment.path, "rb")
+        return open(segment.path, "rb", buffering=_CHUNK)
     except FileNotFoundError:
-        return open(segment.path.with_name(segment.name + open_segment.CLOSED_SUFFIX), "rb")
+        closed = segment.path.with_name(segment.name + open_segment.CLOSED_SUFFIX)
+        return open(closed, "rb", buffering=_CHUNK)
 
 
 def _entry(line: bytes, offset: int, end: int, position: int) -> Entry:
