@@ -10,9 +10,11 @@ Does not: touch the database, or decide what becomes of a refused line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
+from typing import Any
 
 from carbonseal.milter import log
 from carbonseal.milter.archive import (
@@ -24,8 +26,8 @@ from carbonseal.milter.archive import (
     terms,
     usual_rows,
 )
+from carbonseal.milter.archive.beside import Beside
 from carbonseal.milter.archive.delivery_loading import EventArrival
-from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.header_learning import CompressTexts
 from carbonseal.milter.archive.loader import Arrival
@@ -79,55 +81,91 @@ def read(
     """
     batch = Batch(segment, [], [], [])
     segment_id = terms.term(segment.name)
-    for entry in _by_hundreds(entries):
-        batch.entries.append(entry)
-        if seen is not None:
-            seen.add(entry)
-        if entry.position is None:
-            continue  # the footer; or a torn line, which was never acknowledged to anybody
-        if entry.fault is not None:
-            batch.refused.append((entry, entry.fault))
-            continue
-        try:
-            if entry.apart is not None:
-                if entry.apart.flat is None:
-                    made = rows.split_apart(entry.apart, indexed, _as_it_is)
-                else:
-                    made = usual_rows.split(entry.apart, entry.line, indexed, _as_it_is)
-                batch.arrivals.append(Arrival(segment_id, entry.position, made))
-            elif not record.is_event(entry.content):
-                made = rows.split(entry.content, indexed, _as_it_is)
-                batch.arrivals.append(Arrival(segment_id, entry.position, made))
-            elif event_line.is_delivery(entry.content):
-                line = event_line.read(entry.content)
-                batch.events.append(EventArrival(segment_id, entry.position, line))
-            else:
-                batch.others.append(str(entry.content.get("relay", "")))
-        except ValueError as fault:
-            batch.refused.append((entry, str(fault)))
-        except Exception as fault:
-            # A defect of ours while reading one record must not stop the others.
-            log.internal_error("writer", fault)
-            batch.refused.append((entry, f"{type(fault).__name__}: {fault}"))
-        # The rows say it all.  Its memory serves the next line while it is still in the
-        # processor's cache: a batch of contents would be twice as slow to make, and large.
-        entry.content.clear()
-    for some in chunks([one.rows.header_section for one in batch.arrivals], _TOGETHER):
-        stored = compress([section["fields"] for section in some])
-        for section, octets in zip(some, stored, strict=True):
-            section["fields"] = octets
+    left = iter(entries)
+    with Beside[list[bytes]]() as packing:
+        sections: list[dict[str, Any]] = []
+        # What reads lines and what makes rows push each other out of the processor's cache: in
+        # turns of a hundred lines both take a tenth less time.
+        while some := list(islice(left, _TOGETHER)):
+            for entry in some:
+                _take_apart(entry, batch, segment_id, indexed, seen)
+            fresh = [one.rows.header_section for one in batch.arrivals[len(sections) :]]
+            sections += fresh
+            work = partial(compress, [section["fields"] for section in fresh])
+            if len(some) == _TOGETHER:
+                packing.do(work)  # while the next hundred is taken apart
+        stored = [*chain.from_iterable(packing.wait())]
+        if len(stored) < len(sections):
+            stored += work()
+    for section, octets in zip(sections, stored, strict=True):
+        section["fields"] = octets
     return batch if batch.entries else None
 
 
-def _by_hundreds(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The same, read somewhat ahead.
+def _take_apart(
+    entry: Entry, batch: Batch, segment_id: int, indexed: frozenset[str], seen: Surveying | None
+) -> None:
+    """Add what a line holds to the batch."""
+    batch.entries.append(entry)
+    if seen is not None:
+        seen.add(entry)
+    if entry.position is None:
+        return  # the footer; or a torn line, which was never acknowledged to anybody
+    if entry.fault is not None:
+        batch.refused.append((entry, entry.fault))
+        return
+    try:
+        if entry.apart is not None:
+            if entry.apart.flat is None:
+                made = rows.split_apart(entry.apart, indexed, _as_it_is)
+            else:
+                made = usual_rows.split(entry.apart, entry.line, indexed, _as_it_is)
+            batch.arrivals.append(Arrival(segment_id, entry.position, made))
+        elif not record.is_event(entry.content):
+            made = rows.split(entry.content, indexed, _as_it_is)
+            batch.arrivals.append(Arrival(segment_id, entry.position, made))
+        elif event_line.is_delivery(entry.content):
+            line = event_line.read(entry.content)
+            batch.events.append(EventArrival(segment_id, entry.position, line))
+        else:
+            batch.others.append(str(entry.content.get("relay", "")))
+    except ValueError as fault:
+        batch.refused.append((entry, str(fault)))
+    except Exception as fault:
+        # A defect of ours while reading one record must not stop the others.
+        log.internal_error("writer", fault)
+        batch.refused.append((entry, f"{type(fault).__name__}: {fault}"))
+    # The rows say it all.  Its memory serves the next line while it is still in the
+    # processor's cache: a batch of contents would be twice as slow to make, and large.
+    entry.content.clear()
 
-    What reads lines and what makes rows push each other out of the processor's cache: in turns of a
-    hundred lines both take a tenth less time.
-    """
-    left = iter(entries)
-    while some := list(islice(left, _TOGETHER)):
-        yield from some
+
+class Ahead:
+    """Batches that are read one after the other, the next one before it is asked for."""
+
+    def __init__(self, read_one: Callable[[], Batch | None]) -> None:
+        self._read = read_one
+        self._has_next = False
+        self._next: Batch | None = None
+        self._fault: Exception | None = None
+
+    def prepare(self) -> None:
+        """Read the next one, unless that is done; raises nothing."""
+        if not self._has_next:
+            self._has_next = True
+            try:
+                self._next = self._read()
+            except Exception as fault:
+                self._fault = fault
+
+    def take(self) -> Batch | None:
+        """The next one; None when there are no more.  Raises: what reading it raised."""
+        self.prepare()
+        found, fault = self._next, self._fault
+        self._has_next, self._next, self._fault = False, None, None
+        if fault is not None:
+            raise fault
+        return found
 
 
 def _as_it_is(text: bytes) -> bytes:

@@ -50,6 +50,7 @@ from carbonseal.milter.archive import (
     usual_rows,
 )
 from carbonseal.milter.archive.batch import Batch
+from carbonseal.milter.archive.beside import Beside
 from carbonseal.milter.archive.dictionary import Dictionary
 from carbonseal.milter.archive.evidence import sealing, settings
 from carbonseal.milter.archive.evidence.chain import ChainUnusable
@@ -453,14 +454,18 @@ class _Writer:
             return True
         entries = segments.read(segment, known.offset, known.lines, self._take)
         seen = self._seen_until(segment, known.offset)
-        while (
-            batch := batches.read(
-                segment, islice(entries, BATCH), self._indexed, seen, self._learning.compress_texts
-            )
-        ) is not None:
+
+        def read() -> Batch | None:
+            some, compress = islice(entries, BATCH), self._learning.compress_texts
+            return batches.read(segment, some, self._indexed, seen, compress)
+
+        ahead = batches.Ahead(read)
+        while (batch := ahead.take()) is not None:
             for entry, why in batch.refused:
                 self._set_aside(segment, entry, why)
-            self._commit(batch)
+            # More than fits into a batch is there, most likely.
+            is_full = len(batch.entries) == BATCH
+            self._commit(batch, ahead.prepare if is_full else None)
             self._learning.learn(self._transaction)
             if stop.is_set():
                 return False
@@ -510,10 +515,16 @@ class _Writer:
         return found
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, meanwhile: Callable[[], None] | None = None) -> Iterator[Connection]:
+        """A transaction; `meanwhile` is done while its commit waits for the disk."""
         assert self._connection is not None
-        with servers.bounded(self._connection), self._connection.begin():
+        with servers.bounded(self._connection), self._connection.begin() as transaction:
             yield self._connection
+            if meanwhile is not None:
+                with Beside[None]() as committing:
+                    committing.do(transaction.commit)
+                    meanwhile()
+                    committing.wait()
 
     def _set_aside(self, segment: Segment, entry: Entry, why: str) -> None:
         # Before the progress is committed: set aside twice is better than passed over.
@@ -521,14 +532,14 @@ class _Writer:
         self._said.set_aside += 1
         self._report("record-set-aside", file=str(path), problem=why)
 
-    def _commit(self, batch: Batch) -> None:
+    def _commit(self, batch: Batch, meanwhile: Callable[[], None] | None = None) -> None:
         """Records and progress in one transaction, again where another was in its way.
 
-        A batch with a refused record is halved.
+        A batch with a refused record is halved.  `meanwhile`: see `_transaction`.
         """
         for wait in (*_COLLISION_WAITS, None):
             try:
-                self._commit_once(batch)
+                self._commit_once(batch, meanwhile)
                 return
             except Exception as fault:
                 self._dictionary.forget()
@@ -542,9 +553,9 @@ class _Writer:
             # Not all of those that met must try again at the same moment.
             time.sleep(_random.uniform(0.0, wait))
 
-    def _commit_once(self, batch: Batch) -> None:
+    def _commit_once(self, batch: Batch, meanwhile: Callable[[], None] | None) -> None:
         known = self._progress[batch.segment.name]
-        with self._transaction() as connection:
+        with self._transaction(meanwhile) as connection:
             progress.hold(batch.segment, known, connection)
             count = loader.load(batch.arrivals, connection, self._dictionary, batch.events)
             reached = known.after(batch, count)
