@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, literal_column, select
 
 from carbonseal.milter.archive import (
     delivery_loading,
@@ -31,6 +31,7 @@ from carbonseal.milter.archive import (
     role_sets,
     schema,
 )
+from carbonseal.milter.archive.as_given import KEYS, AsGiven
 from carbonseal.milter.archive.delivery_loading import EventArrival
 from carbonseal.milter.archive.dictionary import Dictionary, chunks, insert_missing
 from carbonseal.milter.archive.packed import Recipient, Signature
@@ -77,15 +78,14 @@ def _load_records(
 ) -> list[Arrival]:
     # Before anything else is locked: making a partition waits for those who read.
     partitions.make({one.rows.record_id for one in arrivals}, connection, dictionary)
-    fresh = _unknown(arrivals, connection)
-    if not fresh:
+    keyed = _unknown(arrivals, connection)
+    if not keyed:
         return []
+    fresh = [one for _, one in keyed]
     ids = _ids([one.rows for one in fresh], connection, dictionary)
-    kind, dialect = schema.RecordId(), connection.dialect
-    has_arrays = dialect.name == "postgresql"
+    has_arrays = connection.dialect.name == "postgresql"
     batch = Made()
-    for one in fresh:
-        key = kind.process_bind_param(one.rows.record_id, dialect)
+    for key, one in keyed:
         add(batch, one, key, ids, with_index=not has_arrays)
         if has_arrays:
             _add_terms(batch, one.rows, key, ids)
@@ -122,20 +122,28 @@ class Made:
         return self.participants, self.domains, self.header_terms
 
 
-def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[Arrival]:
-    """Those whose record is not there; of the others, write down the lines."""
-    columns = schema.message.c
-    known: dict[str, tuple[int, int]] = {}
-    query = select(columns.record_id, columns.segment_id, columns.position)
-    for chunk in chunks([one.rows.record_id for one in arrivals]):
-        for record_id, *where in connection.execute(query.where(columns.record_id.in_(chunk))):
-            known[record_id] = (where[0], where[1])
+_MESSAGE_KEY = schema.message.c.record_id
+_KNOWN = AsGiven(
+    select(_MESSAGE_KEY, schema.message.c.segment_id, schema.message.c.position).where(
+        _MESSAGE_KEY.op("IN")(literal_column(f"({KEYS})"))
+    )
+)
+
+
+def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[tuple[Any, Arrival]]:
+    """Those whose record is not there, with its key; of the others, write down the lines."""
+    kind, dialect = schema.RecordId(), connection.dialect
+    keyed = [(kind.process_bind_param(one.rows.record_id, dialect), one) for one in arrivals]
+    known: dict[Any, tuple[int, int]] = {}
+    for chunk in chunks([key for key, _ in keyed]):
+        for key, segment_id, position in _KNOWN.rows(chunk, connection, is_repeated=False):
+            known[key] = (segment_id, position)
     fresh, repeated = [], []
-    for one in arrivals:
+    for key, one in keyed:
         line = (one.segment_id, one.position)
-        first = known.setdefault(one.rows.record_id, line)
+        first = known.setdefault(key, line)
         if first is line:
-            fresh.append(one)
+            fresh.append((key, one))
         elif first != line:
             repeated.append(
                 {
