@@ -52,6 +52,7 @@ class MilterSection(_Section):
     socket_group: Line | None = None
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
     drain: Duration = 30
+    protocol: Literal["own", "libmilter"] = "own"
     dry_run: bool = False
 
 

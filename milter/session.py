@@ -266,8 +266,8 @@ class Sessions:
         libmilter.set_body_callback(self._guarded("body", Session.body, libmilter.P_NR_BODY))
         libmilter.set_eom_callback(lambda context: context.getpriv().end_of_message(context))
         libmilter.set_abort_callback(self._guarded("abort", Session.abort, 0))
-        libmilter.set_close_callback(self._close)
-        libmilter.register(name, negotiate=self._negotiate)
+        libmilter.set_close_callback(self.close)
+        libmilter.register(name, negotiate=self.negotiate)
         # Reached only when a callback cannot even be called (an argument that is no UTF-8).
         libmilter.set_exception_policy(_CONTINUE if self._is_dry_run else _TEMPFAIL)
 
@@ -284,7 +284,8 @@ class Sessions:
 
         return guarded
 
-    def _negotiate(self, context: Any, options: list[int]) -> int:
+    def negotiate(self, context: Any, options: list[int]) -> int:
+        """A connection begins: keep its session, and say in `options` what is asked of the MTA."""
         actions, protocol = options[0], options[1]
         granted = protocol & _PROTOCOL
         session = Session(self._services, granted)
@@ -302,7 +303,8 @@ class Sessions:
                 context.setsymlist(stage, names)
         return _CONTINUE
 
-    def _close(self, context: Any) -> int:
+    def close(self, context: Any) -> int:
+        """A connection ends."""
         if context.getpriv() is not None:  # else it ended before it was negotiated
             _counted(self._services.tally.closed)
         context.setpriv(None)

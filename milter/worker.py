@@ -31,6 +31,7 @@ from carbonseal.milter import log, readable
 from carbonseal.milter.archive.spool import Spool
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.copies.outages import Outages
+from carbonseal.milter.reception import Reception
 from carbonseal.milter.seal import NoOutages, Services
 from carbonseal.milter.session import Sessions
 from carbonseal.milter.status import board as boards
@@ -81,27 +82,20 @@ def run(
     )
     if has_alternate:
         outages.look()
-    Sessions(services).register("carbonseal")
-    # pymilter cannot hand over a HELO argument that is no UTF-8: it prints the fault and goes on,
-    # and the argument stays unknown.  Any client can cause that, so it is a line and no traceback.
-    sys.excepthook = lambda kind, fault, _: log.warning(
-        "callback-argument-unreadable", fault=kind.__name__, text=str(fault)
+    sessions = Sessions(services)
+    serving = (_Own if configuration.file.milter.protocol == "own" else _Libmilter)(
+        listener, sessions, board, place
     )
-    spare = os.dup(listener.fileno())
-    address = listener.getsockname()
     try:
-        # Debian's libmilter takes an open socket by number; upstream's does not.
-        libmilter.setconn(f"fd:{listener.fileno()}")
-        libmilter.opensocket(False)
+        serving.start()
     except libmilter.error:
         return UNSUPPORTED
-    threading.Thread(target=_serve, name="libmilter", daemon=True).start()
     tended = (spool.tend, outages.look) if has_alternate else (spool.tend,)
     threading.Thread(target=_tend, args=(tended,), name="spool", daemon=True).start()
     control.send(READY)
     is_orphaned = _wait_for_drain(control, chores)
-    _let_go(listener.fileno(), spare, is_orphaned=is_orphaned)
-    _finish_connections(address, chores, configuration.file.milter.drain)
+    serving.stop(is_orphaned=is_orphaned)
+    _finish_connections(serving.connections, chores, configuration.file.milter.drain)
     spool.close()
     return 0
 
@@ -116,6 +110,70 @@ def _keep_one_heap() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # only glibc divides its heap
         mallopt(_M_ARENA_MAX, 1)
+
+
+class _Own:
+    """Takes connections and serves them without libmilter."""
+
+    def __init__(
+        self, listener: socket.socket, sessions: Sessions, board: Board, place: int | None
+    ) -> None:
+        self._listener = listener
+        self._reception = Reception(listener, sessions, board, place)
+
+    def start(self) -> None:
+        """Take connections from now on."""
+        self._reception.start()
+
+    def stop(self, *, is_orphaned: bool) -> None:
+        """Stop taking connections while the open ones go on."""
+        self._reception.stop()
+        if is_orphaned:
+            # Nobody listens any more: give the address back at once.
+            try:
+                self._listener.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self._listener.close()
+
+    def connections(self) -> int:
+        """How many are open."""
+        return self._reception.connections
+
+
+class _Libmilter:
+    """Lets libmilter do both."""
+
+    def __init__(
+        self, listener: socket.socket, sessions: Sessions, _board: Board, _place: int | None
+    ) -> None:
+        self._served = listener.fileno()
+        self._address = listener.getsockname()
+        self._sessions = sessions
+        self._spare = -1
+
+    def start(self) -> None:
+        """Take connections from now on.  Raises: libmilter.error where it takes no fd:N."""
+        self._sessions.register("carbonseal")
+        # pymilter cannot hand over a HELO argument that is no UTF-8: it prints the fault and goes
+        # on, and the argument stays unknown.  Any client can cause that, so it is a line and no
+        # traceback.
+        sys.excepthook = lambda kind, fault, _: log.warning(
+            "callback-argument-unreadable", fault=kind.__name__, text=str(fault)
+        )
+        self._spare = os.dup(self._served)
+        # Debian's libmilter takes an open socket by number; upstream's does not.
+        libmilter.setconn(f"fd:{self._served}")
+        libmilter.opensocket(False)
+        threading.Thread(target=_serve, name="libmilter", daemon=True).start()
+
+    def stop(self, *, is_orphaned: bool) -> None:
+        """Stop taking connections while the open ones go on."""
+        _let_go(self._served, self._spare, is_orphaned=is_orphaned)
+
+    def connections(self) -> int:
+        """How many are open."""
+        return _connections(self._address)
 
 
 def _serve() -> None:
@@ -196,10 +254,10 @@ def _let_go(served: int, spare: int, *, is_orphaned: bool) -> None:
         os.close(spare)
 
 
-def _finish_connections(address: object, chores: _Chores, seconds: float) -> None:
+def _finish_connections(connections: Callable[[], int], chores: _Chores, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     look_at = 0.0
-    while (count := _connections(address)) and (now := time.monotonic()) < deadline:
+    while (count := connections()) and (now := time.monotonic()) < deadline:
         if now >= look_at:
             look_at = now + LOOK_EVERY
             chores.do()

@@ -1,7 +1,7 @@
 """The memory that supervisor, workers and status process share: who lives, what was counted.
 
 Layout: a head of cells that only the supervisor writes, one row for each place (its process, and
-the beat that the process itself writes), then the places of `counters`.
+beat and connections, which the process itself writes), then the places of `counters`.
 
 Promises: made before the first fork, and of one size; a worker that has no room (a reload to far
 more of them) counts no mail, does its work all the same, and is known to serve.  A place belongs to
@@ -29,8 +29,8 @@ _RESTARTS: Final = 4  # and one more cell for each role
 _HAS_WRITER: Final = _RESTARTS + len(ROLES)
 _BEYOND: Final = _HAS_WRITER + 1  # workers that serve without a place
 _ROWS_AT: Final = 16
-_PID, _IS_USED, _IS_SERVING, _BEAT = range(4)
-_ROW: Final = 4
+_PID, _IS_USED, _IS_SERVING, _BEAT, _CONNECTIONS = range(5)
+_ROW: Final = 5
 _CELL: Final = 8  # octets
 
 
@@ -72,6 +72,7 @@ class Board:
         """A process has taken its place."""
         row = self._row(place)
         row[_IS_SERVING] = 0
+        row[_CONNECTIONS] = 0
         row[_BEAT] = self._now()
         row[_PID] = pid
         row[_IS_USED] = 1
@@ -82,7 +83,9 @@ class Board:
 
     def rests(self, place: int) -> None:
         """Its process is gone, a successor will come."""
-        self._row(place)[_IS_SERVING] = 0
+        row = self._row(place)
+        row[_IS_SERVING] = 0
+        row[_CONNECTIONS] = 0
 
     def leave(self, place: int) -> None:
         """Nobody goes on here for now."""
@@ -112,6 +115,30 @@ class Board:
         """A sign of life."""
         if place is not None:
             self._row(place)[_BEAT] = self._now()
+
+    def has_connections(self, place: int | None, count: int) -> None:
+        """It takes connections, and has so many."""
+        if place is not None:
+            self._row(place)[_CONNECTIONS] = 1 + count
+
+    def takes_no_more(self, place: int | None) -> None:
+        """It takes no further connection; nobody waits until it does."""
+        if place is not None:
+            self._row(place)[_CONNECTIONS] = 0
+
+    def connections_elsewhere(self, place: int | None) -> list[int]:
+        """How many each other worker has that takes connections and does not hang."""
+        if place is None:
+            return []
+        cells, oldest = self._cells, self._now() - int(SILENT_AFTER * 1000)
+        end = _ROWS_AT + self.places * _ROW
+        rows = range(_ROWS_AT, end, _ROW)
+        mine = _ROWS_AT + place * _ROW
+        return [
+            cells[row + _CONNECTIONS] - 1
+            for row in rows
+            if cells[row + _CONNECTIONS] and row != mine and cells[row + _BEAT] >= oldest
+        ]
 
     # --- for the status process -------------------------------------------------------------------
 

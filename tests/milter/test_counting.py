@@ -86,8 +86,8 @@ def test_a_connection_that_cannot_be_counted_is_served(
     monkeypatch.setattr(session, "_MISCOUNTED", set())
     sessions = Sessions(broken_services(tmp_path, Spool(tmp_path)))
     context = Context()
-    assert sessions._negotiate(context, [~0, ~0, 0, 0]) == libmilter.CONTINUE
+    assert sessions.negotiate(context, [~0, ~0, 0, 0]) == libmilter.CONTINUE
     assert context.session is not None
-    assert sessions._close(context) == libmilter.CONTINUE
+    assert sessions.close(context) == libmilter.CONTINUE
     assert context.session is None
     assert said == ["count"]

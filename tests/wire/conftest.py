@@ -9,10 +9,17 @@ import pytest
 from support.carbonseal import Carbonseal
 
 
+@pytest.fixture(params=["own", "libmilter"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    """Who speaks the milter protocol."""
+    return str(request.param)
+
+
 @pytest.fixture
-def made(tmp_path: Path) -> Carbonseal:
+def made(tmp_path: Path, protocol: str) -> Carbonseal:
     """One with a key of example.com and one worker, not started."""
-    service = Carbonseal(tmp_path / "seal", {"milter": {"workers": 1, "drain": 3}})
+    sections = {"milter": {"workers": 1, "drain": 3, "protocol": protocol}}
+    service = Carbonseal(tmp_path / "seal", sections)
     service.make_key("example.com")
     return service
 

@@ -1,0 +1,316 @@
+"""One connection of the MTA, from its offer to its end: the protocol without libmilter.
+
+One thread serves it and sleeps in one read(2) between two messages.  libmilter (Debian's, with its
+pool of workers) has one thread that waits for all connections of a process and wakes another for
+each message; the connection that came first goes first, and where some tens wait, the last ones
+wait for a hundred messages of the others (`docs/benchmarks`).  A message that comes in one piece is
+read in one piece, and its edits leave with the answer; libmilter needs 90 poll(2) and 60 read(2).
+
+Promises: callbacks of a connection run in order, and what MTAs send is answered as libmilter
+answers it (the tests hold one against the other).  What is not the protocol ends the connection,
+without an answer that could be taken for a yes.
+
+Raises: OSError when the MTA is gone; Broken when it sent what it may not, or when it may not.
+
+Does not: decide anything (`session` does), accept connections (`reception` does).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from carbonseal.milter import log, packets
+from carbonseal.milter.header_section import HeaderSection
+
+_SHORT: Final = 16 * 1024  # octets of a read: a message of a few kilobytes
+_LONG: Final = 65_540  # a whole piece of the body; longer reads keep the MTA waiting
+_NR_CONN, _NR_HELO, _NR_MAIL, _NR_RCPT = 0x1000, 0x2000, 0x4000, 0x8000  # SMFIP_NR_*
+_NR_FIELD, _NR_BODY = 0x80, 0x80000
+# What has come of a message so far.
+_NOTHING, _REVERSE_PATH, _RECIPIENT = range(3)
+
+
+class Broken(Exception):
+    """The MTA does not speak the protocol."""
+
+
+class Session(Protocol):
+    """What `session.Session` does with events; `context` is a `Context`."""
+
+    granted: int
+    header: HeaderSection | None  # of the message it is at
+
+    def connect(self, context: Any, name: str, family: int, peer: Any) -> None:
+        """A client connected to the MTA."""
+
+    def hello(self, context: Any, name: str) -> None:
+        """HELO or EHLO."""
+
+    def reverse_path(self, context: Any, *arguments: bytes) -> None:
+        """MAIL FROM."""
+
+    def recipient(self, context: Any, *arguments: bytes) -> None:
+        """RCPT TO."""
+
+    def body(self, context: Any, chunk: bytes) -> None:
+        """A piece of the body."""
+
+    def end_of_message(self, context: Any) -> int:
+        """What to answer (SMFIS_*)."""
+
+    def abort(self, context: Any) -> None:
+        """Nothing comes of the message."""
+
+    def fail(self, callback: str, fault: BaseException) -> None:
+        """One of the others failed."""
+
+
+class Sessions(Protocol):
+    """What `session.Sessions` does with connections."""
+
+    def negotiate(self, context: Any, options: list[int]) -> int:
+        """Keep a session in `context`; put actions and protocol to ask for into `options`."""
+
+    def close(self, context: Any) -> int:
+        """The connection ended."""
+
+
+class Context:
+    """What a callback may ask and do: the part of pymilter's context that sessions use."""
+
+    __slots__ = ("edits", "lists", "private", "reply", "stages")
+
+    def __init__(self) -> None:
+        self.private: Any = None
+        self.stages: list[dict[bytes, bytes] | None] = [None] * len(packets.STAGES)
+        self.edits: list[bytes] = []
+        self.lists: list[tuple[int, str]] = []
+        self.reply: str | None = None
+
+    def setpriv(self, session: Any) -> None:
+        """Keep what belongs to this connection."""
+        self.private = session
+
+    def getpriv(self) -> Any:
+        """What was kept."""
+        return self.private
+
+    def setsymlist(self, stage: int, names: str) -> None:
+        """Ask for macros; at the negotiation only."""
+        self.lists.append((stage, names))
+
+    def getsymval(self, name: str) -> str | None:
+        """A macro's value, None where the MTA gave none.  Raises: UnicodeDecodeError."""
+        sought = name.encode()
+        # `i` and `{i}` are one macro (MILTER_README).
+        other = b"{%b}" % sought if len(sought) == 1 else sought
+        for stage in self.stages:
+            if stage is not None:
+                value = stage.get(sought)
+                if value is None:
+                    value = stage.get(other)
+                if value is not None:
+                    return value.decode()
+        return None
+
+    def addheader(self, name: str, value: str, position: int) -> None:
+        """Insert a header field, at the end of a message."""
+        self.edits.append(packets.inserted_field(name, value, position))
+
+    def addrcpt(self, address: str, parameters: str | None = None) -> None:
+        """Add a recipient, at the end of a message."""
+        self.edits.append(packets.added_recipient(address, parameters))
+
+    def setreply(self, code: str, enhanced: str, text: str) -> None:
+        """What the client is told with the next refusal."""
+        self.reply = f"{code} {enhanced} {text}"
+
+    def take_macros(self, payload: bytes) -> None:
+        """Those of one stage take the place of what it had."""
+        at = packets.STAGES.get(payload[0]) if payload else None
+        if at is not None:
+            pieces = payload[1:].split(b"\0")
+            self.stages[at] = dict(zip(pieces[::2], pieces[1::2], strict=False))
+
+    def forget_after(self, command: int) -> None:
+        """What later stages told belongs to an earlier message."""
+        at = packets.STAGES[command] + 1
+        self.stages[at:] = [None] * (len(self.stages) - at)
+
+
+def serve(sessions: Sessions, connection: socket.socket) -> None:
+    """Until the MTA leaves.  Raises: OSError, Broken."""
+    context = Context()
+    try:
+        _Conversation(sessions, context, connection).converse()
+    finally:
+        sessions.close(context)
+
+
+class _Conversation:
+    """The state of one connection."""
+
+    def __init__(self, sessions: Sessions, context: Context, connection: socket.socket) -> None:
+        self._sessions = sessions
+        self._context = context
+        self._socket = connection
+        self._session: Session | None = None
+        self._is_connected = False  # CONNECT came
+        self._stage = _NOTHING
+        self._events: dict[int, Callable[[bytes], None]] = {
+            packets.MACROS: context.take_macros,
+            packets.CONNECT: self._connect,
+            packets.HELO: self._hello,
+            packets.MAIL: self._reverse_path,
+            packets.RCPT: self._recipient,
+            packets.FIELD: self._field,
+            packets.BODY: self._body,
+            packets.END: self._end,
+            packets.ABORT: self._abort,
+            packets.DATA: self._unasked,
+            packets.END_OF_HEADER: self._unasked,
+            packets.UNKNOWN: self._unasked,
+            packets.QUIT_NC: self._abort,
+        }
+
+    def converse(self) -> None:
+        """Read packets and hand them out."""
+        receive, unpack, head = self._socket.recv, packets.LENGTH.unpack_from, packets.HEAD
+        events, at_once, rest = self._events, _SHORT, b""
+        while data := receive(at_once):
+            if rest:
+                data = rest + data
+            at, size = 0, len(data)
+            while size - at >= head:
+                (length,) = unpack(data, at)
+                end = at + 4 + length
+                if end > size or not length:
+                    if not 0 < length <= packets.LONGEST + 1:
+                        raise Broken(f"a packet of {length} octets")
+                    break
+                command, payload = data[at + 4], data[at + head : end]
+                at = end
+                if self._session is None:
+                    self._negotiate(command, payload)
+                elif command == packets.QUIT:
+                    return
+                else:
+                    take = events.get(command)
+                    if take is None:
+                        raise Broken(f"command {command}")
+                    take(payload)
+            rest = data[at:]
+            at_once = _LONG if rest else _SHORT
+
+    def _negotiate(self, command: int, payload: bytes) -> None:
+        offered = packets.offer(payload) if command == packets.OFFER else None
+        if offered is None:
+            raise Broken("no offer, or one of an MTA that is too old")
+        version, actions, protocol = offered
+        options = [actions, protocol, 0, 0]
+        if self._sessions.negotiate(self._context, options) != packets.CONTINUE:
+            raise Broken("refused")  # and `session` has said why
+        self._session = self._context.getpriv()
+        self._socket.sendall(packets.agreed(version, options[0], options[1], self._context.lists))
+
+    def _tell(self, name: str, no_reply: int, *arguments: Any) -> None:
+        """Call the session; a fault is its own until the end of the message."""
+        session = self._session
+        assert session is not None
+        try:
+            getattr(session, name)(self._context, *arguments)
+        except Exception as fault:
+            session.fail(name, fault)
+        if not session.granted & no_reply:
+            self._socket.sendall(packets.answer(packets.CONTINUE, None))
+
+    def _expect(self, is_expected: bool) -> None:
+        if not is_expected:
+            raise Broken("an event out of order")
+
+    def _connect(self, payload: bytes) -> None:
+        self._context.forget_after(packets.CONNECT)
+        peer = packets.peer(payload)
+        if peer is None:
+            raise Broken("CONNECT without an address")
+        self._is_connected = True
+        self._stage = _NOTHING
+        self._tell("connect", _NR_CONN, _text(peer[0]), *peer[1:])
+
+    def _hello(self, payload: bytes) -> None:
+        self._expect(self._is_connected and payload[-1:] == b"\0")
+        self._context.forget_after(packets.HELO)
+        self._stage = _NOTHING
+        self._tell("hello", _NR_HELO, _text(payload[:-1]))
+
+    def _reverse_path(self, payload: bytes) -> None:
+        arguments = packets.strings(payload)
+        if not self._is_connected or arguments is None:
+            raise Broken("MAIL")
+        self._context.forget_after(packets.MAIL)
+        self._stage = _REVERSE_PATH
+        self._tell("reverse_path", _NR_MAIL, *arguments)
+
+    def _recipient(self, payload: bytes) -> None:
+        arguments = packets.strings(payload)
+        if self._stage == _NOTHING or arguments is None:
+            raise Broken("RCPT")
+        self._context.forget_after(packets.RCPT)
+        self._stage = _RECIPIENT
+        self._tell("recipient", _NR_RCPT, *arguments)
+
+    def _field(self, payload: bytes) -> None:
+        # The event of every field of every message, hence no layers.
+        session = self._session
+        name, _, value = payload.partition(b"\0")
+        if self._stage != _RECIPIENT or value[-1:] != b"\0" or session is None:
+            raise Broken("a header field")
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            raise Broken("a field's name is no text") from None
+        try:
+            if session.header is not None:
+                session.header.add(text, value[:-1])
+        except Exception as fault:
+            session.fail("field", fault)
+        if not session.granted & _NR_FIELD:
+            self._socket.sendall(packets.answer(packets.CONTINUE, None))
+
+    def _body(self, payload: bytes) -> None:
+        self._expect(self._stage == _RECIPIENT)
+        self._tell("body", _NR_BODY, payload)
+
+    def _end(self, payload: bytes) -> None:
+        self._expect(self._stage == _RECIPIENT)
+        session, context = self._session, self._context
+        assert session is not None
+        if payload:
+            try:
+                session.body(context, payload)
+            except Exception as fault:
+                session.fail("body", fault)
+        self._stage = _NOTHING
+        context.edits, context.reply = [], None
+        said = session.end_of_message(context)
+        self._socket.sendall(b"".join((*context.edits, packets.answer(said, context.reply))))
+
+    def _abort(self, _payload: bytes) -> None:
+        assert self._session is not None
+        self._stage = _NOTHING
+        self._session.abort(self._context)
+
+    def _unasked(self, _payload: bytes) -> None:
+        # An old MTA cannot be told to leave it out, and waits for an answer.
+        self._socket.sendall(packets.answer(packets.CONTINUE, None))
+
+
+def _text(octets: bytes) -> str:
+    """A name that is no text proves nothing and stays unknown; mail is not held up for it."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError as fault:
+        log.warning("callback-argument-unreadable", fault=type(fault).__name__, text=str(fault))
+        return ""

@@ -1,0 +1,179 @@
+"""Where a worker takes its connections: as many as the others have.
+
+All workers of a relay wait at one socket, and who wakes first could take whatever is there: of 32
+connections that an MTA opened at once, one of five workers got 30, and its threads waited for each
+other while the others had nothing to do.  So each says on the board how many it has, and one that
+has more than another waits a moment for that one.
+
+Promises: after `stop` no connection is taken, and those there are go on.  A worker that does not
+take what it should holds nobody up for longer than `_PATIENCE`.
+
+Does not: speak the protocol (`conversation` does), or close the listening socket.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from queue import SimpleQueue
+from typing import Final
+
+from carbonseal.milter import conversation, log
+from carbonseal.milter.conversation import Sessions
+from carbonseal.milter.status.board import Board
+from carbonseal.policies import fair_share
+
+_PATIENCE: Final = 0.005  # seconds
+_LOOK_AGAIN: Final = 0.001  # seconds between two looks at it
+_LOOK_ANYWAY: Final = 0.2  # seconds until one looks who was not woken
+_SILENCE: Final = 7210  # seconds after which a connection counts as dead: libmilter's number
+_KEPT: Final = 16  # idle threads
+_SCARCE: Final = 0.1  # seconds until the next try when there is no descriptor or no thread
+
+# Waking all workers for each connection would cost more than the connection.
+_ONE_AT_A_TIME: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
+
+
+class Reception:
+    """Takes connections from a listening socket, a thread for each."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        sessions: Sessions,
+        board: Board,
+        place: int | None,
+        *,
+        patience: float = _PATIENCE,
+    ) -> None:
+        """`listener` does not block; `place` is the worker's on the board.
+
+        `patience`: seconds that others have for taking what is theirs.
+        """
+        self._listener = listener
+        self._sessions = sessions
+        self._board = board
+        self._place = place
+        self._patience = patience
+        self._gate = threading.Lock()  # guards _open
+        self._open = 0
+        # Threads that wait for a connection.  OpenSSL seeds a generator for each new thread, and
+        # does so before its first signature: that costs as much as the connection.
+        self._idle: list[SimpleQueue[socket.socket]] = []
+        self._stopped, self._stop = os.pipe()
+        self._taker = threading.Thread(target=self._take, name="reception", daemon=True)
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return self._open
+
+    def start(self) -> None:
+        """Take connections from now on."""
+        self._count(0)
+        self._taker.start()
+
+    def stop(self) -> None:
+        """Take no more; returns when none can come."""
+        os.write(self._stop, b"x")
+        self._taker.join()
+        self._board.takes_no_more(self._place)
+
+    def _take(self) -> None:
+        with select.epoll() as waiting:
+            waiting.register(self._stopped, select.EPOLLIN)
+            waiting.register(self._listener, _ONE_AT_A_TIME)
+            while self._wait(waiting):
+                try:
+                    if self._take_one():
+                        # To the end of the queue of those that the kernel wakes.
+                        waiting.unregister(self._listener)
+                        waiting.register(self._listener, _ONE_AT_A_TIME)
+                except (OSError, RuntimeError) as fault:  # RuntimeError: no thread
+                    log.warning("connection-not-taken", problem=str(fault))
+                    time.sleep(_SCARCE)
+
+    def _wait(self, waiting: select.epoll) -> bool:
+        """Until there may be a connection for us; False: it is time to stop."""
+        deadline = None
+        while True:
+            # In vain after a while: who was woken for a connection may have died since.
+            ready = waiting.poll(_LOOK_ANYWAY)
+            if any(descriptor == self._stopped for descriptor, _ in ready):
+                return False
+            others = self._board.connections_elsewhere(self._place)
+            if not ready or fair_share.may_take(self._open, others):
+                return True
+            now = time.monotonic()
+            deadline = deadline or now + self._patience
+            if now >= deadline:
+                return True
+            time.sleep(_LOOK_AGAIN)
+
+    def _take_one(self) -> bool:
+        """Whether there was one.  Raises: OSError, RuntimeError."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False  # somebody else was quicker
+        self._count(1)
+        try:
+            _prepare(connection)
+            self._hand_over(connection)
+        except BaseException:
+            self._count(-1)
+            connection.close()
+            raise
+        return True
+
+    def _hand_over(self, connection: socket.socket) -> None:
+        try:
+            idle = self._idle.pop()
+        except IndexError:
+            # Not threading.Thread: that costs three times as much, and waits for the thread.
+            _thread.start_new_thread(self._serve_all, (connection,))
+        else:
+            idle.put(connection)
+
+    def _serve_all(self, connection: socket.socket) -> None:
+        """A thread's life: one connection after the other."""
+        mine: SimpleQueue[socket.socket] = SimpleQueue()
+        while True:
+            self._serve(connection)
+            if len(self._idle) >= _KEPT:
+                return
+            self._idle.append(mine)
+            connection = mine.get()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            conversation.serve(self._sessions, connection)
+        except OSError:
+            pass  # the MTA left; what it did not finish is not on record
+        except conversation.Broken as fault:
+            log.warning("connection-broken-off", problem=str(fault))
+        except Exception as fault:  # an edge: the thread goes on either way
+            log.internal_error("conversation", fault)
+        finally:
+            connection.close()
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._gate:
+            self._open += more
+            self._board.has_connections(self._place, self._open)
+
+
+def _prepare(connection: socket.socket) -> None:
+    connection.setblocking(True)
+    silence = struct.pack("ll", _SILENCE, 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, silence)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, silence)
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

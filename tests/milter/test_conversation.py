@@ -1,0 +1,194 @@
+"""The protocol without libmilter: what comes in pieces, out of order or not at all.
+
+What whole messages come to is tested on the wire, against libmilter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import milter_protocol as wire
+
+from carbonseal.milter import conversation, packets
+from carbonseal.milter.conversation import Context
+
+ALL = int(wire.ALL_PROTOCOL)
+OFFER = wire.framed(b"O", b"".join(number.to_bytes(4) for number in (6, 0x1FF, ALL)))
+CONNECT = wire.framed(b"C", b"mx\0004\0\x19192.0.2.1\0")
+ENVELOPE = wire.framed(b"M", b"<a@x>\0SIZE=3\0") + wire.framed(b"R", b"<b@y>\0")
+MESSAGE = ENVELOPE + wire.framed(b"L", b"From\0 a\0") + wire.framed(b"B", b"text") + b"\0\0\0\1E"
+
+
+class Seen:
+    """A session that notes what it is told; each answer is a field and "continue"."""
+
+    def __init__(self, granted: int) -> None:
+        self.granted = granted
+        self.events: list[Any] = []
+        self.header: Any = self
+
+    def add(self, name: str, value: bytes) -> None:
+        self.events.append((name, value))
+
+    def connect(self, context: Context, name: str, family: int, peer: Any) -> None:
+        self.events.append((name, family, peer))
+
+    def hello(self, context: Context, name: str) -> None:
+        self.events.append(name)
+
+    def reverse_path(self, context: Context, *arguments: bytes) -> None:
+        self.events.append(arguments)
+
+    def recipient(self, context: Context, *arguments: bytes) -> None:
+        self.events.append((*arguments, context.getsymval("{rcpt_addr}"), context.getsymval("i")))
+
+    def body(self, context: Context, chunk: bytes) -> None:
+        self.events.append(chunk)
+
+    def end_of_message(self, context: Context) -> int:
+        self.events.append("end")
+        context.addheader("X", " y", 0)
+        context.addrcpt("<c@z>", "NOTIFY=NEVER")
+        return packets.CONTINUE
+
+    def abort(self, context: Context) -> None:
+        self.events.append("abort")
+
+    def fail(self, callback: str, fault: BaseException) -> None:
+        raise fault
+
+
+class OneSession:
+    """Grants what is offered, as far as it silences answers."""
+
+    def __init__(self) -> None:
+        self.session = Seen(0)
+        self.is_closed = False
+
+    def negotiate(self, context: Context, options: list[int]) -> int:
+        self.session.granted = options[1] = options[1] & int(wire.NO_REPLIES)
+        context.setpriv(self.session)
+        context.setsymlist(2, "i")
+        return packets.CONTINUE
+
+    def close(self, context: Context) -> int:
+        self.is_closed = True
+        return packets.CONTINUE
+
+
+def spoken(*pieces: bytes) -> tuple[OneSession, bytes, BaseException | None]:
+    """The session, what was answered, and what the conversation raised."""
+    ours, theirs = socket.socketpair()
+    sessions = OneSession()
+    raised: list[BaseException] = []
+
+    def serve() -> None:
+        with theirs:
+            try:
+                conversation.serve(sessions, theirs)
+            except conversation.Broken as fault:
+                raised.append(fault)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    answers = b""
+    with ours:
+        with contextlib.suppress(OSError):  # it hung up
+            for piece in pieces:
+                ours.sendall(piece)
+            ours.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            while octets := ours.recv(65_536):
+                answers += octets
+        thread.join()
+    return sessions, answers, raised[0] if raised else None
+
+
+WHOLE = spoken(OFFER + CONNECT + MESSAGE + MESSAGE + b"\0\0\0\1Q")
+
+
+def test_one_message_in_one_piece_is_answered_in_one() -> None:
+    """Edits and answer, and nothing for events whose answer nobody waits for."""
+    sessions, answers, raised = WHOLE
+    message = [(b"<a@x>", b"SIZE=3"), (b"<b@y>", None, None), ("From", b" a"), b"text", "end"]
+    assert sessions.session.events == [("mx", 2, ("192.0.2.1", 25)), *message, *message]
+    agreed = b"".join(n.to_bytes(4) for n in (6, 0x1FF, int(wire.NO_REPLIES), 2)) + b"i\0"
+    edits = wire.framed(b"i", b"\0\0\0\0X\0 y\0") + wire.framed(b"2", b"<c@z>\0NOTIFY=NEVER\0")
+    assert answers == wire.framed(b"O", agreed) + 2 * (edits + wire.framed(b"c"))
+    assert raised is None
+    assert sessions.is_closed
+
+
+@given(st.lists(st.integers(1, 40), max_size=20))
+def test_where_the_stream_is_cut_makes_no_difference(sizes: list[int]) -> None:
+    """A packet may come in any number of pieces, and several in one."""
+    rest = OFFER + CONNECT + MESSAGE + MESSAGE + b"\0\0\0\1Q"
+    pieces = []
+    for size in sizes:
+        pieces.append(rest[:size])
+        rest = rest[size:]
+    sessions, answers, raised = spoken(*pieces, rest)
+    assert (sessions.session.events, answers, raised) == (WHOLE[0].session.events, *WHOLE[1:])
+
+
+def test_the_longest_packet_is_taken_and_a_longer_one_is_not() -> None:
+    """The bound is the only thing between a stranger and all memory."""
+    longest = b"x" * packets.LONGEST
+    begin = OFFER + CONNECT + ENVELOPE
+    sessions, _, raised = spoken(begin + wire.framed(b"B", longest))
+    assert (sessions.session.events[-1], raised) == (longest, None)
+    sessions, _, raised = spoken(begin + wire.framed(b"B", longest + b"x"))
+    assert raised is not None
+    assert len(sessions.session.events) == 3
+
+
+def test_macros_belong_to_their_message() -> None:
+    """Those of an earlier recipient or message are gone; `i` is `{i}`."""
+    told = wire.framed(b"D", b"R{rcpt_addr}\0b@y\0{i}\0Q1\0")
+    again = wire.framed(b"A") + ENVELOPE
+    sessions, _, _ = spoken(OFFER + CONNECT + ENVELOPE[:18] + told + ENVELOPE[18:] + again)
+    recipients = [event for event in sessions.session.events if event[0] == b"<b@y>"]
+    assert recipients == [(b"<b@y>", "b@y", "Q1"), (b"<b@y>", None, None)]
+
+
+def test_an_mta_that_waits_for_answers_gets_them() -> None:
+    """One that cannot be told to leave DATA and the end of the header out, either."""
+    offer = wire.framed(b"O", b"".join(number.to_bytes(4) for number in (2, 0x1FF, 0)))
+    events = CONNECT + wire.framed(b"H", b"x\0") + ENVELOPE + wire.framed(b"T")
+    events += wire.framed(b"L", b"From\0 a\0") + wire.framed(b"N") + wire.framed(b"B", b"x")
+    _, answers, raised = spoken(offer + events)
+    agreed = b"".join(n.to_bytes(4) for n in (2, 0x1FF, 0, 2)) + b"i\0"
+    assert answers == wire.framed(b"O", agreed) + 8 * wire.framed(b"c")
+    assert raised is None
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        pytest.param(wire.framed(b"C", b"mx\0U"), id="connect-before-the-offer"),
+        pytest.param(wire.framed(b"O", b"\0\0\0\1" + bytes(8)), id="too-old"),
+        pytest.param(OFFER + OFFER, id="two-offers"),
+        pytest.param(OFFER + ENVELOPE, id="mail-before-connect"),
+        pytest.param(OFFER + wire.framed(b"C", b"mx\0Xabc\0"), id="unknown-family"),
+        pytest.param(OFFER + wire.framed(b"C", b"mx"), id="no-family"),
+        pytest.param(OFFER + CONNECT + wire.framed(b"H", b"x"), id="hello-without-nul"),
+        pytest.param(OFFER + CONNECT + wire.framed(b"R", b"<b@y>\0"), id="rcpt-before-mail"),
+        pytest.param(OFFER + CONNECT + ENVELOPE + wire.framed(b"L", b"X\0"), id="half-a-field"),
+        pytest.param(OFFER + CONNECT + ENVELOPE + wire.framed(b"L", b"\xff\0 x\0"), id="no-name"),
+        pytest.param(OFFER + CONNECT + MESSAGE + b"\0\0\0\1E", id="two-ends"),
+        pytest.param(OFFER + CONNECT + b"\0\0\0\1Z", id="unknown-command"),
+        pytest.param(OFFER + b"\0\0\0\0\0", id="no-command"),
+    ],
+)
+def test_what_is_not_the_protocol_ends_the_connection(octets: bytes) -> None:
+    """Without an answer that could be taken for a yes."""
+    sessions, answers, raised = spoken(octets)
+    assert raised is not None
+    assert answers.count(wire.framed(b"c")) == sessions.session.events.count("end")
+    assert sessions.is_closed

@@ -1,0 +1,114 @@
+"""Workers share the connections, and stop taking them at once."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.waiting import wait_until
+
+from carbonseal.milter.reception import Reception
+from carbonseal.milter.status.board import Board
+from carbonseal.policies import fair_share
+
+ENDLESS = 3600.0  # seconds
+
+
+class Nobody:
+    """Sessions of an MTA that says nothing."""
+
+    def negotiate(self, context: Any, options: list[int]) -> int:
+        """No offer comes."""
+        raise AssertionError(options)
+
+    def close(self, context: Any) -> int:
+        """The connection ended."""
+        return 0
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(tmp_path / "socket"))
+        one.listen(128)
+        one.setblocking(False)
+        yield one
+
+
+def connected(listener: socket.socket) -> socket.socket:
+    one = socket.socket(socket.AF_UNIX)
+    one.connect(listener.getsockname())
+    return one
+
+
+def workers(listener: socket.socket, board: Board, count: int) -> list[Reception]:
+    """As many as the processes of a relay would have, in one."""
+    places = [board.take() for _ in range(count)]
+    return [Reception(listener, Nobody(), board, place, patience=ENDLESS) for place in places]
+
+
+def test_connections_that_come_at_once_are_dealt_out_evenly(listener: socket.socket) -> None:
+    """Whoever wakes first takes one, not all."""
+    crew = workers(listener, Board(3), 3)
+    for one in crew:
+        one.start()
+    with ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(connected(listener))
+        wait_until(lambda: sum(one.connections for one in crew) == 30, "all connections")
+        counts = [one.connections for one in crew]
+        assert max(counts) - min(counts) <= fair_share.LEEWAY + 1
+    wait_until(lambda: not any(one.connections for one in crew), "the end of all")
+    for one in crew:
+        one.stop()
+
+
+def test_what_one_has_taken_is_no_turn_of_those_who_left(listener: socket.socket) -> None:
+    """A worker that takes no more, and one whose process died, are not waited for."""
+    board = Board(3)
+    first, second, third = workers(listener, board, 3)
+    for one in (first, second, third):
+        one.start()
+    second.stop()
+    third.stop()
+    board.settle(2, 4711)  # a successor that has not begun yet
+    with ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(connected(listener))
+        wait_until(lambda: first.connections == 5, "all with the one that is left")
+    first.stop()
+
+
+def test_one_that_hangs_holds_nobody_up(listener: socket.socket) -> None:
+    """It has the fewest connections and takes none."""
+    board = Board(2)
+    place, other = board.take(), board.take()
+    board.has_connections(other, 0)
+    reception = Reception(listener, Nobody(), board, place, patience=0.001)
+    reception.start()
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connected(listener))
+        wait_until(lambda: reception.connections == 3, "all with the one that lives")
+    reception.stop()
+
+
+def test_after_stop_the_next_connection_is_for_somebody_else(listener: socket.socket) -> None:
+    """Those that were taken go on."""
+    board = Board(2)
+    old, fresh = workers(listener, board, 2)
+    old.start()
+    with connected(listener):
+        wait_until(lambda: old.connections == 1, "the first")
+        old.stop()
+        with connected(listener):
+            assert listener.accept()  # nobody was quicker
+        fresh.start()
+        with connected(listener):
+            wait_until(lambda: fresh.connections == 1, "the next")
+        assert old.connections == 1
+    fresh.stop()
