@@ -105,7 +105,8 @@ def test_a_record_is_the_same_from_both(values: tuple[Any, ...]) -> None:
     """Whatever the wire brings: one line, which whoever reads records can read."""
     plain = RecordForm(KEYS, is_compiled=False).line(*values)
     assert RecordForm(KEYS).line(*values) == plain
-    assert record.parse(plain)["inner"]["why"] == str(values[1])
+    # JSON has no two surrogates side by side that fit: they are one character there.
+    assert record.parse(plain)["inner"]["why"] == json.loads(json.dumps(str(values[1])))
 
 
 @EXAMPLES
