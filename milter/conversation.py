@@ -139,6 +139,10 @@ class Context:
         at = packets.STAGES[command] + 1
         self.stages[at:] = [None] * (len(self.stages) - at)
 
+    def forget_all(self) -> None:
+        """Another client comes over the same connection."""
+        self.stages = [None] * len(self.stages)
+
 
 def serve(sessions: Sessions, connection: socket.socket) -> None:
     """Until the MTA leaves.  Raises: OSError, Broken."""
@@ -172,7 +176,7 @@ class _Conversation:
             packets.DATA: self._unasked,
             packets.END_OF_HEADER: self._unasked,
             packets.UNKNOWN: self._unasked,
-            packets.QUIT_NC: self._abort,
+            packets.QUIT_NC: self._next_client,
         }
 
     def converse(self) -> None:
@@ -301,6 +305,11 @@ class _Conversation:
         assert self._session is not None
         self._stage = _NOTHING
         self._session.abort(self._context)
+
+    def _next_client(self, payload: bytes) -> None:
+        self._abort(payload)
+        self._is_connected = False
+        self._context.forget_all()
 
     def _unasked(self, _payload: bytes) -> None:
         # An old MTA cannot be told to leave it out, and waits for an answer.

@@ -148,6 +148,17 @@ def test_the_longest_packet_is_taken_and_a_longer_one_is_not() -> None:
     assert len(sessions.session.events) == 3
 
 
+def test_the_next_client_of_a_connection_inherits_nothing() -> None:
+    """After QUIT_NC there is neither a macro nor a connection of the last one."""
+    told = wire.framed(b"D", b"C{rcpt_addr}\0b@y\0i\0Q1\0")
+    first = OFFER + told + CONNECT + ENVELOPE + wire.framed(b"K")
+    sessions, _, raised = spoken(first + CONNECT + ENVELOPE)
+    recipients = [event for event in sessions.session.events if event[0] == b"<b@y>"]
+    assert recipients == [(b"<b@y>", "b@y", "Q1"), (b"<b@y>", None, None)]
+    assert raised is None
+    assert isinstance(spoken(first + ENVELOPE)[2], conversation.Broken)
+
+
 def test_macros_belong_to_their_message() -> None:
     """Those of an earlier recipient or message are gone; `i` is `{i}`."""
     told = wire.framed(b"D", b"R{rcpt_addr}\0b@y\0{i}\0Q1\0")
