@@ -60,13 +60,16 @@ class Reception:
         self._board = board
         self._place = place
         self._patience = patience
-        self._gate = threading.Lock()  # guards _open
+        self._gate = threading.Lock()  # guards _open and _is_counted
         self._open = 0
+        self._is_counted = True  # on the board
         # Threads that wait for a connection.  OpenSSL seeds a generator for each new thread, and
         # does so before its first signature: that costs as much as the connection.
         self._idle: list[SimpleQueue[socket.socket]] = []
         self._stopped, self._stop = os.pipe()
+        self._waiting = select.epoll()
         self._taker = threading.Thread(target=self._take, name="reception", daemon=True)
+        self._faults = log.Recurring("reception")
 
     @property
     def connections(self) -> int:
@@ -74,28 +77,41 @@ class Reception:
         return self._open
 
     def start(self) -> None:
-        """Take connections from now on."""
-        self._count(0)
+        """Take connections from now on.  Raises: OSError, RuntimeError where it cannot."""
+        # Not in the thread, where nobody would learn that it failed.
+        self._waiting.register(self._stopped, select.EPOLLIN)
+        self._waiting.register(self._listener, _ONE_AT_A_TIME)
         self._taker.start()
+        self._count(0)
 
     def stop(self) -> None:
         """Take no more; returns when none can come."""
         os.write(self._stop, b"x")
         self._taker.join()
-        self._board.takes_no_more(self._place)
+        with self._gate:
+            # Else the end of each connection would put it back.
+            self._is_counted = False
+            self._board.takes_no_more(self._place)
 
     def _take(self) -> None:
-        with select.epoll() as waiting:
-            waiting.register(self._stopped, select.EPOLLIN)
-            waiting.register(self._listener, _ONE_AT_A_TIME)
-            while self._wait(waiting):
+        said = ""  # ten lines a second would tell no more than one
+        with self._waiting as waiting:
+            while True:
                 try:
+                    if not self._wait(waiting):
+                        return
                     if self._take_one():
+                        said = ""
                         # To the end of the queue of those that the kernel wakes.
                         waiting.unregister(self._listener)
                         waiting.register(self._listener, _ONE_AT_A_TIME)
                 except (OSError, RuntimeError) as fault:  # RuntimeError: no thread
-                    log.warning("connection-not-taken", problem=str(fault))
+                    known, said = said, str(fault)
+                    if said != known:
+                        log.warning("connection-not-taken", problem=said)
+                    time.sleep(_SCARCE)
+                except Exception as fault:  # an edge: without this thread nobody is served here
+                    self._faults.failed(fault)
                     time.sleep(_SCARCE)
 
     def _wait(self, waiting: select.epoll) -> bool:
@@ -166,7 +182,8 @@ class Reception:
     def _count(self, more: int) -> None:
         with self._gate:
             self._open += more
-            self._board.has_connections(self._place, self._open)
+            if self._is_counted:
+                self._board.has_connections(self._place, self._open)
 
 
 def _prepare(connection: socket.socket) -> None:

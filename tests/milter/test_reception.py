@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from support.waiting import wait_until
 
+from carbonseal.milter import log
 from carbonseal.milter.reception import Reception
 from carbonseal.milter.status.board import Board
 from carbonseal.policies import fair_share
@@ -112,3 +114,87 @@ def test_after_stop_the_next_connection_is_for_somebody_else(listener: socket.so
             wait_until(lambda: fresh.connections == 1, "the next")
         assert old.connections == 1
     fresh.stop()
+
+
+def test_one_that_leaves_is_not_waited_for_while_its_connections_end(
+    listener: socket.socket,
+) -> None:
+    """Each end changes its count, and it takes none all the same."""
+    board = Board(2, lambda: 0.0)  # where no time passes, nobody counts as stuck
+    old, fresh = workers(listener, board, 2)
+    old.start()
+    with connected(listener):
+        wait_until(lambda: old.connections == 1, "the first")
+        old.stop()
+    wait_until(lambda: old.connections == 0, "its end")
+    fresh.start()
+    with ExitStack() as stack:
+        for _ in range(fair_share.LEEWAY + 3):
+            stack.enter_context(connected(listener))
+        wait_until(lambda: fresh.connections == fair_share.LEEWAY + 3, "all with the fresh one")
+    fresh.stop()
+
+
+class Failing(Board):
+    """Its first looks fail as nobody foresaw."""
+
+    def connections_elsewhere(self, place: int | None) -> list[int]:
+        if self.left:
+            self.left -= 1
+            raise ValueError("a defect")
+        return super().connections_elsewhere(place)
+
+    left = 2
+
+
+def test_a_defect_does_not_end_the_taking_of_connections(listener: socket.socket) -> None:
+    """The process would look alive and serve nobody."""
+    (one,) = workers(listener, Failing(1), 1)
+    one.start()
+    with connected(listener):
+        wait_until(lambda: one.connections == 1, "the connection")
+    one.stop()
+
+
+class Scarce:
+    """A listener for which there is no descriptor now and then."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self.lacks = 0
+
+    def fileno(self) -> int:
+        return self.listener.fileno()
+
+    def accept(self) -> Any:
+        if self.lacks:
+            self.lacks -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self.listener.accept()
+
+
+def test_a_lack_of_descriptors_is_said_once_and_passes(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection waits meanwhile; the next lack is said again."""
+    said: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda name, **_: said.append(name))
+    scarce: Any = Scarce(listener)
+    one = Reception(scarce, Nobody(), Board(1), 0)
+    scarce.lacks = 3
+    one.start()
+    for lack in (1, 2):
+        with connected(listener):
+            wait_until(lambda: one.connections == 1, "the connection")
+            assert said == ["connection-not-taken"] * lack
+            scarce.lacks = 3
+        wait_until(lambda: one.connections == 0, "its end")
+    one.stop()
+
+
+def test_what_cannot_wait_for_connections_says_so_at_the_start() -> None:
+    """An exception in the thread would be nobody's."""
+    with socket.socket() as gone:
+        reception = Reception(gone, Nobody(), Board(1), 0)
+    with pytest.raises((OSError, ValueError)):
+        reception.start()
