@@ -5,7 +5,7 @@ takes the place of a stale one; accepted mail never waits on a socket nobody lis
 
 Raises: ListenerUnusable with the remedy.
 
-Does not: accept connections (libmilter does).
+Does not: accept connections (`reception` or libmilter does).
 """
 
 from __future__ import annotations

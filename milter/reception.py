@@ -39,6 +39,10 @@ _SCARCE: Final = 0.1  # seconds until the next try when there is no descriptor o
 _ONE_AT_A_TIME: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
+# struct timeval; where the option has its newer number, both parts have 64 bits on any machine.
+_TIME: Final = "qq" if socket.SO_RCVTIMEO == 66 else "ll"
+
+
 class Reception:
     """Takes connections from a listening socket, a thread for each."""
 
@@ -188,7 +192,7 @@ class Reception:
 
 def _prepare(connection: socket.socket) -> None:
     connection.setblocking(True)
-    silence = struct.pack("ll", _SILENCE, 0)
+    silence = struct.pack(_TIME, _SILENCE, 0)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, silence)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, silence)
     if connection.family != socket.AF_UNIX:

@@ -1,14 +1,15 @@
-"""One worker process: libmilter on the shared socket until the supervisor says drain.
+"""One worker process: serves the shared socket until the supervisor says drain.
 
 Promises: says ready when it accepts connections; on drain it takes no new connection, finishes the
 sessions it has (up to the configured time) and closes its spool segment.  When the supervisor dies
 it drains as well and lets go of the socket, so that a successor can bind it.
 
-The main thread looks after the keys while libmilter's threads carry the mail: a change is taken up
-within `LOOK_EVERY`, and what may be signed with is acknowledged before it is (`acknowledgement`).
+The main thread looks after the keys while other threads carry the mail, ours (`reception`) or, with
+`milter.protocol: libmilter`, those of the library: a change is taken up within `LOOK_EVERY`, and
+what may be signed with is acknowledged before it is (`acknowledgement`).
 
-Does not: handle signals (libmilter's own thread takes HUP, TERM and INT, and Python handlers do not
-run while it does; the supervisor speaks through a socket pair instead), or open the database.
+Does not: handle signals (the supervisor speaks through a socket pair: libmilter's own thread takes
+HUP, TERM and INT, and Python handlers do not run while it does), or open the database.
 """
 
 from __future__ import annotations
