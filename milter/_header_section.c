@@ -1,8 +1,8 @@
 /* The header section of one message on its way in: the compiled twin of header_section.py.
  *
- * Keeps the same fields, counts the same octets and answers the same; tests/milter/
- * test_header_section.py compares the two.  Here because the callback of a field is called more
- * often than all others together, and as this one it needs no frame of the interpreter.
+ * Keeps the same fields, counts the same octets, answers the same and stops at the same packet;
+ * tests/milter/test_header_section.py compares the two.  Here because there are more fields than all
+ * other events together, and as this one a field needs no frame of the interpreter.
  *
  * Bounds: those of header_section.py; time is linear in the octets of the values.
  */
@@ -16,6 +16,8 @@
 #define MAX_FIELDS 20000
 #define MAX_HEADER_OCTETS (8 * 1024 * 1024)
 #define AROUND 3 /* octets of a field that are not name or value: colon, CR, LF */
+#define PREFIX 4 /* octets of a packet's length, which counts what comes after them */
+#define HEAD 5   /* octets before a packet's payload: the length and the command */
 
 typedef struct {
     PyObject_HEAD
@@ -100,6 +102,18 @@ static int hand_on(PyObject *header, PyObject *name, PyObject *value) {
     return done ? 0 : -1;
 }
 
+/* Hands a field to the message that `session` is at, if it is at one; -1 when a fault is nobody's. */
+static int take(const Parts *parts, PyObject *session, PyObject *name, PyObject *value) {
+    PyObject *header = PyObject_GetAttr(session, parts->header);
+    int failed = !header                                      ? -1
+                 : header == Py_None                          ? 0
+                 : (PyObject *)Py_TYPE(header) == parts->type ? keep((HeaderSection *)header, name,
+                                                                     value)
+                                                              : hand_on(header, name, value);
+    Py_XDECREF(header);
+    return failed ? tell(session) : 0;
+}
+
 static PyObject *field(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     const Parts *parts = PyModule_GetState(module);
     if (given != 3) {
@@ -108,19 +122,55 @@ static PyObject *field(PyObject *module, PyObject *const *args, Py_ssize_t given
     }
     PyObject *session = PyObject_CallMethodObjArgs(args[0], parts->getpriv, NULL);
     PyObject *answer = session ? PyObject_GetAttr(session, parts->field_answer) : NULL;
-    if (answer) {
-        PyObject *header = PyObject_GetAttr(session, parts->header);
-        int failed = !header                                      ? -1
-                     : header == Py_None                          ? 0
-                     : (PyObject *)Py_TYPE(header) == parts->type ? keep((HeaderSection *)header,
-                                                                         args[1], args[2])
-                                                                  : hand_on(header, args[1],
-                                                                            args[2]);
-        Py_XDECREF(header);
-        if (failed && tell(session)) Py_CLEAR(answer);
-    }
+    if (answer && take(parts, session, args[1], args[2])) Py_CLEAR(answer);
     Py_XDECREF(session);
     return answer;
+}
+
+/* ---- Packets --------------------------------------------------------------------------------- */
+
+/* 1: the field was handed over; 0: its packet is broken; -1: as `take`. */
+static int take_packet(const Parts *parts, PyObject *session, const char *payload, size_t size) {
+    const char *border = memchr(payload, 0, size);
+    /* The value's own NUL is one more than the name's. */
+    if (!border || border == payload + size - 1 || payload[size - 1]) return 0;
+    PyObject *name = PyUnicode_DecodeUTF8(payload, border - payload, NULL);
+    if (!name) {
+        PyErr_Clear(); /* whoever asked looks at this packet again, and says what is wrong */
+        return 0;
+    }
+    const char *begin = border + 1, *end = payload + size - 1;
+    PyObject *value = PyBytes_FromStringAndSize(begin, end - begin);
+    int failed = value ? take(parts, session, name, value) : tell(session);
+    Py_DECREF(name);
+    Py_XDECREF(value);
+    return failed ? -1 : 1;
+}
+
+static PyObject *fields(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+    const Parts *parts = PyModule_GetState(module);
+    if (given != 3 || !PyBytes_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "a session, octets and a position are needed");
+        return NULL;
+    }
+    const char *data = PyBytes_AsString(args[1]);
+    size_t size = (size_t)PyBytes_Size(args[1]), at = PyLong_AsSize_t(args[2]);
+    if (PyErr_Occurred()) return NULL;
+    while (at <= size && size - at >= HEAD) {
+        const unsigned char *head = (const unsigned char *)data + at;
+        size_t length =
+            (size_t)head[0] << 24 | (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
+        if (!length || length > size - at - PREFIX) break;
+        const char *payload = data + at + HEAD;
+        if (head[PREFIX] == 'L') {
+            int taken = take_packet(parts, args[0], payload, length - 1);
+            if (taken < 0) return NULL;
+            if (!taken) break;
+        } else if (head[PREFIX] != 'D' || length < 2 || *payload != 'L')
+            break;
+        at += PREFIX + length;
+    }
+    return PyLong_FromSize_t(at);
 }
 
 /* ---- The type -------------------------------------------------------------------------------- */
@@ -216,6 +266,8 @@ static int clear(PyObject *module) {
 static PyMethodDef methods[] = {
     {"field", (PyCFunction)(void (*)(void))field, METH_FASTCALL,
      "field(context, name, value): libmilter's callback of a header field."},
+    {"fields", (PyCFunction)(void (*)(void))fields, METH_FASTCALL,
+     "fields(session, octets, at): where the run of packets of header fields ends."},
     {NULL, NULL, 0, NULL},
 };
 

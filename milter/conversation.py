@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from carbonseal.milter import log, packets
-from carbonseal.milter.header_section import HeaderSection
+from carbonseal.milter.header_section import HeaderSection, fields
 
 _SHORT: Final = 16 * 1024  # octets of a read: a message of a few kilobytes
 _LONG: Final = 65_540  # a whole piece of the body; longer reads keep the MTA waiting
@@ -162,26 +162,36 @@ class _Conversation:
         self._socket = connection
         self._session: Session | None = None
         self._is_connected = False  # CONNECT came
+        self._is_silent = False  # the MTA waits for no answer to a header field
         self._stage = _NOTHING
-        self._events: dict[int, Callable[[bytes], None]] = {
-            packets.MACROS: context.take_macros,
-            packets.CONNECT: self._connect,
-            packets.HELO: self._hello,
-            packets.MAIL: self._reverse_path,
-            packets.RCPT: self._recipient,
-            packets.FIELD: self._field,
-            packets.BODY: self._body,
-            packets.END: self._end,
-            packets.ABORT: self._abort,
-            packets.DATA: self._unasked,
-            packets.END_OF_HEADER: self._unasked,
-            packets.UNKNOWN: self._unasked,
-            packets.QUIT_NC: self._next_client,
-        }
+        self._events: dict[int, Callable[[bytes], None]] = {}  # none before the offer
+
+    def _agree(self, session: Session) -> None:
+        context = self._context
+        self._session = session
+        self._is_silent = bool(session.granted & _NR_FIELD)
+        self._events.update(
+            {
+                packets.MACROS: context.take_macros,
+                packets.CONNECT: self._connect,
+                packets.HELO: self._hello,
+                packets.MAIL: self._reverse_path,
+                packets.RCPT: self._recipient,
+                packets.FIELD: self._field,
+                packets.BODY: self._body,
+                packets.END: self._end,
+                packets.ABORT: self._abort,
+                packets.DATA: self._unasked,
+                packets.END_OF_HEADER: self._unasked,
+                packets.UNKNOWN: self._unasked,
+                packets.QUIT_NC: self._next_client,
+            }
+        )
 
     def converse(self) -> None:
         """Read packets and hand them out."""
-        receive, unpack, head = self._socket.recv, packets.LENGTH.unpack_from, packets.HEAD
+        receive, unpack, field = self._socket.recv, packets.LENGTH.unpack_from, packets.FIELD
+        prefix, head = packets.PREFIX, packets.HEAD
         events, at_once, rest = self._events, _SHORT, b""
         while data := receive(at_once):
             if rest:
@@ -189,24 +199,32 @@ class _Conversation:
             at, size = 0, len(data)
             while size - at >= head:
                 (length,) = unpack(data, at)
-                end = at + 4 + length
+                end = at + prefix + length
                 if end > size or not length:
                     if not 0 < length <= packets.LONGEST + 1:
                         raise Broken(f"a packet of {length} octets")
                     break
-                command, payload = data[at + 4], data[at + head : end]
+                command, payload = data[at + prefix], data[at + head : end]
                 at = end
-                if self._session is None:
-                    self._negotiate(command, payload)
-                elif command == packets.QUIT:
-                    return
-                else:
-                    take = events.get(command)
-                    if take is None:
-                        raise Broken(f"command {command}")
+                take = events.get(command)
+                if take is not None:
                     take(payload)
+                    if command == field and self._is_silent:
+                        # The others come with it, and macros that nobody can ask for.
+                        at = fields(self._session, data, at)
+                elif not self._is_going_on(command, payload):
+                    return
             rest = data[at:]
             at_once = _LONG if rest else _SHORT
+
+    def _is_going_on(self, command: int, payload: bytes) -> bool:
+        """What is no event: the offer, the end, and what may not be."""
+        if self._session is None:
+            self._negotiate(command, payload)
+            return True
+        if command != packets.QUIT:
+            raise Broken(f"command {command}")
+        return False
 
     def _negotiate(self, command: int, payload: bytes) -> None:
         offered = packets.offer(payload) if command == packets.OFFER else None
@@ -216,7 +234,7 @@ class _Conversation:
         options = [actions, protocol, 0, 0]
         if self._sessions.negotiate(self._context, options) != packets.CONTINUE:
             raise Broken("refused")  # and `session` has said why
-        self._session = self._context.getpriv()
+        self._agree(self._context.getpriv())
         self._socket.sendall(packets.agreed(version, options[0], options[1], self._context.lists))
 
     def _tell(self, name: str, no_reply: int, *arguments: Any) -> None:
@@ -266,7 +284,8 @@ class _Conversation:
         self._tell("recipient", _NR_RCPT, *arguments)
 
     def _field(self, payload: bytes) -> None:
-        # The event of every field of every message, hence no layers.
+        # The first field of a run, or each where the MTA waits: `fields` does the same for the
+        # others, and leaves what is broken to this one.
         session = self._session
         name, _, value = payload.partition(b"\0")
         if self._stage != _RECIPIENT or value[-1:] != b"\0" or session is None:
@@ -280,7 +299,7 @@ class _Conversation:
                 session.header.add(text, value[:-1])
         except Exception as fault:
             session.fail("field", fault)
-        if not session.granted & _NR_FIELD:
+        if not self._is_silent:
             self._socket.sendall(packets.answer(packets.CONTINUE, None))
 
     def _body(self, payload: bytes) -> None:

@@ -3,24 +3,28 @@
 Promises: fields stand in order, values exactly as received; beyond `MAX_FIELDS` or
 `MAX_HEADER_OCTETS` none is kept, and the section says so.  `field` is libmilter's callback of every
 field of every message: a fault in it reaches `Session.fail`, and the MTA its usual answer.
+`fields` does for `conversation` what `field` does, for a run of packets at once.
 
 The twin of `_header_section.c`, which runs wherever a compiler was at hand: a field costs a third
-there, and letters have thirty.  This one can be read, works without, and is what the compiled one
-is held against.
+there, its packets a tenth, and letters have thirty.  This one can be read, works without, and is
+what the compiled one is held against.
 
-Does not: look at names or values.
+Does not: look at names or values, or judge what is not the protocol (`conversation` does).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ("MAX_FIELDS", "MAX_HEADER_OCTETS", "HeaderSection", "field")
+from carbonseal.milter import packets
+
+__all__ = ("MAX_FIELDS", "MAX_HEADER_OCTETS", "HeaderSection", "field", "fields")
 
 # Far beyond any letter.  Without a bound one client could fill a worker's memory: a field of two
 # octets costs some 275 here (measured with 400,000 of them).
 MAX_FIELDS = 20_000
 MAX_HEADER_OCTETS = 8 * 1024 * 1024
+_FIELD = bytes((packets.FIELD,))
 
 
 class PlainHeaderSection:
@@ -55,7 +59,40 @@ def plain_field(context: Any, name: str, value: bytes, /) -> int:
     return answer
 
 
+def plain_fields(session: Any, octets: bytes, at: int, /) -> int:
+    """Take header fields out of `octets`, from the packet at `at` on, into `session.header`.
+
+    Returns where it stopped: at the end, or at the first packet that is incomplete, broken or
+    tells something else.  Macros before a field are part of the run; nobody can ask for them.
+    """
+    size = len(octets)
+    while size - at >= packets.HEAD:
+        (length,) = packets.LENGTH.unpack_from(octets, at)
+        end = at + packets.PREFIX + length
+        if end > size or not length:
+            break
+        command, payload = octets[at + packets.PREFIX], octets[at + packets.HEAD : end]
+        if command == packets.FIELD:
+            name, _, value = payload.partition(b"\0")
+            if value[-1:] != b"\0":
+                break
+            try:
+                text = name.decode()
+            except UnicodeDecodeError:
+                break
+            try:
+                if session.header is not None:
+                    session.header.add(text, value[:-1])
+            except Exception as fault:
+                session.fail("field", fault)
+        elif command != packets.MACROS or payload[:1] != _FIELD:
+            break
+        at = end
+    return at
+
+
 try:
-    from carbonseal.milter._header_section import HeaderSection, field
+    from carbonseal.milter._header_section import HeaderSection, field, fields
 except ImportError:
     HeaderSection, field = PlainHeaderSection, plain_field  # type: ignore[misc,assignment]
+    fields = plain_fields

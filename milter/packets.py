@@ -15,6 +15,7 @@ from typing import Final
 VERSION: Final = 6
 OLDEST: Final = 2
 LENGTH: Final = struct.Struct(">I")
+PREFIX: Final = 4  # octets of the length
 HEAD: Final = 5  # octets before the payload
 LONGEST: Final = 96 * 1024  # of the payload; a piece of the body has 65,535, Postfix's fields less
 

@@ -22,7 +22,8 @@ ALL = int(wire.ALL_PROTOCOL)
 OFFER = wire.framed(b"O", b"".join(number.to_bytes(4) for number in (6, 0x1FF, ALL)))
 CONNECT = wire.framed(b"C", b"mx\0004\0\x19192.0.2.1\0")
 ENVELOPE = wire.framed(b"M", b"<a@x>\0SIZE=3\0") + wire.framed(b"R", b"<b@y>\0")
-MESSAGE = ENVELOPE + wire.framed(b"L", b"From\0 a\0") + wire.framed(b"B", b"text") + b"\0\0\0\1E"
+FIELD = wire.framed(b"L", b"From\0 a\0")
+MESSAGE = ENVELOPE + FIELD + wire.framed(b"B", b"text") + b"\0\0\0\1E"
 
 
 class Seen:
@@ -179,6 +180,37 @@ def test_an_mta_that_waits_for_answers_gets_them() -> None:
     assert raised is None
 
 
+FIELDS = [
+    wire.framed(b"D", b"L"),
+    FIELD,
+    wire.framed(b"D", b"Li\0Q1\0"),
+    wire.framed(b"L", b"To\0 b\n c\0"),
+    wire.framed(b"D", b"Ni\0Q1\0"),
+    wire.framed(b"L", b"X\0\0"),
+    wire.framed(b"L", b"X\0a\0b\0"),
+]
+
+
+@pytest.mark.parametrize("protocol", [pytest.param(ALL, id="silent"), pytest.param(0, id="waits")])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_header_fields_are_taken_alike_one_by_one_and_in_runs(protocol: int, size: int) -> None:
+    """Whether or not the MTA waits at each, and however they come."""
+    offer = wire.framed(b"O", b"".join(number.to_bytes(4) for number in (6, 0x1FF, protocol)))
+    octets = ENVELOPE + b"".join(FIELDS) + wire.framed(b"R", b"<c@y>\0") + FIELD
+    pieces = [octets[at : at + size] for at in range(0, len(octets), size)]
+    sessions, answers, raised = spoken(offer + CONNECT, *pieces)
+    assert raised is None
+    assert sessions.session.events[3:] == [
+        ("From", b" a"),
+        ("To", b" b\n c"),
+        ("X", b""),
+        ("X", b"a\0b"),
+        (b"<c@y>", None, None),
+        ("From", b" a"),
+    ]
+    assert answers.count(wire.framed(b"c")) == (0 if protocol else 9)
+
+
 @pytest.mark.parametrize(
     "octets",
     [
@@ -190,7 +222,19 @@ def test_an_mta_that_waits_for_answers_gets_them() -> None:
         pytest.param(OFFER + wire.framed(b"C", b"mx"), id="no-family"),
         pytest.param(OFFER + CONNECT + wire.framed(b"H", b"x"), id="hello-without-nul"),
         pytest.param(OFFER + CONNECT + wire.framed(b"R", b"<b@y>\0"), id="rcpt-before-mail"),
+        pytest.param(OFFER + CONNECT + FIELD, id="field-before-mail"),
+        pytest.param(OFFER + CONNECT + ENVELOPE[:18] + FIELD, id="field-before-rcpt"),
+        pytest.param(OFFER + CONNECT + MESSAGE + FIELD, id="field-after-the-end"),
+        pytest.param(OFFER + CONNECT + ENVELOPE + FIELD + OFFER, id="offer-after-a-field"),
         pytest.param(OFFER + CONNECT + ENVELOPE + wire.framed(b"L", b"X\0"), id="half-a-field"),
+        pytest.param(
+            OFFER + CONNECT + ENVELOPE + FIELD + wire.framed(b"L", b"X\0"), id="half-a-later-field"
+        ),
+        pytest.param(
+            OFFER + CONNECT + ENVELOPE + FIELD + wire.framed(b"L", b"\xff\0 x\0"),
+            id="no-later-name",
+        ),
+        pytest.param(OFFER + CONNECT + ENVELOPE + FIELD + b"\0\0\0\0L", id="no-later-command"),
         pytest.param(OFFER + CONNECT + ENVELOPE + wire.framed(b"L", b"\xff\0 x\0"), id="no-name"),
         pytest.param(OFFER + CONNECT + MESSAGE + b"\0\0\0\1E", id="two-ends"),
         pytest.param(OFFER + CONNECT + b"\0\0\0\1Z", id="unknown-command"),

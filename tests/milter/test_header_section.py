@@ -1,4 +1,4 @@
-"""The compiled header section against its twin: the same fields, sizes and answers."""
+"""The compiled header section against its twin: the same fields, sizes, answers and runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import sanitizers
+from support.milter_protocol import framed
 
 from carbonseal.milter import _header_section, header_section
 from carbonseal.milter.header_section import (
@@ -16,6 +17,7 @@ from carbonseal.milter.header_section import (
     MAX_HEADER_OCTETS,
     PlainHeaderSection,
     plain_field,
+    plain_fields,
 )
 
 _NAMES = st.text(st.characters(min_codepoint=1, max_codepoint=0x2FFF), max_size=12)
@@ -28,9 +30,29 @@ TWINS = pytest.mark.parametrize(
     ],
 )
 
+RUNS = pytest.mark.parametrize(
+    ("kind", "take"),
+    [
+        pytest.param(PlainHeaderSection, plain_fields, id="in-python"),
+        pytest.param(_header_section.HeaderSection, _header_section.fields, id="compiled"),
+    ],
+)
+# Whole packets and anything else; NUL and what is no UTF-8 are frequent.
+_OCTETS = st.lists(st.sampled_from([b"L", b"\0", b"\n", b"\xff", b"\xc3\xa9", b"ab"])).map(b"".join)
+_FIELD = st.builds(
+    lambda name, value: framed(b"L", name.encode() + b"\0" + value + b"\0"), _NAMES, _VALUES
+)
+_MACROS = _OCTETS.map(lambda octets: framed(b"D", b"L" + octets))
+_OTHERS = st.builds(framed, st.sampled_from([b"L", b"D", b"B", b"\xff"]), _OCTETS) | _OCTETS
+# More of a run than of what ends it.
+_STREAMS = st.lists(_FIELD | _MACROS | _FIELD | _MACROS | _OTHERS, max_size=12).map(b"".join)
+
+MACROS = framed(b"D", b"Li\0Q1\0")
+TO = framed(b"L", b"To\0 a\n b\0")
+
 
 class Session:
-    """What the callback sees of a session."""
+    """What the callback and the taker of packets see of a session."""
 
     def __init__(self, header: Any) -> None:
         self.header = header
@@ -127,6 +149,107 @@ def test_without_a_session_the_exception_policy_answers(kind: Any, callback: Any
         callback(Deaf(object()), "To", b" a")
 
 
+@given(stream=_STREAMS, begin=st.just(0) | st.integers(0, 60), missing=st.integers(0, 12))
+def test_both_take_the_same_out_of_any_octets(stream: bytes, begin: int, missing: int) -> None:
+    """From any position, and wherever the octets end."""
+    octets = stream[: max(0, len(stream) - missing)]
+    plain, compiled = Session(PlainHeaderSection()), Session(_header_section.HeaderSection())
+    assert plain_fields(plain, octets, begin) == _header_section.fields(compiled, octets, begin)
+    assert compiled.header.fields == plain.header.fields
+    assert compiled.header.size == plain.header.size
+    assert not plain.failed
+    assert not compiled.failed
+
+
+@RUNS
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(b"", id="end-of-octets"),
+        pytest.param(TO[:4], id="part-of-a-head"),
+        pytest.param(TO[:-1], id="part-of-a-packet"),
+        pytest.param(MACROS[:-1], id="part-of-macros"),
+        pytest.param(b"\xff\xff\xff\xffLTo\0 a\0", id="longer-than-all"),
+        pytest.param(b"\0\0\0\0L", id="no-command"),
+        pytest.param(framed(b"L"), id="nothing"),
+        pytest.param(framed(b"L", b"To"), id="name-without-end"),
+        pytest.param(framed(b"L", b"To\0"), id="no-value"),
+        pytest.param(framed(b"L", b"To\0 a"), id="value-without-end"),
+        pytest.param(framed(b"L", b"\xff\0 a\0"), id="name-that-is-no-text"),
+        pytest.param(framed(b"D"), id="macros-of-no-stage"),
+        pytest.param(framed(b"D", b"Ei\0Q2\0"), id="macros-of-another-stage"),
+        pytest.param(framed(b"B", b"L"), id="body"),
+    ],
+)
+def test_a_run_ends_before_what_is_not_of_it(kind: Any, take: Any, end: bytes) -> None:
+    """All before it is taken and nothing of it: whoever asked judges it."""
+    session = Session(kind())
+    run = MACROS + TO + framed(b"D", b"L") + framed(b"L", b"X\0a\0b\0") + TO
+    assert take(session, b"\0\0" + run + end, 2) == 2 + len(run)
+    assert session.header.fields == [("To", b" a\n b"), ("X", b"a\0b"), ("To", b" a\n b")]
+    assert not session.failed
+
+
+@RUNS
+def test_packets_of_no_message_are_passed_over(kind: Any, take: Any) -> None:
+    """Their order is right all the same."""
+    session = Session(None)
+    assert take(session, MACROS + TO + TO, 0) == len(MACROS + TO + TO)
+    assert not session.failed
+
+
+@RUNS
+def test_a_run_is_bounded_as_single_fields_are(kind: Any, take: Any) -> None:
+    """The rest is read and not kept."""
+    session = Session(kind())
+    octets = framed(b"L", b"X\0\0") * (MAX_FIELDS + 1)
+    assert take(session, octets, 0) == len(octets)
+    assert len(session.header.fields) == MAX_FIELDS
+    assert session.header.is_oversized
+
+
+@RUNS
+def test_a_run_goes_on_after_a_fault(kind: Any, take: Any) -> None:
+    """Each field has its own, as each of libmilter's callbacks has."""
+
+    class Choosy(PlainHeaderSection):
+        __slots__ = ()
+
+        def add(self, name: str, value: bytes, /) -> None:
+            if name == "To":
+                raise MemoryError("no room")
+            super().add(name, value)
+
+    session = Session(Choosy())
+    octets = TO + MACROS + framed(b"L", b"X\0a\0") + TO
+    assert take(session, octets, 0) == len(octets)
+    assert [where for where, _ in session.failed] == ["field", "field"]
+    assert all(isinstance(fault, MemoryError) for _, fault in session.failed)
+    assert session.header.fields == [("X", b"a")]
+
+
+@RUNS
+def test_what_is_no_fault_ends_a_run(kind: Any, take: Any) -> None:
+    """The end of the process, and a session that cannot be told."""
+
+    class Ended(PlainHeaderSection):
+        __slots__ = ()
+
+        def add(self, name: str, value: bytes, /) -> None:
+            raise SystemExit
+
+    class Deaf(Session):
+        def fail(self, callback: str, fault: BaseException) -> None:
+            raise RuntimeError("deaf")
+
+    session = Session(Ended())
+    with pytest.raises(SystemExit):
+        take(session, TO, 0)
+    assert not session.failed
+    with pytest.raises(RuntimeError, match="deaf"):
+        take(Deaf(object()), TO, 0)
+
+
 def test_the_end_of_the_process_is_kept_from_nobody() -> None:
     """Only what is an Exception is a fault."""
 
@@ -153,6 +276,12 @@ def test_the_compiled_one_takes_no_other_types() -> None:
         _header_section.field(Session(section), "To")  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         _header_section.HeaderSection(1)  # type: ignore[call-arg]
+    run: Any = _header_section.fields
+    for unusable in ((bytearray(TO), 0), (TO, b""), (TO,), ()):
+        with pytest.raises(TypeError):
+            run(Session(section), *unusable)
+    with pytest.raises(OverflowError):
+        run(Session(section), TO, -1)
     assert section.fields == []
     assert section.size == 0
 
@@ -162,6 +291,7 @@ def test_the_compiled_one_is_in_use() -> None:
     """Where there is a compiler, as here."""
     assert header_section.HeaderSection is _header_section.HeaderSection
     assert header_section.field is _header_section.field
+    assert header_section.fields is _header_section.fields
 
 
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
