@@ -32,6 +32,8 @@ _LONGEST = (
     "postfix/test_archive_outage.py",
     "archive/test_writer_on_servers.py",
     "keys/test_thousand_domains.py",
+    "wire/test_session_on_the_wire.py",
+    "wire/test_worker_on_the_wire.py",
     "postfix/test_trouble.py",
     "keys/test_dns_trouble.py",
 )
