@@ -90,6 +90,6 @@ def board(configuration: Configuration) -> Board:
 
 def _workers(configuration: Configuration) -> int:
     count = configuration.file.milter.workers
-    # More than cores: threads of one worker wait for each other's interpreter lock.  With two for
-    # each core the slowest of a hundred messages at 32 connections waits a fifth less.
-    return 2 * (os.cpu_count() or 1) + 1 if count == "auto" else count
+    # More than cores: threads of one worker wait for each other's interpreter lock, and for a sync.
+    # Not many more: each finds less of its memory in the cores' caches (docs/benchmarks).
+    return (os.cpu_count() or 1) + 1 if count == "auto" else count
