@@ -86,9 +86,8 @@ def classify(
     ours and says nothing about where the message goes.
     """
     reverse_path = _reverse_path_end(envelope.reverse_path, ours, is_proven=origin.is_proven)
-    if (
-        len(envelope.recipients) == 1
-    ):  # as most mail has; the rest gives the same, for twice as much
+    # As most mail has; the rest gives the same, for twice as much.
+    if len(envelope.recipients) == 1:
         end = _recipient_end(envelope.recipients[0], ours, archive)
         crossing = _CROSSING[reverse_path.place is Place.INSIDE, end.place is Place.INSIDE]
         return Classification(crossing, reverse_path, (end,), (reverse_path.why, end.why))

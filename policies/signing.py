@@ -41,6 +41,7 @@ SIGNED_IF_PRESENT = (
 ).split()
 # Local parts of authors who are remembered, so that nobody can fill the memory with long ones.
 _SHORT = 256
+_USUAL_FIELDS = 64  # of a header section whose plan is remembered, likewise
 MAX_SIGNED_FIELDS = 400  # h= beyond this is longer than verifiers are asked to read
 _UNUSABLE = {
     AuthorState.NONE: "no-author",
@@ -166,7 +167,8 @@ def plan(
     if len(relevant) > MAX_SIGNED_FIELDS:
         refusal = Reason("too-many-fields", str(len(relevant)))
         return _unsigned(refusal, author=author, sdid=sdid)
-    return (_signed if is_short else _signed.__wrapped__)(keys, relevant, author, sdid, policy)
+    is_usual = is_short and len(relevant) <= _USUAL_FIELDS
+    return (_signed if is_usual else _signed.__wrapped__)(keys, relevant, author, sdid, policy)
 
 
 # The same authors write the same kind of mail again and again, see `_requests`.
