@@ -104,13 +104,18 @@ class Context:
     def getsymval(self, name: str) -> str | None:
         """A macro's value, None where the MTA gave none.  Raises: UnicodeDecodeError."""
         sought = name.encode()
+        if len(sought) == 1:
+            return self._letter(sought)
+        for stage in self.stages:
+            if stage is not None and sought in stage:
+                return stage[sought].decode()
+        return None
+
+    def _letter(self, sought: bytes) -> str | None:
         # `i` and `{i}` are one macro (MILTER_README).
-        other = b"{%b}" % sought if len(sought) == 1 else sought
         for stage in self.stages:
             if stage is not None:
-                value = stage.get(sought)
-                if value is None:
-                    value = stage.get(other)
+                value = stage.get(sought, stage.get(b"{%b}" % sought))
                 if value is not None:
                     return value.decode()
         return None
