@@ -15,11 +15,12 @@ from carbonseal.milter.body import Body
 from carbonseal.milter.header_section import HeaderSection
 from carbonseal.policies import address
 from carbonseal.policies.address import Path
-from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
+from carbonseal.policies.envelope import RECURRING, Client, Envelope, Recipient, ReversePath
 
 _TEXT = ("utf-8", "surrogateescape")
 # The same people write to the same people, with the same kind of letter.  What is longer is read
-# anew each time, so that strangers cannot fill the memory.
+# anew each time, so that strangers cannot fill the memory; so are the many of a mailing, who would
+# only drive each other out, and everybody else (see `envelope.RECURRING`).
 _REMEMBERED = 2048
 _SHORT = 256  # octets of an argument of MAIL or RCPT
 _SHORT_NAMES = 1024  # characters of all names of a header section
@@ -37,10 +38,9 @@ def _path(argument: bytes) -> Path:
 
 @lru_cache(_REMEMBERED)
 def _recipient(
-    arguments: tuple[bytes, ...], resolved: str | None, mailer: str | None, host: str | None
+    argument: bytes, resolved: str | None, mailer: str | None, host: str | None
 ) -> Recipient:
-    path, *esmtp = map(text, arguments)
-    return Recipient(address.parse_path(path), resolved, mailer, host, tuple(esmtp))
+    return Recipient(address.parse_path(text(argument)), resolved, mailer, host, ())
 
 
 @lru_cache(256)
@@ -108,12 +108,14 @@ class Transaction:
         host: str | None,
     ) -> None:
         """One RCPT TO that the MTA accepted."""
-        # What the macros say is Postfix's own or as long as the address.
-        is_short = len(arguments) == 1 and len(arguments[0]) <= _SHORT
-        made = (_recipient if is_short else _recipient.__wrapped__)(
-            arguments, resolved, mailer, host
-        )
-        self.recipients.append(made)
+        recipients, argument = self.recipients, arguments[0]
+        if len(arguments) == 1 and len(argument) <= _SHORT and len(recipients) < RECURRING:
+            # What the macros say is Postfix's own or as long as the address.
+            made = _recipient(argument, resolved, mailer, host)
+        else:
+            esmtp = tuple(map(text, arguments[1:]))
+            made = Recipient(address.read_path(text(argument)), resolved, mailer, host, esmtp)
+        recipients.append(made)
 
     def add_field(self, name: str, value: bytes) -> None:
         """One header field: the value with its leading space and LF folding."""

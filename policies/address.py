@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from carbonseal.policies import domains, errors
 
@@ -56,8 +57,7 @@ class Address:
         return f"{self.local_part}@{self.domain}" if self.domain else self.local_part
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(NamedTuple):
     """The argument of MAIL FROM or RCPT TO, as typed and as read."""
 
     raw: str  # as received, with <> where they were typed
@@ -74,6 +74,16 @@ def parse_path(raw: str) -> Path:
     'bad-domain', 'unparsable'.
     """
     return _remembered(raw) if len(raw) <= _SHORT else _parse(raw)
+
+
+def read_path(raw: str) -> Path:
+    """As `parse_path`, without remembering it: for an argument that is read once."""
+    if len(raw) <= _SHORT and (plain := _PLAIN.fullmatch(raw)) is not None:
+        _, local_part, typed = plain.groups()
+        domain = domains.a_labels(typed)
+        if domain is not None:
+            return Path(raw, Address(local_part, domain), False)
+    return _parse(raw)
 
 
 def parse_address(text: str) -> Address:
@@ -141,15 +151,7 @@ def join(local_part: str, domain: str) -> tuple[Address, tuple[str, ...]]:
 _SHORT = 256  # octets of a path that is remembered, so that strangers cannot fill the memory
 
 
-@lru_cache(maxsize=2048)
-def _remembered(raw: str) -> Path:
-    plain = _PLAIN.fullmatch(raw)
-    if plain is not None:
-        _, local_part, typed = plain.groups()
-        domain = domains.a_labels(typed)
-        if domain is not None:
-            return Path(raw, Address(local_part, domain), False)
-    return _parse(raw)
+_remembered = lru_cache(maxsize=2048)(read_path)
 
 
 def _parse(raw: str) -> Path:

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from carbonseal.policies import address
 from carbonseal.policies.archiving import ArchivePlan
-from carbonseal.policies.envelope import Envelope
+from carbonseal.policies.envelope import RECURRING, Envelope
 from carbonseal.policies.lookup_table import Table
 from carbonseal.policies.reason import Reason
 
@@ -56,7 +56,10 @@ class BccVerdict:
 def verdict(maps: BccMaps, envelope: Envelope) -> BccVerdict:
     """What the maps would have added to the message of `envelope`."""
     results = [_of_reverse_path(maps, envelope.reverse_path.path.raw)]
-    results += [_of_recipient(maps, one.path.raw) for one in envelope.recipients]
+    paths = [one.path.raw for one in envelope.recipients]
+    results += [_of_recipient(maps, raw) for raw in paths[:RECURRING]]
+    if maps.recipient:
+        results += [_looked_up.__wrapped__(maps, raw, False) for raw in paths[RECURRING:]]
     if maps.always:
         results.append(BccVerdict((_rewritten(maps, maps.always) or maps.always,)))
     return _together(results)

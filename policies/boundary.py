@@ -14,14 +14,13 @@ Does not: see what happens later (alias expansion, .forward), or look at header 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
 from carbonseal.policies import address
 from carbonseal.policies.address import Address, Path
-from carbonseal.policies.envelope import Envelope, Recipient, ReversePath
+from carbonseal.policies.envelope import RECURRING, Envelope, Recipient, ReversePath
 from carbonseal.policies.origin import Origin, Ours
 from carbonseal.policies.reason import Reason
 
@@ -30,7 +29,7 @@ _SRS = re.compile(r"SRS[01][=+-]", re.IGNORECASE)
 _ROUTED = frozenset(("percent-hack", "bang-path", "quoted-at"))
 _PROOFS = 3  # how many addresses of one kind a verdict names
 # The same addresses come again and again.  Long ones are placed anew each time, so that strangers
-# cannot fill the memory.
+# cannot fill the memory, and so are the many of a mailing (`envelope.RECURRING`).
 _REMEMBERED = 2048
 _SHORT = 256
 
@@ -52,8 +51,8 @@ class Place(StrEnum):
     UNKNOWN = "unknown"  # counts as outside
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+# Tuples: each message makes new ones, and a frozen dataclass takes twice as long.
+class End(NamedTuple):
     """One end of the message with its place and why."""
 
     text: str  # the address that was judged; '' for the null reverse-path
@@ -62,7 +61,6 @@ class End:
     is_archive: bool = False  # an archive recipient that the sender addressed
 
 
-# A tuple: each message makes a new one, and a frozen dataclass takes twice as long.
 class Classification(NamedTuple):
     """The verdict on the boundary."""
 
@@ -91,7 +89,8 @@ def classify(
         end = _recipient_end(envelope.recipients[0], ours, archive)
         crossing = _CROSSING[reverse_path.place is Place.INSIDE, end.place is Place.INSIDE]
         return Classification(crossing, reverse_path, (end,), (reverse_path.why, end.why))
-    recipients = [_recipient_end(recipient, ours, archive) for recipient in envelope.recipients]
+    recipients = [_recipient_end(one, ours, archive) for one in envelope.recipients[:RECURRING]]
+    recipients += [_fresh_end(one, ours, archive) for one in envelope.recipients[RECURRING:]]
     crossing = _crossing(reverse_path, recipients)
     reasons = _reasons(reverse_path, recipients)
     return Classification(crossing, reverse_path, tuple(recipients), reasons)
@@ -137,7 +136,7 @@ def _reverse_path_end(reverse_path: ReversePath, ours: Ours, *, is_proven: bool)
 def _recipient_end(recipient: Recipient, ours: Ours, archive: frozenset[Address]) -> End:
     raw, resolved, mailer = recipient.path.raw, recipient.resolved, recipient.mailer
     if len(raw) > _SHORT or (resolved is not None and len(resolved) > _SHORT):
-        return _place_recipient.__wrapped__(raw, resolved, mailer == "error", ours, archive)
+        return _fresh_end(recipient, ours, archive)
     return _place_recipient(raw, resolved, mailer == "error", ours, archive)
 
 
@@ -165,7 +164,17 @@ def _place_reverse_path(raw: str, macro: str | None, ours: Ours, is_proven: bool
 def _place_recipient(
     raw: str, macro: str | None, is_alias_only: bool, ours: Ours, archive: frozenset[Address]
 ) -> End:
-    path = address.parse_path(raw)
+    return _place(address.parse_path(raw), macro, is_alias_only, ours, archive)
+
+
+def _fresh_end(recipient: Recipient, ours: Ours, archive: frozenset[Address]) -> End:
+    """As `_recipient_end`, without remembering it."""
+    return _place(recipient.path, recipient.resolved, recipient.mailer == "error", ours, archive)
+
+
+def _place(
+    path: Path, macro: str | None, is_alias_only: bool, ours: Ours, archive: frozenset[Address]
+) -> End:
     resolved = _resolved(macro, path)
     text = str(resolved) if resolved else path.raw
     if resolved is None:
@@ -175,7 +184,9 @@ def _place_recipient(
     if is_alias_only:
         return End(text, Place.UNKNOWN, Reason("recipient-alias-only", text))
     if not ours.domains.match(resolved.domain):
-        if path.address is not None and ours.domains.match(path.address.domain):
+        typed = path.address
+        # Mostly they are one, and were asked about just now.
+        if typed is not None and typed is not resolved and ours.domains.match(typed.domain):
             why = Reason("recipient-rerouted", f"{path.raw} is {text}")
             return End(text, Place.OUTSIDE, why)
         return End(text, Place.OUTSIDE, Reason("recipient-outside", text))
@@ -195,7 +206,7 @@ def _resolved(macro: str | None, path: Path) -> Address | None:
     mine = path.address
     if macro is None or (mine is not None and macro == path.raw[1:-1].lower()):
         return mine
-    theirs = address.parse_path(macro).address
+    theirs = address.read_path(macro).address
     if theirs is None or mine is None:
         return theirs
     if theirs.domain == mine.domain and theirs.local_part == mine.local_part.lower():

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from carbonseal.milter import transaction as transactions
 from carbonseal.milter.header_section import MAX_FIELDS, MAX_HEADER_OCTETS
 from carbonseal.milter.transaction import Transaction
-from carbonseal.policies.envelope import Client
+from carbonseal.policies import boundary, origin
+from carbonseal.policies.domains import DomainSet
+from carbonseal.policies.envelope import RECURRING, Client
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,61 @@ def test_nobody_fills_the_memory_with_long_arguments() -> None:
         assert transaction.recipients[1].esmtp == (f"ORCPT=rfc822;{number}",)
     now = [cache.cache_info().currsize for cache in (transactions._path, transactions._recipient)]
     assert now == held
+
+
+OURS = origin.Ours(domains=DomainSet(["example.com"]))
+
+
+def message_to(*arguments: bytes) -> Transaction:
+    transaction = empty()
+    for argument in arguments:
+        macro = argument.strip(b"<>").decode()
+        transaction.add_recipient((argument,), resolved=macro, mailer="smtp", host="example.org")
+    return transaction
+
+
+def ends(transaction: Transaction) -> tuple[boundary.End, ...]:
+    envelope = transaction.envelope()
+    return boundary.classify(envelope, OURS, origin.prove(envelope, OURS)).recipients
+
+
+def test_a_mailing_drives_out_nobody_who_is_remembered() -> None:
+    """Those who recur are the very same values after a message to thousands of others."""
+    friends = [b"<friend%d@example.com>" % number for number in range(100)]
+    before = message_to(*friends)
+    places = ends(before)
+    mailing = message_to(*(b"<reader%d@example.org>" % number for number in range(5_000)))
+    assert len({end.text for end in ends(mailing)}) == 5_000
+    after = message_to(*friends)
+    assert all(one is other for one, other in zip(before.recipients, after.recipients, strict=True))
+    assert all(one is other for one, other in zip(places, ends(after), strict=True))
+
+
+macros = st.none() | st.sampled_from(["", "b@example.org", "B@Example.org", "b@example.com"])
+local_parts = st.sampled_from(["b", "B", '"b c"', "b%example.org", "example.org!b", '"b@c"', "b@c"])
+sides = st.sampled_from(["example.com", "example.org", "EXAMPLE.com.", "[192.0.2.1]", "bücher.de"])
+routes = st.sampled_from(["", "@example.net:"])
+paths = st.builds("<{}{}@{}>".format, routes, local_parts, sides).map(str.encode)
+
+
+@given(
+    path=paths
+    | st.binary(max_size=20)
+    | st.integers(200, 3000).map(lambda size: b"<%0*d>" % (size, 1)),
+    parameters=st.lists(st.sampled_from([b"NOTIFY=NEVER", b"ORCPT=rfc822;x", b"\xff"]), max_size=2),
+    resolved=macros,
+    mailer=st.sampled_from([None, "smtp", "error"]),
+)
+def test_the_first_of_many_recipients_and_the_last_are_read_and_placed_alike(
+    path: bytes, parameters: list[bytes], resolved: str | None, mailer: str | None
+) -> None:
+    """Remembered or read anew, a recipient is the same in the record and for the crossing."""
+    transaction = empty()
+    for _ in range(RECURRING + 1):
+        transaction.add_recipient(
+            (path, *parameters), resolved=resolved, mailer=mailer, host="example.org"
+        )
+    first, *_, last = transaction.recipients
+    assert first == last
+    first_end, *_, last_end = ends(transaction)
+    assert first_end == last_end

@@ -11,7 +11,7 @@ from support.boundary_cases import CASES, BoundaryCase
 from carbonseal.policies import address, archiving, boundary, origin
 from carbonseal.policies.archiving import ArchivePolicy
 from carbonseal.policies.domains import DomainSet
-from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
+from carbonseal.policies.envelope import RECURRING, Client, Envelope, Recipient, ReversePath
 
 OURS = origin.Ours(
     domains=DomainSet(boundary_cases.OUR_DOMAINS),
@@ -51,6 +51,20 @@ def test_each_edge_case_is_classified_and_copied_as_it_must_be(case: BoundaryCas
     assert plan.add == ((boundary_cases.ARCHIVE,) if case.copy else ())
     codes = {reason.code for reason in (*verdict.reasons, *plan.reasons)}
     assert case.reason in codes
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=f"{case.number:02}-{case.id}") for case in CASES]
+)
+def test_a_recipient_of_a_mailing_is_placed_like_any_other(case: BoundaryCase) -> None:
+    """Whoever comes after those that are remembered has the same place for the same reason."""
+    envelope = envelope_of(case)
+    proof = origin.prove(envelope, OURS)
+    few = boundary.classify(envelope, OURS, proof, POLICY.all_recipients())
+    times = RECURRING + 1
+    mailing = envelope._replace(recipients=envelope.recipients * times)
+    many = boundary.classify(mailing, OURS, proof, POLICY.all_recipients())
+    assert many == few._replace(recipients=few.recipients * times)
 
 
 def test_all_forty_nine_numbers_are_in_the_table() -> None:
