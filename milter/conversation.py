@@ -87,7 +87,7 @@ class Context:
         self.stages: list[dict[bytes, bytes] | None] = [None] * len(packets.STAGES)
         self.edits: list[bytes] = []
         self.lists: list[tuple[int, str]] = []
-        self.reply: str | None = None
+        self.reply: bytes | None = None
 
     def setpriv(self, session: Any) -> None:
         """Keep what belongs to this connection."""
@@ -130,7 +130,8 @@ class Context:
 
     def setreply(self, code: str, enhanced: str, text: str) -> None:
         """What the client is told with the next refusal."""
-        self.reply = f"{code} {enhanced} {text}"
+        # Made here, where a fault in it still ends in the failure policy.
+        self.reply = packets.reply(code, enhanced, text)
 
     def take_macros(self, payload: bytes) -> None:
         """Those of one stage take the place of what it had."""

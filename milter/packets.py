@@ -4,6 +4,9 @@ A packet is a 32-bit length in network order, one command octet and a payload; t
 command octet.  Strings end in NUL.  Source: mfapi.h and mfdef.h of libmilter, and the protocol's
 description in Postfix (README_FILES/MILTER_README).
 
+Raises: ValueError for a text of ours that holds a NUL or is none in UTF-8: the MTA would read it
+cut, and take what follows for the next.
+
 Does not: know the order of packets (`conversation` does), read or write sockets.
 """
 
@@ -40,6 +43,13 @@ def framed(command: bytes, payload: bytes = b"") -> bytes:
     return LENGTH.pack(len(payload) + 1) + command + payload
 
 
+def _string(text: str) -> bytes:
+    octets = text.encode()
+    if 0 in octets:
+        raise ValueError("a text for the MTA holds a NUL")
+    return octets + b"\0"
+
+
 def offer(payload: bytes) -> tuple[int, int, int] | None:
     """Version, actions and protocol of the MTA; None where it is none, or too old to serve."""
     if len(payload) < _OFFER.size:
@@ -50,27 +60,31 @@ def offer(payload: bytes) -> tuple[int, int, int] | None:
 
 def agreed(version: int, actions: int, protocol: int, lists: list[tuple[int, str]]) -> bytes:
     """The answer to an offer; `lists` are the macros wanted at a stage, by SMFIM_* number."""
-    wanted = b"".join(LENGTH.pack(stage) + names.encode() + b"\0" for stage, names in lists)
+    wanted = b"".join(LENGTH.pack(stage) + _string(names) for stage, names in lists)
     return framed(b"O", _OFFER.pack(min(version, VERSION), actions, protocol) + wanted)
 
 
 def inserted_field(name: str, value: str, position: int) -> bytes:
     """Insert a header field; `value` with its leading space."""
-    return framed(b"i", LENGTH.pack(position) + f"{name}\0{value}\0".encode())
+    return framed(b"i", LENGTH.pack(position) + _string(name) + _string(value))
 
 
 def added_recipient(address: str, parameters: str | None) -> bytes:
     """Add a recipient, in angle brackets, with ESMTP parameters where there are any."""
     if parameters is None:
-        return framed(b"+", f"{address}\0".encode())
-    return framed(b"2", f"{address}\0{parameters}\0".encode())
+        return framed(b"+", _string(address))
+    return framed(b"2", _string(address) + _string(parameters))
 
 
-def answer(said: int, reply: str | None) -> bytes:
+def reply(code: str, enhanced: str, text: str) -> bytes:
+    """What the client is told, as `answer` takes it."""
+    return _string(f"{code} {enhanced} {text}")
+
+
+def answer(said: int, told: bytes | None) -> bytes:
     """What a callback said, with a reply of its own where that fits (SMFIS_REJECT, TEMPFAIL)."""
-    text = (reply or "").encode()
-    if text[:1] and text[:1] == _REPLIES.get(said):
-        return framed(b"y", text + b"\0")
+    if told and told[:1] == _REPLIES.get(said):
+        return framed(b"y", told)
     return framed(_ANSWERS[said])
 
 

@@ -1,0 +1,81 @@
+"""What is sent to the MTA: whole texts or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import milter_protocol as wire
+from support.carbonseal import Carbonseal
+
+from carbonseal.keys.keyring import Keyring
+from carbonseal.milter import config, packets, seal
+from carbonseal.milter.archive.spool import Spool
+from carbonseal.milter.conversation import Context
+from carbonseal.milter.edits import AddRecipient, Edit, InsertField, Verdict
+from carbonseal.milter.session import Session
+from carbonseal.policies.disposition import ACCEPTED, Answer, Disposition
+
+
+@pytest.mark.parametrize("odd", ["\0", "a\0b", "\udc80"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda odd: packets.inserted_field(odd, " v", 0), id="name"),
+        pytest.param(lambda odd: packets.inserted_field("X", odd, 0), id="value"),
+        pytest.param(lambda odd: packets.added_recipient(odd, None), id="recipient"),
+        pytest.param(lambda odd: packets.added_recipient(odd, "NOTIFY=NEVER"), id="of-two"),
+        pytest.param(lambda odd: packets.added_recipient("<c@z>", odd), id="parameters"),
+        pytest.param(lambda odd: packets.reply("451", "4.3.0", odd), id="reply"),
+        pytest.param(lambda odd: packets.agreed(6, 0, 0, [(2, odd)]), id="macros"),
+    ],
+)
+def test_a_text_that_would_be_read_cut_is_not_sent(make: Callable[[str], bytes], odd: str) -> None:
+    """After a NUL the MTA would take the rest for the next text."""
+    with pytest.raises(ValueError, match=r"holds a NUL|surrogates not allowed"):
+        make(odd)
+
+
+@pytest.mark.parametrize(
+    ("edits", "disposition"),
+    [
+        pytest.param((InsertField("X", " a\0b"),), ACCEPTED, id="field"),
+        pytest.param((AddRecipient("c@z\0<d@z>"),), ACCEPTED, id="recipient"),
+        pytest.param((), Disposition(Answer.REJECT, "550", "5.7.1", "N\0o"), id="reply"),
+    ],
+)
+def test_what_cannot_be_sent_ends_in_the_failure_policy(
+    edits: tuple[Edit, ...],
+    disposition: Disposition,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The message is to come again; nothing of the text has left."""
+    verdict = Verdict(edits, disposition, (), {"disposition": "accept"})
+    monkeypatch.setattr(seal, "seal", lambda *_: verdict)
+    (tmp_path / "spool").mkdir()
+    spool = Spool(tmp_path / "spool")
+    context: Any = Context()
+    one = Session(services(tmp_path, spool), 0)
+    one.reverse_path(context, b"<a@x>")
+    one.recipient(context, b"<b@y>")
+    answer = packets.answer(one.end_of_message(context), context.reply)
+    spool.close()
+    assert context.edits == []
+    assert answer == wire.framed(
+        b"y", b"451 4.3.0 The message could not be sealed; try again later\0"
+    )
+
+
+def services(directory: Path, spool: Spool) -> seal.Services:
+    configuration = config.load(Carbonseal(directory / "seal").file)
+    return seal.Services(
+        configuration=configuration,
+        keyring=Keyring,
+        key_complaint=lambda: None,
+        spool=spool,
+        relay="mx1",
+        archive_addresses=configuration.archive.all_recipients(),
+    )
