@@ -8,7 +8,8 @@ read in one piece, and its edits leave with the answer; libmilter needs 90 poll(
 
 Promises: callbacks of a connection run in order, and what MTAs send is answered as libmilter
 answers it (the tests hold one against the other).  What is not the protocol ends the connection,
-without an answer that could be taken for a yes.
+without an answer that could be taken for a yes.  A connection keeps one packet, and of each stage
+one list of macros; both are bounded.
 
 Raises: OSError when the MTA is gone; Broken when it sent what it may not, or when it may not.
 
@@ -134,9 +135,16 @@ class Context:
         self.reply = packets.reply(code, enhanced, text)
 
     def take_macros(self, payload: bytes) -> None:
-        """Those of one stage take the place of what it had."""
+        """Those of one stage take the place of what it had.  Raises: Broken for too many."""
         at = packets.STAGES.get(payload[0]) if payload else None
         if at is not None:
+            if (
+                len(payload) > packets.MOST_OF_MACROS
+                or payload.count(b"\0") > 2 * packets.MOST_MACROS
+            ):
+                # They decide, so none is dropped: without the login or the resolved address the
+                # message would be judged as another.
+                raise Broken("more macros than an MTA has")
             pieces = payload[1:].split(b"\0")
             self.stages[at] = dict(zip(pieces[::2], pieces[1::2], strict=False))
 

@@ -21,6 +21,10 @@ LENGTH: Final = struct.Struct(">I")
 PREFIX: Final = 4  # octets of the length
 HEAD: Final = 5  # octets before the payload
 LONGEST: Final = 96 * 1024  # of the payload; a piece of the body has 65,535, Postfix's fields less
+# Of one stage.  Postfix knows some forty macros, the longest of them names in certificates, and
+# sendmail takes fifty.
+MOST_MACROS: Final = 256
+MOST_OF_MACROS: Final = 32 * 1024  # octets of the payload
 
 # What the MTA tells.
 ABORT, BODY, CONNECT, MACROS, END, HELO = b"ABCDEH"

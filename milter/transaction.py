@@ -2,7 +2,9 @@
 
 Promises: fresh at MAIL and gone at end of message or abort, so that nothing of one message reaches
 the next on the same connection.  The body is hashed and measured as it streams by and never kept;
-memory does not grow with it.
+memory does not grow with it.  Recipients and header fields without end are not kept, either.
+
+Raises: TooManyRecipients, once; `session` has the failure policy answer such a message.
 
 Does not: decide anything.
 """
@@ -24,6 +26,15 @@ _TEXT = ("utf-8", "surrogateescape")
 _REMEMBERED = 2048
 _SHORT = 256  # octets of an argument of MAIL or RCPT
 _SHORT_NAMES = 1024  # characters of all names of a header section
+# Far beyond any mailing: Postfix takes 1,000 recipients by default, and those who raise that hand
+# over some ten thousand.  Without a bound whoever reaches the socket could fill a worker's memory.
+MAX_RECIPIENTS = 100_000
+MAX_RECIPIENT_OCTETS = 32 * 1024 * 1024  # of all arguments of RCPT and the macros with them
+_PARAMETER = 64  # octets that a parameter takes beside its own
+
+
+class TooManyRecipients(Exception):
+    """Not all of them are known, so nobody can say whether the message crosses the boundary."""
 
 
 def text(raw: bytes) -> str:
@@ -52,7 +63,9 @@ class Transaction:
     """Everything the MTA says about one message."""
 
     __slots__ = (
+        "_has_too_many",
         "_names",
+        "_recipient_octets",
         "body",
         "body_at",
         "client",
@@ -98,6 +111,8 @@ class Transaction:
         self.envelope_at = 0.0
         self.body_at = 0.0
         self._names: tuple[str, ...] | None = None
+        self._recipient_octets = 0
+        self._has_too_many = False
 
     def add_recipient(
         self,
@@ -107,8 +122,21 @@ class Transaction:
         mailer: str | None,
         host: str | None,
     ) -> None:
-        """One RCPT TO that the MTA accepted."""
+        """One RCPT TO that the MTA accepted.
+
+        Raises: TooManyRecipients for the first one that is not kept; those after it are dropped
+        without another word, or each would cost a line in the log.
+        """
+        if self._has_too_many:
+            return
         recipients, argument = self.recipients, arguments[0]
+        octets = len(argument) + len(resolved or "") + len(mailer or "") + len(host or "")
+        if len(arguments) > 1:
+            octets += sum(map(len, arguments[1:])) + _PARAMETER * (len(arguments) - 1)
+        self._recipient_octets += octets
+        if len(recipients) >= MAX_RECIPIENTS or self._recipient_octets > MAX_RECIPIENT_OCTETS:
+            self._has_too_many = True
+            raise TooManyRecipients(f"only {len(recipients)} of them were kept")
         if len(arguments) == 1 and len(argument) <= _SHORT and len(recipients) < RECURRING:
             # What the macros say is Postfix's own or as long as the address.
             made = _recipient(argument, resolved, mailer, host)

@@ -169,6 +169,26 @@ def test_macros_belong_to_their_message() -> None:
     assert recipients == [(b"<b@y>", "b@y", "Q1"), (b"<b@y>", None, None)]
 
 
+@pytest.mark.parametrize(
+    ("macros", "too_much"),
+    [
+        pytest.param(b"i\0" + b"v" * (packets.MOST_OF_MACROS - 4) + b"\0", b"v", id="octets"),
+        pytest.param(b"i\0Q\0" * packets.MOST_MACROS, b"i\0Q\0", id="number"),
+    ],
+)
+def test_macros_without_end_are_not_kept(macros: bytes, too_much: bytes) -> None:
+    """As many as no MTA has are taken, and one more ends the connection before the recipient."""
+    for stage in b"CHMRTE":
+        begin = OFFER + CONNECT + ENVELOPE[:18] + wire.framed(b"D", bytes((stage,)) + macros)
+        sessions, _, raised = spoken(begin + ENVELOPE[18:])
+        assert (len(sessions.session.events), raised) == (3, None)
+        more = wire.framed(b"D", bytes((stage,)) + too_much + macros)
+        sessions, answers, raised = spoken(begin + more + ENVELOPE[18:] + FIELD + b"\0\0\0\1E")
+        assert isinstance(raised, conversation.Broken)
+        assert len(sessions.session.events) == 2
+        assert wire.framed(b"c") not in answers
+
+
 def test_an_mta_that_waits_for_answers_gets_them() -> None:
     """One that cannot be told to leave DATA and the end of the header out, either."""
     offer = wire.framed(b"O", b"".join(number.to_bytes(4) for number in (2, 0x1FF, 0)))

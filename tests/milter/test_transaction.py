@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from carbonseal.milter import transaction as transactions
 from carbonseal.milter.header_section import MAX_FIELDS, MAX_HEADER_OCTETS
-from carbonseal.milter.transaction import Transaction
+from carbonseal.milter.transaction import TooManyRecipients, Transaction
 from carbonseal.policies import boundary, origin
 from carbonseal.policies.domains import DomainSet
 from carbonseal.policies.envelope import RECURRING, Client
@@ -29,6 +29,50 @@ def test_a_header_section_without_end_fills_no_memory(name: str, value: bytes) -
     assert transaction.is_header_oversized
     assert len(transaction.fields) <= MAX_FIELDS
     assert transaction.header_size <= MAX_HEADER_OCTETS + 70_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resolved"),
+    [
+        pytest.param((b"<a@x>",), None, id="many"),
+        pytest.param((b"<a@x>", b"y" * 60_000), None, id="many-octets"),
+        pytest.param((b"<a@x>", *[b""] * 300), None, id="many-parameters"),
+        pytest.param((b"<a@x>",), "y" * 30_000, id="long-macros"),
+    ],
+)
+def test_recipients_without_end_fill_no_memory(
+    arguments: tuple[bytes, ...], resolved: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that is not kept is a fault of the message, and no other is: each is logged."""
+    monkeypatch.setattr(transactions, "MAX_RECIPIENTS", 5_000)
+    monkeypatch.setattr(transactions, "MAX_RECIPIENT_OCTETS", 1_000_000)
+
+    def add(transaction: Transaction, times: int = 1) -> None:
+        for _ in range(times):
+            transaction.add_recipient(arguments, resolved=resolved, mailer=None, host=None)
+
+    transaction = empty()
+    with pytest.raises(TooManyRecipients):
+        add(transaction, 5_001)
+    kept = len(transaction.recipients)
+    add(transaction)
+    transaction.add_recipient((b"<a@x>",), resolved=None, mailer=None, host=None)
+    assert len(transaction.recipients) == kept
+    assert kept * (sum(map(len, arguments)) + len(resolved or "")) <= 1_000_000
+    assert kept * len(arguments) <= 20_000
+    add(empty())
+
+
+def test_the_bound_is_beyond_what_any_mta_hands_over() -> None:
+    """Every one of so many is kept, with both parameters that Postfix passes on."""
+    transaction = empty()
+    address = b"<%s@%s>" % (b"local-part" * 5, b"example." * 4)
+    arguments = (address, b"NOTIFY=SUCCESS,FAILURE,DELAY")
+    for _ in range(50_000):
+        transaction.add_recipient(
+            arguments, resolved=address.decode(), mailer="smtp", host="mx.example.org"
+        )
+    assert len(transaction.recipients) == 50_000
 
 
 def empty() -> Transaction:

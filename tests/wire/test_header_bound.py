@@ -1,13 +1,16 @@
-"""A header section without end: refused, recorded, and not kept in memory."""
+"""A header section or an envelope without end: refused, and not kept in memory."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from support.carbonseal import Carbonseal
-from support.milter_client import Conversation, Envelope
+from support.milter_client import Answer, Conversation, Envelope, Recipient
 
 from carbonseal.milter.header_section import MAX_FIELDS
+from carbonseal.milter.transaction import MAX_RECIPIENT_OCTETS
+
+FIELDS: list[tuple[str | bytes, bytes]] = [("From", b" alice@example.com")]
 
 
 def test_a_header_section_without_end_is_refused_and_on_record(tmp_path: Path) -> None:
@@ -25,3 +28,23 @@ def test_a_header_section_without_end_is_refused_and_on_record(tmp_path: Path) -
     assert refused.reply_text.startswith("550 5.3.4")
     assert accepted.final in ("accept", "continue")
     assert f"header-too-large({MAX_FIELDS})" in found[1]["reasons"]
+
+
+def test_recipients_without_end_are_answered_by_the_failure_policy(service: Carbonseal) -> None:
+    """Not all are known, so nobody can say that none is outside: try again later, said once.
+
+    The next message on the connection is not touched by it.
+    """
+    long = "ORCPT=rfc822;" + "x" * 60_000
+    many = [Recipient("<u@remote.test>", (long,))] * (MAX_RECIPIENT_OCTETS // len(long) + 10)
+    with Conversation(service.socket) as conversation:
+        conversation.open()
+        refused = conversation.send_message(Envelope(recipients=many), FIELDS, b"x\r\n")
+        accepted = conversation.send_message(Envelope(), FIELDS, b"x\r\n")
+        (only,) = service.wait_for_records(1)
+    assert refused.final == Answer.TEMPFAIL
+    assert refused.reply_text.startswith("451 4.3.0")
+    assert (refused.inserted, refused.added_recipients) == ([], [])
+    assert accepted.final == Answer.ACCEPT
+    assert len(only["recipients"]) == 1
+    assert service.log().count("fault=TooManyRecipients") == 1
