@@ -2,14 +2,16 @@
 
 Promises: says ready when it accepts connections; on drain it takes no new connection, finishes the
 sessions it has (up to the configured time) and closes its spool segment.  When the supervisor dies
-it drains as well and lets go of the socket, so that a successor can bind it.
+it drains as well and lets go of the socket, so that a successor can bind it.  TERM to the worker
+alone is a drain, too, after which the supervisor starts another.
 
 The main thread looks after the keys while other threads carry the mail, ours (`reception`) or, with
 `milter.protocol: libmilter`, those of the library: a change is taken up within `LOOK_EVERY`, and
 what may be signed with is acknowledged before it is (`acknowledgement`).
 
 Does not: handle signals (the supervisor speaks through a socket pair: libmilter's own thread takes
-HUP, TERM and INT, and Python handlers do not run while it does), or open the database.
+HUP, TERM and INT, and Python handlers do not run while it does; it ends the process at TERM, and
+sessions with it), or open the database.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
 import socket
 import stat
 import sys
@@ -233,10 +236,13 @@ class _Chores:
 
 
 def _wait_for_drain(control: socket.socket, chores: _Chores) -> bool:
-    """Do the chores until DRAIN (False) or the supervisor's death (True)."""
+    """Do the chores until DRAIN or TERM (False), or the supervisor's death (True)."""
     while True:
         if readable.wait(control, LOOK_EVERY):
             return control.recv(1) != DRAIN
+        # Blocked since the supervisor began, in every thread, so it waits to be seen.
+        if signal.SIGTERM in signal.sigpending():
+            return False
         chores.do()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -74,6 +75,75 @@ def test_an_old_worker_that_hangs_does_not_stay_for_ever(made: Carbonseal) -> No
         with Conversation(made.socket) as conversation:
             conversation.open()
             assert is_sealed(conversation)
+
+
+def half_a_message(conversation: Conversation) -> None:
+    conversation.open()
+    conversation.mail("<alice@example.com>")
+    conversation.rcpt("<bob@example.org>")
+    conversation.header(*FIELDS[0])
+
+
+def sockets_of(pid: int) -> set[str]:
+    """Its sockets by their numbers in the kernel."""
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(entry))
+    return {one for one in links if one.startswith("socket:")}
+
+
+def end_worker(service: Carbonseal) -> int:
+    """TERM to the only worker; returns its process when it has let go of the relay's socket."""
+    worker = worker_of(service)
+    os.kill(worker, signal.SIGTERM)
+    # The line between the two has one socket at each end, so that only this one is in both.
+    wait_until(lambda: not sockets_of(worker) & sockets_of(service.pid), "no more connections")
+    return worker
+
+
+@pytest.mark.parametrize("protocol", ["own"])
+def test_a_worker_that_is_told_to_end_finishes_its_sessions_and_is_replaced(
+    made: Carbonseal,
+) -> None:
+    """TERM to the worker alone: nothing is cut off, its segment is closed, another one serves."""
+    made.configure({"milter": {"workers": 1, "drain": 30}})
+    with made:
+        with Conversation(made.socket) as conversation:
+            half_a_message(conversation)
+            worker = end_worker(made)
+            reply, edits = conversation.end_of_message()
+            conversation.abort()
+            assert is_sealed(conversation)
+        assert reply.answer in (Answer.ACCEPT, Answer.CONTINUE)
+        assert len(edits.inserted) == len(edits.added_recipients) == 1
+        made.wait_for_log(rf"child-died role=worker pid={worker} status=0 ")
+        with Conversation(made.socket) as conversation:
+            conversation.open()
+            assert is_sealed(conversation)
+        assert worker_of(made) != worker
+        made.wait_for_records(3)
+        assert "segment-recovered" not in made.log()
+
+
+@pytest.mark.parametrize("protocol", ["own"])
+def test_a_worker_that_is_told_to_end_is_not_replaced_while_the_relay_stops(
+    made: Carbonseal,
+) -> None:
+    """TERM to all processes, as a service manager may send it: all leave, and nobody begins."""
+    made.configure({"milter": {"workers": 1, "drain": 30}})
+    with made, Conversation(made.socket) as conversation:
+        half_a_message(conversation)
+        mark = made.mark()
+        worker = end_worker(made)
+        os.kill(made.pid, signal.SIGTERM)
+        made.wait_for_log("stopping", since=mark)
+        reply, _ = conversation.end_of_message()
+        conversation.quit()
+        made.wait_for_log("stopped", since=mark)
+        assert reply.answer in (Answer.ACCEPT, Answer.CONTINUE)
+        assert made.stop() == 0
+        assert f"pid={worker}" not in made.log()
 
 
 @pytest.mark.parametrize("kind", ["disk-full", "reader-gone"])
