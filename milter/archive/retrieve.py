@@ -4,13 +4,16 @@ Promises: any number of records costs a handful of queries by primary key.  Read
 ids asked for and hold no transaction open between them, so that an SQLite checkpoint never waits
 for a reader.
 
+Raises: `DamagedRecord` from `each_of`, which whoever reads rows back does that with.
+
 Does not: search (`query` does).
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import (
     Column,
@@ -37,9 +40,42 @@ from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Route, SigningForm
 from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.verdicts import Verdict
+from carbonseal.policies.errors import DataError
+
+Stored = TypeVar("Stored")
+Made = TypeVar("Made")
 
 _FAR = 45 * 86_400_000  # milliseconds
 ERASED = "erased"  # stands for the mailbox of a person who was erased
+# What reading back may end in where rows are missing, or hold what we never wrote.
+_BROKEN = (zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
+
+
+class DamagedRecord(DataError):
+    """The rows of a record do not fit together: the archive is damaged."""
+
+    def __init__(self, record_id: str, fault: Exception) -> None:
+        super().__init__(
+            f"record {record_id}: what is stored of it cannot be read back "
+            f"({type(fault).__name__}), so the archive is damaged; carbonseal archive verify says "
+            "what else is, and questions that leave this record out are answered"
+        )
+
+
+def each_of(
+    stored: Iterable[Stored], make: Callable[[Stored], Made], name: Callable[[Stored], str]
+) -> list[Made]:
+    """What is made of each; `name` gives the record id of one that cannot be read back.
+
+    Raises: DamagedRecord.
+    """
+    made: list[Made] = []
+    for one in stored:
+        try:
+            made.append(make(one))
+        except _BROKEN as fault:
+            raise DamagedRecord(name(one), fault) from fault
+    return made
 
 
 def retrieve(record_ids: Sequence[str], connection: Connection, *, with_fields: bool) -> list[Rows]:

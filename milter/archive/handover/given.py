@@ -3,7 +3,7 @@
 Promises: any number of records, a page at a time, each exactly as it was sealed or, where parts of
 it are gone, what is left, with the proof that it was.
 
-Raises: database.DatabaseUnusable, DataError for a seal that is none.
+Raises: database.DatabaseUnusable, retrieve.DamagedRecord, DataError for a seal that is none.
 
 Does not: choose records (`search.query` does), make proofs (`proving` does), or judge them
 (`check` does).
@@ -56,7 +56,10 @@ class Source:
             with self._reading() as connection:
                 found = retrieve.retrieve(record_ids, connection, with_fields=True)
                 said = self._prover.prove(found, connection)
-                contents = {one.record_id: _content(one) for one in found}
+                read = retrieve.each_of(found, _content, lambda one: one.record_id)
+                contents = {
+                    one.record_id: content for one, content in zip(found, read, strict=True)
+                }
                 told = telling.lines(contents, self._prover, connection)
             for one, proof_said in zip(found, said, strict=True):
                 proof = proofs.read(proof_said)

@@ -6,7 +6,7 @@ are followed (`standing`) it costs two more.  Nothing is looked up or
 unpacked that a table does not show: of the recipients the first, of the header section the Subject.
 What is shown is what `short` says of the same record.
 
-Raises: ValueError for rows that cannot be read back.
+Raises: `retrieve.DamagedRecord` for rows that do not fit together.
 
 Does not: find records (`walk` does), or say more about them (`short` and `retrieve` do).
 """
@@ -54,24 +54,23 @@ class Outline(NamedTuple):
 def in_outline(record_ids: Sequence[str], connection: Connection) -> list[Outline]:
     """These records in this order; ids that are not there are left out."""
     messages = _MESSAGES.as_given(record_ids, connection)
-    found = [_Line(name, row) for name in record_ids if (row := messages.get(name)) is not None]
+    there = [(name, row) for name in record_ids if (row := messages.get(name)) is not None]
+    found = retrieve.each_of(there, lambda one: _Line(*one), lambda one: one[0])
     shown: set[Any] = {line.address_id for line in found}
     shown |= {line.message[1] for line in found}
     with as_given.under_way(connection):
         are_known = standing.are_known(connection)
         named = retrieve.mailboxes_asked(shown - {None}, connection)
-        for line in found:
-            line.unpack_subject()
+        retrieve.each_of(found, _Line.unpack_subject, _named)
         mailboxes: Mailboxes = {None: None, **named()}
         is_told = are_known()
     told = standing.Standing(record_ids, connection, is_told=is_told)
     if is_told:
-        for line in found:
-            line.unpack_recipients()
+        retrieve.each_of(found, _Line.unpack_recipients, _named)
         more: set[Any] = {one.address_id for line in found for one in line.recipients}
         more |= told.address_ids
         mailboxes |= retrieve.mailboxes(more - mailboxes.keys(), connection)
-    return [line.outline(mailboxes, told) for line in found]
+    return retrieve.each_of(found, lambda line: line.outline(mailboxes, told), _named)
 
 
 _MESSAGE = schema.message.c
@@ -155,3 +154,7 @@ class _Line:
             copy_state=short.state(story, is_copy=True),
             dry_run=None if verbatim is None else rows.verbatim(verbatim).get("dry_run"),
         )
+
+
+def _named(line: _Line) -> str:
+    return line.record_id

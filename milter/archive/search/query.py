@@ -5,7 +5,8 @@ fetched, given out, and the next one begins after its last id.  The same records
 Values are bound, never formatted into SQL.
 
 Raises: errors.NotFound from `show`; errors.DataError for a search that no index answers;
-database.DatabaseUnusable when the database fails.
+retrieve.DamagedRecord for a record that cannot be read back; database.DatabaseUnusable when the
+database fails.
 
 Does not: parse what people type (`language`, `options`), find (`conditions`, `walk`), or write.
 """
@@ -143,14 +144,15 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def show(engine: Engine, name: str) -> list[dict[str, Any]]:
     """The complete records with this record id or queue id, newest first.
 
-    Queue ids can come back (Postfix: enable_long_queue_ids), hence several.  Raises: NotFound.
+    Queue ids can come back (Postfix: enable_long_queue_ids), hence several.
+    Raises: NotFound, retrieve.DamagedRecord.
     """
     with reading(engine) as connection:
         record_ids = _named(name, connection)
         found = retrieve.retrieve(record_ids, connection, with_fields=True)
     if not found:
         raise NotFound(f"no record has the record id or queue id {name!r}; try archive search")
-    return [rows.join(one) for one in found]
+    return retrieve.each_of(found, rows.join, lambda one: one.record_id)
 
 
 def _named(name: str, connection: Connection) -> list[str]:

@@ -6,6 +6,8 @@ one more where mail logs are followed (`standing`).
 Nothing is unpacked that a line does not show: of a header section only Message-ID and Subject.
 What `rows.join` would say of the same record is said in the same words.
 
+Raises: `retrieve.DamagedRecord` for rows that do not fit together.
+
 Does not: find records (`walk` does), or give complete ones (`retrieve` does).
 """
 
@@ -67,7 +69,8 @@ class Found:
 def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
     """These records in this order; ids that are not there are left out."""
     messages = _MESSAGES.as_given(record_ids, connection)
-    found = [_Line(name, row) for name in record_ids if (row := messages.get(name)) is not None]
+    there = [(name, row) for name in record_ids if (row := messages.get(name)) is not None]
+    found = retrieve.each_of(there, lambda one: _Line(*one), lambda one: one[0])
     addresses: set[Any] = {one.address_id for line in found for one in line.recipients}
     addresses |= {key for line in found for key in line.message[1:3]}
     told = standing.Standing(record_ids, connection)
@@ -76,7 +79,9 @@ def in_short(record_ids: Sequence[str], connection: Connection) -> list[Found]:
     mailboxes: Mailboxes = {None: None, **named}
     forms = {one.form_id for line in found for one in line.signatures}
     known = _known_forms(forms, connection)
-    return [line.found(mailboxes, known, told) for line in found]
+    return retrieve.each_of(
+        found, lambda line: line.found(mailboxes, known, told), lambda line: line.record_id
+    )
 
 
 def _known_forms(forms: set[int], connection: Connection) -> dict[int, SigningForm]:

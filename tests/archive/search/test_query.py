@@ -17,7 +17,8 @@ from support.archive import (
     headers,
 )
 
-from carbonseal.milter.archive import record
+from carbonseal.milter.archive import database, record, retrieve
+from carbonseal.milter.archive.handover import given
 from carbonseal.milter.archive.search import networks, query, statistics
 from carbonseal.milter.archive.search.statistics import Count
 from carbonseal.milter.archive.search.wanted import Is, Search
@@ -550,3 +551,23 @@ def test_a_resolved_domain_is_found_by_its_a_label(archive: Archive) -> None:
     wanted = "bob@xn--bcher-kva.example"
     assert archive.search(recipient=wanted) == [content["record_id"]]
     assert archive.search(domain="xn--bcher-kva.example") == [content["record_id"]]
+
+
+def test_a_record_that_cannot_be_read_back_is_named(archive: Archive) -> None:
+    """Rows that lack what they refer to are damage, said with the record id; no other suffers."""
+    archive.fill(build_record(1), build_record(2, reasons=["origin-listener(submission)"]))
+    damaged, whole = archive.search()
+    writing = database.writing_engine(archive.database_url)
+    with writing.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM verdict WHERE reasons LIKE '%origin-listener%'")
+    writing.dispose()
+    questions = [
+        lambda: list(query.search(archive.engine, Search())),
+        lambda: query.show(archive.engine, damaged),
+        lambda: list(given.Source(archive.engine).records([[whole, damaged]])),
+    ]
+    for ask in questions:
+        with pytest.raises(retrieve.DamagedRecord, match=f"record {damaged}: .* archive verify"):
+            ask()
+    assert query.show(archive.engine, whole)
+    assert len(list(query.outlines(archive.engine, Search()))) == 2  # shows nothing of it
