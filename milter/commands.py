@@ -30,10 +30,11 @@ from carbonseal.milter import (
     postfix_setup,
     socket_address,
 )
+from carbonseal.milter.archive import spool
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.copies import probe
 from carbonseal.milter.copies import state as copies_state
-from carbonseal.milter.supervision import supervisor
+from carbonseal.milter.supervision import crew, supervisor
 from carbonseal.policies import retention
 from carbonseal.policies.errors import CarbonsealError, ConfigurationError
 
@@ -125,6 +126,7 @@ def check(context: Context, is_probed: bool) -> None:
     watched = copies_state.path(configuration.spool_directory)
     if configuration.archive.alternates and not os.path.exists(watched):
         hints.append(_NOBODY_FOLLOWS)
+    hints += [*_unsigned(configuration), *_narrow_spool(configuration)]
     for sentence in hints:
         click.echo(tables.presentable(f"hint: {sentence}"))
     if complaints:
@@ -148,13 +150,14 @@ def _surroundings(configuration: Configuration) -> list[str]:
         _check_group(configuration)
     except ConfigurationError as fault:
         complaints.append(fault.sentence)
-    spool = configuration.spool_directory
-    if spool.exists() and not spool.is_dir():
-        complaints.append(f"record.spool {spool}: it is no directory; name one")
-    elif not spool.exists():
-        complaints.append(f"record.spool {spool}: no such directory; create it for the service")
-    elif not os.access(spool, os.W_OK | os.X_OK):
-        complaints.append(f"record.spool {spool}: not writable for this user")
+    place = configuration.spool_directory
+    if place.exists() and not place.is_dir():
+        complaints.append(f"record.spool {place}: it is no directory; name one")
+    elif not place.exists():
+        complaints.append(f"record.spool {place}: no such directory; create it for the service")
+    elif not os.access(place, os.W_OK | os.X_OK):
+        complaints.append(f"record.spool {place}: not writable for this user")
+    complaints += _about_database(configuration)
     try:
         ring = keyring.load(configuration.keys_directory)
     except CarbonsealError as fault:
@@ -175,6 +178,42 @@ def _surroundings(configuration: Configuration) -> list[str]:
             "archive.when to never"
         )
     return complaints
+
+
+def _about_database(configuration: Configuration) -> Iterator[str]:
+    # Here, because the processes that carry mail come from this module and do without SQLAlchemy.
+    from carbonseal.milter.archive import database  # noqa: PLC0415
+
+    try:
+        database.check_url(configuration.database_url)
+    except ConfigurationError as fault:
+        yield fault.sentence
+
+
+def _unsigned(configuration: Configuration) -> Iterator[str]:
+    """Signing takes a key that is active, and to make one is not enough."""
+    try:
+        ring = keyring.load(configuration.keys_directory)
+    except CarbonsealError:
+        return  # said already
+    if not ring.sdids and not ring.problems:
+        domain = configuration.file.ours.domains[0].removeprefix(".")
+        yield (
+            "signing: no key is active, so no mail is signed; carbonseal keys rotate "
+            f"{domain} makes one and says what is to be published"
+        )
+
+
+def _narrow_spool(configuration: Configuration) -> Iterator[str]:
+    """What was loaded counts until its file is full or a minute old (`spool`)."""
+    files = crew.workers(configuration) + 1  # the follower's
+    least = files * spool.SEGMENT_BYTES
+    if configuration.file.record.spool_limit < least:
+        yield (
+            "record.spool_limit: the files that are being written count too, up to "
+            f"{spool.SEGMENT_BYTES >> 20}MiB each, so mail may be told to come again although "
+            f"nothing waits; write {least >> 20}MiB or more"
+        )
 
 
 def _about_retention(configuration: Configuration) -> Iterator[str]:

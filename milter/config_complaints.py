@@ -48,7 +48,10 @@ def sentences(
             (key_path, error["loc"] if error["type"] == "missing" else ()), []
         ).append(error)
     for (key_path, _), about in by_key.items():
-        yield _sentence(document, key_path, about)
+        # Whoever wrote a list, one of whose entries is wrong, did not mean the word in its place.
+        is_list = isinstance(about[0]["input"], list) and about[0]["type"] == "literal_error"
+        if not (is_list and any(other[:-1] == key_path for other, _ in by_key)):
+            yield _sentence(document, key_path, about)
 
 
 def _sentence(document: config_file.Document, key_path: tuple[Any, ...], about: list[Any]) -> str:
@@ -64,14 +67,19 @@ def _sentence(document: config_file.Document, key_path: tuple[Any, ...], about: 
         return f"{place}: {'.'.join(map(str, error['loc']))} is missing; it has no default"
     words = " or ".join(dict.fromkeys(_in_words(one, key_path) for one in about))
     words = words.replace(" or write ", " or ")
-    is_shown = dotted not in ("record.database", "retention")
+    # Of what contradicts itself within a section the words say which part is meant.
+    is_whole = error["type"] == "value_error" and isinstance(error["input"], dict | list)
+    is_shown = dotted != "record.database" and not is_whole
     found = f" (found {_found(error['input'])})" if is_shown else ""
     return f"{place}: {dotted}: {words}{found}"
 
 
 def _in_words(error: Any, key_path: tuple[Any, ...]) -> str:
+    pattern = _PATTERNS.get(str(key_path[-1])) if key_path else None
     if error["type"] == "string_pattern_mismatch":
-        return _PATTERNS.get(str(key_path[-1]), "write the name of a header field, without a colon")
+        return pattern or "write the name of a header field, without a colon"
+    if error["type"] == "string_type" and pattern:
+        return pattern  # an octal mode without quotes is another number
     words = _PLAIN.get(error["type"])
     if words is None:
         return str(error["msg"]).removeprefix("Value error, ")

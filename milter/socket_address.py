@@ -62,12 +62,14 @@ def parse(text: str) -> SocketAddress:
         return SocketAddress(path=rest)
     found = re.fullmatch(r"(\d{1,5})@(.+)", rest) if kind in ("inet", "inet6") else None
     if found is None:
+        only_port = re.fullmatch(r"(?:inet6?:)?(\d{1,5})", text)
         postfix_style = re.fullmatch(r"(?:inet6?:)?(.+):(\d{1,5})", text)
-        meant = (
-            f"inet:{postfix_style[2]}@{postfix_style[1].strip('[]')}"
-            if postfix_style
-            else "unix:/run/carbonseal/milter.sock or inet:8894@127.0.0.1"
-        )
+        if only_port:
+            meant = f"inet:{only_port[1]}@127.0.0.1"
+        elif postfix_style:
+            meant = f"inet:{postfix_style[2]}@{postfix_style[1].strip('[]')}"
+        else:
+            meant = "unix:/run/carbonseal/milter.sock or inet:8894@127.0.0.1"
         raise ConfigurationError(f"socket {text!r}: write {meant}")
     port, host = int(found[1]), found[2].strip("[]")
     try:

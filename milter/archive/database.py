@@ -80,6 +80,26 @@ def reading_engine(url: str) -> Engine:
     return engine
 
 
+def check_url(url: str) -> None:
+    """Refuse a URL that can never serve, without asking whether anything is there.
+
+    Raises: ConfigurationError: no URL, no driver for it, no file, or its directory is missing.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() != "sqlite":
+        _engine(parsed, is_writer=False).dispose()
+        return
+    directory = _sqlite_path(parsed).parent
+    try:
+        directory.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise WrongDatabase(
+            f"record.database: {directory}: no such directory; create it for the writer's user"
+        ) from None
+    except OSError:
+        pass  # closed to whoever asks, as it should be to all but the writer and officers
+
+
 def upgrade(engine: Engine) -> None:
     """Bring the schema to this version; quick when it is there already.
 
@@ -323,8 +343,9 @@ def _engine(url: URL, *, is_writer: bool, patience: float | None = None) -> Engi
         return servers.engine(url, is_writer=is_writer, patience=patience)
     except (SQLAlchemyError, ImportError) as fault:
         raise WrongDatabase(
-            f"record.database: no driver for {url.drivername} ({fault}); install "
-            "carbonseal[postgresql] or carbonseal[mysql]"
+            f"record.database: no driver for {url.drivername} ({fault}); write sqlite:, "
+            "postgresql+psycopg: or mysql+pymysql:, with carbonseal[postgresql] or "
+            "carbonseal[mysql] installed"
         ) from None
 
 

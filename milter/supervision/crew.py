@@ -70,7 +70,7 @@ class Crews:
                 indexed=configuration.index_headers,
             )
 
-        count = _workers(configuration)
+        count = workers(configuration)
         self.board.expect(count, with_writer=self.with_writer)
         drain = configuration.file.milter.drain + _DRAIN_MARGIN
         crew = [Child("worker", work, drain) for _ in range(count)]
@@ -85,10 +85,11 @@ def board(configuration: Configuration) -> Board:
 
     Twice the workers live at one time while a reload goes on, and there may be more of them.
     """
-    return Board(_PLACES * _workers(configuration))
+    return Board(_PLACES * workers(configuration))
 
 
-def _workers(configuration: Configuration) -> int:
+def workers(configuration: Configuration) -> int:
+    """How many of them serve."""
     count = configuration.file.milter.workers
     # More than cores: threads of one worker wait for each other's interpreter lock, and for a sync.
     # Not many more: each finds less of its memory in the cores' caches (docs/benchmarks).

@@ -61,6 +61,18 @@ def test_the_smallest_configuration_has_safe_defaults(tmp_path: Path) -> None:
             ["milter.socket", "inet:8894@127.0.0.1"],
             id="socket-in-postfix-spelling",
         ),
+        pytest.param(
+            MINIMAL + "status:\n  listen: inet:9894\n",
+            4,
+            ["status.listen", "write inet:9894@127.0.0.1"],
+            id="port-without-address",
+        ),
+        pytest.param(
+            MINIMAL + "milter:\n  socket_mode: 0660\n",
+            4,
+            ["milter.socket_mode", "in quotes, such as '0660'"],
+            id="mode-without-quotes",
+        ),
         *(
             pytest.param(
                 MINIMAL + f"archive:\n  next_hop: '{written}'\n",
@@ -167,6 +179,22 @@ def test_a_mistake_is_named_with_file_line_and_remedy(
     for word in words:
         assert word in sentence
     assert "\n" not in sentence
+
+
+def test_a_wrong_entry_is_no_complaint_about_its_list(tmp_path: Path) -> None:
+    """Where a word or a list may stand, who wrote a list is not told to write the word."""
+    with pytest.raises(config.InvalidConfiguration) as raised:
+        load(tmp_path, MINIMAL + "record:\n  headers: [from, 'x y']\n")
+    [problem] = raised.value.problems
+    assert "record.headers.1: write the name of a header field" in problem
+
+
+def test_what_contradicts_itself_in_a_section_is_said_without_the_section(tmp_path: Path) -> None:
+    """The words name the keys; `found a section` would say nothing."""
+    with pytest.raises(ConfigurationError) as raised:
+        load(tmp_path, MINIMAL + "archive: {recipients: [a@x.example], alternate: [a@x.example]}\n")
+    assert "alternate: a@x.example is one of archive.recipients" in raised.value.sentence
+    assert "found" not in raised.value.sentence
 
 
 def test_a_missing_file_names_the_ways_to_give_another(tmp_path: Path) -> None:
