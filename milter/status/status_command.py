@@ -145,8 +145,7 @@ def _lines(page: Mapping[str, Any], spool: Path) -> Iterator[Line]:
     yield "keys", _keys(page["keys"], now)
     report = page["completeness"]
     if report is not None:
-        found = ", ".join(f"{name} {value}" for name, value in report.items() if name != "at")
-        yield "completeness", f"looked at {_ago(now, report['at'])}: {found or 'no figures'}"
+        yield "completeness", f"looked at {_ago(now, report['at'])}: {_holes(report)}"
 
 
 def _keeping(page: Mapping[str, Any], now: float) -> Iterator[Line]:
@@ -234,6 +233,21 @@ def _size(octets: float) -> str:
             return f"{octets:.0f} {unit}" if unit == "octets" else f"{octets:.1f} {unit}"
         octets /= 1024
     raise AssertionError
+
+
+def _holes(report: Mapping[str, Any]) -> str:
+    """What the last look at completeness found; any figure may be missing."""
+    holes, pending = report.get("holes"), report.get("pending")
+    if holes is None:
+        return "no figures"
+    found = quantity.of(holes, "hole") if holes else "no holes"
+    if pending:
+        found += f", {pending} pending"
+    if "messages" in report:
+        found += f" in {quantity.of(report['messages'], 'message')}"
+    if "since" in report and "until" in report:
+        found += f" from {report['since']} to {report['until']}"
+    return f"{found}; carbonseal archive completeness lists them" if holes else found
 
 
 def _ago(now: float, at: float) -> str:

@@ -112,6 +112,24 @@ def test_people_are_told_what_to_do(world: World) -> None:
     assert "sendmail -i -f '<>' -N never" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("", "no archive copy waits or is lost\n"),
+        ("--lost", "no archive copy is lost\n"),
+        ("--pending", "no archive copy waits\n"),
+        ("--exits", "no mail left our domains after it was sealed\n"),
+    ],
+)
+def test_that_there_is_none_is_said(world: World, option: str, said: str) -> None:
+    """An empty screen could mean anything; programs get no rows and no words."""
+    world.message(attempt(BOB), attempt(ARCHIVE))
+    options = [option] if option else []
+    done = world.service.command("archive", "copies", *SINCE, *options)
+    assert (done.stdout, done.stderr) == ("", said)
+    assert world.ask(*options) == (0, [], "")
+
+
 def test_a_period_bounds_what_is_listed(world: World) -> None:
     """By the time at which the message was sealed."""
     world.message(attempt(ARCHIVE, "bounced"))

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -221,3 +222,34 @@ def test_an_old_file_is_no_good_news(page: Page, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nobody has looked for 36" in done.stdout
     assert json.loads(made.command("status", "--json", check=False).stdout)["ready"] is False
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ({}, "no figures"),
+        ({"holes": 0, "messages": 1, "exit_status": 0}, "no holes in 1 message"),
+        (
+            {"holes": 2, "pending": 1, "messages": 9, "since": "A", "until": "B"},
+            "2 holes, 1 pending in 9 messages from A to B; "
+            "carbonseal archive completeness lists them",
+        ),
+    ],
+)
+def test_completeness_is_told_in_words(
+    page: Page, tmp_path: Path, figures: dict[str, object], said: str
+) -> None:
+    """Whoever looks at the screen wants to know whether anything is missing, and what to do."""
+    made = Carbonseal(tmp_path / "seal")
+    made.spool.mkdir()
+    now = time.time()
+    about = page.as_json() | {"at": now, "completeness": {"at": now, **figures}}
+    state_files.write(made.spool, "status", about)
+    [line] = [
+        one
+        for one in made.command("status", check=False).stdout.splitlines()
+        if one.startswith("completeness")
+    ]
+    assert re.sub(r"looked at \d+ s ago", "looked", line).split(None, 1)[1].strip() == (
+        f"looked: {said}"
+    )

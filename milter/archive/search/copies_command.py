@@ -58,6 +58,14 @@ class Context(command_line.Context, Protocol):
         """The checked configuration.  Raises: ConfigurationError."""
 
 
+_NOTHING = {
+    "": "no archive copy waits or is lost",
+    "lost": "no archive copy is lost",
+    "pending": "no archive copy waits",
+    "exits": "no mail left our domains after it was sealed",
+}
+
+
 @click.command()
 @click.option("--since", metavar="TIME", help="Messages from then on; default: the last 7 days.")
 @click.option("--until", metavar="TIME", help="Messages before then; a day counts as a whole.")
@@ -115,6 +123,8 @@ def copies(
             found = list(asked.counted(rows))
         tables.write_rows(found, columns, output_format)
     if output_format == "table":
+        if not found:
+            click.echo(_NOTHING[which or ""], err=True)
         for sentence in _advice(found):
             click.echo(tables.presentable(sentence), err=True)
     return _FOUND if found else 0
