@@ -146,6 +146,9 @@ def test_a_start_without_the_edit_says_what_to_write(fresh: FreshDebian) -> None
     said = fresh.call("systemctl", "status", "--no-pager", "carbonseal-milter").stdout
     assert "status=78" in said
     assert "ours.domains: write at least 1" in said
+    # Started with it, and slower to find the same mistake: until it has, a start finds it running.
+    result = ("systemctl", "show", "--value", "-p", "Result", "carbonseal-writer")
+    relay.wait_until(lambda: fresh.run(*result).strip() == "exit-code", "the end of the writer")
     fresh.run("systemctl", "reset-failed")
 
 
