@@ -362,7 +362,8 @@ class Watch:
             known = self._keyring if self._is_read else self._known
             fresh = load(self._store.directory, known, generation=generation)
         except (errors.CarbonsealError, OSError) as error:
-            self._complaint = f"the keys in use are those read before: {error}"
+            used = "the keys in use are those read before" if self._is_read else "no key is in use"
+            self._complaint = f"{used}: {error}"
             return
         # The order is the promise: what may be signed with is told before it is.
         self._before_use(fresh)
