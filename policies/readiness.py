@@ -100,7 +100,7 @@ def sight(age: float, *, has_left: bool = False) -> Check:
         "sight",
         is_ok=False,
         why=f"nobody has looked for {age:.0f} s, so nothing below is certain",
-        remedy="see whether the service runs and whether the spool's disk answers",
+        remedy="see whether the service runs and whether the spool's disk answers and has room",
     )
 
 

@@ -234,7 +234,7 @@ class Looker:
         trouble = _copy_trouble(self._read("copies"))
         unsigned, weakened = readiness.troubles(keys.signers)
         if keys.problem:
-            unsigned = {"every domain": keys.problem}
+            unsigned = {"any domain": keys.problem}
         limit = self._configuration.file.record.spool_limit
         has_follower = state_files.exists(self._spool, "follow")
         seen = Seen(
