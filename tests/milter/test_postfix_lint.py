@@ -20,6 +20,7 @@ import pytest
 import yaml
 from support import forked
 from support.carbonseal import COMMAND
+from support.postfix import private_directory
 
 from carbonseal.milter import config, postfix_lint, postfix_settings
 from carbonseal.milter.postfix_finding import CATALOGUE, Severity
@@ -589,7 +590,7 @@ def test_nothing_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives up root for another user")
-def test_a_user_who_may_read_little_is_told_so(tmp_path: Path) -> None:
+def test_a_user_who_may_read_little_is_told_so() -> None:
     """The table that is closed is named, and everything else is still found."""
     row = Broken(
         "",
@@ -597,23 +598,22 @@ def test_a_user_who_may_read_little_is_told_so(tmp_path: Path) -> None:
         {"relay_domains": "texthash:{etc}/closed", "enable_long_queue_ids": "no"},
         files={"closed": "example.org x\n"},
     )
-    etc, file = write(tmp_path, row)
-    for place in (*tmp_path.parents, tmp_path):
-        if str(place).startswith("/tmp/"):
-            place.chmod(place.stat().st_mode | 0o055)
-    (etc / "closed").chmod(0o600)
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", COMMAND]
-    environment = {"PATH": os.environ["PATH"], "HOME": "/"}
-    if subprocess.run([*nobody, "--version"], env=environment, check=False).returncode:
-        pytest.skip("nobody else may run this checkout")
-    done = subprocess.run(
-        [*nobody, "--config", file, "postfix", "lint", "--config-directory", etc, "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    found = {one["code"]: one["finding"] for one in map(json.loads, done.stdout.splitlines())}
+    # Not below pytest's own directory, which every session that begins closes to others.
+    with private_directory() as directory:
+        etc, file = write(directory, row)
+        (etc / "closed").chmod(0o600)
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", COMMAND]
+        environment = {"PATH": os.environ["PATH"], "HOME": "/"}
+        if subprocess.run([*nobody, "--version"], env=environment, check=False).returncode:
+            pytest.skip("nobody else may run this checkout")
+        done = subprocess.run(
+            [*nobody, "--config", file, "postfix", "lint", "--config-directory", etc, "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        found = {one["code"]: one["finding"] for one in map(json.loads, done.stdout.splitlines())}
     assert found.keys() == {"domain-table", "short-queue-ids"}, done.stderr
     assert "Permission denied" in found["domain-table"]
 
