@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from support.carbonseal import ARCHIVE, Carbonseal
 from support.follower import FollowerProcess
 from support.ports import LOOPBACK
+from support.postfix import private_directory
 from support.sink import EXTENSIONS, Sink
 from support.waiting import wait_until
 
@@ -258,15 +260,20 @@ ABOUT = {
 }
 
 
-def test_the_command_gets_facts_on_its_input_and_nothing_else(tmp_path: Path) -> None:
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory that every user may enter."""
+    with private_directory() as directory:
+        yield directory
+
+
+def test_the_command_gets_facts_on_its_input_and_nothing_else(
+    tmp_path: Path, open_to_all: Path
+) -> None:
     """No argument or variable that a stranger could have written; no file of ours."""
-    path = tmp_path / "said"
+    path = open_to_all / "said"
     path.touch(mode=0o666)
     path.chmod(0o666)
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:-1]:
-        if parent != Path("/tmp"):
-            parent.chmod(parent.stat().st_mode | 0o055)
     script = (
         "import json,os,sys;"
         "open(sys.argv[1],'w').write(json.dumps([sys.argv, dict(os.environ), os.getcwd(),"
