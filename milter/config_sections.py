@@ -51,6 +51,7 @@ class MilterSection(_Section):
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: Line | None = None
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    cpu_affinity: Literal["auto", "none"] = "auto"
     drain: Duration = 30
     protocol: Literal["own", "libmilter"] = "own"
     dry_run: bool = False

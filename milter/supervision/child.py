@@ -45,6 +45,7 @@ class Child:
     is_ready: bool = False
     leave_by: float = 0.0  # when one that was told to leave and is still there is killed
     place: int | None = None  # of a worker on the board
+    number: int = 0  # of a worker in its crew, from 0
 
     @property
     def is_worker(self) -> bool:

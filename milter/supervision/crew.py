@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from carbonseal.keys import keyring
+from carbonseal.milter import log
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.status.board import Board
 from carbonseal.milter.supervision.child import Child
+from carbonseal.policies import cores
 
 _PLACES: Final = 4  # on the board, for each worker
 _DRAIN_MARGIN: Final = 5.0  # seconds beyond milter.drain
@@ -36,6 +38,7 @@ class Crews:
         """The children for `configuration`, not started yet; the board expects them."""
 
         def work(child: Child, control: socket.socket) -> int:
+            _bind(child.number, count, configuration)
             # Loads libmilter, which takes the signals: in the child only.
             from carbonseal.milter import worker  # noqa: PLC0415
 
@@ -73,7 +76,7 @@ class Crews:
         count = workers(configuration)
         self.board.expect(count, with_writer=self.with_writer)
         drain = configuration.file.milter.drain + _DRAIN_MARGIN
-        crew = [Child("worker", work, drain) for _ in range(count)]
+        crew = [Child("worker", work, drain, number=number) for number in range(count)]
         crew.append(Child("status", look, _OTHERS_PATIENCE))
         if self.with_writer:
             crew.append(Child("writer", write, _OTHERS_PATIENCE))
@@ -91,6 +94,26 @@ def board(configuration: Configuration) -> Board:
 def workers(configuration: Configuration) -> int:
     """How many of them serve."""
     count = configuration.file.milter.workers
-    # More than cores: threads of one worker wait for each other's interpreter lock, and for a sync.
-    # Not many more: each finds less of its memory in the cores' caches (docs/benchmarks).
-    return (os.cpu_count() or 1) + 1 if count == "auto" else count
+    if count != "auto":
+        return count
+    # Not os.cpu_count: a service may be allowed some of the machine's cores only (CPUAffinity=).
+    there = len(os.sched_getaffinity(0))
+    return cores.workers_wanted(there, are_bound=_are_bound(configuration))
+
+
+def _are_bound(configuration: Configuration) -> bool:
+    return configuration.file.milter.cpu_affinity == "auto"
+
+
+def _bind(number: int, workers: int, configuration: Configuration) -> None:
+    """Have this process, a worker, stay on its core."""
+    if not _are_bound(configuration):
+        return
+    there = os.sched_getaffinity(0)
+    chosen = cores.of_worker(number, workers, there)
+    try:
+        if chosen != there:
+            os.sched_setaffinity(0, chosen)
+    except OSError as fault:
+        # A sandbox may forbid it, or the core may be gone: slower, and nothing else.
+        log.warning("worker-not-bound", core=min(chosen), problem=fault.strerror or str(fault))

@@ -426,6 +426,7 @@ CONFIGURATIONS = [
     ("impossible-bool", added("log: {level: !!bool perhaps}\n"), ["line 2", "perhaps"]),
     ("infinite-workers", added("milter: {workers: .inf}\n"), ["line 2", "milter.workers"]),
     ("no-workers", added("milter: {workers: 0}\n"), ["milter.workers", "from 1 up"]),
+    ("affinity", added("milter: {cpu_affinity: 0-3}\n"), ["cpu_affinity", "'auto' or 'none'"]),
     ("mode", added("milter: {socket_mode: 0999}\n"), ["milter.socket_mode", "0660"]),
     ("mode-as-number", added("milter: {socket_mode: 660}\n"), ["milter.socket_mode", "quotes"]),
     ("bool-in-words", added("ours2: 1\n"), ["ours2", "ours"]),
