@@ -39,6 +39,9 @@
 #define LONGEST_KEY 24
 #define LONGEST_WORD 64   /* characters; of longer ones only the beginning counts */
 #define LONGEST_SUBJECT 400 /* characters; there cannot be too many words in it */
+#define LONGEST_FOLDED 1000 /* the same with the folding */
+#define TERMS 1024          /* remembered terms of words; a power of two */
+#define COMMON_WORD 22      /* characters of the longest word that is remembered */
 
 typedef unsigned char octet;
 /* What a step may say.  Of an error a Python exception is set. */
@@ -85,10 +88,17 @@ typedef struct {
 } Key;
 
 typedef struct {
+    PyObject *number;
+    octet size;
+    octet word[COMMON_WORD];
+} Term;
+
+typedef struct {
     PyObject_HEAD
     Name *names;
     size_t name_count;
     Key keys[KEYS];
+    Term terms[TERMS];
     EVP_MD *sha256, *shake128;
     EVP_MD_CTX *hashing, *shaking; /* one each: changing the hash costs as much as hashing */
     Node *nodes;
@@ -845,6 +855,24 @@ static PyObject *make_term(Reader *self, const octet *text, size_t size) {
     return PyLong_FromLongLong(number);
 }
 
+/* The same of a word: subjects use the same ones over and over. */
+static PyObject *word_term(Reader *self, const octet *word, size_t size) {
+    if (size > COMMON_WORD) return make_term(self, word, size);
+    uint32_t mixed = 2166136261u;
+    for (size_t place = 0; place < size; place++) mixed = (mixed ^ word[place]) * 16777619u;
+    Term *known = &self->terms[(mixed ^ mixed >> 16) % TERMS];
+    if (!known->number || known->size != size || memcmp(known->word, word, size)) {
+        PyObject *number = make_term(self, word, size);
+        if (!number) return NULL;
+        Py_XDECREF(known->number);
+        known->number = number;
+        known->size = (octet)size;
+        memcpy(known->word, word, size);
+    }
+    Py_INCREF(known->number);
+    return known->number;
+}
+
 static bool is_digit(octet sign) { return sign >= '0' && sign <= '9'; }
 static bool is_capital(octet sign) { return sign >= 'A' && sign <= 'Z'; }
 static bool is_small(octet sign) { return sign >= 'a' && sign <= 'z'; }
@@ -862,7 +890,7 @@ static PyObject *word_terms(Reader *self, const octet *text, size_t size) {
             continue;
         }
         if (!length) continue;
-        PyObject *term = make_term(self, word, length);
+        PyObject *term = word_term(self, word, length);
         if (!term || PyList_Append(made, term) < 0) Py_CLEAR(made);
         Py_XDECREF(term);
         length = 0;
@@ -884,6 +912,42 @@ static Outcome derive_subject(Reader *self, const octet *text, size_t size, Plai
     return plain->terms ? DONE : ERROR;
 }
 
+static bool is_blank(const octet *text, size_t place, size_t size) {
+    return place < size && (text[place] == ' ' || text[place] == '\t');
+}
+
+/* A value with escapes, if those are of line ends, tabs, quotation marks and backslashes: unfolded,
+   and with a space for each other line end and tab. */
+static Outcome unfold(Reader *self, PyObject *value) {
+    char *given;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(value, &given, &length) < 0) return ERROR;
+    const octet *text = (const octet *)given;
+    size_t size = (size_t)length;
+    if (size > LONGEST_FOLDED) return UNUSUAL;
+    self->text.size = 0;
+    TRY(make_room(&self->text, size));
+    for (size_t place = 0; place < size; place++) {
+        octet sign = text[place];
+        if (sign == '\r' && place + 1 < size && text[place + 1] == '\n'
+            && is_blank(text, place + 2, size)) {
+            place++;
+            continue;
+        }
+        if (sign == '\n' && is_blank(text, place + 1, size)) continue;
+        if (sign == '\r' || sign == '\n' || sign == '\t') sign = ' ';
+        if (sign < 0x20 || sign >= 0x7F) return UNUSUAL;
+        self->text.octets[self->text.size++] = sign;
+    }
+    return DONE;
+}
+
+static Outcome derive_folded_subject(Reader *self, PyObject *value, Plain *plain) {
+    Outcome outcome = unfold(self, value);
+    if (outcome != DONE) return outcome == ERROR ? ERROR : DONE;
+    return derive_subject(self, self->text.octets, self->text.size, plain);
+}
+
 static Outcome derive_identifier(Reader *self, const octet *text, size_t size, Plain *plain) {
     while (size && *text == ' ') text++, size--;
     while (size && text[size - 1] == ' ') size--;
@@ -895,15 +959,18 @@ static Outcome derive_identifier(Reader *self, const octet *text, size_t size, P
     return plain->identifier_term ? DONE : ERROR;
 }
 
-/* Of several fields of a name the first counts; of several subjects the words of all. */
-static Outcome derive(Reader *self, const Name *name, const Node *value, Plain *plain) {
+/* Of several fields of a name the first counts; of several subjects the words of all.  `octets`: the
+   value. */
+static Outcome derive(Reader *self, const Name *name, const Node *value, PyObject *octets,
+                      Plain *plain) {
     const octet *text = self->line + value->start;
     size_t size = value->end - value->start;
     switch (name->meaning) {
     case TITLE:
         if (plain->has_subject) Py_CLEAR(plain->subject);
-        if (plain->has_subject || value->escaped) Py_CLEAR(plain->terms);
-        else if (derive_subject(self, text, size, plain) == ERROR) return ERROR;
+        if (plain->has_subject) Py_CLEAR(plain->terms);
+        else if (value->escaped) TRY(derive_folded_subject(self, octets, plain));
+        else TRY(derive_subject(self, text, size, plain));
         plain->has_subject = true;
         break;
     case IDENTIFIER:
@@ -1318,10 +1385,12 @@ static Outcome survey_fields(Reader *self, uint32_t fields, octet *groups, PyObj
         PyObject *octets = value_octets(self, one + 2);
         PyObject *pair = octets ? PyTuple_Pack(2, known->wanted, octets) : NULL;
         int failed = pair ? PyList_Append(values, pair) : -1;
-        Py_XDECREF(octets);
         Py_XDECREF(pair);
-        if (failed) return ERROR;
-        if (known->meaning != ANY) TRY(derive(self, known, &self->nodes[one + 2], plain));
+        Outcome outcome = failed ? ERROR : DONE;
+        if (outcome == DONE && known->meaning != ANY)
+            outcome = derive(self, known, &self->nodes[one + 2], octets, plain);
+        Py_XDECREF(octets);
+        TRY(outcome);
     }
     return DONE;
 }
@@ -1509,6 +1578,7 @@ static void deallocate(PyObject *object) {
     for (size_t number = 0; number < self->name_count; number++)
         Py_XDECREF(self->names[number].wanted);
     for (size_t number = 0; number < KEYS; number++) Py_XDECREF(self->keys[number].text);
+    for (size_t number = 0; number < TERMS; number++) Py_XDECREF(self->terms[number].number);
     free(self->names);
     free(self->nodes);
     release(&self->part);
