@@ -29,6 +29,8 @@
 #define LONGEST_LIST 8192   /* octets of a list of mailboxes */
 #define LONGEST_VERDICT 2000
 #define VERDICTS 1024       /* remembered */
+#define ANSWERS 2048        /* remembered, of each question */
+#define LONGEST_KEY 800     /* octets of what is asked; longer ones are a stranger's */
 #define SENDER 1            /* roles, as in schema.py */
 #define RECIPIENT 2
 #define AUTHOR 4
@@ -86,6 +88,7 @@ typedef struct {
     PyObject *numbers[3]; /* 0, 1, 2 */
     PyObject *empty;      /* no octets */
     PyObject *verdicts;   /* what was answered, by the reasons with their placeholders */
+    PyObject *answers[QUESTIONS]; /* what was answered, by what was asked */
 } Maker;
 
 typedef struct {
@@ -108,6 +111,42 @@ typedef struct {
 
 static PyObject *asked(Maker *self, int question, PyObject *one, PyObject *two, PyObject *three) {
     return PyObject_CallFunctionObjArgs(self->questions[question], one, two, three, NULL);
+}
+
+/* What was answered, and may be NULL.  Our own. */
+static PyObject *remembered(Maker *self, int question, PyObject *key) {
+    PyObject *found = PyDict_GetItemWithError(self->answers[question], key);
+    Py_XINCREF(found);
+    return found;
+}
+
+/* Remember an answer, which is given back; NULL where it, or the memory, is missing. */
+static PyObject *remember(Maker *self, int question, PyObject *key, PyObject *answer) {
+    PyObject *answers = self->answers[question];
+    if (!answer) return NULL;
+    if (PyDict_Size(answers) >= ANSWERS) PyDict_Clear(answers);
+    if (PyDict_SetItem(answers, key, answer) < 0) Py_CLEAR(answer);
+    return answer;
+}
+
+static bool is_short(PyObject *key) {
+    Py_ssize_t size = PyBytes_Check(key) ? PyBytes_Size(key)
+                      : PyUnicode_Check(key) ? PyUnicode_GetLength(key) : -1;
+    return size >= 0 && size <= LONGEST_KEY;
+}
+
+/* Ask what hangs on nothing but what is asked; the same pieces recur in record after record. */
+static PyObject *asked_once(Maker *self, int question, PyObject *one, PyObject *two,
+                            PyObject *three) {
+    if (!is_short(one)) return asked(self, question, one, two, three);
+    PyObject *key = two ? PyTuple_Pack(3, one, two, three) : one;
+    if (!key) return NULL;
+    if (!two) Py_INCREF(key);
+    PyObject *found = remembered(self, question, key);
+    if (!found && !PyErr_Occurred())
+        found = remember(self, question, key, asked(self, question, one, two, three));
+    Py_DECREF(key);
+    return found;
 }
 
 static Outcome put(Maker *self, PyObject *columns, int key, PyObject *value) {
@@ -355,7 +394,7 @@ static Outcome add_found_by(Maker *self, Making *made, PyObject *mailbox, long h
     Text name = domain_of(text);
     if (!name.size) return DONE;
     PyObject *domain = new_text(name);
-    PyObject *parents = domain ? asked(self, ASK_PARENTS, domain, NULL, NULL) : NULL;
+    PyObject *parents = domain ? asked_once(self, ASK_PARENTS, domain, NULL, NULL) : NULL;
     Outcome outcome = parents ? add_domain(made, domain, parents, held) : ERROR;
     Py_XDECREF(parents);
     Py_XDECREF(domain);
@@ -434,41 +473,59 @@ static Outcome fill_recipient(Maker *self, PyObject *columns, PyObject *address,
     return put(self, columns, K_ABOUT, Py_None);
 }
 
-static Outcome add_plain_recipient(Maker *self, Making *made, const End *end, Text mailer,
-                                   Text host) {
+/* The end itself, as `parts.End` has it; what stands for columns nobody asks for. */
+static PyObject *plain_end(Maker *self, const End *end, PyObject *address) {
+    PyObject *code = new_text(end->code), *mailboxes = PyTuple_Pack(1, address), *made = NULL;
+    if (code && mailboxes)
+        made = PyTuple_Pack(5, Py_None, self->numbers[end->place], code, mailboxes, Py_True);
+    Py_XDECREF(code);
+    Py_XDECREF(mailboxes);
+    return made;
+}
+
+/* Of a plain recipient what the twin's function answers; NULL without an exception: unusual. */
+static PyObject *plain_recipient(Maker *self, const End *end, Text mailer, Text host) {
     PyObject *address = new_text(end->address), *found = route_of(self, end, mailer, host);
-    PyObject *columns = PyDict_New();
+    PyObject *columns = PyDict_New(), *made_of = NULL, *made = NULL;
     Outcome outcome = address && found && columns ? tuple_of(found, 2) : ERROR;
     if (outcome == DONE && PyTuple_GetItem(found, 1) != Py_True) outcome = UNUSUAL;
     if (outcome == DONE)
         outcome = fill_recipient(self, columns, address, PyTuple_GetItem(found, 0),
                                  end->is_resolved);
-    if (outcome == DONE) outcome = add_roles(made->roles, address, RECIPIENT);
-    if (outcome == DONE) outcome = add_person(made, address, Py_None);
-    if (outcome == DONE && PyList_Append(made->recipients, columns) < 0) outcome = ERROR;
-    Py_XDECREF(address); /* the columns have it */
+    if (outcome == DONE && (made_of = plain_end(self, end, address)))
+        made = PyTuple_Pack(3, columns, made_of, address);
+    Py_XDECREF(made_of);
+    Py_XDECREF(address);
     Py_XDECREF(found);
     Py_XDECREF(columns);
-    return outcome;
+    return made;
+}
+
+static PyObject *new_recipient(Maker *self, PyObject *octets) {
+    Text piece, mailer, host;
+    End end;
+    if (octets_of(octets, &piece) == DONE && read_end(&piece, &end) && skip(&piece, ",")
+        && read_text_or_null(&piece, &mailer) && skip(&piece, ",")
+        && read_text_or_null(&piece, &host) && skip(&piece, ",[]]") && !piece.size)
+        return plain_recipient(self, &end, mailer, host);
+    return PyErr_Occurred() ? NULL : asked(self, ASK_RECIPIENT, octets, NULL, NULL);
 }
 
 static Outcome add_recipient(Maker *self, Making *made, PyObject *octets) {
-    Text piece, mailer, host;
-    End end;
-    TRY(octets_of(octets, &piece));
-    if (read_end(&piece, &end) && skip(&piece, ",") && read_text_or_null(&piece, &mailer)
-        && skip(&piece, ",") && read_text_or_null(&piece, &host) && skip(&piece, ",[]]")
-        && !piece.size)
-        return add_plain_recipient(self, made, &end, mailer, host);
-    PyObject *found = asked(self, ASK_RECIPIENT, octets, NULL, NULL);
-    if (!found) return ERROR;
+    if (!PyBytes_Check(octets)) return UNUSUAL;
+    PyObject *found = remembered(self, ASK_RECIPIENT, octets);
+    if (!found && !PyErr_Occurred()) {
+        found = new_recipient(self, octets);
+        if (is_short(octets)) found = remember(self, ASK_RECIPIENT, octets, found);
+    }
+    if (!found) return PyErr_Occurred() ? ERROR : UNUSUAL;
     Outcome outcome = take_recipient(self, made, found);
     Py_DECREF(found);
     return outcome;
 }
 
 static Outcome add_copy(Maker *self, Making *made, PyObject *text) {
-    PyObject *found = asked(self, ASK_COPY, text, NULL, NULL);
+    PyObject *found = asked_once(self, ASK_COPY, text, NULL, NULL);
     if (!found) return ERROR;
     Outcome outcome = tuple_of(found, 2);
     if (outcome == DONE && PyTuple_GetItem(found, 1) != Py_True) outcome = UNUSUAL;
@@ -493,32 +550,13 @@ static Outcome add_envelope(Maker *self, Making *made, PyObject *recipients, PyO
 /* Circumstances hang on where the sender is, and why. */
 static Outcome put_circumstance(Maker *self, Making *made, PyObject *common, PyObject *place,
                                 PyObject *code) {
-    PyObject *found = asked(self, ASK_CIRCUMSTANCE, common, place, code);
+    PyObject *found = asked_once(self, ASK_CIRCUMSTANCE, common, place, code);
     if (!found) return ERROR;
     Outcome outcome = tuple_of(found, 2);
     if (outcome == DONE)
         outcome = put(self, made->message, K_CIRCUMSTANCE, PyTuple_GetItem(found, 0));
     if (outcome == DONE) outcome = put(self, made->message, K_RETENTION, PyTuple_GetItem(found, 1));
     Py_DECREF(found);
-    return outcome;
-}
-
-static Outcome put_plain_sender(Maker *self, Making *made, const End *end, PyObject *common) {
-    PyObject *message = made->message;
-    PyObject *address = new_text(end->address), *code = new_text(end->code);
-    Outcome outcome = address && code ? DONE : ERROR;
-    if (outcome == DONE)
-        outcome = put_circumstance(self, made, common, self->numbers[end->place], code);
-    if (outcome == DONE) outcome = put(self, message, K_PATH, address);
-    if (outcome == DONE) outcome = put(self, message, K_PATH_SPELLING, Py_None);
-    if (outcome == DONE) outcome = put(self, message, K_PATH_RAW, Py_None);
-    if (outcome == DONE)
-        outcome = put(self, message, K_PATH_RESOLVED, end->is_resolved ? self->empty : Py_None);
-    if (outcome == DONE) outcome = put(self, message, K_PATH_ABOUT, Py_None);
-    if (outcome == DONE) outcome = text_of(address, &made->sender);
-    if (outcome == DONE) outcome = add_roles(made->roles, address, SENDER);
-    Py_XDECREF(address); /* the message has it */
-    Py_XDECREF(code);
     return outcome;
 }
 
@@ -536,13 +574,42 @@ static Outcome take_sender(Maker *self, Making *made, PyObject *found, PyObject 
     return add_all_roles(made->roles, PyTuple_GetItem(end, 3), SENDER);
 }
 
-static Outcome add_sender(Maker *self, Making *made, PyObject *octets, PyObject *common) {
+static Outcome fill_sender(Maker *self, PyObject *own, PyObject *address, bool is_resolved) {
+    TRY(put(self, own, K_PATH, address));
+    TRY(put(self, own, K_PATH_SPELLING, Py_None));
+    TRY(put(self, own, K_PATH_RAW, Py_None));
+    TRY(put(self, own, K_PATH_RESOLVED, is_resolved ? self->empty : Py_None));
+    return put(self, own, K_PATH_ABOUT, Py_None);
+}
+
+/* Of a plain sender what the twin's function answers. */
+static PyObject *plain_sender(Maker *self, const End *end) {
+    PyObject *address = new_text(end->address), *own = PyDict_New(), *made_of = NULL, *made = NULL;
+    if (address && own && fill_sender(self, own, address, end->is_resolved) == DONE
+        && (made_of = plain_end(self, end, address)))
+        made = PyTuple_Pack(3, made_of, address, own);
+    Py_XDECREF(made_of);
+    Py_XDECREF(address);
+    Py_XDECREF(own);
+    return made;
+}
+
+static PyObject *new_sender(Maker *self, PyObject *octets) {
     Text piece;
     End end;
-    TRY(octets_of(octets, &piece));
-    if (read_end(&piece, &end) && skip(&piece, "]") && !piece.size)
-        return put_plain_sender(self, made, &end, common);
-    PyObject *found = asked(self, ASK_PATH, octets, NULL, NULL);
+    if (octets_of(octets, &piece) == DONE && read_end(&piece, &end) && skip(&piece, "]")
+        && !piece.size)
+        return plain_sender(self, &end);
+    return PyErr_Occurred() ? NULL : asked(self, ASK_PATH, octets, NULL, NULL);
+}
+
+static Outcome add_sender(Maker *self, Making *made, PyObject *octets, PyObject *common) {
+    if (!PyBytes_Check(octets)) return UNUSUAL;
+    PyObject *found = remembered(self, ASK_PATH, octets);
+    if (!found && !PyErr_Occurred()) {
+        found = new_sender(self, octets);
+        if (is_short(octets)) found = remember(self, ASK_PATH, octets, found);
+    }
     if (!found) return ERROR;
     Outcome outcome = take_sender(self, made, found, common);
     Py_DECREF(found);
@@ -579,7 +646,7 @@ static Outcome put_client_name(Maker *self, Making *made, PyObject *name) {
 
 /* After the sender. */
 static Outcome add_client(Maker *self, Making *made, PyObject *octets) {
-    PyObject *found = asked(self, ASK_CLIENT, octets, NULL, NULL);
+    PyObject *found = asked_once(self, ASK_CLIENT, octets, NULL, NULL);
     if (!found) return ERROR;
     Outcome outcome = tuple_of(found, 3);
     if (outcome == DONE) outcome = hold(made, found);
@@ -596,7 +663,7 @@ static Outcome add_login(Maker *self, Making *made, PyObject *login) {
     TRY(text_of(login, &made->login));
     if (!made->login.size) return put(self, made->message, K_LOGIN_HASH, Py_None);
     return put_new(self, made->message, K_LOGIN_HASH,
-                   asked(self, ASK_LOGIN_HASH, login, NULL, NULL));
+                   asked_once(self, ASK_LOGIN_HASH, login, NULL, NULL));
 }
 
 /* ---- Lists of mailboxes ---------------------------------------------------------------------- */
@@ -1059,7 +1126,7 @@ static Outcome add_signatures(Maker *self, Making *made, PyObject *signatures) {
     for (Py_ssize_t number = 0; number < count; number++) {
         PyObject *given = PyList_GetItem(signatures, number);
         TRY(tuple_of(given, 3)); /* None is an unusual one */
-        PyObject *form = asked(self, ASK_FORM, PyTuple_GetItem(given, 0), NULL, NULL);
+        PyObject *form = asked_once(self, ASK_FORM, PyTuple_GetItem(given, 0), NULL, NULL);
         PyObject *columns = form ? PyDict_New() : NULL;
         Outcome outcome = columns ? fill_signature(self, columns, form, given) : ERROR;
         Py_XDECREF(form);
@@ -1166,6 +1233,8 @@ static int prepare(Maker *self, PyObject *questions) {
         self->questions[place] = PyTuple_GetItem(questions, (Py_ssize_t)place);
         Py_INCREF(self->questions[place]);
     }
+    for (size_t place = 0; place < QUESTIONS; place++)
+        if (!(self->answers[place] = PyDict_New())) return -1;
     for (size_t place = 0; place < KEYS; place++)
         if (!(self->keys[place] = PyUnicode_InternFromString(key_texts[place]))) return -1;
     for (long number = 0; number < 3; number++)
@@ -1192,7 +1261,10 @@ static void deallocate(PyObject *object) {
     Maker *self = (Maker *)object;
     PyTypeObject *type = Py_TYPE(object);
     freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    for (size_t place = 0; place < QUESTIONS; place++) Py_XDECREF(self->questions[place]);
+    for (size_t place = 0; place < QUESTIONS; place++) {
+        Py_XDECREF(self->questions[place]);
+        Py_XDECREF(self->answers[place]);
+    }
     for (size_t place = 0; place < KEYS; place++) Py_XDECREF(self->keys[place]);
     for (size_t number = 0; number < 3; number++) Py_XDECREF(self->numbers[number]);
     Py_XDECREF(self->empty);
