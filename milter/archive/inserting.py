@@ -72,8 +72,8 @@ def _insert_together(statement: str, rows: Sequence[Row], end: int, connection: 
     several, flat = _several(statement), chain.from_iterable
     with _explained(several, raw, connection):
         cursor = raw.cursor()
-        for start in range(0, end, _TOGETHER):
-            cursor.execute(several, tuple(flat(rows[start : start + _TOGETHER])))
+        values = (tuple(flat(rows[at : at + _TOGETHER])) for at in range(0, end, _TOGETHER))
+        cursor.executemany(several, values)
         cursor.close()
 
 

@@ -15,12 +15,20 @@ Does not: read the spool, keep progress, or end transactions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Connection, literal_column, select
+from sqlalchemy import (
+    Connection,
+    LargeBinary,
+    bindparam,
+    literal_column,
+    select,
+    type_coerce,
+)
 
 from carbonseal.milter.archive import (
     delivery_loading,
@@ -66,11 +74,21 @@ def load(
     events: Sequence[EventArrival] = (),
 ) -> int:
     """Insert what is not there yet; returns how many records that were."""
+    return load_counting(arrivals, connection, dictionary, events).total()
+
+
+def load_counting(
+    arrivals: Sequence[Arrival],
+    connection: Connection,
+    dictionary: Dictionary,
+    events: Sequence[EventArrival] = (),
+) -> Counter[int]:
+    """Insert what is not there yet; returns how many records that were, by segment id."""
     dictionary.refresh(connection)
     fresh = _load_records(arrivals, connection, dictionary)
     queue_ids = [one.rows.message["queue_id"] for one in fresh]
     delivery_loading.load(events, queue_ids, connection, dictionary)
-    return len(fresh)
+    return Counter(one.segment_id for one in fresh)
 
 
 def _load_records(
@@ -130,12 +148,20 @@ _KNOWN = AsGiven(
 )
 
 
+_LAST = (
+    select(type_coerce(_MESSAGE_KEY, LargeBinary))
+    .where(type_coerce(_MESSAGE_KEY, LargeBinary) <= bindparam("most", type_=LargeBinary))
+    .order_by(_MESSAGE_KEY.desc())
+    .limit(1)
+)
+
+
 def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[tuple[Any, Arrival]]:
     """Those whose record is not there, with its key; of the others, write down the lines."""
     kind, dialect = schema.RecordId(), connection.dialect
     keyed = [(kind.process_bind_param(one.rows.record_id, dialect), one) for one in arrivals]
     known: dict[Any, tuple[int, int]] = {}
-    for chunk in chunks([key for key, _ in keyed]):
+    for chunk in chunks(_perhaps_known([key for key, _ in keyed], connection)):
         for key, segment_id, position in _KNOWN.rows(chunk, connection, is_repeated=False):
             known[key] = (segment_id, position)
     fresh, repeated = [], []
@@ -155,6 +181,17 @@ def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[tuple[
     if repeated:
         connection.execute(insert_missing(schema.repeated, connection), repeated)
     return fresh
+
+
+def _perhaps_known(keys: list[Any], connection: Connection) -> list[Any]:
+    """Those that may be there: keys grow with time, and most are above all that are there.
+
+    To ask that is one look into the index.  PostgreSQL would look into that of each month.
+    """
+    if connection.dialect.name != "sqlite" or not keys:
+        return keys
+    last = connection.execute(_LAST, {"most": max(keys)}).scalar()
+    return [] if last is None else [key for key in keys if key <= last]
 
 
 def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> Ids:

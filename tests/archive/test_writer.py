@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ import pytest
 from support.archive import Archive, build_recipient, build_record
 from support.waiting import wait_until
 
-from carbonseal.milter.archive import database, record, segments, writer
+from carbonseal.milter.archive import database, loader, record, segments, spool, writer
+from carbonseal.milter.archive.loader import Arrival
 from carbonseal.policies.errors import TryLater
 
 PATIENCE = 60.0
@@ -321,6 +322,121 @@ def test_records_are_gathered_only_while_many_come(
     finally:
         loading.close()
     assert archive.rows("message") == count
+
+
+@pytest.fixture
+def loading(archive: Archive) -> Iterator[writer._Writer]:
+    found = writer._Writer(archive.spool_directory, archive.database_url, archive.report)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def batches_loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many records there were in each transaction that was tried."""
+    found: list[int] = []
+    load = loader.load_counting
+
+    def counted(arrivals: Sequence[Arrival], *more: Any) -> Any:
+        found.append(len(arrivals))
+        return load(arrivals, *more)
+
+    monkeypatch.setattr(loader, "load_counting", counted)
+    return found
+
+
+def put_open(archive: Archive, *counts: int, start: int = 0) -> list[spool.Spool]:
+    """Open segments with so many records each."""
+    spools = []
+    for count in counts:
+        records = [build_record(number) for number in range(start, start + count)]
+        spools.append(archive.put(*records, is_closed=False))
+        start += count
+    return spools
+
+
+def test_what_open_segments_have_gained_comes_in_one_transaction(
+    archive: Archive, loading: writer._Writer, batches_loaded: list[int]
+) -> None:
+    """Several workers at work cost one commit, and each of their segments is loaded to its end."""
+    spools = put_open(archive, 3, 2, 4)
+    loading.advance(threading.Event())
+    assert batches_loaded == [9]
+    for number, one in enumerate(spools):
+        one.put(record.encode(build_record(20 + number)))
+    loading.advance(threading.Event())
+    assert batches_loaded == [9, 3]
+    assert archive.rows("message") == 12
+    for one in spools:
+        one.close()
+    archive.load()
+    assert archive.rows("message") == 12
+    assert archive.rows("seal") == 3
+
+
+def test_more_than_one_transaction_takes_comes_in_several(
+    archive: Archive,
+    loading: writer._Writer,
+    batches_loaded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The memory of the writer does not hang on how far it is behind."""
+    monkeypatch.setattr(writer, "TOGETHER", 6)
+    spools = put_open(archive, 5, 2, 1)
+    loading.advance(threading.Event())
+    assert max(batches_loaded) <= 6
+    assert archive.rows("message") == 8
+    for one in spools:
+        one.close()
+
+
+def test_a_line_that_is_no_record_keeps_no_other_segment_waiting(
+    archive: Archive, loading: writer._Writer
+) -> None:
+    """It is set aside, once, and what others have gained is loaded as ever."""
+    spools = put_open(archive, 2, 2)
+    spools[0].put(record.encode(build_record(9, crossing="sideways")))
+    loading.advance(threading.Event())
+    assert archive.rows("message") == 4
+    assert len(said(archive, "record-set-aside")) == 1
+    for one in spools:
+        one.close()
+
+
+def test_a_record_that_the_database_refuses_is_found_among_open_segments(
+    archive: Archive, loading: writer._Writer
+) -> None:
+    """It costs itself only, not what came with it in one transaction."""
+    archive.fill(build_record(0))
+    with sqlite3.connect(archive.file) as connection:
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON message WHEN NEW.queue_id = '4XYZ3'"
+            " BEGIN SELECT RAISE(ABORT, 'refused for the test'); END"
+        )
+    spools = put_open(archive, 4, 4, start=1)
+    loading.advance(threading.Event())
+    assert archive.rows("message") == 8
+    assert len(said(archive, "record-set-aside")) == 1
+    for one in spools:
+        one.close()
+
+
+def test_a_segment_that_has_moved_is_loaded_from_where_it_is(
+    archive: Archive, loading: writer._Writer
+) -> None:
+    """What a commit brought whose answer was lost comes neither twice nor not at all."""
+    spools = put_open(archive, 2, 2)
+    loading.advance(threading.Event())
+    before = dict(loading._progress)
+    spools[0].put(record.encode(build_record(8)))
+    loading.advance(threading.Event())
+    loading._progress.update(before)
+    spools[1].put(record.encode(build_record(9)))
+    loading.advance(threading.Event())
+    assert archive.rows("message") == 6
+    assert archive.rows("repeated") == 0
+    for one in spools:
+        one.close()
 
 
 def test_one_writer_at_a_time(archive: Archive) -> None:
