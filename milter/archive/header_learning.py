@@ -19,6 +19,7 @@ Does not: store or find dictionaries (`header_dictionaries` does).
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections import defaultdict
@@ -39,6 +40,8 @@ HELD_OUT = 400  # those that come next, on which the dictionary is tried
 _WORTH = 0.95  # of what they take without it
 _SIZE = 32_768  # octets; twice as many find nothing more
 _LONGEST = 16_384  # octets; longer header sections teach nothing
+_COLONS = 3  # of an address in `_WORD`, at least
+_RECURRING = 4096  # texts of which is remembered what was made of them
 _YEAR = 365 * 86_400 * 1_000_000  # microseconds; filters and relays change
 _NAMING = frozenset(
     "from to cc bcc sender reply-to resent-from resent-to resent-cc resent-bcc resent-sender "
@@ -49,6 +52,7 @@ _NAMING = frozenset(
 _IDENTIFYING = frozenset(("message-id", "in-reply-to", "references"))  # what programs count
 _SAYING = re.compile(r"subject|topic|comment|keyword|organi[sz]ation|description|title|name")
 _WORD = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9A-Fa-f]{0,4}:){3,}[0-9A-Fa-f]{0,4}|[^\W_]+")
+_WORD_WITHOUT_COLON = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|[^\W_]+")
 # It begins only where a text begins: from anywhere in it, long texts would take their square.
 _LOCAL_PART = re.compile(r'(?<![^\s<>"(),:;=\[\]])[^\s<>"(),:;=\[\]]+(?=@)')
 _ENCODED = re.compile(r"=\?[^?\s]*\?[A-Za-z]\?[^?\s]*\?=")
@@ -171,12 +175,23 @@ def impersonal(
     names: set[str] = set()
     users: defaultdict[str, set[str]] = defaultdict(set)  # of each word: authors, as many as count
     cut = []
+
+    # Most of what programs write is the same again and again.
+    @functools.lru_cache(maxsize=_RECURRING)
+    def words_of(text: str) -> frozenset[str]:
+        return frozenset(_words(text).findall(text))
+
+    @functools.lru_cache(maxsize=_RECURRING)
+    def cut_once(name: str, value: str) -> str:
+        return _cut(name, value, names)
+
     for fields in sections:
         author = next((value for name, value in fields if name.strip().lower() == "from"), "")
-        cut.append([(name, _cut(name, value, names)) for name, value in fields])
-        for word in {word for one in cut[-1] for text in one for word in _WORD.findall(text)}:
-            if len(users[word]) < authors:
-                users[word].add(author)
+        cut.append([(name, cut_once(name, value)) for name, value in fields])
+        for word in frozenset().union(*[words_of(text) for one in cut[-1] for text in one]):
+            known = users[word]
+            if len(known) < authors:
+                known.add(author)
     common = {
         word
         for word, known in users.items()
@@ -186,10 +201,16 @@ def impersonal(
     def if_common(found: re.Match[str]) -> str:
         return found[0] if found[0] in common else ""
 
-    return [
-        [(_WORD.sub(if_common, name), _WORD.sub(if_common, value)) for name, value in fields]
-        for fields in cut
-    ]
+    @functools.lru_cache(maxsize=_RECURRING)
+    def in_common(text: str) -> str:
+        return text if words_of(text) <= common else _words(text).sub(if_common, text)
+
+    return [[(in_common(name), in_common(value)) for name, value in fields] for fields in cut]
+
+
+def _words(text: str) -> re.Pattern[str]:
+    """What finds words in this text: looking for IPv6 addresses, too, takes twice as long."""
+    return _WORD if text.count(":") >= _COLONS else _WORD_WITHOUT_COLON
 
 
 def _cut(name: str, value: str, names: set[str]) -> str:
@@ -209,4 +230,4 @@ def _cut(name: str, value: str, names: set[str]) -> str:
 
 
 def _storable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
