@@ -1502,6 +1502,79 @@ static PyObject *take_method(PyObject *object, PyObject *const *args, Py_ssize_t
     return made;
 }
 
+/* ---- Merkle roots ---------------------------------------------------------------------------- */
+
+static bool hash_node(EVP_MD_CTX *context, const EVP_MD *sha256, octet mark, const octet *octets,
+                      size_t size, octet *digest) {
+    return EVP_DigestInit_ex(context, sha256, NULL) && EVP_DigestUpdate(context, &mark, 1)
+           && EVP_DigestUpdate(context, octets, size) && EVP_DigestFinal_ex(context, digest, NULL);
+}
+
+/* Leaves of lines of `size` octets; 0: they are leaves. */
+static bool make_leaves(EVP_MD_CTX *context, const EVP_MD *sha256, const octet *octets, size_t size,
+                        octet *leaves, size_t count) {
+    bool is_made = true;
+    if (!size) memcpy(leaves, octets, count * DIGEST);
+    for (size_t number = 0; size && is_made && number < count; number++)
+        is_made = hash_node(context, sha256, 0, octets + number * size, size,
+                            leaves + number * DIGEST);
+    return is_made;
+}
+
+/* Each level in the place of the one below; the root is then the first. */
+static bool grow_to_root(EVP_MD_CTX *context, const EVP_MD *sha256, octet *nodes, size_t count) {
+    bool is_made = true;
+    for (; is_made && count > 1; count = count / 2 + count % 2) {
+        for (size_t pair = 0; is_made && pair < count / 2; pair++)
+            is_made = hash_node(context, sha256, 1, nodes + 2 * pair * DIGEST, 2 * DIGEST,
+                                nodes + pair * DIGEST);
+        if (count % 2) memmove(nodes + count / 2 * DIGEST, nodes + (count - 1) * DIGEST, DIGEST);
+    }
+    return is_made;
+}
+
+static bool make_root(const octet *octets, size_t size, size_t count, octet *nodes,
+                      octet digest[DIGEST]) {
+    EVP_MD *sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    bool is_made = sha256 && context;
+    if (is_made && !count)
+        is_made = EVP_DigestInit_ex(context, sha256, NULL)
+                  && EVP_DigestFinal_ex(context, digest, NULL);
+    else if (is_made)
+        is_made = make_leaves(context, sha256, octets, size, nodes, count)
+                  && grow_to_root(context, sha256, nodes, count);
+    if (is_made && count) memcpy(digest, nodes, DIGEST);
+    EVP_MD_CTX_free(context);
+    EVP_MD_free(sha256);
+    return is_made;
+}
+
+static PyObject *root_function(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+    (void)module;
+    long long size = given == 2 && PyBytes_Check(args[0]) && PyLong_Check(args[1])
+                         ? PyLong_AsLongLong(args[1]) : -1;
+    if (PyErr_Occurred()) return NULL;
+    size_t all = size < 0 ? 0 : (size_t)PyBytes_Size(args[0]);
+    size_t each = size > 0 ? (size_t)size : DIGEST;
+    if (size < 0 || size > (1LL << 30) || all % each) {
+        PyErr_SetString(PyExc_ValueError, "root(lines: bytes, size: int) of whole lines expected");
+        return NULL;
+    }
+    size_t count = all / each;
+    const octet *octets = (const octet *)PyBytes_AsString(args[0]);
+    octet digest[DIGEST], *nodes = malloc((count ? count : 1) * DIGEST);
+    if (!nodes) return PyErr_NoMemory();
+    bool is_made;
+    Py_BEGIN_ALLOW_THREADS
+    is_made = make_root(octets, (size_t)size, count, nodes, digest);
+    Py_END_ALLOW_THREADS
+    free(nodes);
+    if (is_made) return make_octets(digest, DIGEST);
+    failed_hash();
+    return NULL;
+}
+
 /* ---- The type -------------------------------------------------------------------------------- */
 
 static Name *name_of(Reader *self, const char *text, size_t size) {
@@ -1620,9 +1693,16 @@ static int fill(PyObject *module) {
     return failed;
 }
 
+static PyMethodDef functions[] = {
+    {"root", (PyCFunction)(void (*)(void))root_function, METH_FASTCALL,
+     "The Merkle root over lines of one size that follow one another; size 0: over leaves."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill}, {0, NULL}};
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "_spool_line", .m_size = 0, .m_slots = parts,
+    PyModuleDef_HEAD_INIT, .m_name = "_spool_line", .m_size = 0, .m_methods = functions,
+    .m_slots = parts,
 };
 
 PyMODINIT_FUNC PyInit__spool_line(void) { return PyModuleDef_Init(&definition); }

@@ -4,16 +4,29 @@ Promises: `Tree.root()` after n `add`s equals the RFC's hash over those n leaves
 memory.  Leaves and nodes are hashed with different prefixes, so neither can be passed off as the
 other.
 
+A compiled helper makes a root over many lines at once; `root_by_python` is its twin, which runs
+where the helper is missing.
+
 Does not: make proofs or sign anything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
+
+COMPILED: Callable[[bytes, int], bytes] | None = None  # None where it could not be built
+try:
+    from carbonseal.milter.archive import _spool_line
+except ImportError:
+    pass
+else:
+    COMPILED = _spool_line.root
 
 # hashlib gives up the interpreter lock for more than 2,047 octets, and between the threads of a
 # worker getting it back costs more than hashing a record.
 _PIECE = 2046
+_LEAF = 32  # octets
 
 
 def leaf_hash(line: bytes) -> bytes:
@@ -33,7 +46,21 @@ def _node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
-def root_of(leaves: list[bytes]) -> bytes:
+def root(lines: bytes, size: int) -> bytes:
+    """The root over lines of `size` octets each that follow one another; 0: they are leaves."""
+    return root_by_python(lines, size) if COMPILED is None else COMPILED(lines, size)
+
+
+def root_by_python(lines: bytes, size: int) -> bytes:
+    """The same without the helper.  Raises: ValueError where the last line is not whole."""
+    each = size or _LEAF
+    if len(lines) % each:
+        raise ValueError(f"{len(lines)} octets are no lines of {each}")
+    found = [lines[start : start + each] for start in range(0, len(lines), each)]
+    return _root_of([quick_leaf_hash(one) for one in found] if size else found)
+
+
+def _root_of(leaves: list[bytes]) -> bytes:
     """The root over leaves that are all at hand: that of a `Tree` in a third of the time."""
     if not leaves:
         return sha256(b"").digest()

@@ -629,9 +629,7 @@ class _Writer:
             # Not all of those that met must try again at the same moment.
             time.sleep(_random.uniform(0.0, wait))
 
-    def _commit_once(
-        self, some: Sequence[Batch], meanwhile: Callable[[], None] | None
-    ) -> None:
+    def _commit_once(self, some: Sequence[Batch], meanwhile: Callable[[], None] | None) -> None:
         reached: dict[str, Progress] = {}
         with self._transaction(meanwhile) as connection:
             for batch in some:

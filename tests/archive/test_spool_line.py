@@ -6,7 +6,9 @@ import contextlib
 import itertools
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -127,6 +129,34 @@ def test_the_helper_is_what_runs_where_there_was_a_compiler() -> None:
     """Otherwise nothing here would be compared with anything."""
     assert spool_line.COMPILED is not None
     assert usual_rows.COMPILED is not None
+
+
+FOLDED = st.lists(
+    PLAIN
+    | st.sampled_from(["\n ", "\r\n\t", "\r", "\n", "\t", "\r\r\n ", "=", "?", '"', "\\", "\0"]),
+    max_size=8,
+).map("".join)
+
+
+@settings(max_examples=EXAMPLES)
+@given(FOLDED)
+@example(" of two lines,\r\n\tand words words")
+@example("\n ")
+@example("x\r\r\n y\n")
+@example(f" {'y' * 64}\n {'z' * 65}")
+@example("=\n ?")
+@example(" ".join(f"w{number}\n" for number in range(300)))
+def test_a_folded_subject_says_the_same(subject: str) -> None:
+    """Line ends, tabs and what else is escaped in it, wherever they stand."""
+    assert_twins(record.encode(salted(1, header_fields=[["Subject", subject]])))
+
+
+def test_a_folded_subject_is_not_left_to_python() -> None:
+    """Most subjects that are long are folded."""
+    content = salted(1, header_fields=[["Subject", ' A "note" of\r\n\ttwo lines']])
+    apart = taking()(record.encode(content))
+    assert apart is not None
+    assert apart.subject == 'A "note" of two lines'
 
 
 def test_all_mail_of_the_generator_is_taken_apart() -> None:
@@ -678,3 +708,26 @@ def test_the_maker_of_rows_refuses_what_is_no_record() -> None:
 def test_the_helper_stays_within_its_memory(source: Path, tmp_path: Path) -> None:
     """All of the above once more under the sanitizers."""
     sanitizers.run(source, __file__, tmp_path, "-lcrypto")
+
+
+@settings(max_examples=EXAMPLES)
+@given(st.integers(0, 70), st.sampled_from([0, 1, leaf.DIGEST, leaf.ENTRY]), st.randoms())
+def test_the_root_over_many_lines_is_that_of_a_tree(count: int, size: int, random: Random) -> None:
+    """However the number of lines halves, and for leaves that are made already as well."""
+    lines = [random.randbytes(size or leaf.DIGEST) for _ in range(count)]
+    tree = merkle.Tree()
+    for one in lines:
+        tree.add(one)
+    leaves = b"".join(lines if size == 0 else map(merkle.leaf_hash, lines))
+    for root in (merkle.root, merkle.root_by_python):
+        assert root(b"".join(lines), size) == root(leaves, 0)
+        if size:
+            assert root(b"".join(lines), size) == tree.root()
+
+
+@pytest.mark.parametrize("root", [merkle.root, merkle.root_by_python])
+def test_lines_that_are_not_whole_have_no_root(root: Callable[[bytes, int], bytes]) -> None:
+    """What is no multiple of a line is no list of lines."""
+    for lines, size in ((b"12345", 2), (b"1" * 33, 0)):
+        with pytest.raises(ValueError, match="lines"):
+            root(lines, size)

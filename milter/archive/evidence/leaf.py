@@ -25,7 +25,7 @@ Does not: read the spool or SQL, or sign.  Raises nothing for any JSON object.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256, shake_128
@@ -418,12 +418,6 @@ _HEADER_JOINED = _joined_names(_HEADER_ORDER)
 def leaf(rest: bytes, header: bytes) -> bytes:
     """The leaf of a line in the tree of its segment."""
     return merkle.leaf_hash(rest + header)
-
-
-def leaves_of(entries: bytes) -> Iterator[bytes]:
-    """The leaves of seal.leaves, in order."""
-    for start in range(0, len(entries), ENTRY):
-        yield merkle.leaf_hash(entries[start : start + ENTRY])
 
 
 def evidence_of(line: bytes, content: Mapping[str, Any] | None) -> bytes:

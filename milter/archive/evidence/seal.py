@@ -234,7 +234,7 @@ class Surveying:
         return Survey(
             segment=segment.name,
             leaves=evidence,
-            root=merkle.root_of(list(leaf.leaves_of(evidence))),
+            root=merkle.root(evidence, leaf.ENTRY),
             first_record_id=self._first or named,
             last_record_id=self._last or named,
             findings=_compare(self._footer, bytes(self._digests), self._broken),
@@ -266,13 +266,14 @@ def _compare(
     said = said if isinstance(said, dict) else {}
     count, root = said.get("records"), said.get("merkle_root")
     size = leaf.DIGEST
-    whole = [digests[start : start + size] for start in range(0, len(digests), size)]
+    lines = len(digests) // size
     # What recovery counts: lines whose checksum fits.
-    faults = frozenset(broken)
-    intact = [one for place, one in enumerate(whole) if place not in faults] if broken else whole
-    for lines in (whole, intact):
-        if count == len(lines) and root == merkle.root_of(lines).hex():
+    gone = frozenset(broken)
+    places = [place for place in range(lines) if place not in gone] if broken else []
+    intact = b"".join(digests[size * place : size * (place + 1)] for place in places)
+    for leaves in (digests, intact) if broken else (digests,):
+        if count == len(leaves) // size and root == merkle.root(leaves, 0).hex():
             return ()
-    if isinstance(count, int) and count != len(whole):
-        return (f"the footer counts {count} lines and there are {len(whole)}",)
+    if isinstance(count, int) and count != lines:
+        return (f"the footer counts {count} lines and there are {lines}",)
     return ("the lines are not those over which the footer has its Merkle root",)
