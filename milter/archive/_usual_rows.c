@@ -87,6 +87,7 @@ typedef struct {
     PyObject *keys[KEYS];
     PyObject *numbers[3]; /* 0, 1, 2 */
     PyObject *empty;      /* no octets */
+    PyObject *blank;      /* a message row with all its keys: a copy need not grow key by key */
     PyObject *verdicts;   /* what was answered, by the reasons with their placeholders */
     PyObject *answers[QUESTIONS]; /* what was answered, by what was asked */
 } Maker;
@@ -1203,7 +1204,8 @@ static PyObject *make_method(PyObject *object, PyObject *const *args, Py_ssize_t
                               &made.roles,   &made.recipients, &made.signatures};
     bool is_there = true;
     for (size_t number = 0; number < 7; number++) {
-        *own[number] = number < 5 ? PyDict_New() : PyList_New(0);
+        *own[number] = !number ? PyDict_Copy(self->blank)
+                       : number < 5 ? PyDict_New() : PyList_New(0);
         is_there = is_there && *own[number];
     }
     Outcome outcome = is_there ? fill(self, &made, args[0], args[1]) : ERROR;
@@ -1239,6 +1241,9 @@ static int prepare(Maker *self, PyObject *questions) {
         if (!(self->keys[place] = PyUnicode_InternFromString(key_texts[place]))) return -1;
     for (long number = 0; number < 3; number++)
         if (!(self->numbers[number] = PyLong_FromLong(number))) return -1;
+    if (!(self->blank = PyDict_New()) || put(self, self->blank, K_SALT, Py_None) == ERROR) return -1;
+    for (int key = K_RECORDED_AT; key <= K_VERBATIM; key++)
+        if (put(self, self->blank, key, Py_None) == ERROR) return -1;
     self->empty = PyBytes_FromStringAndSize("", 0);
     self->verdicts = PyDict_New();
     return self->empty && self->verdicts ? 0 : -1;
@@ -1268,6 +1273,7 @@ static void deallocate(PyObject *object) {
     for (size_t place = 0; place < KEYS; place++) Py_XDECREF(self->keys[place]);
     for (size_t number = 0; number < 3; number++) Py_XDECREF(self->numbers[number]);
     Py_XDECREF(self->empty);
+    Py_XDECREF(self->blank);
     Py_XDECREF(self->verdicts);
     free_object(object);
     Py_DECREF(type);

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from carbonseal.milter.archive.evidence import leaf
 
+_USUAL = 9  # place of `Apart.flat`
 _TAIL = 21  # octets that the checksum does not cover: itself, and the newline
 
 
@@ -108,14 +109,16 @@ def taking(wanted: Collection[str], *, flat: bool = False) -> Take | None:
         compiled = COMPILED(wanted, leaf.NAMING, leaf.ABOUT, flat)
     except ValueError:
         return None  # a name that is longer than the helper can remember
-    take_apart, checksum, made = compiled.take, zlib.crc32, Apart._make
-    flatly = Flat._make
+    take_apart, checksum, new = compiled.take, zlib.crc32, tuple.__new__
 
     def take(line: bytes) -> Apart | None:
         found = take_apart(line, checksum(line[:-_TAIL]))
         if found is None:
             return None
-        *parts, usual = found
-        return made((*parts, None if usual is None else flatly(usual)))
+        # What is left of `_make` but for its look at the length.
+        usual = found[_USUAL]
+        if usual is not None:
+            found = (*found[:_USUAL], new(Flat, usual))
+        return new(Apart, found)
 
     return take
