@@ -84,7 +84,11 @@ class Tree:
 
     def add(self, line: bytes) -> None:
         """Append the leaf of `line`."""
-        node = leaf_hash(line)
+        self.add_leaf(leaf_hash(line))
+
+    def add_leaf(self, leaf: bytes) -> None:
+        """Append a leaf that was hashed before."""
+        node = leaf
         count = self.leaves
         while count & 1:
             node = _node_hash(self._edge.pop(), node)

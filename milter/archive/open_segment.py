@@ -7,13 +7,17 @@ a size nor new blocks to put into the file system's journal (measured on ext4: 3
 place of 440 to 680, of CPU 110 in place of 170, the kernel's threads included).  A closed segment
 has none.
 
-Raises: OSError where lines could not be made durable; `Taken` and `Unsynced` are such.
+Raises: OSError where lines could not be made durable; `Taken`, `Vanished` and `Unsynced` are such.
+
+`append_plainly` has a compiled twin, which runs wherever a compiler was at hand: between two of its
+three system calls a worker's other threads would each time take the interpreter over.
 
 Does not: decide when a segment is old or large enough (`spool` does), or read (`segments` does).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -21,6 +25,11 @@ from typing import Final
 
 from carbonseal.keys import durable
 from carbonseal.milter.archive import merkle, record
+
+try:
+    from carbonseal.milter.archive import _open_segment as compiled
+except ImportError:
+    compiled = None  # type: ignore[assignment]
 
 OPEN_SUFFIX: Final = ".open.jsonl"
 CLOSED_SUFFIX: Final = ".jsonl"
@@ -30,14 +39,57 @@ _LEAST_ROOM: Final = 32 * 1024
 _MOST_ROOM: Final = 256 * 1024
 # Not the line end alone: the torn line may lack nothing else and would become an intact record.
 _TORN_END: Final = record.TORN_MARK + b"\n"
+# What came of an append.
+_DONE, _VANISHED, _UNWRITTEN, _UNSYNCED = range(4)
 
 
 class Taken(OSError):
     """Recovery took a new segment for an orphan before it was locked."""
 
 
+class Vanished(OSError):
+    """The name no longer leads to our file (removed, or the directory was replaced)."""
+
+
 class Unsynced(OSError):
     """fdatasync failed: the file's content is in doubt."""
+
+
+def append_plainly(
+    place: tuple[bytes, int, int], octets: bytes, needed: int, offset: int, lines: list[bytes], /
+) -> tuple[int, int, int, list[bytes]]:
+    """Write `octets` at `offset`, the first `needed` of them for certain, and sync.
+
+    `place` is a path, an inode and an open file: nothing is written unless one leads to the other.
+    Returns what came of it, errno of the fault,
+    how many octets were written, and the leaves of `lines` if all went well.
+    """
+    path, inode, file = place
+    if not _leads_to(path, inode):
+        return _VANISHED, 0, 0, []
+    written, rest = 0, octets
+    try:
+        while written < needed:
+            written += os.pwrite(file, rest, offset + written)
+            # Room that there is no space for is gone without.
+            rest = octets[written:needed]
+    except OSError as fault:
+        return _UNWRITTEN, fault.errno or 0, written, []
+    try:
+        os.fdatasync(file)
+    except OSError as fault:
+        return _UNSYNCED, fault.errno or 0, written, []
+    return _DONE, 0, written, list(map(merkle.leaf_hash, lines))
+
+
+def _leads_to(path: bytes, inode: int) -> bool:
+    try:
+        return os.stat(path).st_ino == inode
+    except OSError:
+        return False
+
+
+_append = append_plainly if compiled is None else compiled.append
 
 
 class OpenSegment:
@@ -53,7 +105,7 @@ class OpenSegment:
         self._tree = merkle.Tree()
         self._torn = False
         self._directory = directory
-        self._path = os.fspath(directory / (self.name + OPEN_SUFFIX))
+        self._path = os.fsencode(directory / (self.name + OPEN_SUFFIX))
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file = os.open(self._path, flags, 0o640)
         try:
@@ -72,7 +124,7 @@ class OpenSegment:
         except BlockingIOError:
             raise Taken from None
         self._inode = os.fstat(self._file).st_ino
-        if self.has_vanished():
+        if not _leads_to(self._path, self._inode):
             # Closed under its other name already, with a footer: nothing may follow that.
             raise Taken
 
@@ -80,42 +132,31 @@ class OpenSegment:
         """Whether it has lines, and is that old."""
         return now - self.opened_at >= seconds and self._tree.leaves > 0
 
-    def has_vanished(self) -> bool:
-        """Whether the name no longer leads to our file (removed, or the directory was replaced)."""
-        try:
-            return os.stat(self._path).st_ino != self._inode
-        except OSError:
-            return True
-
     def append(self, lines: list[bytes]) -> None:
-        """Write and sync.  OSError: nothing is promised, the segment stays usable."""
+        """Write and sync.  OSError: nothing is promised, the segment stays usable.
+
+        Raises: Vanished (nothing was written), Unsynced; after these two it does not.
+        """
         # A torn line of an earlier fault is ended first; readers skip it by its missing checksum.
         data = b"".join([_TORN_END, *lines] if self._torn else lines)
-        room = 0
-        if self._has_room and self.size + len(data) > self._reach:
-            room = min(max(self.size, _LEAST_ROOM), _MOST_ROOM)
-        self._write(data, room)
-        try:
-            os.fdatasync(self._file)
-        except OSError as fault:
-            raise Unsynced(fault.errno, fault.strerror) from fault
-        for line in lines:
-            self._tree.add(line)
-
-    def _write(self, data: bytes, room: int) -> None:
-        written = 0
-        rest = data + bytes(room) if room else data
-        try:
-            while written < len(data):
-                written += os.pwrite(self._file, rest, self.size + written)
-                # Room that there is no space for is gone without.
-                rest = data[written:]
-        except OSError:
+        needed = len(data)
+        octets = data
+        if self._has_room and self.size + needed > self._reach:
+            octets += bytes(min(max(self.size, _LEAST_ROOM), _MOST_ROOM))
+        place = (self._path, self._inode, self._file)
+        outcome, fault, written, leaves = _append(place, octets, needed, self.size, lines)
+        if outcome == _VANISHED:
+            raise Vanished(errno.ENOENT, os.strerror(errno.ENOENT))
+        if outcome == _UNWRITTEN:
             self._account_for_part(data[:written])
-            raise
+            raise OSError(fault, os.strerror(fault))
         self._torn = False
         self._reach = max(self._reach, self.size + written)
-        self.size += len(data)
+        self.size += needed
+        if outcome == _UNSYNCED:
+            raise Unsynced(fault, os.strerror(fault))
+        for leaf in leaves:
+            self._tree.add_leaf(leaf)
 
     def _account_for_part(self, data: bytes) -> None:
         """Count what a failed write left in the file: whole lines are records to any reader."""

@@ -142,10 +142,13 @@ class Spool:
         return None
 
     def _flush(self, lines: list[bytes]) -> None:
+        try:
+            self._append(lines)
+        except open_segment.Vanished:
+            self._append(lines)  # to a new one, if there is still a place for it
+
+    def _append(self, lines: list[bytes]) -> None:
         segment = self._segment
-        if segment is not None and segment.has_vanished():
-            segment.abandon()
-            segment = self._segment = None
         if segment is not None and segment.size >= self._segment_bytes:
             self._close_segment()
             segment = None
@@ -153,7 +156,7 @@ class Spool:
             segment = self._segment = self._new_segment()
         try:
             segment.append(lines)
-        except open_segment.Unsynced:
+        except (open_segment.Vanished, open_segment.Unsynced):
             # After a failed fsync the kernel may call the lost pages clean, so that a later fsync
             # of the same file would lie: nothing more may be promised on this file.
             segment.abandon()

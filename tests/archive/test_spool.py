@@ -59,6 +59,16 @@ def opened(request: pytest.FixtureRequest, directory: Path) -> Callable[..., spo
     return functools.partial(spool.Spool, directory, has_room=request.param)
 
 
+@pytest.fixture
+def by_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiled half: a test can put calls of its own in the place of Python's.
+
+    That the compiled half makes the same calls and says the same of their faults is what
+    `test_open_segment` holds.
+    """
+    monkeypatch.setattr(open_segment, "_append", open_segment.append_plainly)
+
+
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
 def test_a_record_line_gives_back_what_went_in(content: dict[str, object]) -> None:
     """Encoding and parsing are inverse, lone surrogates and NUL included."""
@@ -134,6 +144,7 @@ def test_every_line_of_many_threads_is_in_the_segment_once(
     assert footer_of(directory)["records"] == 1600
 
 
+@pytest.mark.usefixtures("by_python")
 def test_waiting_threads_share_one_sync(
     opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +175,7 @@ def test_waiting_threads_share_one_sync(
     assert sorted(numbers(directory)) == list(range(21))
 
 
+@pytest.mark.usefixtures("by_python")
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
 def test_a_failed_write_is_refused_and_the_next_one_succeeds(
     opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch, fault: int
@@ -190,6 +202,7 @@ def test_a_failed_write_is_refused_and_the_next_one_succeeds(
     assert footer_of(directory)["records"] == 2
 
 
+@pytest.mark.usefixtures("by_python")
 def test_whole_lines_of_a_failed_write_are_counted_in_the_footer(
     opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +226,7 @@ def test_whole_lines_of_a_failed_write_are_counted_in_the_footer(
     assert footer_of(directory)["records"] == 2
 
 
+@pytest.mark.usefixtures("by_python")
 def test_nothing_more_is_promised_on_a_file_whose_sync_failed(
     opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,6 +457,7 @@ def test_a_segment_that_the_writer_moves_away_does_not_lift_the_limit(
     assert spool.waiting_bytes(directory) == 500
 
 
+@pytest.mark.usefixtures("by_python")
 def test_a_torn_line_that_lacks_nothing_but_its_end_is_no_record(
     opened: Callable[..., spool.Spool], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,6 +516,7 @@ def test_room_grows_and_is_bounded(directory: Path) -> None:
     assert len(list(segments.read(segments.pending(directory)[0], 0))) == 100
 
 
+@pytest.mark.usefixtures("by_python")
 def test_no_space_for_the_room_is_no_fault(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
