@@ -37,6 +37,8 @@ _PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
 _SHIFTS = range(120, -1, -10)
 _RANDOM = 10  # octets of an id
 _SALT = 16
+_IDENTITY = _RANDOM + _SALT
+_AHEAD = 150  # identities: a page of randomness
 _SEAL = b',"crc32":"'
 _TAIL = len(_SEAL) + 8 + 2  # the checksum and the closing quote and brace
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
@@ -74,10 +76,27 @@ def new_identity(milliseconds: int) -> tuple[str, str]:
     """The id of a new record, and its salt: what hides the record's parts behind their evidence.
 
     From the kernel's generator: who could guess the salt could try out names after a person was
-    erased.  Asked once for both.
+    erased.
     """
-    octets = os.urandom(_RANDOM + _SALT)
+    try:
+        octets = _unused.pop()
+    except IndexError:
+        octets = _replenished()
     return record_id(milliseconds, octets[:_RANDOM]), octets[_RANDOM:].hex()
+
+
+# Randomness for identities, each piece taken out by one thread only.  The kernel is asked for many
+# at once: each time costs a system call, and the interpreter lock, which another thread may keep.
+_unused: list[bytes] = []
+os.register_at_fork(after_in_child=_unused.clear)  # two processes must not use the same
+
+
+def _replenished() -> bytes:
+    """A piece, and more for those who come after."""
+    octets = os.urandom(_IDENTITY * _AHEAD)
+    first, *others = (octets[at : at + _IDENTITY] for at in range(0, len(octets), _IDENTITY))
+    _unused.extend(others)
+    return first
 
 
 def new_salt() -> str:

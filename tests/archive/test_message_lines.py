@@ -207,14 +207,6 @@ def test_an_id_is_the_same_from_both(milliseconds: int, randomness: bytes) -> No
     assert number == milliseconds << 80 | int.from_bytes(randomness)
 
 
-def test_no_two_identities_are_alike() -> None:
-    """Neither the ids nor the salts, of one millisecond."""
-    made = [record.new_identity(1_800_000_000_000) for _ in range(1000)]
-    for one in zip(*made, strict=True):
-        assert len(set(one)) == 1000
-    assert {(len(record_id), len(salt)) for record_id, salt in made} == {(26, 32)}
-
-
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this is that run")
 def test_no_test_here_makes_the_compiled_half_misbehave(tmp_path: Path) -> None:
     """The same tests, with its memory and its arithmetic watched."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import zlib
 from typing import Any
 
@@ -54,3 +56,45 @@ def test_a_line_that_is_no_json_is_refused() -> None:
     """A checksum that fits proves that nothing was lost, not that it is a record."""
     with pytest.raises(ValueError, match="Expecting value"):
         record.parse(b'nothing,"crc32":"%08x"}\n' % zlib.crc32(b"nothing"))
+
+
+def assert_all_differ(made: list[tuple[str, str]]) -> None:
+    for one in zip(*made, strict=True):
+        assert len(set(one)) == len(made)
+    assert {(len(record_id), len(salt)) for record_id, salt in made} == {(26, 32)}
+
+
+def test_no_two_identities_are_alike() -> None:
+    """Neither the ids nor the salts, of one millisecond, in whatever thread they are made."""
+    made: list[tuple[str, str]] = []
+
+    def make() -> None:
+        for _ in range(1000):
+            made.append(record.new_identity(1_800_000_000_000))
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8000
+    assert_all_differ(made)
+
+
+def test_no_identity_of_a_child_is_one_of_its_parents() -> None:
+    """Randomness that the parent holds ready is its own."""
+    made = [record.new_identity(1_800_000_000_000)]
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        theirs = [record.new_identity(1_800_000_000_000) for _ in range(400)]
+        with open(writable, "w", encoding="ascii") as stream:
+            json.dump(theirs, stream)
+        os._exit(0)
+    os.close(writable)
+    with open(readable, encoding="ascii") as stream:
+        made += [(record_id, salt) for record_id, salt in json.load(stream)]
+    os.waitpid(child, 0)
+    made += [record.new_identity(1_800_000_000_000) for _ in range(400)]
+    assert len(made) == 801
+    assert_all_differ(made)
