@@ -18,17 +18,16 @@ Does not: choose the request, hash the body, insert the field.
 from __future__ import annotations
 
 import binascii
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from carbonseal.keys import canonical_header
 from carbonseal.keys.canonical_header import Disputed, Given, NoFrom, Selection
 from carbonseal.keys.keyring import SigningKey
 from carbonseal.policies import errors
-from carbonseal.policies.signing_request import SignatureRequest
+from carbonseal.policies.signing_request import KeyFacts, SignatureRequest
 
 FIELD_NAME: Final = "DKIM-Signature"
 _LINE = 78  # RFC 5322 section 2.1.1: "SHOULD be no more than 78 characters"
@@ -70,20 +69,34 @@ def sign(
     folding; `body_digest` are the 32 octets of `BodyHash(request.body_canonicalization)`; `now` is
     in seconds since the epoch.
     """
-    if key.facts != request.key:
+    plan = _plans.get(id(request)) or _planned(request)
+    if key.facts is not plan.key and key.facts != plan.key:
         raise SignatureFailed(
             "wrong-key",
             request.selector,
             f"the key {key!r} is not the one the request names ({request.selector}).",
         )
-    plan = _plan(request)
-    signed = _signed(fields, plan)
-    expires_at = None if request.expires_after is None else now + request.expires_after
+    try:
+        signed = canonical_header.canonical(fields, plan.selection)
+    except (Disputed, NoFrom) as fault:
+        raise _unsignable(fault) from None
     body_hash = _base64(body_digest)
-    tail = f"{_times(now, expires_at)} bh={body_hash}{_B_TAG}"
+    expires_at = None
+    tail = f" t={now}; bh={body_hash}{_B_TAG}"
+    if request.expires_after is not None:
+        expires_at = now + request.expires_after
+        tail = f" t={now}; x={expires_at}; bh={body_hash}{_B_TAG}"
     # What verifies below canonicalizes the finished field whole and anew.
-    own = plan.beginning + plan.canonical(tail.encode())
-    signature = _sign_digest(key, _digest(signed, own))
+    digest = _digest(signed, plan.beginning + plan.canonical(tail.encode()))
+    try:
+        signature = key.sign_digest(digest)
+    # OpenSSL's errors have many classes, and none of them may stop the mail.
+    except Exception as error:
+        raise SignatureFailed(
+            "signing-failed",
+            request.selector,
+            f"{key!r} cannot sign: {type(error).__name__}.",
+        ) from None
     value = plan.text + tail + _folded(_base64(signature))
     _verify(value, signed, plan, key)
     if not plan.was_compared:
@@ -96,6 +109,8 @@ def sign(
 class _Plan:
     """All that is the same for every message with one request."""
 
+    request: SignatureRequest
+    key: KeyFacts  # the one that must sign
     text: str  # the field up to and with the h= tag and the fold after it
     beginning: bytes  # the same in canonical form, name and all
     name: bytes  # of the field in canonical form, with its colon
@@ -105,7 +120,20 @@ class _Plan:
     was_compared: bool = False  # the first field made with this plan was read back in full
 
 
-@lru_cache(maxsize=256)
+# By the identity of the request, which its plan keeps alive: a request is one object for all
+# messages of a kind (`signing.plan`), and to hash it is to hash forty words.
+_plans: dict[int, _Plan] = {}
+_MOST_PLANS: Final = 256
+
+
+def _planned(request: SignatureRequest) -> _Plan:
+    """The plan of a request that is new; all others go when they become too many."""
+    if len(_plans) >= _MOST_PLANS:
+        _plans.clear()
+    plan = _plans[id(request)] = _plan(request)
+    return plan
+
+
 def _plan(request: SignatureRequest) -> _Plan:
     tags = {
         "v": "1",
@@ -135,6 +163,8 @@ def _plan(request: SignatureRequest) -> _Plan:
         else (name, canonical_header.crlf, b"\r\n")
     )
     return _Plan(
+        request=request,
+        key=request.key,
         text=text + "\n",
         beginning=name + canonical(text.encode()) + fold,
         name=name,
@@ -163,10 +193,6 @@ def _quoted_printable(auid: str) -> str:
     )
 
 
-def _times(now: int, expires_at: int | None) -> str:
-    return f" t={now};" if expires_at is None else f" t={now}; x={expires_at};"
-
-
 def _folded(text: str) -> str:
     return "\n ".join([text[at : at + _PIECE] for at in range(0, len(text), _PIECE)])
 
@@ -175,40 +201,24 @@ def _base64(octets: bytes) -> str:
     return binascii.b2a_base64(octets, newline=False).decode("ascii")
 
 
-def _signed(fields: Sequence[Given], plan: _Plan) -> bytes:
-    """The signed fields in canonical form."""
-    try:
-        return canonical_header.canonical(fields, plan.selection)
-    except Disputed as fault:
-        raise SignatureFailed(
-            "disputed-octets",
-            str(fault),
-            f"the field {fault} holds control characters that verifiers read differently.",
-        ) from None
-    except NoFrom:
+def _unsignable(fault: Disputed | NoFrom) -> SignatureFailed:
+    if isinstance(fault, NoFrom):
         sentence = "the message has no From field, which must be signed."
-        raise SignatureFailed("no-from", "", sentence) from None
+        return SignatureFailed("no-from", "", sentence)
+    return SignatureFailed(
+        "disputed-octets",
+        str(fault),
+        f"the field {fault} holds control characters that verifiers read differently.",
+    )
 
 
 def _digest(signed: bytes, own: bytes) -> bytes:
     """The digest with our own field (its b= empty) at the end, without CRLF: section 3.7."""
     # In two pieces that are usually below the 2,047 octets from which hashlib gives up the
     # interpreter lock: getting it back costs more than hashing them.
-    digest = hashlib.sha256(signed)
+    digest = sha256(signed)
     digest.update(own)
     return digest.digest()
-
-
-def _sign_digest(key: SigningKey, digest: bytes) -> bytes:
-    try:
-        return key.sign_digest(digest)
-    # OpenSSL's errors have many classes, and none of them may stop the mail.
-    except Exception as error:
-        raise SignatureFailed(
-            "signing-failed",
-            key.facts.selector,
-            f"{key!r} cannot sign: {type(error).__name__}.",
-        ) from None
 
 
 def _verify(value: str, signed: bytes, plan: _Plan, key: SigningKey) -> None:

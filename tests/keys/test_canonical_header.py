@@ -168,8 +168,8 @@ def test_a_disagreement_with_dkimpy_ends_in_no_signature(
     request = SignatureRequest("example.com", "r", signing_request.RSA, fields=("from", "to"))
     fields = [(b"From", b" a@example.com"), (b"To", b" two  spaces")]
     digest = body_hash.BodyHash("relaxed").digest()
-    signer._plan.cache_clear()
+    signer._plans.clear()
     with pytest.raises(signer.SignatureFailed) as refusal:
         signer.sign(fields, digest, request, signing_keys[signing_request.RSA], now=1795262400)
     assert refusal.value.code == "self-check-failed"
-    signer._plan.cache_clear()
+    signer._plans.clear()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,6 +67,17 @@ def test_the_same_message_gives_the_same_field(
         request = request_for(selector=key.facts.selector, algorithm=key.facts.algorithm)
         fields = [signer.sign(FIELDS, DIGEST, request, key, now=NOW) for _ in range(2)]
         assert fields[0] == fields[1]
+
+
+def test_no_request_is_signed_with_the_plan_of_one_that_is_gone(
+    ed25519_private: ed25519.Ed25519PrivateKey,
+) -> None:
+    """Requests come and go, one often where another was in memory: each field says its own."""
+    for number in range(2 * signer._MOST_PLANS):
+        request = request_for(selector=f"s{number}", algorithm=signing_request.ED25519)
+        made = signer.sign(FIELDS, DIGEST, request, key_for(request, ed25519_private), now=NOW)
+        assert tags(made.field_value)["s"] == f"s{number}"
+        assert len(signer._plans) <= signer._MOST_PLANS
 
 
 _LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -181,12 +193,12 @@ def test_a_badly_folded_field_is_found_before_it_leaves(  # type: ignore[no-unty
     """The finished field is parsed back: what a verifier would not read as meant is refused."""
     packed = signer._packed
     monkeypatch.setattr(signer, "_packed", lambda tokens: damage(packed(tokens)))
-    signer._plan.cache_clear()
+    signer._plans.clear()
     try:
         with pytest.raises(signer.SignatureFailed, match="does not verify"):
             signer.sign(FIELDS, DIGEST, request_for(), signing_keys[signing_request.RSA], now=NOW)
     finally:
-        signer._plan.cache_clear()
+        signer._plans.clear()
 
 
 def test_an_error_of_openssl_becomes_a_refusal(rsa_private: object) -> None:
