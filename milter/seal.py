@@ -86,6 +86,15 @@ class Services:
     archive_addresses: frozenset[Address]
     tally: Tally = field(default_factory=counters.nowhere)
     outages: Outages = field(default_factory=NoOutages)
+    # Out of the configuration, for each message: a value in a section of a section is as many
+    # places in memory.
+    is_dry_run: bool = field(init=False)
+    headers: str | list[str] = field(init=False)  # names of the fields that are kept, or 'all'
+
+    def __post_init__(self) -> None:
+        file = self.configuration.file
+        object.__setattr__(self, "is_dry_run", file.milter.dry_run)
+        object.__setattr__(self, "headers", file.record.headers)
 
 
 # A tuple: a frozen dataclass takes a microsecond more to make, on every message.
@@ -126,7 +135,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     if is_accepted:
         done = Deeds(signing.signatures, decisions.copy.add, disposition.answer)
     wanted = None
-    is_dry_run = configuration.file.milter.dry_run
+    is_dry_run = services.is_dry_run
     if is_dry_run:
         wanted, done, disposition = done, describe.NOTHING, ACCEPTED
         reasons = (_DRY_RUN, *(one for one in reasons if one.code not in _DEEDS))
@@ -140,7 +149,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
         now=now,
         relay=services.relay or transaction.relay,
         config_version=configuration.version,
-        headers=configuration.file.record.headers,
+        headers=services.headers,
         reasons=reasons,
     )
     is_recorded = True

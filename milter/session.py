@@ -150,7 +150,10 @@ class Session:
             _apply(context, verdict)
             whole = time.perf_counter() - started
             log.message(verdict, milliseconds=round(whole * 1000, 2))
-            _counted(self._count, transaction, verdict, started, whole)
+            try:
+                self._count(transaction, verdict, started, whole)
+            except Exception as fault:
+                _miscounted(fault)
             return _answer(context, verdict.disposition)
         except Exception as fault:
             return self._internal_error(context, transaction, fault)
@@ -183,7 +186,7 @@ class Session:
         queue_id = transaction.queue_id if transaction is not None else ""
         log.internal_error("end_of_message", fault, queue_id=queue_id)
         configuration, tally = self._services.configuration, self._services.tally
-        if configuration.file.milter.dry_run:
+        if self._services.is_dry_run:
             _counted(tally.failed, Answer.ACCEPT)
             return _CONTINUE
         disposition = configuration.failure.dispose(FailureClass.INTERNAL_ERROR)
@@ -196,10 +199,14 @@ def _counted(count: Callable[..., None], *facts: Any) -> None:
     try:
         count(*facts)
     except Exception as fault:
-        kind = type(fault).__name__
-        if kind not in _MISCOUNTED:  # else each message would say the same
-            _MISCOUNTED.add(kind)
-            log.internal_error("count", fault)
+        _miscounted(fault)
+
+
+def _miscounted(fault: Exception) -> None:
+    kind = type(fault).__name__
+    if kind not in _MISCOUNTED:  # else each message would say the same
+        _MISCOUNTED.add(kind)
+        log.internal_error("count", fault)
 
 
 def _macro(context: Any, name: str) -> str | None:
@@ -245,7 +252,7 @@ class Sessions:
 
     def __init__(self, services: seal.Services) -> None:
         self._services = services
-        self._is_dry_run = services.configuration.file.milter.dry_run
+        self._is_dry_run = services.is_dry_run
         # What is not asked for in the negotiation cannot be done by mistake either.
         self._actions = libmilter.SETSYMLIST if self._is_dry_run else _ACTIONS
 

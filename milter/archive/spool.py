@@ -37,15 +37,15 @@ class SpoolUnwritable(TryLater):
 class _Batch:
     """The lines that will share one fdatasync, and the threads that wait for it."""
 
-    __slots__ = ("fault", "followers", "lines")
+    __slots__ = ("fault", "followers", "is_over", "lines")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         # One lock, taken, for each thread but the first: an Event costs ten times as much, and most
         # batches of a relay that is not overloaded have no followers.
         self.followers: list[threading.Lock] = []
-        # Until the leader says otherwise the batch counts as failed.
-        self.fault: SpoolUnwritable | None = SpoolUnwritable("the record was not written")
+        self.fault: SpoolUnwritable | None = None
+        self.is_over = False  # until its leader says so, it counts as failed
 
 
 class Spool:
@@ -91,10 +91,10 @@ class Spool:
         """
         if self._overfull is not None:
             raise SpoolUnwritable(self._overfull)
+        turn = None
         with self._gate:
             batch = self._next
             batch.lines.append(line)
-            turn = None
             if len(batch.lines) > 1:
                 turn = threading.Lock()
                 turn.acquire()
@@ -105,6 +105,7 @@ class Spool:
                     self._next = _Batch()
                 try:
                     batch.fault = self._flushed(batch.lines)
+                    batch.is_over = True
                 finally:
                     # Released whatever happened to their leader.
                     for follower in batch.followers:
@@ -113,6 +114,8 @@ class Spool:
             turn.acquire()
         if batch.fault is not None:
             raise batch.fault
+        if not batch.is_over:
+            raise SpoolUnwritable("the record was not written")
 
     def put_all(self, lines: list[bytes]) -> None:
         """Make several lines durable with one fdatasync: for those who bring many at once."""
