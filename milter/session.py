@@ -233,9 +233,11 @@ def _macros(context: Any, names: tuple[str, ...]) -> list[str | None]:
 def _apply(context: Any, verdict: Verdict) -> None:
     for edit in verdict.edits:
         if isinstance(edit, InsertField):
-            context.addheader(edit.name, edit.value, 0)
+            name, value = edit
+            context.addheader(name, value, 0)
         elif isinstance(edit, AddRecipient):
-            context.addrcpt(f"<{edit.address}>", edit.parameters)
+            address, parameters = edit
+            context.addrcpt(f"<{address}>", parameters)
 
 
 def _answer(context: Any, disposition: Disposition) -> int:

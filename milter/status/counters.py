@@ -198,16 +198,17 @@ class Tally:
     ) -> None:
         """One message that is answered; `times` of header, body and the whole end of message."""
         header, body, whole = times
-        ones = [_MESSAGE[about.crossing, disposition]]
-        if about.sdids:
-            ones += [self._domains.get(sdid) or self._begin(sdid) for sdid in about.sdids]
+        crossing, sdids, sdid, unsigned, is_recorded, decided, signed, recorded = about
+        ones = [_MESSAGE[crossing, disposition]]
+        if sdids:
+            ones += [self._domains.get(one) or self._begin(one) for one in sdids]
         else:
-            sdid = about.sdid or OTHER
+            sdid = sdid or OTHER
             place = self._domains.get(sdid) or self._begin(sdid)
-            ones.append(place + _REASON.get(about.unsigned, _REASON[OTHER]))
-        if not about.is_recorded:
+            ones.append(place + _REASON.get(unsigned, _REASON[OTHER]))
+        if not is_recorded:
             ones.append(_RECORDS_REFUSED)
-        phases = (header, body, about.decided, about.signed, about.recorded, whole)
+        phases = (header, body, decided, signed, recorded, whole)
         add(self._cells, ones, octets, phases, (_RECEIVED, _PHASES_AT))
 
     def failed(self, disposition: str) -> None:
