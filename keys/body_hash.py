@@ -40,6 +40,7 @@ except ImportError:
 else:
     IMPLEMENTATIONS["compiled"] = _canonical_body.CanonicalBody
 IMPLEMENTATION = list(IMPLEMENTATIONS)[-1]
+_EMPTY = hashlib.sha256()  # to be copied: OpenSSL looks its algorithm up for each that is made anew
 
 
 class BodyHash:
@@ -51,7 +52,7 @@ class BodyHash:
         if canonicalization not in ("relaxed", "simple"):
             raise ValueError(f"no canonicalization: {canonicalization!r}")
         self._body = IMPLEMENTATIONS[implementation](relaxed=canonicalization == "relaxed")
-        self._hash = hashlib.sha256()
+        self._hash = _EMPTY.copy()
         self._digest = b""  # of what was taken so far, when it was asked
 
     def update(self, chunk: bytes) -> None:

@@ -33,6 +33,7 @@ FIELD_NAME: Final = "DKIM-Signature"
 _LINE = 78  # RFC 5322 section 2.1.1: "SHOULD be no more than 78 characters"
 _PIECE = 72  # octets of b= on a line
 _B_TAG = ";\n b="
+_EMPTY = sha256()  # to be copied: OpenSSL looks its algorithm up for each that is made anew
 
 
 class SignatureFailed(errors.CarbonsealError):
@@ -216,7 +217,8 @@ def _digest(signed: bytes, own: bytes) -> bytes:
     """The digest with our own field (its b= empty) at the end, without CRLF: section 3.7."""
     # In two pieces that are usually below the 2,047 octets from which hashlib gives up the
     # interpreter lock: getting it back costs more than hashing them.
-    digest = sha256(signed)
+    digest = _EMPTY.copy()
+    digest.update(signed)
     digest.update(own)
     return digest.digest()
 

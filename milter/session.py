@@ -57,6 +57,7 @@ class Session:
     """One connection of the MTA to us."""
 
     __slots__ = (
+        "_body_canonicalization",
         "_client",
         "_fault",
         "_listener",
@@ -71,6 +72,7 @@ class Session:
 
     def __init__(self, services: seal.Services, protocol: int) -> None:
         self._services = services
+        self._body_canonicalization = services.configuration.signing.body_canonicalization
         self.granted = protocol  # the SMFIP_* the MTA agreed to
         # For the callback of header fields, see `header_section`.
         self.field_answer = _NOREPLY if protocol & _NR_FIELD else _CONTINUE
@@ -112,7 +114,7 @@ class Session:
             relay=self._relay,
             arguments=arguments,
             resolved=resolved,
-            body_canonicalization=self._services.configuration.signing.body_canonicalization,
+            body_canonicalization=self._body_canonicalization,
         )
         transaction.login = login or ""
         transaction.login_method = login_method or ""
