@@ -102,7 +102,9 @@ def workers(configuration: Configuration) -> int:
 
 
 def _are_bound(configuration: Configuration) -> bool:
-    return configuration.file.milter.cpu_affinity == "auto"
+    section = configuration.file.milter
+    # libmilter deals connections out unevenly: the core of a worker with few of them would idle.
+    return section.cpu_affinity == "auto" and section.protocol == "own"
 
 
 def _bind(number: int, workers: int, configuration: Configuration) -> None:

@@ -53,6 +53,14 @@ def test_binding_can_be_switched_off(service: Carbonseal) -> None:
     assert started(service, workers="auto", cpu_affinity="none") == [THERE] * (len(THERE) + 1)
 
 
+def test_libmilter_deals_connections_out_unevenly_and_its_workers_are_not_bound(
+    service: Carbonseal,
+) -> None:
+    """Bound, the worker with few of them would keep its core idle."""
+    there = started(service, workers="auto", protocol="libmilter")
+    assert there == [THERE] * (len(THERE) + 1)
+
+
 @pytest.mark.skipif(len(THERE) < 2, reason="on a single core everybody is bound to it")
 def test_a_reload_and_a_death_bind_the_new_ones_as_well(service: Carbonseal) -> None:
     """The places of workers that leave are not counted."""
