@@ -80,6 +80,20 @@ def test_no_request_is_signed_with_the_plan_of_one_that_is_gone(
         assert len(signer._plans) <= signer._MOST_PLANS
 
 
+def test_what_was_read_back_once_is_not_again_for_a_request_that_says_the_same(
+    ed25519_private: ed25519.Ed25519PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many domains a kind of mail has many requests in turn, all equal."""
+    compared: list[object] = []
+    compare = signer._compare
+    monkeypatch.setattr(signer, "_compare", lambda *given: compared.append(compare(*given)))
+    for _ in range(3):
+        request = request_for(selector="again", algorithm=signing_request.ED25519)
+        signer.sign(FIELDS, DIGEST, request, key_for(request, ed25519_private), now=NOW)
+        signer._plans.clear()
+    assert len(compared) == 1
+
+
 _LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 
 
@@ -194,11 +208,13 @@ def test_a_badly_folded_field_is_found_before_it_leaves(  # type: ignore[no-unty
     packed = signer._packed
     monkeypatch.setattr(signer, "_packed", lambda tokens: damage(packed(tokens)))
     signer._plans.clear()
+    signer._plan.cache_clear()
     try:
         with pytest.raises(signer.SignatureFailed, match="does not verify"):
             signer.sign(FIELDS, DIGEST, request_for(), signing_keys[signing_request.RSA], now=NOW)
     finally:
         signer._plans.clear()
+        signer._plan.cache_clear()
 
 
 def test_an_error_of_openssl_becomes_a_refusal(rsa_private: object) -> None:
