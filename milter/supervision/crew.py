@@ -111,11 +111,11 @@ def _bind(number: int, workers: int, configuration: Configuration) -> None:
     """Have this process, a worker, stay on its core."""
     if not _are_bound(configuration):
         return
-    there = os.sched_getaffinity(0)
-    chosen = cores.of_worker(number, workers, there)
     try:
+        there = os.sched_getaffinity(0)
+        chosen = cores.of_worker(number, workers, there)
         if chosen != there:
             os.sched_setaffinity(0, chosen)
     except OSError as fault:
-        # A sandbox may forbid it, or the core may be gone: slower, and nothing else.
-        log.warning("worker-not-bound", core=min(chosen), problem=fault.strerror or str(fault))
+        # A sandbox may forbid either, or the core may be gone: slower, and nothing else.
+        log.warning("worker-not-bound", worker=number, problem=fault.strerror or str(fault))

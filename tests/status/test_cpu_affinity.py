@@ -11,6 +11,9 @@ import pytest
 from support.carbonseal import Carbonseal
 from support.waiting import wait_until
 
+from carbonseal.milter import config, log
+from carbonseal.milter.supervision import crew
+
 THERE = os.sched_getaffinity(0)
 
 
@@ -59,6 +62,23 @@ def test_libmilter_deals_connections_out_unevenly_and_its_workers_are_not_bound(
     """Bound, the worker with few of them would keep its core idle."""
     there = started(service, workers="auto", protocol="libmilter")
     assert there == [THERE] * (len(THERE) + 1)
+
+
+@pytest.mark.parametrize("forbidden", ["sched_getaffinity", "sched_setaffinity"])
+def test_a_sandbox_that_forbids_binding_stops_no_worker(
+    forbidden: str, service: Carbonseal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may forbid to ask as well as to bind: one warning, and the worker goes on."""
+    said: list[str] = []
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, forbidden, refuse)
+    monkeypatch.setattr(log, "warning", lambda event, **_: said.append(event))
+    crew._bind(0, 2, config.load(service.file))
+    assert said == ["worker-not-bound"]
 
 
 @pytest.mark.skipif(len(THERE) < 2, reason="on a single core everybody is bound to it")
