@@ -479,9 +479,10 @@ class _Writer:
         self._commits = 0
 
     def _load_together(self, growing: Sequence[Segment], stop: Stop) -> set[str]:
-        """Load what several open segments have gained, in one transaction; which ones that did for.
+        """Load what several open segments have gained, in one transaction.
 
-        Whatever is in the way of that is left to be met, and said, with one segment at a time.
+        Returns those that are loaded to their ends.  Whatever is in the way of that is left to be
+        met, and said, with one segment at a time.
         """
         done: set[str] = set()
         while len(growing) > 1 and not stop.is_set():
@@ -491,8 +492,10 @@ class _Writer:
             if some and not self._commit_together(some):
                 break
             self._learning.learn(self._transaction)
-            done.update(one.name for one, batch in read.items() if batch is not _LEFT)
             growing = [one.segment for one in some if len(one.entries) == size]
+            # Those that may have more are done for only by a later turn, or one at a time.
+            is_left = {*growing, *(one for one, batch in read.items() if batch is _LEFT)}
+            done.update(one.name for one in read.keys() - is_left)
         return done
 
     def _read_some(self, segment: Segment, size: int) -> Batch | _Left | None:

@@ -390,6 +390,43 @@ def test_more_than_one_transaction_takes_comes_in_several(
         one.close()
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param((20, 2), id="one-has-gained-more"),
+        pytest.param((20, 20, 2), id="two-have-gained-more"),
+    ],
+)
+def test_one_pass_loads_open_segments_to_their_ends(
+    archive: Archive,
+    loading: writer._Writer,
+    monkeypatch: pytest.MonkeyPatch,
+    counts: tuple[int, ...],
+) -> None:
+    """What is in the spool when the writer ends, or is told to load once, is loaded by then."""
+    monkeypatch.setattr(writer, "TOGETHER", 6)
+    spools = put_open(archive, *counts)
+    loading.load_pending(threading.Event())
+    assert archive.rows("message") == sum(counts)
+    for one in spools:
+        one.close()
+
+
+def test_one_pass_sets_aside_what_comes_late_in_an_open_segment(
+    archive: Archive, loading: writer._Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that is no record, behind the first transaction, is met in the same pass."""
+    monkeypatch.setattr(writer, "TOGETHER", 6)
+    spools = put_open(archive, 4, 4)
+    spools[0].put(record.encode(build_record(9, crossing="sideways")))
+    spools[0].put(record.encode(build_record(10)))
+    loading.load_pending(threading.Event())
+    assert archive.rows("message") == 9
+    assert len(said(archive, "record-set-aside")) == 1
+    for one in spools:
+        one.close()
+
+
 def test_a_line_that_is_no_record_keeps_no_other_segment_waiting(
     archive: Archive, loading: writer._Writer
 ) -> None:
