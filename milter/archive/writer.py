@@ -319,6 +319,7 @@ class _Writer:
 
     def advance(self, stop: Stop) -> float:
         """Load what is pending; returns the seconds to wait before the next call."""
+        self._collect_if_due()  # what failed last is let go of before it is read again
         try:
             count = self.load_pending(stop)
         except database.WrongDatabase:
@@ -374,15 +375,15 @@ class _Writer:
         for name in self._progress.keys() - {segment.name for segment in pending}:
             del self._progress[name]
             self._seen.pop(name, None)
-        if self._commits >= _COMMITS:
-            self._collect()
         if trouble is not None:
             raise trouble
+        self._collect_if_due()
         return self.loaded - before
 
     def _back_off(self, fault: Exception) -> float:
         """Forget the connection, say what is wrong if that is new, and how long to wait."""
         self.close()
+        self._collect_soon()
         sentence = self.sentence(fault)
         if sentence != self._trouble:
             self._report("database-waits", problem=sentence)
@@ -478,6 +479,18 @@ class _Writer:
         gc.collect(1)
         self._commits = 0
 
+    def _collect_if_due(self) -> None:
+        if self._commits >= _COMMITS:
+            self._collect()
+
+    def _collect_soon(self) -> None:
+        """After a fault of the database.
+
+        SQLAlchemy's faults are in cycles, with the frames that they came through, and with the
+        batch that these hold: ten megabytes each time that 1,400 records were refused.
+        """
+        self._commits = _COMMITS
+
     def _load_together(self, growing: Sequence[Segment], stop: Stop) -> set[str]:
         """Load what several open segments have gained, in one transaction.
 
@@ -518,6 +531,7 @@ class _Writer:
             self._commit_once(some, None)
         except Exception as fault:
             self._dictionary.forget()
+            self._collect_soon()
             is_met_again = isinstance(fault, Moved) or faults.kind(fault) in _MET_AGAIN
             if not is_met_again:
                 raise
@@ -545,6 +559,7 @@ class _Writer:
             # More than fits into a batch is there, most likely.
             is_full = len(batch.entries) == BATCH
             self._commit(batch, ahead.prepare if is_full else None)
+            self._collect_if_due()
             self._learning.learn(self._transaction)
             if stop.is_set():
                 return False
@@ -622,6 +637,7 @@ class _Writer:
                 return
             except Exception as fault:
                 self._dictionary.forget()
+                self._collect_soon()
                 kind = faults.kind(fault)
                 if kind is faults.Kind.POISON and (batch.arrivals or batch.events):
                     self._halve(batch, f"the database refuses it: {faults.plain(fault)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from support.archive import Archive, build_recipient, build_record
 from support.waiting import wait_until
 
 from carbonseal.milter.archive import database, loader, record, segments, spool, writer
+from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.policies.errors import TryLater
 
@@ -456,6 +458,63 @@ def test_a_record_that_the_database_refuses_is_found_among_open_segments(
     assert len(said(archive, "record-set-aside")) == 1
     for one in spools:
         one.close()
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """Nothing looks for cycles but the writer itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def batches_held() -> int:
+    return sum(isinstance(one, Batch) for one in gc.get_objects())
+
+
+@pytest.mark.usefixtures("without_collector")
+def test_a_database_that_takes_nothing_does_not_fill_the_memory(
+    archive: Archive, loading: writer._Writer
+) -> None:
+    """What was read for a transaction that failed is let go of before it is read again."""
+    archive.fill(build_record(0))
+    with sqlite3.connect(archive.file) as connection:
+        connection.execute("ALTER TABLE header_section RENAME TO elsewhere")
+    spools = put_open(archive, 2, 2, start=1)
+    before = batches_held()
+    for _ in range(5):
+        loading.advance(threading.Event())
+    assert batches_held() - before <= len(spools)
+    assert archive.rows("message") == 1
+    for one in spools:
+        one.close()
+
+
+@pytest.mark.usefixtures("without_collector")
+def test_records_that_the_database_refuses_do_not_fill_the_memory(
+    archive: Archive, loading: writer._Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a long segment in which it refuses many, no batch is held that is done with."""
+    monkeypatch.setattr(writer, "BATCH", 4)
+    archive.fill(build_record(0))
+    with sqlite3.connect(archive.file) as connection:
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON message WHEN NEW.queue_id LIKE '4XYZ%2'"
+            " BEGIN SELECT RAISE(ABORT, 'refused for the test'); END"
+        )
+    held: list[int] = []
+    commit = writer._Writer._commit
+
+    def counted(self: writer._Writer, batch: Batch, *more: Any) -> None:
+        held.append(batches_held())
+        commit(self, batch, *more)
+
+    archive.put(*(build_record(number) for number in range(1, 101)), is_closed=False)
+    monkeypatch.setattr(writer._Writer, "_commit", counted)
+    loading.advance(threading.Event())
+    assert archive.rows("message") == 91
+    assert max(held) <= 8  # the batch, the next one, and halves
 
 
 def test_a_segment_that_has_moved_is_loaded_from_where_it_is(
