@@ -362,7 +362,9 @@ class _Writer:
         before = self.loaded
         pending = segments.pending(self._directory)
         trouble: OSError | ChainUnusable | None = None
-        done = self._load_together([one for one in pending if not one.is_closed], stop)
+        done: set[str] = set()
+        if not self._failures:  # after one, less is asked of the database at once
+            done = self._load_together([one for one in pending if not one.is_closed], stop)
         for segment in pending:
             if stop.is_set():
                 break

@@ -23,7 +23,7 @@ import pytest
 from support.archive import Archive, build_recipient, build_record
 from support.waiting import wait_until
 
-from carbonseal.milter.archive import database, loader, record, segments, spool, writer
+from carbonseal.milter.archive import database, loader, record, segments, servers, spool, writer
 from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.policies.errors import TryLater
@@ -456,6 +456,28 @@ def test_a_record_that_the_database_refuses_is_found_among_open_segments(
     loading.advance(threading.Event())
     assert archive.rows("message") == 8
     assert len(said(archive, "record-set-aside")) == 1
+    for one in spools:
+        one.close()
+
+
+def test_what_is_too_much_for_one_transaction_is_loaded_in_smaller_ones(
+    archive: Archive, loading: writer._Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is too slow for all open segments at once gets one at a time."""
+    load = loader.load_counting
+
+    def slow(arrivals: Sequence[Arrival], *more: Any) -> Any:
+        if len(arrivals) > 3:
+            raise servers.NoAnswer("no answer for 60 s")
+        return load(arrivals, *more)
+
+    monkeypatch.setattr(loader, "load_counting", slow)
+    spools = put_open(archive, 3, 3)
+    loading.advance(threading.Event())
+    assert len(said(archive, "database-waits")) == 1
+    loading.advance(threading.Event())
+    assert archive.rows("message") == 6
+    assert len(said(archive, "database-serves-again")) == 1
     for one in spools:
         one.close()
 
