@@ -67,7 +67,7 @@ from carbonseal.policies.errors import TryLater
 BATCH = 500
 # Those of several segments.  Each transaction writes every page anew that it has changed, and the
 # indexes of a thousand records are on few more pages than those of three hundred.
-TOGETHER = 1500
+TOGETHER = 600  # more costs a record less, and makes the oldest of them wait longer
 _POLL_SECONDS = 0.1
 # While much mail comes, records are gathered: of 300 a second each costs a third of what it costs
 # when it is loaded as soon as it is seen.  A search can wait half a second for them.
