@@ -139,10 +139,13 @@ choose_python() {
     fail "no Python 3.11 or later with venv was found; name one: PYTHON=/path/to/python3 make setup"
 }
 
-# What the virtualenv depends on: the metadata, what is compiled, and the place that an editable
-# install points to.
+# What the virtualenv depends on: the metadata, what is compiled, the place that an editable install
+# points to, and the names of what came of compiling, which may be nothing where no compiler is.
 stamp() {
-    { pwd -P && cat setup.cfg pyproject.toml keys/*.c milter/*.c milter/*/*.c; } | sha256sum
+    {
+        pwd -P && cat setup.cfg pyproject.toml keys/*.c milter/*.c milter/*/*.c
+        ls keys/*.so milter/*.so milter/*/*.so 2>/dev/null || true
+    } | sha256sum
 }
 
 install_checkout() {

@@ -1,8 +1,8 @@
 """On which cores a worker runs.
 
 Python's threads of one process run one at a time, so a process gains nothing from a second core but
-for signing, and pays for it: what it has at hand lies in the caches of the core it left.  A worker
-for each core that stays there takes a fifth less time for a message (docs/benchmarks).
+for signing, and pays for it: what it has at hand lies in the caches of the core it left.  What it
+gains to have a worker for each core that stays there: docs/benchmarks.
 
 Promises: no core gets a worker more than another.  Where that cannot be, nobody is bound.
 
