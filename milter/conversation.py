@@ -1,32 +1,29 @@
 """One connection of the MTA, from its offer to its end: the protocol without libmilter.
 
-One thread serves it and sleeps in one read(2) between two messages.  libmilter (Debian's, with its
-pool of workers) has one thread that waits for all connections of a process and wakes another for
-each message; the connection that came first goes first, and where some tens wait, the last ones
-wait for a hundred messages of the others (`docs/benchmarks`).  A message that comes in one piece is
-read in one piece, and its edits leave with the answer; libmilter needs 90 poll(2) and 60 read(2).
+What came is heard, what is to be said is left to be fetched: it knows no socket, waits for nobody,
+and a message that came in one piece is answered in one piece, edits and all (libmilter: 60 read(2)
+and 90 poll(2)).
 
 Promises: callbacks of a connection run in order, and what MTAs send is answered as libmilter
-answers it (the tests hold one against the other).  What is not the protocol ends the connection,
-without an answer that could be taken for a yes.  A connection keeps one packet, and of each stage
-one list of macros; both are bounded.
+answers it (the tests hold one against the other).  After the end of a message nothing more is heard
+until that is answered.  What is not the protocol ends the connection, without an answer that could
+be taken for a yes.  A connection keeps what came of one packet, at most a read beyond it, and of
+each stage one list of macros; all are bounded.
 
-Raises: OSError when the MTA is gone; Broken when it sent what it may not, or when it may not.
+Raises: Broken when the MTA sent what it may not, or when it may not.
 
-Does not: decide anything (`session` does), accept connections (`reception` does).
+Does not: decide anything (`session` does), read and write sockets or wait (`rounds` does).
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from carbonseal.milter import log, packets
+from carbonseal.milter.archive.spool import Steps
 from carbonseal.milter.header_section import HeaderSection, fields
 
-_SHORT: Final = 16 * 1024  # octets of a read: a message of a few kilobytes
-_LONG: Final = 65_540  # a whole piece of the body; longer reads keep the MTA waiting
 _NR_CONN, _NR_HELO, _NR_MAIL, _NR_RCPT = 0x1000, 0x2000, 0x4000, 0x8000  # SMFIP_NR_*
 _NR_FIELD, _NR_BODY = 0x80, 0x80000
 # What has come of a message so far.
@@ -58,7 +55,7 @@ class Session(Protocol):
     def body(self, context: Any, chunk: bytes) -> None:
         """A piece of the body."""
 
-    def end_of_message(self, context: Any) -> int:
+    def end_of_message(self, context: Any) -> Steps[int]:
         """What to answer (SMFIS_*)."""
 
     def abort(self, context: Any) -> None:
@@ -158,27 +155,22 @@ class Context:
         self.stages = [None] * len(self.stages)
 
 
-def serve(sessions: Sessions, connection: socket.socket) -> None:
-    """Until the MTA leaves.  Raises: OSError, Broken."""
-    context = Context()
-    try:
-        _Conversation(sessions, context, connection).converse()
-    finally:
-        sessions.close(context)
-
-
-class _Conversation:
+class Conversation:
     """The state of one connection."""
 
-    def __init__(self, sessions: Sessions, context: Context, connection: socket.socket) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._context = context
-        self._socket = connection
+        self._context = Context()
         self._session: Session | None = None
         self._is_connected = False  # CONNECT came
         self._is_silent = False  # the MTA waits for no answer to a header field
         self._stage = _NOTHING
         self._events: dict[int, Callable[[bytes], None]] = {}  # none before the offer
+        self._said: list[bytes] = []
+        self._steps: Steps[int] | None = None  # of a message at its end
+        self.rest = b""  # what came and could not be heard yet: a part of a packet, mostly
+        # The line of one that must be durable before the message it is of is answered.
+        self.record: bytes | None = None
 
     def _agree(self, session: Session) -> None:
         context = self._context
@@ -202,34 +194,49 @@ class _Conversation:
             }
         )
 
-    def converse(self) -> None:
-        """Read packets and hand them out."""
-        receive, unpack, field = self._socket.recv, packets.LENGTH.unpack_from, packets.FIELD
-        prefix, head = packets.PREFIX, packets.HEAD
-        events, at_once, rest = self._events, _SHORT, b""
-        while data := receive(at_once):
-            if rest:
-                data = rest + data
-            at, size = 0, len(data)
-            while size - at >= head:
-                (length,) = unpack(data, at)
-                end = at + prefix + length
-                if end > size or not length:
-                    if not 0 < length <= packets.LONGEST + 1:
-                        raise Broken(f"a packet of {length} octets")
+    def hear(self, octets: bytes) -> bool:
+        """Take what came, up to the end of a message; False: the MTA has nothing more to say."""
+        unpack, field = packets.LENGTH.unpack_from, packets.FIELD
+        prefix, head, longest = packets.PREFIX, packets.HEAD, packets.LONGEST + 1
+        events, data = self._events, self.rest + octets if self.rest else octets
+        at, size = 0, len(data)
+        while size - at >= head:
+            (length,) = unpack(data, at)
+            if not 0 < length <= longest:
+                raise Broken(f"a packet of {length} octets")
+            end = at + prefix + length
+            if end > size:
+                break
+            command, payload = data[at + prefix], data[at + head : end]
+            at = end
+            take = events.get(command)
+            if take is not None:
+                take(payload)
+                if command == field and self._is_silent:
+                    # The others come with it, and macros that nobody can ask for.
+                    at = fields(self._session, data, at)
+                elif self.record is not None:
                     break
-                command, payload = data[at + prefix], data[at + head : end]
-                at = end
-                take = events.get(command)
-                if take is not None:
-                    take(payload)
-                    if command == field and self._is_silent:
-                        # The others come with it, and macros that nobody can ask for.
-                        at = fields(self._session, data, at)
-                elif not self._is_going_on(command, payload):
-                    return
-            rest = data[at:]
-            at_once = _LONG if rest else _SHORT
+            elif not self._is_going_on(command, payload):
+                return False
+        self.rest = data[at:]
+        return True
+
+    def go_on(self, fault: Exception | None) -> None:
+        """The record is durable, or it is not for this reason: answer the message."""
+        steps = self._steps
+        assert steps is not None
+        self._step(steps.__next__ if fault is None else lambda: steps.throw(fault))
+
+    def to_say(self) -> bytes:
+        """What the MTA is to be told, once."""
+        said = b"".join(self._said)
+        self._said.clear()
+        return said
+
+    def close(self) -> None:
+        """The connection ended, whoever ended it."""
+        self._sessions.close(self._context)
 
     def _is_going_on(self, command: int, payload: bytes) -> bool:
         """What is no event: the offer, the end, and what may not be."""
@@ -249,7 +256,7 @@ class _Conversation:
         if self._sessions.negotiate(self._context, options) != packets.CONTINUE:
             raise Broken("refused")  # and `session` has said why
         self._agree(self._context.getpriv())
-        self._socket.sendall(packets.agreed(version, options[0], options[1], self._context.lists))
+        self._said.append(packets.agreed(version, options[0], options[1], self._context.lists))
 
     def _tell(self, name: str, no_reply: int, *arguments: Any) -> None:
         """Call the session; a fault is its own until the end of the message."""
@@ -260,7 +267,7 @@ class _Conversation:
         except Exception as fault:
             session.fail(name, fault)
         if not session.granted & no_reply:
-            self._socket.sendall(packets.answer(packets.CONTINUE, None))
+            self._said.append(packets.answer(packets.CONTINUE, None))
 
     def _expect(self, is_expected: bool) -> None:
         if not is_expected:
@@ -314,7 +321,7 @@ class _Conversation:
         except Exception as fault:
             session.fail("field", fault)
         if not self._is_silent:
-            self._socket.sendall(packets.answer(packets.CONTINUE, None))
+            self._said.append(packets.answer(packets.CONTINUE, None))
 
     def _body(self, payload: bytes) -> None:
         self._expect(self._stage == _RECIPIENT)
@@ -331,8 +338,17 @@ class _Conversation:
                 session.fail("body", fault)
         self._stage = _NOTHING
         context.edits, context.reply = [], None
-        said = session.end_of_message(context)
-        self._socket.sendall(b"".join((*context.edits, packets.answer(said, context.reply))))
+        self._steps = session.end_of_message(context)
+        self._step(self._steps.__next__)
+
+    def _step(self, step: Callable[[], bytes]) -> None:
+        try:
+            self.record = step()
+        except StopIteration as end:
+            self.record = self._steps = None
+            context = self._context
+            self._said += context.edits
+            self._said.append(packets.answer(end.value, context.reply))
 
     def _abort(self, _payload: bytes) -> None:
         assert self._session is not None
@@ -346,7 +362,7 @@ class _Conversation:
 
     def _unasked(self, _payload: bytes) -> None:
         # An old MTA cannot be told to leave it out, and waits for an answer.
-        self._socket.sendall(packets.answer(packets.CONTINUE, None))
+        self._said.append(packets.answer(packets.CONTINUE, None))
 
 
 def _text(octets: bytes) -> str:

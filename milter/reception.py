@@ -8,48 +8,39 @@ has more than another waits a moment for that one.
 Promises: after `stop` no connection is taken, and those there are go on.  A worker that does not
 take what it should holds nobody up for longer than `_PATIENCE`.
 
-Does not: speak the protocol (`conversation` does), or close the listening socket.
+Does not: serve them (`rounds` does), or close the listening socket.
 """
 
 from __future__ import annotations
 
-import _thread
 import os
 import select
 import socket
-import struct
 import threading
 import time
-from queue import SimpleQueue
 from typing import Final
 
-from carbonseal.milter import conversation, log
-from carbonseal.milter.conversation import Sessions
+from carbonseal.milter import log
+from carbonseal.milter.rounds import Rounds
 from carbonseal.milter.status.board import Board
 from carbonseal.policies import fair_share
 
 _PATIENCE: Final = 0.005  # seconds
 _LOOK_AGAIN: Final = 0.001  # seconds between two looks at it
 _LOOK_ANYWAY: Final = 0.2  # seconds until one looks who was not woken
-_SILENCE: Final = 7210  # seconds after which a connection counts as dead: libmilter's number
-_KEPT: Final = 16  # idle threads
-_SCARCE: Final = 0.1  # seconds until the next try when there is no descriptor or no thread
+_SCARCE: Final = 0.1  # seconds until the next try when there is no descriptor
 
 # Waking all workers for each connection would cost more than the connection.
 _ONE_AT_A_TIME: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
-# struct timeval; where the option has its newer number, both parts have 64 bits on any machine.
-_TIME: Final = "qq" if socket.SO_RCVTIMEO == 66 else "ll"
-
-
 class Reception:
-    """Takes connections from a listening socket, a thread for each."""
+    """Takes connections from a listening socket."""
 
     def __init__(
         self,
         listener: socket.socket,
-        sessions: Sessions,
+        rounds: Rounds,
         board: Board,
         place: int | None,
         *,
@@ -60,16 +51,13 @@ class Reception:
         `patience`: seconds that others have for taking what is theirs.
         """
         self._listener = listener
-        self._sessions = sessions
+        self._rounds = rounds
         self._board = board
         self._place = place
         self._patience = patience
         self._gate = threading.Lock()  # guards _open and _is_counted
         self._open = 0
         self._is_counted = True  # on the board
-        # Threads that wait for a connection.  OpenSSL seeds a generator for each new thread, and
-        # does so before its first signature: that costs as much as the connection.
-        self._idle: list[SimpleQueue[socket.socket]] = []
         self._stopped, self._stop = os.pipe()
         self._waiting = select.epoll()
         self._taker = threading.Thread(target=self._take, name="reception", daemon=True)
@@ -85,6 +73,7 @@ class Reception:
         # Not in the thread, where nobody would learn that it failed.
         self._waiting.register(self._stopped, select.EPOLLIN)
         self._waiting.register(self._listener, _ONE_AT_A_TIME)
+        self._rounds.start()
         self._taker.start()
         self._count(0)
 
@@ -109,7 +98,7 @@ class Reception:
                         # To the end of the queue of those that the kernel wakes.
                         waiting.unregister(self._listener)
                         waiting.register(self._listener, _ONE_AT_A_TIME)
-                except (OSError, RuntimeError) as fault:  # RuntimeError: no thread
+                except OSError as fault:
                     known, said = said, str(fault)
                     if said != known:
                         log.warning("connection-not-taken", problem=said)
@@ -136,7 +125,7 @@ class Reception:
             time.sleep(_LOOK_AGAIN)
 
     def _take_one(self) -> bool:
-        """Whether there was one.  Raises: OSError, RuntimeError."""
+        """Whether there was one.  Raises: OSError."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -144,44 +133,15 @@ class Reception:
         self._count(1)
         try:
             _prepare(connection)
-            self._hand_over(connection)
+            self._rounds.take(connection, self._ended)
         except BaseException:
             self._count(-1)
             connection.close()
             raise
         return True
 
-    def _hand_over(self, connection: socket.socket) -> None:
-        try:
-            idle = self._idle.pop()
-        except IndexError:
-            # Not threading.Thread: that costs three times as much, and waits for the thread.
-            _thread.start_new_thread(self._serve_all, (connection,))
-        else:
-            idle.put(connection)
-
-    def _serve_all(self, connection: socket.socket) -> None:
-        """A thread's life: one connection after the other."""
-        mine: SimpleQueue[socket.socket] = SimpleQueue()
-        while True:
-            self._serve(connection)
-            if len(self._idle) >= _KEPT:
-                return
-            self._idle.append(mine)
-            connection = mine.get()
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            conversation.serve(self._sessions, connection)
-        except OSError:
-            pass  # the MTA left; what it did not finish is not on record
-        except conversation.Broken as fault:
-            log.warning("connection-broken-off", problem=str(fault))
-        except Exception as fault:  # an edge: the thread goes on either way
-            log.internal_error("conversation", fault)
-        finally:
-            connection.close()
-            self._count(-1)
+    def _ended(self) -> None:
+        self._count(-1)
 
     def _count(self, more: int) -> None:
         with self._gate:
@@ -191,10 +151,6 @@ class Reception:
 
 
 def _prepare(connection: socket.socket) -> None:
-    connection.setblocking(True)
-    silence = struct.pack(_TIME, _SILENCE, 0)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, silence)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, silence)
     if connection.family != socket.AF_UNIX:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -8,7 +8,8 @@ verify.  Safe direction: a message recorded twice is better than a message not r
 record comes last before the answer and is never taken back.  In a dry run (milter.dry_run) the
 record says what would have been done, and the answer is always to go on.
 
-Does not: talk to the MTA (`session` does), read the clock (but for how long its steps take), or
+Does not: talk to the MTA (`session` does), read the clock (but for how long its steps take), write
+the record (it hands it out and waits, so that many messages share one sync: `spool.Steps`), or
 touch SQL.
 """
 
@@ -24,7 +25,7 @@ from carbonseal.keys.keyring import Keyring
 from carbonseal.keys.signer import Signature, SignatureFailed
 from carbonseal.milter import describe
 from carbonseal.milter.archive import record
-from carbonseal.milter.archive.spool import SpoolUnwritable
+from carbonseal.milter.archive.spool import SpoolUnwritable, Steps
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.decisions import decide
 from carbonseal.milter.describe import Deeds
@@ -44,13 +45,6 @@ _DRY_RUN = Reason("dry-run")
 _DEEDS = frozenset(
     ("signed", "archive-copy", "archive-alternate", "archive-trial", "archive-all-fail")
 )
-
-
-class Spool(Protocol):
-    """Where the record goes; returns only when it is durable."""
-
-    def put(self, line: bytes) -> None:
-        """Raises: SpoolUnwritable."""
 
 
 class Outages(Protocol):
@@ -81,7 +75,6 @@ class Services:
     configuration: Configuration
     keyring: Callable[[], Keyring]
     key_complaint: Callable[[], str | None]  # why the keyring may be old or empty
-    spool: Spool
     relay: str | None  # the name under which this relay records; None: what the MTA calls itself
     archive_addresses: frozenset[Address]
     tally: Tally = field(default_factory=counters.nowhere)
@@ -106,8 +99,11 @@ class Signing(NamedTuple):
     failure: FailureClass | None
 
 
-def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
-    """Decide, sign and record one complete message; `now` is Unix time in seconds."""
+def seal(transaction: Transaction, services: Services, now: float) -> Steps[Verdict]:
+    """Decide, sign and record one complete message; `now` is Unix time in seconds.
+
+    Yields the line of its record, and goes on when that is durable.
+    """
     began = time.perf_counter()
     configuration, keyring = services.configuration, services.keyring()
     decisions = decide(
@@ -155,7 +151,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Verdict:
     )
     is_recorded = True
     try:
-        services.spool.put(line)
+        yield line
     except SpoolUnwritable as fault:
         is_recorded = False
         reasons = (*reasons, Reason("record-not-writable", str(fault)))

@@ -22,6 +22,7 @@ from typing import Any
 import milter as libmilter
 
 from carbonseal.milter import header_section, log, macros, seal
+from carbonseal.milter.archive.spool import Steps, taken
 from carbonseal.milter.edits import AddRecipient, InsertField, Verdict
 from carbonseal.milter.header_section import HeaderSection
 from carbonseal.milter.transaction import Transaction
@@ -138,8 +139,8 @@ class Session:
                 transaction.body_at = time.perf_counter()
             transaction.body.add(chunk)
 
-    def end_of_message(self, context: Any) -> int:
-        """Seal, apply the edits, answer."""
+    def end_of_message(self, context: Any) -> Steps[int]:
+        """Seal, apply the edits; returns what to answer (SMFIS_*)."""
         transaction, self.transaction, self.header = self.transaction, None, None
         try:
             if self._fault is not None:
@@ -148,7 +149,7 @@ class Session:
                 raise RuntimeError("end of message without MAIL")
             transaction.queue_id = _macro(context, macros.QUEUE_ID) or ""
             started = time.perf_counter()
-            verdict = seal.seal(transaction, self._services, time.time())
+            verdict = yield from seal.seal(transaction, self._services, time.time())
             _apply(context, verdict)
             whole = time.perf_counter() - started
             log.message(verdict, milliseconds=round(whole * 1000, 2))
@@ -260,8 +261,8 @@ class Sessions:
         # What is not asked for in the negotiation cannot be done by mistake either.
         self._actions = libmilter.SETSYMLIST if self._is_dry_run else _ACTIONS
 
-    def register(self, name: str) -> None:
-        """Install every callback in libmilter."""
+    def register(self, name: str, put: Callable[[bytes], None]) -> None:
+        """Install every callback in libmilter; `put` makes a record durable (`Spool.put`)."""
         libmilter.set_flags(self._actions)
         libmilter.set_connect_callback(
             self._guarded("connect", Session.connect, libmilter.P_NR_CONN)
@@ -275,7 +276,9 @@ class Sessions:
         )
         libmilter.set_header_callback(header_section.field)
         libmilter.set_body_callback(self._guarded("body", Session.body, libmilter.P_NR_BODY))
-        libmilter.set_eom_callback(lambda context: context.getpriv().end_of_message(context))
+        libmilter.set_eom_callback(
+            lambda context: taken(context.getpriv().end_of_message(context), put)
+        )
         libmilter.set_abort_callback(self._guarded("abort", Session.abort, 0))
         libmilter.set_close_callback(self.close)
         libmilter.register(name, negotiate=self.negotiate)

@@ -37,6 +37,7 @@ from carbonseal.milter.archive.spool import Spool
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.copies.outages import Outages
 from carbonseal.milter.reception import Reception
+from carbonseal.milter.rounds import Rounds
 from carbonseal.milter.seal import NoOutages, Services
 from carbonseal.milter.session import Sessions
 from carbonseal.milter.status import board as boards
@@ -82,7 +83,6 @@ def run(
         configuration=configuration,
         keyring=watch.current,
         key_complaint=lambda: watch.complaint,
-        spool=spool,
         relay=record.relay,
         archive_addresses=configuration.archive.all_recipients(),
         tally=board.tally(place),
@@ -92,7 +92,7 @@ def run(
         outages.look()
     sessions = Sessions(services)
     serving = (_Own if configuration.file.milter.protocol == "own" else _Libmilter)(
-        listener, sessions, board, place
+        listener, sessions, spool, board, place
     )
     try:
         serving.start()
@@ -124,10 +124,15 @@ class _Own:
     """Takes connections and serves them without libmilter."""
 
     def __init__(
-        self, listener: socket.socket, sessions: Sessions, board: Board, place: int | None
+        self,
+        listener: socket.socket,
+        sessions: Sessions,
+        spool: Spool,
+        board: Board,
+        place: int | None,
     ) -> None:
         self._listener = listener
-        self._reception = Reception(listener, sessions, board, place)
+        self._reception = Reception(listener, Rounds(sessions, spool), board, place)
 
     def start(self) -> None:
         """Take connections from now on."""
@@ -153,8 +158,14 @@ class _Libmilter:
     """Lets libmilter do both."""
 
     def __init__(
-        self, listener: socket.socket, sessions: Sessions, _board: Board, _place: int | None
+        self,
+        listener: socket.socket,
+        sessions: Sessions,
+        spool: Spool,
+        _board: Board,
+        _place: int | None,
     ) -> None:
+        self._spool = spool
         self._served = listener.fileno()
         self._address = listener.getsockname()
         self._sessions = sessions
@@ -162,7 +173,7 @@ class _Libmilter:
 
     def start(self) -> None:
         """Take connections from now on.  Raises: libmilter.error where it takes no fd:N."""
-        self._sessions.register("carbonseal")
+        self._sessions.register("carbonseal", self._spool.put)
         # pymilter cannot hand over a HELO argument that is no UTF-8: it prints the fault and goes
         # on, and the argument stays unknown.  Any client can cause that, so it is a line and no
         # traceback.

@@ -19,11 +19,17 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TypeVar
 
 from carbonseal.milter.archive import open_segment
 from carbonseal.policies.errors import TryLater
+
+# What is done with a message by one who does not wait: it hands out a line and goes on when that is
+# durable; if it is not, the fault is thrown in there.
+T = TypeVar("T")
+Steps = Generator[bytes, None, T]
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_SECONDS = 60.0
@@ -32,6 +38,22 @@ _ATTEMPTS = 10  # at making a new segment
 
 class SpoolUnwritable(TryLater):
     """The record could not be made durable; the message must not be accepted."""
+
+
+def taken(steps: Steps[T], put: Callable[[bytes], None]) -> T:
+    """Take steps to their end, by `put` (of `Spool`) where they wait; returns what they return."""
+    try:
+        line = next(steps)
+        while True:
+            try:
+                put(line)
+            except Exception as fault:  # whatever it is, it is theirs to answer
+                line = steps.throw(fault)
+            else:
+                line = next(steps)
+    except StopIteration as end:
+        value: T = end.value
+        return value
 
 
 class _Batch:

@@ -5,9 +5,6 @@ What whole messages come to is tested on the wire, against libmilter.
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
 from typing import Any
 
 import pytest
@@ -16,7 +13,8 @@ from hypothesis import strategies as st
 from support import milter_protocol as wire
 
 from carbonseal.milter import conversation, packets
-from carbonseal.milter.conversation import Context
+from carbonseal.milter.archive.spool import Steps
+from carbonseal.milter.conversation import Context, Conversation
 
 ALL = int(wire.ALL_PROTOCOL)
 OFFER = wire.framed(b"O", b"".join(number.to_bytes(4) for number in (6, 0x1FF, ALL)))
@@ -52,8 +50,9 @@ class Seen:
     def body(self, context: Context, chunk: bytes) -> None:
         self.events.append(chunk)
 
-    def end_of_message(self, context: Context) -> int:
+    def end_of_message(self, context: Context) -> Steps[int]:
         self.events.append("end")
+        yield b"record"
         context.addheader("X", " y", 0)
         context.addrcpt("<c@z>", "NOTIFY=NEVER")
         return packets.CONTINUE
@@ -85,30 +84,28 @@ class OneSession:
 
 def spoken(*pieces: bytes) -> tuple[OneSession, bytes, BaseException | None]:
     """The session, what was answered, and what the conversation raised."""
-    ours, theirs = socket.socketpair()
     sessions = OneSession()
-    raised: list[BaseException] = []
-
-    def serve() -> None:
-        with theirs:
-            try:
-                conversation.serve(sessions, theirs)
-            except conversation.Broken as fault:
-                raised.append(fault)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
+    one = Conversation(sessions)
     answers = b""
-    with ours:
-        with contextlib.suppress(OSError):  # it hung up
-            for piece in pieces:
-                ours.sendall(piece)
-            ours.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionResetError):
-            while octets := ours.recv(65_536):
-                answers += octets
-        thread.join()
-    return sessions, answers, raised[0] if raised else None
+    raised = None
+    try:
+        for piece in pieces:
+            is_going_on = one.hear(piece)
+            answers += one.to_say()
+            while one.record is not None:
+                sessions.session.events.append(one.record)
+                one.go_on(None)
+                answers += one.to_say()
+                is_going_on = one.hear(b"")
+                answers += one.to_say()
+            if not is_going_on:
+                break
+    except conversation.Broken as fault:
+        raised = fault
+    finally:
+        answers += one.to_say()
+        one.close()
+    return sessions, answers, raised
 
 
 WHOLE = spoken(OFFER + CONNECT + MESSAGE + MESSAGE + b"\0\0\0\1Q")
@@ -117,7 +114,8 @@ WHOLE = spoken(OFFER + CONNECT + MESSAGE + MESSAGE + b"\0\0\0\1Q")
 def test_one_message_in_one_piece_is_answered_in_one() -> None:
     """Edits and answer, and nothing for events whose answer nobody waits for."""
     sessions, answers, raised = WHOLE
-    message = [(b"<a@x>", b"SIZE=3"), (b"<b@y>", None, None), ("From", b" a"), b"text", "end"]
+    sent = [(b"<a@x>", b"SIZE=3"), (b"<b@y>", None, None), ("From", b" a"), b"text"]
+    message = [*sent, "end", b"record"]
     assert sessions.session.events == [("mx", 2, ("192.0.2.1", 25)), *message, *message]
     agreed = b"".join(n.to_bytes(4) for n in (6, 0x1FF, int(wire.NO_REPLIES), 2)) + b"i\0"
     edits = wire.framed(b"i", b"\0\0\0\0X\0 y\0") + wire.framed(b"2", b"<c@z>\0NOTIFY=NEVER\0")

@@ -7,11 +7,9 @@ from typing import Any
 
 import milter as libmilter
 import pytest
-from support.carbonseal import Carbonseal
+from support.sealing import recorded, services
 
-from carbonseal.keys.keyring import Keyring
-from carbonseal.milter import config, log, seal, session
-from carbonseal.milter.archive.spool import Spool
+from carbonseal.milter import log, seal, session
 from carbonseal.milter.session import Session, Sessions
 from carbonseal.milter.status import counters
 
@@ -39,21 +37,11 @@ class Context:
         return self.session
 
 
-def broken_services(directory: Path, spool: Spool) -> seal.Services:
+def broken_services(directory: Path) -> seal.Services:
     """Services that cannot count."""
     broken = counters.nowhere()
     broken._cells.release()
-    made = Carbonseal(directory / "seal", {"failure": {"internal_error": "tempfail"}})
-    configuration = config.load(made.file)
-    return seal.Services(
-        configuration=configuration,
-        keyring=Keyring,
-        key_complaint=lambda: None,
-        spool=spool,
-        relay="mx1",
-        archive_addresses=configuration.archive.all_recipients(),
-        tally=broken,
-    )
+    return services(directory, {"failure": {"internal_error": "tempfail"}}, tally=broken)
 
 
 def test_a_defect_in_counting_changes_no_answer(
@@ -63,17 +51,16 @@ def test_a_defect_in_counting_changes_no_answer(
     said: list[str] = []
     monkeypatch.setattr(log, "internal_error", lambda where, fault, **_: said.append(where))
     monkeypatch.setattr(session, "_MISCOUNTED", set())
-    (tmp_path / "spool").mkdir()
-    spool = Spool(tmp_path / "spool")
-    services = broken_services(tmp_path, spool)
+    spool = tmp_path / "spool"
+    given = broken_services(tmp_path)
     for _ in range(3):
-        one = Session(services, 0)
+        one = Session(given, 0)
         one.connect(Context(), "mx.example.net", 2, ("198.51.100.7", 25_000))
         one.reverse_path(Context(), b"<a@example.net>")
         one.recipient(Context(), b"<b@example.org>")
-        assert one.end_of_message(Context()) == libmilter.CONTINUE
-    assert Session(services, 0).end_of_message(Context()) == libmilter.TEMPFAIL  # without MAIL
-    spool.close()
+        assert recorded(one.end_of_message(Context()), spool) == libmilter.CONTINUE
+    without_mail = Session(given, 0)
+    assert recorded(without_mail.end_of_message(Context()), spool) == libmilter.TEMPFAIL
     assert said == ["count", "end_of_message"]
 
 
@@ -84,7 +71,7 @@ def test_a_connection_that_cannot_be_counted_is_served(
     said: list[str] = []
     monkeypatch.setattr(log, "internal_error", lambda where, fault, **_: said.append(where))
     monkeypatch.setattr(session, "_MISCOUNTED", set())
-    sessions = Sessions(broken_services(tmp_path, Spool(tmp_path)))
+    sessions = Sessions(broken_services(tmp_path))
     context = Context()
     assert sessions.negotiate(context, [~0, ~0, 0, 0]) == libmilter.CONTINUE
     assert context.session is not None

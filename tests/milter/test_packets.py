@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from support import milter_protocol as wire
-from support.carbonseal import Carbonseal
+from support.sealing import recorded, services
 
-from carbonseal.keys.keyring import Keyring
-from carbonseal.milter import config, packets, seal
-from carbonseal.milter.archive.spool import Spool
+from carbonseal.milter import packets, seal
+from carbonseal.milter.archive.spool import Steps
 from carbonseal.milter.conversation import Context
 from carbonseal.milter.edits import AddRecipient, Edit, InsertField, Verdict
 from carbonseal.milter.session import Session
@@ -54,28 +53,19 @@ def test_what_cannot_be_sent_ends_in_the_failure_policy(
 ) -> None:
     """The message is to come again; nothing of the text has left."""
     verdict = Verdict(edits, disposition, (), {"disposition": "accept"})
-    monkeypatch.setattr(seal, "seal", lambda *_: verdict)
-    (tmp_path / "spool").mkdir()
-    spool = Spool(tmp_path / "spool")
+
+    def sealed(*_: Any) -> Steps[Verdict]:
+        yield b"the record\n"
+        return verdict
+
+    monkeypatch.setattr(seal, "seal", sealed)
     context: Any = Context()
-    one = Session(services(tmp_path, spool), 0)
+    one = Session(services(tmp_path), 0)
     one.reverse_path(context, b"<a@x>")
     one.recipient(context, b"<b@y>")
-    answer = packets.answer(one.end_of_message(context), context.reply)
-    spool.close()
+    said = recorded(one.end_of_message(context), tmp_path / "spool")
+    answer = packets.answer(said, context.reply)
     assert context.edits == []
     assert answer == wire.framed(
         b"y", b"451 4.3.0 The message could not be sealed; try again later\0"
-    )
-
-
-def services(directory: Path, spool: Spool) -> seal.Services:
-    configuration = config.load(Carbonseal(directory / "seal").file)
-    return seal.Services(
-        configuration=configuration,
-        keyring=Keyring,
-        key_complaint=lambda: None,
-        spool=spool,
-        relay="mx1",
-        archive_addresses=configuration.archive.all_recipients(),
     )

@@ -14,6 +14,7 @@ from support.waiting import wait_until
 
 from carbonseal.milter import log
 from carbonseal.milter.reception import Reception
+from carbonseal.milter.rounds import Rounds
 from carbonseal.milter.status.board import Board
 from carbonseal.policies import fair_share
 
@@ -30,6 +31,18 @@ class Nobody:
     def close(self, context: Any) -> int:
         """The connection ended."""
         return 0
+
+
+class NoSpool:
+    """For connections on which no message comes."""
+
+    def put_all(self, lines: list[bytes]) -> None:
+        """There are none."""
+        raise AssertionError(lines)
+
+
+def rounds() -> Rounds:
+    return Rounds(Nobody(), NoSpool())
 
 
 @pytest.fixture
@@ -50,7 +63,7 @@ def connected(listener: socket.socket) -> socket.socket:
 def workers(listener: socket.socket, board: Board, count: int) -> list[Reception]:
     """As many as the processes of a relay would have, in one."""
     places = [board.take() for _ in range(count)]
-    return [Reception(listener, Nobody(), board, place, patience=ENDLESS) for place in places]
+    return [Reception(listener, rounds(), board, place, patience=ENDLESS) for place in places]
 
 
 def test_connections_that_come_at_once_are_dealt_out_evenly(listener: socket.socket) -> None:
@@ -90,7 +103,7 @@ def test_one_that_hangs_holds_nobody_up(listener: socket.socket) -> None:
     board = Board(2)
     place, other = board.take(), board.take()
     board.has_connections(other, 0)
-    reception = Reception(listener, Nobody(), board, place, patience=0.001)
+    reception = Reception(listener, rounds(), board, place, patience=0.001)
     reception.start()
     with ExitStack() as stack:
         for _ in range(3):
@@ -180,7 +193,7 @@ def test_a_lack_of_descriptors_is_said_once_and_passes(
     said: list[str] = []
     monkeypatch.setattr(log, "warning", lambda name, **_: said.append(name))
     scarce: Any = Scarce(listener)
-    one = Reception(scarce, Nobody(), Board(1), 0)
+    one = Reception(scarce, rounds(), Board(1), 0)
     scarce.lacks = 3
     one.start()
     for lack in (1, 2):
@@ -195,6 +208,6 @@ def test_a_lack_of_descriptors_is_said_once_and_passes(
 def test_what_cannot_wait_for_connections_says_so_at_the_start() -> None:
     """An exception in the thread would be nobody's."""
     with socket.socket() as gone:
-        reception = Reception(gone, Nobody(), Board(1), 0)
+        reception = Reception(gone, rounds(), Board(1), 0)
     with pytest.raises((OSError, ValueError)):
         reception.start()

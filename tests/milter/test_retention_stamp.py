@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from support.sealing import recorded
 
 from carbonseal.keys import keyring
 from carbonseal.milter import config, explain, seal
 from carbonseal.milter.archive import record
-from carbonseal.milter.archive.spool import Spool
 from carbonseal.policies.errors import ConfigurationError
 from carbonseal.policies.retention import YEAR
 
@@ -42,17 +42,15 @@ def configured(tmp_path: Path, retention: dict[str, Any] | None) -> config.Confi
 
 def sealed(question: explain.Question, configuration: config.Configuration) -> dict[str, Any]:
     """The record of a message, as it stands in the spool."""
-    spool = Spool(configuration.spool_directory)
     services = seal.Services(
         configuration=configuration,
         keyring=lambda: keyring.EMPTY,
         key_complaint=lambda: None,
-        spool=spool,
         relay="mx1.example.com",
         archive_addresses=frozenset(),
     )
-    seal.seal(explain._transaction(question, configuration), services, 1_795_237_200.0)
-    spool.close()
+    transaction = explain._transaction(question, configuration)
+    recorded(seal.seal(transaction, services, 1_795_237_200.0), configuration.spool_directory)
     [path] = [one for one in configuration.spool_directory.iterdir() if one.is_file()]
     return record.parse(path.read_bytes().splitlines()[0])
 

@@ -5,25 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.carbonseal import ARCHIVE, Carbonseal
+from support.carbonseal import ARCHIVE
+from support.sealing import services
 
-from carbonseal.keys.keyring import Keyring
-from carbonseal.milter import config, seal
-from carbonseal.milter.archive.spool import SpoolUnwritable
+from carbonseal.milter import seal
+from carbonseal.milter.archive.spool import SpoolUnwritable, taken
 from carbonseal.milter.seal import NoOutages
 from carbonseal.milter.transaction import Transaction
 from carbonseal.policies.envelope import Client
-
-
-class Spool:
-    """Writes nothing, and may say so."""
-
-    def __init__(self, fault: SpoolUnwritable | None) -> None:
-        self._fault = fault
-
-    def put(self, line: bytes) -> None:
-        if self._fault is not None:
-            raise self._fault
 
 
 class Noted(NoOutages):
@@ -48,18 +37,8 @@ def test_a_copy_is_a_trial_only_where_it_is_sent(
     tmp_path: Path, fault: SpoolUnwritable | None, failure: str, sent: list[str]
 ) -> None:
     """Else the next one would wait its time, and a mailbox that is well again be found later."""
-    made = Carbonseal(tmp_path / "seal", {"failure": {"record_not_writable": failure}})
-    configuration = config.load(made.file)
     outages = Noted()
-    services = seal.Services(
-        configuration=configuration,
-        keyring=Keyring,
-        key_complaint=lambda: None,
-        spool=Spool(fault),
-        relay="mx1",
-        archive_addresses=configuration.archive.all_recipients(),
-        outages=outages,
-    )
+    given = services(tmp_path, {"failure": {"record_not_writable": failure}}, outages=outages)
     transaction = Transaction(
         client=Client("198.51.100.7", 25_000, "mx.example.net", "mx.example.net"),
         listener="smtpd",
@@ -69,5 +48,10 @@ def test_a_copy_is_a_trial_only_where_it_is_sent(
         body_canonicalization="relaxed",
     )
     transaction.add_recipient((b"<b@example.com>",), resolved=None, mailer=None, host=None)
-    seal.seal(transaction, services, 1_800_000_000.0)
+
+    def put(line: bytes) -> None:
+        if fault is not None:
+            raise fault
+
+    taken(seal.seal(transaction, given, 1_800_000_000.0), put)
     assert outages.copies == sent

@@ -1,0 +1,200 @@
+"""All connections of a worker, served by one thread in rounds: hear, make durable, answer.
+
+In a round each connection that has something to say is heard once; the records of all messages that
+came to their end are made durable with one sync; then these are answered.  With a thread for each
+connection, threads wait for the interpreter's lock and wake each other: 7 context switches a
+message where it is 4 now, a tenth of all CPU, and twice as many syncs (`docs/benchmarks`).
+Signatures are made one after the other; a worker has one core anyway.
+
+Promises: no message is answered before its record is durable, or known not to be.  A connection is
+heard for one read, so a long message holds nobody up; an MTA that does not take its answers is
+heard no more until it did, and nobody waits for it.  What breaks one connection breaks no other,
+and nothing ends the thread.
+
+Does not: take connections (`reception` does), speak the protocol (`conversation` does).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from carbonseal.milter import log
+from carbonseal.milter.conversation import Broken, Conversation, Sessions
+
+_SHORT: Final = 16 * 1024  # octets of a read: a message of a few kilobytes
+_LONG: Final = 65_540  # a whole piece of the body; longer reads keep the MTA waiting
+# Connections that are heard in one round: beyond that, another message costs those that wait for
+# the sync more than it saves.
+_AT_ONCE: Final = 16
+_SILENCE: Final = 7210.0  # seconds after which a connection counts as dead: libmilter's number
+_LOOK: Final = 60.0  # seconds between two looks for such
+_PAUSE: Final = 0.1  # seconds after a fault that is no connection's
+
+
+class Spool(Protocol):
+    """Where the records go."""
+
+    def put_all(self, lines: list[bytes]) -> None:
+        """Returns when they are durable.  Raises: SpoolUnwritable."""
+
+
+class _Wire:
+    """A connection: its socket, what is said over it, and who wants to know of its end."""
+
+    __slots__ = ("conversation", "ended", "heard_at", "number", "socket", "unsent")
+
+    def __init__(
+        self, connection: socket.socket, conversation: Conversation, ended: Callable[[], None]
+    ) -> None:
+        self.socket = connection
+        self.number = connection.fileno()
+        self.conversation = conversation
+        self.ended = ended
+        self.unsent = b""
+        self.heard_at = time.monotonic()
+
+
+class Rounds:
+    """Serves connections until the process ends."""
+
+    def __init__(self, sessions: Sessions, spool: Spool, *, silence: float = _SILENCE) -> None:
+        """`silence`: seconds after which an MTA that says nothing, or takes nothing, is left."""
+        self._sessions = sessions
+        self._spool = spool
+        self._silence = silence
+        self._wires: dict[int, _Wire] = {}  # by the number of the socket
+        self._waiting = select.epoll()
+        self._faults = log.Recurring("rounds")
+        self._look_at = 0.0
+
+    def start(self) -> None:
+        """Serve from now on.  Raises: RuntimeError where there is no thread to be had."""
+        threading.Thread(target=self._serve, name="rounds", daemon=True).start()
+
+    def take(self, connection: socket.socket, ended: Callable[[], None]) -> None:
+        """Serve this one, and call `ended` when that is over; from any thread.  Raises: OSError."""
+        connection.setblocking(False)
+        wire = _Wire(connection, Conversation(self._sessions), ended)
+        self._wires[wire.number] = wire
+        try:
+            self._waiting.register(wire.number, select.EPOLLIN)
+        except BaseException:
+            del self._wires[wire.number]
+            raise
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._round()
+            except Exception as fault:  # an edge: without this thread nobody is served
+                self._faults.failed(fault)
+                time.sleep(_PAUSE)
+
+    def _round(self) -> None:
+        ready = self._waiting.poll(min(_LOOK, self._silence), _AT_ONCE)
+        now = time.monotonic()
+        ended: list[_Wire] = []  # messages that did
+        for number, events in ready:
+            wire = self._wires.get(number)
+            if wire is None:
+                continue  # it ended earlier in this round
+            wire.heard_at = now
+            self._guarded(wire, self._write if events & select.EPOLLOUT else self._read)
+            if wire.conversation.record is not None:
+                ended.append(wire)
+        while ended:
+            ended = self._answer(ended)
+        if now >= self._look_at:
+            self._look_at = now + min(_LOOK, self._silence)
+            for wire in list(self._wires.values()):
+                if now - wire.heard_at > self._silence:
+                    self._guarded(wire, self._leave)
+
+    def _answer(self, ended: list[_Wire]) -> list[_Wire]:
+        """Make the records of these messages durable and answer; those who came to another end."""
+        fault = None
+        try:
+            self._spool.put_all([one.conversation.record or b"" for one in ended])
+        except Exception as unwritten:  # whatever it is, it is each message's to answer
+            fault = unwritten
+        for wire in ended:
+            self._guarded(wire, lambda wire: self._go_on(wire, fault))
+        return [one for one in ended if one.conversation.record is not None]
+
+    def _go_on(self, wire: _Wire, fault: Exception | None) -> None:
+        conversation = wire.conversation
+        conversation.go_on(fault)
+        if conversation.rest and conversation.record is None:
+            self._hear(wire, b"")
+        else:
+            self._say(wire)
+
+    def _read(self, wire: _Wire) -> None:
+        conversation = wire.conversation
+        try:
+            octets = wire.socket.recv(_LONG if conversation.rest else _SHORT)
+        except BlockingIOError:
+            return
+        if octets:
+            self._hear(wire, octets)
+        else:
+            self._leave(wire)
+
+    def _hear(self, wire: _Wire, octets: bytes) -> None:
+        try:
+            is_going_on = wire.conversation.hear(octets)
+        finally:
+            # What went before counts, whatever came after it.
+            self._say(wire)
+        if not is_going_on:
+            self._leave(wire)
+
+    def _write(self, wire: _Wire) -> None:
+        wire.unsent = wire.unsent[self._sent(wire, wire.unsent) :]
+        if not wire.unsent:
+            self._waiting.modify(wire.number, select.EPOLLIN)
+
+    def _say(self, wire: _Wire) -> None:
+        octets = wire.conversation.to_say()
+        if octets:
+            if wire.unsent:
+                wire.unsent += octets
+                return
+            sent = self._sent(wire, octets)
+            if sent < len(octets):
+                wire.unsent = octets[sent:]
+                self._waiting.modify(wire.number, select.EPOLLOUT)
+
+    def _sent(self, wire: _Wire, octets: bytes) -> int:
+        try:
+            return wire.socket.send(octets)
+        except BlockingIOError:
+            return 0
+
+    def _guarded(self, wire: _Wire, do: Callable[[_Wire], None]) -> None:
+        try:
+            do(wire)
+            return
+        except OSError:
+            pass  # the MTA left; what it did not finish is not on record
+        except Broken as fault:
+            log.warning("connection-broken-off", problem=str(fault))
+        except Exception as fault:  # an edge: the others go on either way
+            log.internal_error("conversation", fault)
+        self._leave(wire)
+
+    def _leave(self, wire: _Wire) -> None:
+        # Out of the table before its number can be another's.
+        if self._wires.pop(wire.number, None) is None:
+            return
+        wire.conversation.record = None
+        try:
+            wire.conversation.close()
+        finally:
+            wire.socket.close()
+            wire.ended()
