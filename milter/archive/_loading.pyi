@@ -1,6 +1,10 @@
-# What _loading.c makes; see loader.py.
+# What _loading.c makes; see loader.py, and inserting.py for packs.
 from collections.abc import Sequence
 from typing import Any
+
+class Gathering:
+    def __new__(cls) -> Gathering: ...
+    def packs(self) -> tuple[list[bytes], ...]: ...
 
 class Packer:
     def __new__(cls, message: Sequence[str], section: Sequence[str]) -> Packer: ...
@@ -9,6 +13,9 @@ class Packer:
         arrival: tuple[int, int, Any],
         key: object,
         ids: tuple[dict[Any, int], ...],
-        lists: tuple[list[tuple[Any, ...]] | None, ...],
+        to: object,  # a gathering, or lists as loader.Made has them
         /,
     ) -> bool: ...
+
+def pack(rows: list[tuple[Any, ...]], /) -> list[bytes] | None: ...
+def keys(arrivals: list[Any], /) -> list[bytes] | None: ...

@@ -16,7 +16,7 @@ Does not: read the spool, keep progress, or end transactions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
@@ -102,6 +102,7 @@ def _load_records(
     fresh = [one for _, one in keyed]
     ids = _ids([one.rows for one in fresh], connection, dictionary)
     has_arrays = connection.dialect.name == "postgresql"
+    keyed = _gather(keyed, ids, connection)
     batch = Made()
     for key, one in keyed:
         add(batch, one, key, ids, with_index=not has_arrays)
@@ -120,6 +121,29 @@ def _load_records(
             made.sort(key=_FIRST)  # each page of the tree is then found, and changed, once
             inserting.insert(table, made, connection)
     return fresh
+
+
+def _gather(
+    keyed: list[tuple[Any, Arrival]], ids: Ids, connection: Connection
+) -> list[tuple[Any, Arrival]]:
+    """Insert as packs what can be packed; returns the others."""
+    if _packer is None or GATHERING is None or not inserting.takes_packs(connection):
+        return keyed
+    gathering, add_one = GATHERING(), _packer.add
+    others = [(key, one) for key, one in keyed if not add_one(one, key, ids, gathering)]
+    for table, packs in zip(_PACKED, gathering.packs(), strict=True):
+        inserting.insert_packs(table, packs, connection)
+    return others
+
+
+# In the order in which a gathering gives their packs.
+_PACKED = (
+    schema.message,
+    schema.header_section,
+    schema.participant,
+    schema.participant_domain,
+    schema.header_term,
+)
 
 
 @dataclass(slots=True)
@@ -158,14 +182,16 @@ _LAST = (
 
 def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[tuple[Any, Arrival]]:
     """Those whose record is not there, with its key; of the others, write down the lines."""
-    kind, dialect = schema.RecordId(), connection.dialect
-    keyed = [(kind.process_bind_param(one.rows.record_id, dialect), one) for one in arrivals]
+    keys = _keys(arrivals, connection)
+    perhaps_known = _perhaps_known(keys, connection)
+    if not perhaps_known and len(set(keys)) == len(keys):
+        return list(zip(keys, arrivals, strict=True))
     known: dict[Any, tuple[int, int]] = {}
-    for chunk in chunks(_perhaps_known([key for key, _ in keyed], connection)):
+    for chunk in chunks(perhaps_known):
         for key, segment_id, position in _KNOWN.rows(chunk, connection, is_repeated=False):
             known[key] = (segment_id, position)
     fresh, repeated = [], []
-    for key, one in keyed:
+    for key, one in zip(keys, arrivals, strict=True):
         line = (one.segment_id, one.position)
         first = known.setdefault(key, line)
         if first is line:
@@ -181,6 +207,15 @@ def _unknown(arrivals: Sequence[Arrival], connection: Connection) -> list[tuple[
     if repeated:
         connection.execute(insert_missing(schema.repeated, connection), repeated)
     return fresh
+
+
+def _keys(arrivals: Sequence[Arrival], connection: Connection) -> list[Any]:
+    """The keys of their records, as the driver takes them."""
+    kind, dialect = schema.RecordId(), connection.dialect
+    keys = None if _KEYS is None or dialect.name == "postgresql" else _KEYS(arrivals)
+    if keys is not None:
+        return keys
+    return [kind.process_bind_param(one.rows.record_id, dialect) for one in arrivals]
 
 
 def _perhaps_known(keys: list[Any], connection: Connection) -> list[Any]:
@@ -238,9 +273,13 @@ class _Compiled(Protocol):
         arrival: Arrival,
         key: object,
         ids: tuple[dict[Any, int], ...],
-        lists: tuple[list[tuple[Any, ...]] | None, ...],
+        lists: tuple[list[tuple[Any, ...]] | None, ...] | _Gathering,
         /,
     ) -> bool: ...
+
+
+class _Gathering(Protocol):
+    def packs(self) -> tuple[list[bytes], ...]: ...
 
 
 class _MakeCompiled(Protocol):
@@ -248,12 +287,14 @@ class _MakeCompiled(Protocol):
 
 
 COMPILED: _MakeCompiled | None = None  # None where it could not be built
+GATHERING: Callable[[], _Gathering] | None = None
+_KEYS: Callable[[Any], list[bytes] | None] | None = None
 try:
     from carbonseal.milter.archive import _loading
 except ImportError:
     pass
 else:
-    COMPILED = _loading.Packer
+    COMPILED, GATHERING, _KEYS = _loading.Packer, _loading.Gathering, _loading.keys
 _packer = (
     None
     if COMPILED is None

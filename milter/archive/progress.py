@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sqlalchemy
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, select, update
 
 from carbonseal.milter.archive import schema, terms
 from carbonseal.milter.archive.batch import Batch
@@ -26,6 +25,10 @@ from carbonseal.milter.archive.segments import Segment
 from carbonseal.policies.errors import TryLater
 
 _columns = schema.segment.c
+# Made once: SQLAlchemy takes longer to make them than SQLite to do them.
+_IS_IT = _columns.segment_id == bindparam("it")
+_HELD = select(_columns.progress).where(_IS_IT).with_for_update()
+_KEPT = update(schema.segment).where(_IS_IT)
 
 
 class Moved(TryLater):
@@ -66,8 +69,8 @@ class Progress:
 
 def recall(segment: Segment, connection: Connection) -> Progress:
     """What SQL says."""
-    query = sqlalchemy.select(schema.segment).where(_is(segment))
-    row = connection.execute(query).one_or_none()
+    query = select(schema.segment).where(_IS_IT)
+    row = connection.execute(query, {"it": terms.term(segment.name)}).one_or_none()
     if row is None:
         return Progress(is_new=True)
     return Progress(row.progress, row.lines, row.records, row.refused, row.is_complete, row.relay)
@@ -81,8 +84,7 @@ def hold(segment: Segment, expected: Progress, connection: Connection) -> None:
     if expected.is_new:
         row = {"segment_id": terms.term(segment.name), "name": segment.name}
         connection.execute(insert_missing(schema.segment, connection), row | _content(expected))
-    query = sqlalchemy.select(_columns.progress).where(_is(segment)).with_for_update()
-    found = connection.execute(query).scalar_one_or_none()
+    found = connection.execute(_HELD, {"it": terms.term(segment.name)}).scalar_one_or_none()
     if found != expected.offset:
         raise Moved(
             f"{segment.name}: loaded to {found}, not to {expected.offset} as this writer remembers;"
@@ -92,8 +94,7 @@ def hold(segment: Segment, expected: Progress, connection: Connection) -> None:
 
 def keep(segment: Segment, progress: Progress, connection: Connection) -> None:
     """Write down how far it is loaded with this transaction; after `hold`."""
-    update = sqlalchemy.update(schema.segment).where(_is(segment))
-    connection.execute(update.values(_content(progress)))
+    connection.execute(_KEPT, {"it": terms.term(segment.name), **_content(progress)})
 
 
 def note_refused(batch: Batch, connection: Connection) -> None:
@@ -117,14 +118,10 @@ def unsealed(found: Sequence[Segment], connection: Connection) -> list[Segment]:
     column = schema.seal.c.segment_id
     by_id = {terms.term(segment.name): segment for segment in found}
     for chunk in chunks(list(by_id)):
-        query = sqlalchemy.select(column).where(column.in_(chunk))
+        query = select(column).where(column.in_(chunk))
         for identifier in connection.execute(query).scalars():
             by_id.pop(identifier, None)
     return list(by_id.values())
-
-
-def _is(segment: Segment) -> sqlalchemy.ColumnElement[bool]:
-    return _columns.segment_id == terms.term(segment.name)
 
 
 def _content(progress: Progress) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import struct
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +58,75 @@ def added(make: Any, some: rows.Rows, ids: Ids, *, with_index: bool) -> Any:
     return repr(batch)  # 1 is not True
 
 
+def unpacked(packs: list[bytes]) -> list[tuple[Any, ...]]:
+    """The rows of packs, as _many_rows.c describes them."""
+    made = []
+    for pack in packs:
+        columns, at, values = pack[0], 1, []
+        while at < len(pack):
+            tag = pack[at]
+            if tag == 0:
+                values.append(None)
+                at += 1
+            elif tag == 1:
+                values.append(*struct.unpack_from("=q", pack, at + 1))
+                at += 9
+            else:
+                (length,) = struct.unpack_from("=I", pack, at + 1)
+                octets = pack[at + 5 : at + 5 + length]
+                assert len(octets) == length
+                values.append(octets.decode() if tag == 2 else octets)
+                at += 5 + length
+        assert len(values) % columns == 0
+        made += [tuple(values[at : at + columns]) for at in range(0, len(values), columns)]
+    return made
+
+
+def gathered(some: list[tuple[bytes, rows.Rows, Ids]]) -> tuple[Made, list[bool]]:
+    """The rows that a gathering makes of records, and which of them it took."""
+    assert loader.GATHERING is not None
+    assert loader._packer is not None
+    gathering, taken = loader.GATHERING(), []
+    for key, one, ids in some:
+        arrival = Arrival(5, 7, copy.copy(one))
+        arrival.rows.message = dict(one.message)
+        try:
+            taken.append(loader._packer.add(arrival, key, ids, gathering))
+        except Exception:
+            taken.append(False)
+    return Made(*map(unpacked, gathering.packs())), taken
+
+
+def sorted_by_id(made: Made) -> Made:
+    """As the loader inserts them; packed, a truth is a number."""
+    for some in (made.participants, made.domains, made.header_terms):
+        some.sort(key=itemgetter(0))
+    for name in ("messages", "sections"):
+        flat = [tuple(int(v) if v in (True, False) else v for v in r) for r in getattr(made, name)]
+        setattr(made, name, flat)
+    return made
+
+
+def assert_gathered(some: list[tuple[bytes, rows.Rows, Ids]]) -> list[bool]:
+    """Records that are gathered make the rows that Python makes of them, and no others any."""
+    found, taken = gathered(some)
+    expected = Made()
+    for (key, one, ids), is_taken in zip(some, taken, strict=True):
+        arrival = Arrival(5, 7, copy.copy(one))
+        arrival.rows.message = dict(one.message)
+        if is_taken:
+            loader.by_python(expected, arrival, key, ids, with_index=True)
+    assert repr(found) == repr(sorted_by_id(expected))
+    return taken
+
+
 def assert_twins(some: rows.Rows, ids: Ids | None = None) -> None:
     for with_index in (True, False):
         found = ids_of(some) if ids is None else ids
         expected = added(loader.by_python, some, found, with_index=with_index)
         assert added(loader.add, some, found, with_index=with_index) == expected
+    usual = rows.split(salted(2))
+    assert_gathered([(KEY, usual, ids_of(usual)), (b"x" * 16, some, found), (KEY, some, found)])
 
 
 def test_all_mail_of_the_generator_makes_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +138,81 @@ def test_all_mail_of_the_generator_makes_the_same_rows(monkeypatch: pytest.Monke
     monkeypatch.delattr(loader, "by_python")
     for one in made:
         loader.add(Made(), Arrival(1, 1, one), KEY, ids_of(one), with_index=True)
+    monkeypatch.undo()
+    keyed = [(terms.pack_record_id(one.record_id), one, ids_of(one)) for one in made]
+    assert all(assert_gathered(keyed))
+
+
+def test_large_records_are_gathered_in_several_packs() -> None:
+    """A megabyte to each, and a record that could not be gathered leaves those before it."""
+    some = []
+    for number in range(6):
+        one = rows.split(salted(number))
+        one.header_section["fields"] = bytes([number]) * 400_000
+        some.append((bytes([number]) * 16, one, ids_of(one)))
+    odd = copy.copy(some[0][1])
+    odd.header_terms = (1, 1 << 63)
+    some.insert(4, (KEY, odd, ids_of(odd)))
+    some.insert(2, (b"too short", *some[0][1:]))
+    assert assert_gathered(some) == [True, True, False, True, True, False, True, True]
+
+
+def test_a_gathering_is_given_once() -> None:
+    """Afterwards nothing can be added, or asked for again."""
+    assert loader.GATHERING is not None
+    gathering = loader.GATHERING()
+    one = rows.split(salted(1))
+    assert gathering.packs() == ([], [], [], [], [])
+    with pytest.raises(ValueError, match="already"):
+        gathering.packs()
+    assert loader._packer is not None
+    with pytest.raises(TypeError):
+        loader._packer.add(Arrival(1, 1, one), KEY, ids_of(one), gathering)
+
+
+@given(st.lists(st.tuples(IDENTIFIERS | st.integers(-3, 3)), max_size=300))
+@settings(max_examples=EXAMPLES // 4, deadline=None)
+def test_terms_come_in_the_order_of_their_numbers(numbers: list[tuple[int]]) -> None:
+    """Of one number in that of the records: each page of the tree is then found once."""
+    one = rows.split(salted(1))
+    some = []
+    for place in range(0, len(numbers), 50):
+        mine = copy.copy(one)
+        mine.header_terms = tuple(number for (number,) in numbers[place : place + 50])
+        some.append((bytes([place % 251]) * 16, mine, ids_of(one)))
+    found, taken = gathered(some)
+    assert all(taken)
+    expected = [(term, key) for key, mine, _ in some for term in mine.header_terms]
+    assert found.header_terms == sorted(expected, key=itemgetter(0))
+
+
+@given(
+    st.integers(0, (1 << 128) - 1).map(lambda number: terms.unpack_record_id(number.to_bytes(16)))
+    | st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZILOUabc\0ä", min_size=25, max_size=27)
+    | st.sampled_from(["7" + "Z" * 25, "8" + "0" * 25, "0" * 26, "\ud800" * 26])
+)
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_keys_are_those_that_python_makes(record_id: str) -> None:
+    """Or there are none, and Python is asked."""
+    some = copy.copy(rows.split(salted(1)))
+    some.record_id = record_id
+    assert loader._KEYS is not None
+    found = loader._KEYS([Arrival(1, 1, some)])
+    if found is not None:
+        assert found == [terms.pack_record_id(record_id)]
+    else:
+        assert not terms.is_record_id(record_id) or record_id != record_id.upper()
+
+
+def test_keys_of_what_are_no_arrivals_are_left_to_python() -> None:
+    """A mistake of the caller is no crash."""
+    keys: Any = loader._KEYS
+    assert keys([]) == []
+    assert keys(()) is None
+    assert keys([(1, 2)]) is None
+    assert keys([1]) is None
+    with pytest.raises(AttributeError):
+        keys([(1, 2, 3)])
 
 
 @given(
