@@ -748,7 +748,24 @@ static PyObject *record_id(PyObject *Py_UNUSED(module), PyObject *const *args, P
     return PyUnicode_FromStringAndSize(made, ID);
 }
 
+/* ---- The checksum of a line that is read ------------------------------------------------------ */
+
+static PyObject *checksum_before(PyObject *Py_UNUSED(module), PyObject *const *args,
+                                 Py_ssize_t count) {
+    Py_ssize_t tail = count == 2 && PyBytes_Check(args[0]) ? PyLong_AsSsize_t(args[1]) : -1;
+    if (tail < 0 || !can_fold()) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "a line, and octets not to look at, are needed");
+        return NULL;
+    }
+    Py_ssize_t size = PyBytes_Size(args[0]);
+    size_t seen = size > tail ? (size_t)(size - tail) : 0;
+    return PyLong_FromUnsignedLong(quick_crc((const octet *)PyBytes_AsString(args[0]), seen));
+}
+
 static PyMethodDef methods[] = {
+    {"checksum_before", (PyCFunction)(void (*)(void))checksum_before, METH_FASTCALL,
+     "checksum_before(line, tail): CRC-32 of a line but for its last octets; needs CAN_CHECK."},
     {"record_id", (PyCFunction)(void (*)(void))record_id, METH_FASTCALL,
      "record_id(milliseconds, randomness): a ULID."},
     {"log_line", (PyCFunction)(void (*)(void))log_line, METH_FASTCALL,

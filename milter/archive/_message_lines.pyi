@@ -1,7 +1,7 @@
 # The compiled twin of message_lines.py, from _message_lines.c.
 from collections.abc import Callable
 
-CAN_CHECK: int  # whether a Form needs no checksum of yours
+CAN_CHECK: int  # whether a Form needs no checksum of yours, and there is one of lines
 
 class Form:
     def __init__(
@@ -13,3 +13,4 @@ class Form:
 
 def record_id(milliseconds: int, randomness: bytes, /) -> str: ...
 def log_line(head: str, facts: dict[str, object], milliseconds: str, /) -> bytes: ...
+def checksum_before(line: bytes, tail: int, /) -> int: ...

@@ -117,6 +117,7 @@ def _cut(kind: Any, fixed: str, pieces: list[_Piece]) -> str:
     return ""
 
 
+# Where the processor cannot fold (see the helper), zlib is quicker than what it would do.
 _CHECKSUM = None if compiled is not None and compiled.CAN_CHECK else zlib.crc32
 
 
@@ -140,6 +141,14 @@ def joined(reasons: Sequence[Reason]) -> str:
     return ",".join([str(reason).replace(",", "\\x2c") for reason in reasons])
 
 
+def checksum_before_plainly(line: bytes, tail: int, /) -> int:
+    """CRC-32 of a line but for its last `tail` octets."""
+    return zlib.crc32(line[: max(len(line) - tail, 0)])
+
+
+checksum_before: Callable[[bytes, int], int] = (
+    checksum_before_plainly if _CHECKSUM is not None else compiled.checksum_before
+)
 log_line: Callable[[str, dict[str, object], str], bytes] = (
     log_line_plainly if compiled is None else compiled.log_line
 )

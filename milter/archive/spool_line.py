@@ -14,10 +14,10 @@ Does not: know SQL, or what the parts of a record mean.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
+from carbonseal.milter.archive import message_lines
 from carbonseal.milter.archive.evidence import leaf
 
 _USUAL = 9  # place of `Apart.flat`
@@ -109,10 +109,10 @@ def taking(wanted: Collection[str], *, flat: bool = False) -> Take | None:
         compiled = COMPILED(wanted, leaf.NAMING, leaf.ABOUT, flat)
     except ValueError:
         return None  # a name that is longer than the helper can remember
-    take_apart, checksum, new = compiled.take, zlib.crc32, tuple.__new__
+    take_apart, checksum, new = compiled.take, message_lines.checksum_before, tuple.__new__
 
     def take(line: bytes) -> Apart | None:
-        found = take_apart(line, checksum(line[:-_TAIL]))
+        found = take_apart(line, checksum(line, _TAIL))
         if found is None:
             return None
         # What is left of `_make` but for its look at the length.

@@ -129,6 +129,24 @@ def test_the_checksum_fits_at_any_length(checksum: Any) -> None:
         assert record.parse(form.record(text)) == {"a": text.decode()}
 
 
+@given(octets=st.binary(max_size=400), tail=st.integers(0, 420))
+@EXAMPLES
+def test_the_checksum_of_a_line_is_that_of_zlib(octets: bytes, tail: int) -> None:
+    """Of all but its last octets, and of nothing where there are no others."""
+    expected = zlib.crc32(octets[: max(len(octets) - tail, 0)])
+    assert message_lines.checksum_before(octets, tail) == expected
+    assert message_lines.checksum_before_plainly(octets, tail) == expected
+
+
+@needs_compiled
+def test_the_checksum_is_of_octets_only() -> None:
+    """A mistake of the caller is an exception."""
+    odd: Any = compiled.checksum_before
+    for wrong in ((), (b"x",), ("x", 1), (b"x", -1), (b"x", None), (b"x", 1 << 80), (b"x", 1, 2)):
+        with pytest.raises((TypeError, OverflowError)):
+            odd(*wrong)
+
+
 def test_a_record_of_any_size_is_whole() -> None:
     """Beyond what is kept ready for usual ones, with growth by escapes in it."""
     form = RecordForm({"fields": VALUE, "reasons": REASONS})
