@@ -155,6 +155,13 @@ def test_large_records_are_gathered_in_several_packs() -> None:
     some.insert(4, (KEY, odd, ids_of(odd)))
     some.insert(2, (b"too short", *some[0][1:]))
     assert assert_gathered(some) == [True, True, False, True, True, False, True, True]
+    gathering: Any = loader.GATHERING and loader.GATHERING()
+    packer: Any = loader._packer
+    for key, one, ids in some:
+        packer.add(Arrival(5, 7, one), key, ids, gathering)
+    sizes = [len(pack) for pack in gathering.packs()[1]]
+    assert len(sizes) == 2
+    assert max(sizes) < (1 << 20) + 500_000
 
 
 def test_a_gathering_is_given_once() -> None:
