@@ -1,7 +1,7 @@
 """Work in a thread of its own, while the writer does other work.
 
-For work that gives up the interpreter lock for long: a commit waits for the disk, zstd compresses
-many texts in one call.  Work that takes the lock again and again would be slower so.
+For work that gives up the interpreter lock for long: a commit waits for the disk.  Work that takes
+the lock again and again would be slower so.
 
 Promises: what is given is done in order, one after the other, by one thread, and that thread is
 gone when `wait` or the `with` block ends: nobody forks, or lets go of what the work uses, beside

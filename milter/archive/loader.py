@@ -1,7 +1,8 @@
 """One batch of records into SQL, in the transaction of the caller.
 
-A compiled helper makes the rows as tables take them; `by_python` is its twin, which runs where the
-helper is missing, and for each record that the helper leaves to it.
+A compiled helper makes the rows as tables take them, or packs them for SQLite (`inserting` says
+more); `by_python` is its twin, which runs where the helper is missing, and for each record that the
+helper leaves to it.
 
 Promises: each record arrives whole or not at all, and once however often it is loaded: a record
 whose id is there already, or twice in the batch, is passed over, and where another line had brought
