@@ -111,8 +111,7 @@ class Spool:
         The first thread to arrive leads: it waits for the flush that is under way, and everybody
         who arrives meanwhile joins its batch.  No thread of ours runs in the background for this.
         """
-        if self._overfull is not None:
-            raise SpoolUnwritable(self._overfull)
+        self._keep_within_the_limit()
         turn = None
         with self._gate:
             batch = self._next
@@ -141,10 +140,16 @@ class Spool:
 
     def put_all(self, lines: list[bytes]) -> None:
         """Make several lines durable with one fdatasync: for those who bring many at once."""
+        self._keep_within_the_limit()
         with self._flush_turn:
             fault = self._flushed(lines)
         if fault is not None:
-            raise fault
+            try:
+                raise fault
+            finally:
+                # It knows this frame by its traceback, and would keep it, itself and all those into
+                # which it is thrown until somebody collects garbage.
+                del fault
 
     def tend(self) -> None:
         """Housekeeping, once a second or so: close an old segment, measure the spool's size."""
@@ -158,6 +163,10 @@ class Spool:
         """Close the open segment with its footer; further puts open a new one."""
         with self._flush_turn:
             self._close_segment()
+
+    def _keep_within_the_limit(self) -> None:
+        if self._overfull is not None:
+            raise SpoolUnwritable(self._overfull)
 
     def _flushed(self, lines: list[bytes]) -> SpoolUnwritable | None:
         try:

@@ -364,12 +364,15 @@ def test_over_its_limit_the_spool_refuses_until_the_writer_has_caught_up(
     queue.tend()
     with pytest.raises(spool.SpoolUnwritable, match=r"record\.spool_limit"):
         queue.put(line(11))
+    with pytest.raises(spool.SpoolUnwritable, match=r"record\.spool_limit"):
+        queue.put_all([line(11)])
     queue.close()
     for segment in segments.pending(directory):
         segments.finish(segment)
     queue.tend()
     queue.put(line(12))
-    assert numbers(directory) == [12]
+    queue.put_all([line(13)])
+    assert numbers(directory) == [12, 13]
 
 
 def test_a_record_set_aside_is_kept_with_its_reason(

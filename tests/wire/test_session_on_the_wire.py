@@ -6,6 +6,7 @@ libmilter, and reads the records in the spool.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -524,6 +525,19 @@ def test_what_is_refused_for_its_record_is_not_called_signed(own: Carbonseal) ->
     line = service.wait_for_log(" refused ", since=mark)  # its own name stands in paths
     assert ' signed="" copy="" ' in line
     assert "record-not-writable" in line
+
+
+def test_a_spool_beyond_its_limit_takes_no_more_mail(made: Carbonseal, protocol: str) -> None:
+    """What no database takes does not fill the disk, whoever speaks the protocol."""
+    milter = {"workers": 1, "protocol": protocol}
+    made.configure({"milter": milter, "record": {"spool": "spool", "spool_limit": "1MiB"}})
+    with made, (made.spool / "another.open.jsonl").open("wb") as much:
+        fcntl.flock(much, fcntl.LOCK_EX)  # its owner seems to live, so that nobody closes it
+        much.truncate(2 * 1024 * 1024)
+        wait_until(lambda: send(made).final == Answer.TEMPFAIL, "the first look at the spool")
+        assert "record.spool_limit" in made.wait_for_log(" refused ")
+        much.truncate(0)
+        wait_until(lambda: send(made).final == Answer.ACCEPT, "the next look")
 
 
 def test_a_worker_killed_at_the_end_of_a_message_leaves_a_whole_record_or_none(
