@@ -235,7 +235,10 @@ class Conversation:
         return said
 
     def close(self) -> None:
-        """The connection ended, whoever ended it."""
+        """The connection ended, whoever ended it; nothing more may be heard."""
+        # They are methods of this very object: with them it would stay until somebody collects
+        # garbage, and with it a message that did not come to its end, and that message's keys.
+        self._events.clear()
         self._sessions.close(self._context)
 
     def _is_going_on(self, command: int, payload: bytes) -> bool:

@@ -1,21 +1,24 @@
 """All connections of a worker, served by one thread in rounds: hear, make durable, answer.
 
-In a round each connection that has something to say is heard once; the records of all messages that
+In a round connections that have something to say are heard once; the records of all messages that
 came to their end are made durable with one sync; then these are answered.  With a thread for each
 connection, threads wait for the interpreter's lock and wake each other: 7 context switches a
 message where it is 4 now, a tenth of all CPU, and twice as many syncs (`docs/benchmarks`).
 Signatures are made one after the other; a worker has one core anyway.
 
 Promises: no message is answered before its record is durable, or known not to be.  A connection is
-heard for one read, so a long message holds nobody up; an MTA that does not take its answers is
-heard no more until it did, and nobody waits for it.  What breaks one connection breaks no other,
-and nothing ends the thread.
+heard for one read, and of several messages in it for one, so that it holds nobody up; an MTA that
+does not take its answers is heard no more until it did, and nobody waits for it.  What breaks one
+connection breaks no other, and nothing ends the thread.  Of a connection that ended nothing stays.
+
+While the disk works at a sync, nobody is heard; the longer it takes, the more share the next one.
 
 Does not: take connections (`reception` does), speak the protocol (`conversation` does).
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -29,8 +32,10 @@ from carbonseal.milter.conversation import Broken, Conversation, Sessions
 _SHORT: Final = 16 * 1024  # octets of a read: a message of a few kilobytes
 _LONG: Final = 65_540  # a whole piece of the body; longer reads keep the MTA waiting
 # Connections that are heard in one round: beyond that, another message costs those that wait for
-# the sync more than it saves.
+# the sync more than it saves.  Where a sync takes long, as many as can be heard meanwhile.
 _AT_ONCE: Final = 16
+_AT_MOST: Final = 4096
+_EACH: Final = 0.0005  # seconds that one takes, about
 _SILENCE: Final = 7210.0  # seconds after which a connection counts as dead: libmilter's number
 _LOOK: Final = 60.0  # seconds between two looks for such
 _PAUSE: Final = 0.1  # seconds after a fault that is no connection's
@@ -70,6 +75,8 @@ class Rounds:
         self._wires: dict[int, _Wire] = {}  # by the number of the socket
         self._waiting = select.epoll()
         self._faults = log.Recurring("rounds")
+        self._ended: list[_Wire] = []  # with a message at its end, which waits for its record
+        self._at_once = _AT_ONCE
         self._look_at = 0.0
 
     def start(self) -> None:
@@ -92,39 +99,48 @@ class Rounds:
             try:
                 self._round()
             except Exception as fault:  # an edge: without this thread nobody is served
-                self._faults.failed(fault)
+                self._note(fault)
                 time.sleep(_PAUSE)
 
     def _round(self) -> None:
-        ready = self._waiting.poll(min(_LOOK, self._silence), _AT_ONCE)
+        patience = 0 if self._ended else min(_LOOK, self._silence)
+        ready = self._waiting.poll(patience, self._at_once)
         now = time.monotonic()
-        ended: list[_Wire] = []  # messages that did
         for number, events in ready:
             wire = self._wires.get(number)
-            if wire is None:
-                continue  # it ended earlier in this round
+            if wire is None or wire.conversation.record is not None:
+                continue  # the next message waits for the answer to this one
             wire.heard_at = now
             self._guarded(wire, self._write if events & select.EPOLLOUT else self._read)
             if wire.conversation.record is not None:
-                ended.append(wire)
-        while ended:
-            ended = self._answer(ended)
+                self._ended.append(wire)
+        if self._ended:
+            self._answer()
         if now >= self._look_at:
             self._look_at = now + min(_LOOK, self._silence)
             for wire in list(self._wires.values()):
                 if now - wire.heard_at > self._silence:
-                    self._guarded(wire, self._leave)
+                    self._leave(wire)
 
-    def _answer(self, ended: list[_Wire]) -> list[_Wire]:
-        """Make the records of these messages durable and answer; those who came to another end."""
+    def _answer(self) -> None:
+        """Make the records of the messages that ended durable, and answer these.
+
+        Those of the same connections that come to their end by this are for the next round.
+        """
+        ended, self._ended = self._ended, []
         fault = None
+        began = time.monotonic()
         try:
             self._spool.put_all([one.conversation.record or b"" for one in ended])
         except Exception as unwritten:  # whatever it is, it is each message's to answer
             fault = unwritten
+        took = time.monotonic() - began
+        self._at_once = min(max(_AT_ONCE, int(took / _EACH)), _AT_MOST)
         for wire in ended:
             self._guarded(wire, lambda wire: self._go_on(wire, fault))
-        return [one for one in ended if one.conversation.record is not None]
+            if wire.conversation.record is not None:
+                self._ended.append(wire)
+        fault = None  # it knows this frame by its traceback, and would keep all that it was told
 
     def _go_on(self, wire: _Wire, fault: Exception | None) -> None:
         conversation = wire.conversation
@@ -177,24 +193,36 @@ class Rounds:
             return 0
 
     def _guarded(self, wire: _Wire, do: Callable[[_Wire], None]) -> None:
+        """Never raises: others wait for their answer in the same round."""
         try:
             do(wire)
-            return
-        except OSError:
-            pass  # the MTA left; what it did not finish is not on record
-        except Broken as fault:
-            log.warning("connection-broken-off", problem=str(fault))
-        except Exception as fault:  # an edge: the others go on either way
-            log.internal_error("conversation", fault)
-        self._leave(wire)
+        except Exception as fault:
+            # Not even where there is no memory left to say so.
+            with contextlib.suppress(Exception):
+                _tell(fault)
+            self._leave(wire)
 
     def _leave(self, wire: _Wire) -> None:
+        """Never raises."""
         # Out of the table before its number can be another's.
         if self._wires.pop(wire.number, None) is None:
             return
         wire.conversation.record = None
-        try:
-            wire.conversation.close()
-        finally:
-            wire.socket.close()
-            wire.ended()
+        for do in (wire.conversation.close, wire.socket.close, wire.ended):
+            try:
+                do()
+            except Exception as fault:  # an edge: what is left out here is never made up for
+                self._note(fault)
+
+    def _note(self, fault: Exception) -> None:
+        with contextlib.suppress(Exception):
+            self._faults.failed(fault)
+
+
+def _tell(fault: Exception) -> None:
+    if isinstance(fault, Broken):
+        log.warning("connection-broken-off", problem=str(fault))
+    elif not isinstance(
+        fault, OSError
+    ):  # else the MTA left; what it did not finish is not on record
+        log.internal_error("conversation", fault)

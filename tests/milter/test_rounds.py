@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gc
 import socket
 import threading
-from collections.abc import Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from support import milter_protocol as wire
 from support.waiting import wait_until
 
-from carbonseal.milter import log, packets
+from carbonseal.milter import log, packets, rounds
 from carbonseal.milter.archive.spool import SpoolUnwritable, Steps
 from carbonseal.milter.conversation import Context
 from carbonseal.milter.rounds import Rounds
 
 OFFER = wire.framed(b"O", b"".join(n.to_bytes(4) for n in (6, 0x1FF, int(wire.ALL_PROTOCOL))))
 BEGIN = OFFER + wire.framed(b"C", b"mx\0004\0\x19192.0.2.1\0")
-ENVELOPE = wire.framed(b"M", b"<a@x>\0") + wire.framed(b"R", b"<b@y>\0")
+ENDLESS = b"\xff\xff\xff\xffB"  # the beginning of a packet
 END, QUIT = wire.framed(b"E"), wire.framed(b"Q")
-MESSAGE = ENVELOPE + END
-ACCEPTED, LATER = wire.framed(b"c"), wire.framed(b"t")
-DEFECT, UNLUCKY = b"<defect@x>", b"<unlucky@x>"
+ACCEPTED, LATER, REFUSAL = wire.framed(b"c"), wire.framed(b"t"), wire.framed(b"r")
+DEFECT, UNLUCKY, REFUSED = b"<defect@x>", b"<unlucky@x>", b"<refused@x>"
+
+
+def message_of(author: bytes) -> bytes:
+    return wire.framed(b"M", author + b"\0") + wire.framed(b"R", b"<b@y>\0") + END
+
+
+MESSAGE = message_of(b"<a@x>")
 
 
 class OneSession:
@@ -41,6 +51,8 @@ class OneSession:
     def end_of_message(self, context: Context) -> Steps[int]:
         if self.author == DEFECT:
             raise ZeroDivisionError
+        if self.author == REFUSED:
+            return packets.REJECT
         try:
             yield self.author
         except SpoolUnwritable:
@@ -64,10 +76,13 @@ class Sessions:
     def __init__(self) -> None:
         self.closed = 0
         self.granted = int(wire.NO_REPLIES)
+        self.living: list[weakref.ref[OneSession]] = []
 
     def negotiate(self, context: Context, options: list[int]) -> int:
         options[1] &= self.granted
-        context.setpriv(OneSession(options[1]))
+        session = OneSession(options[1])
+        self.living.append(weakref.ref(session))
+        context.setpriv(session)
         return packets.CONTINUE
 
     def close(self, context: Context) -> int:
@@ -82,13 +97,13 @@ class Spool:
         self.syncs: list[list[bytes]] = []
         self.goes_on = threading.Event()
         self.goes_on.set()
-        self.fault: Exception | None = None
+        self.fault: Callable[[], Exception] | None = None
 
     def put_all(self, lines: list[bytes]) -> None:
         self.syncs.append(lines)
         assert self.goes_on.wait(30)
         if self.fault is not None:
-            raise self.fault
+            raise self.fault()
 
 
 class Place:
@@ -110,6 +125,14 @@ class Place:
         if octets == BEGIN:
             received(ours, len(packets.agreed(6, 0, 0, [])))
         return ours
+
+    def whom_the_disk_holds_up(self) -> socket.socket:
+        """One whose message is on its way to the disk, so that the next round has to wait."""
+        one, before = self.connect(), len(self.spool.syncs)
+        self.spool.goes_on.clear()
+        one.sendall(MESSAGE)
+        wait_until(lambda: len(self.spool.syncs) > before, "the sync")
+        return one
 
     def _end(self) -> None:
         self.ended += 1
@@ -179,12 +202,12 @@ def test_several_messages_in_one_piece_are_answered_one_after_the_other(place: P
 @pytest.mark.parametrize(
     ("fault", "answered"),
     [
-        pytest.param(SpoolUnwritable("full"), LATER, id="what-the-failure-policy-answers"),
-        pytest.param(ZeroDivisionError(), b"", id="a-defect-ends-the-connection"),
+        pytest.param(SpoolUnwritable, LATER, id="what-the-failure-policy-answers"),
+        pytest.param(ZeroDivisionError, b"", id="a-defect-ends-the-connection"),
     ],
 )
 def test_what_could_not_be_recorded_is_not_accepted(
-    place: Place, fault: Exception, answered: bytes
+    place: Place, fault: type[Exception], answered: bytes
 ) -> None:
     """None of those that waited for the sync; the next one is tried afresh."""
     crew = [place.connect() for _ in range(3)]
@@ -201,10 +224,10 @@ def test_what_could_not_be_recorded_is_not_accepted(
 @pytest.mark.parametrize(
     "octets",
     [
-        pytest.param(wire.framed(b"M", DEFECT + b"\0") + MESSAGE[15:], id="defect-while-sealing"),
-        pytest.param(wire.framed(b"M", UNLUCKY + b"\0") + MESSAGE[15:], id="defect-afterwards"),
+        pytest.param(message_of(DEFECT), id="defect-while-sealing"),
+        pytest.param(message_of(UNLUCKY), id="defect-afterwards"),
         pytest.param(MESSAGE[:-5] + b"\0\0\0\1Z", id="not-the-protocol"),
-        pytest.param(b"\xff\xff\xff\xff", id="endless"),
+        pytest.param(ENDLESS, id="endless"),
         pytest.param(MESSAGE[:-3], id="hung-up"),
         pytest.param(QUIT, id="left"),
     ],
@@ -221,6 +244,71 @@ def test_what_breaks_one_connection_breaks_no_other(place: Place, octets: bytes)
     assert (place.sessions.closed, place.ended) == (1, 1)
 
 
+class Clock:
+    """Goes when it is told."""
+
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    one = Clock()
+    monkeypatch.setattr(rounds, "time", one)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes"),
+    [
+        pytest.param(0.001, [1, 16, 16, 8], id="quick-disk"),
+        pytest.param(60.0, [1, 40], id="slow-disk"),
+    ],
+)
+def test_the_slower_the_disk_the_more_share_a_sync(
+    clock: Clock, place: Place, seconds: float, sizes: list[int]
+) -> None:
+    """Few where it is quick: who came first would wait for those that came last."""
+    crew = [place.connect() for _ in range(40)]
+    held_up = place.whom_the_disk_holds_up()
+    for one in crew:
+        one.sendall(MESSAGE)
+    clock.now += seconds
+    place.spool.goes_on.set()
+    assert [answer(one) for one in (held_up, *crew)] == [ACCEPTED] * 41
+    assert [len(lines) for lines in place.spool.syncs] == sizes
+
+
+def test_who_sends_many_messages_in_one_piece_holds_nobody_up(place: Place) -> None:
+    """One of them in each round, beside those of the others."""
+    many, other = place.connect(), place.connect()
+    place.spool.goes_on.clear()
+    many.sendall(3 * MESSAGE)
+    wait_until(lambda: len(place.spool.syncs) == 1, "the sync")
+    other.sendall(message_of(b"<other@x>"))
+    place.spool.goes_on.set()
+    assert (received(many, 3 * len(ACCEPTED)), answer(other)) == (3 * ACCEPTED, ACCEPTED)
+    first, second, third = place.spool.syncs
+    assert (first, sorted(second), third) == ([b"<a@x>"], [b"<a@x>", b"<other@x>"], [b"<a@x>"])
+
+
+def test_each_answer_belongs_to_its_message(place: Place) -> None:
+    """Also to those that came before an earlier one was answered, in one piece or in several."""
+    refused = message_of(REFUSED)
+    one = place.whom_the_disk_holds_up()
+    one.sendall(refused + MESSAGE)
+    one.sendall(refused + MESSAGE[:-3])
+    place.spool.goes_on.set()
+    assert received(one, 4 * len(REFUSAL)) == 2 * (ACCEPTED + REFUSAL)
+    one.sendall(MESSAGE[-3:])
+    assert answer(one) == ACCEPTED
+
+
 def test_an_mta_that_left_before_its_answer_leaves_its_record(place: Place) -> None:
     """It will send the message again: recorded twice is better than not."""
     place.spool.goes_on.clear()
@@ -234,49 +322,89 @@ def test_an_mta_that_left_before_its_answer_leaves_its_record(place: Place) -> N
     assert answer(other) == ACCEPTED
 
 
-def test_an_mta_that_takes_no_answers_holds_nobody_up_and_loses_none(place: Place) -> None:
-    """It is heard no more until it took them, so that they do not fill the memory."""
+HELLO = wire.framed(b"H", b"x\0")
+
+
+def _full(place: Place) -> tuple[socket.socket, int]:
+    """One that takes no answers and is heard no more; how many octets of answers there are."""
     place.sessions.granted = 0  # each event is answered
     slow = place.connect()
-    fields = wire.framed(b"H", b"x\0") * 1000
     slow.setblocking(False)
-    sent = 0
+    octets, sent = 1000 * HELLO, 0
     while True:
         try:
-            sent += slow.send(fields[sent % len(fields) :])
+            sent += slow.send(octets[sent % len(octets) :])
         except BlockingIOError:
             # Full: whoever were still heard would take more.
             other = place.connect()
             other.sendall(MESSAGE)
-            assert received(other, 3 * len(ACCEPTED)) == 3 * ACCEPTED
+            assert received(other, 4 * len(ACCEPTED)) == 4 * ACCEPTED
             with contextlib.suppress(BlockingIOError):
-                sent += slow.send(fields[sent % len(fields) :])
+                sent += slow.send(octets[sent % len(octets) :])
                 continue
             break
     slow.settimeout(30)
-    whole = sent // len(wire.framed(b"H", b"x\0"))
-    # One answer for CONNECT, which nobody fetched yet, and one for each HELO.
-    assert received(slow, (whole + 1) * len(ACCEPTED)) == (whole + 1) * ACCEPTED
+    rest = -sent % len(HELLO)
+    if rest:
+        threading.Thread(target=slow.sendall, args=(HELLO[-rest:],)).start()
+    place.sessions.granted = int(wire.NO_REPLIES)
+    # And one to CONNECT.
+    return slow, (1 + (sent + rest) // len(HELLO)) * len(ACCEPTED)
+
+
+def test_an_mta_that_takes_no_answers_holds_nobody_up_and_loses_none(place: Place) -> None:
+    """It is heard no more until it took them, so that they do not fill the memory."""
+    slow, whole = _full(place)
+    slow.settimeout(30)
+    assert received(slow, whole) == whole // len(ACCEPTED) * ACCEPTED
+    slow.sendall(MESSAGE)
+    assert received(slow, 3 * len(ACCEPTED)) == 3 * ACCEPTED
 
 
 def test_who_says_nothing_for_too_long_is_left() -> None:
-    """Its MTA may be gone without a word; who spoke meanwhile stays."""
+    """Its MTA may be gone without a word, and nobody else speaks."""
     place = Place(silence=0.2)
     with contextlib.closing(place):
         silent = place.connect()
         assert received(silent, 1) == b""
-        assert place.ended == 1
+        wait_until(lambda: (place.sessions.closed, place.ended) == (1, 1), "its end")
         fresh = place.connect()
         fresh.sendall(MESSAGE)
         assert answer(fresh) == ACCEPTED
 
 
+def test_who_spoke_meanwhile_or_took_an_answer_is_not_left(clock: Clock) -> None:
+    """However long it is connected, and however long the disk kept everybody waiting."""
+    place = Place(silence=100.0)
+    with contextlib.closing(place):
+        silent, speaker = place.connect(), place.connect()
+        taker, whole = _full(place)
+        taker.settimeout(30)
+        clock.now = 60.0
+        speaker.sendall(MESSAGE)
+        assert answer(speaker) == ACCEPTED
+        assert received(taker, whole) == whole // len(ACCEPTED) * ACCEPTED
+        clock.now = 130.0
+        held_up = place.whom_the_disk_holds_up()
+        speaker.sendall(MESSAGE)
+        clock.now = 1000.0
+        place.spool.goes_on.set()
+        assert received(silent, 1) == b""
+        assert [answer(one) for one in (held_up, speaker)] == 2 * [ACCEPTED]
+        # This one may be left by now: it had nothing to say.
+
+
 def test_a_fault_of_the_thread_itself_does_not_end_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process would look alive and serve nobody."""
+    """The process would look alive and serve nobody; not even where it cannot be said."""
     said: list[str] = []
-    monkeypatch.setattr(log, "internal_error", lambda where, *_, **__: said.append(where))
+
+    def say(where: str, *_: Any, **__: Any) -> None:
+        said.append(where)
+        raise MemoryError
+
+    monkeypatch.setattr(log, "internal_error", say)
     one = place.connect()
     guarded = place.rounds._guarded
 
@@ -288,3 +416,122 @@ def test_a_fault_of_the_thread_itself_does_not_end_it(
     one.sendall(MESSAGE)
     assert answer(one) == ACCEPTED
     assert said == ["rounds"]
+
+
+@pytest.mark.parametrize("breaks", ["the-word", "the-session", "the-count"])
+def test_what_fails_at_the_end_of_one_connection_reaches_no_other(
+    place: Place, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    """Those of the same round are recorded and answered, and all else of that end is done."""
+
+    def failing(*_: Any, **__: Any) -> int:
+        raise MemoryError
+
+    if breaks == "the-word":
+        monkeypatch.setattr(log, "warning", failing)
+    before, broken, after = (place.connect() for _ in range(3))
+    if breaks == "the-count":
+        monkeypatch.setattr(place.rounds._wires[broken_number(place, 1)], "ended", failing)
+    held_up = place.whom_the_disk_holds_up()
+    if breaks == "the-session":
+        monkeypatch.setattr(place.sessions, "close", failing)
+    for one, octets in ((before, MESSAGE), (broken, ENDLESS), (after, MESSAGE)):
+        one.sendall(octets)
+    place.spool.goes_on.set()
+    assert [answer(one) for one in (held_up, before, after)] == [ACCEPTED] * 3
+    assert received(broken, 1) == b""
+    assert [len(lines) for lines in place.spool.syncs] == [1, 2]
+    if breaks != "the-count":
+        wait_until(lambda: place.ended == 1, "its end")
+
+
+def broken_number(place: Place, position: int) -> int:
+    """Of the connection that came so many others later."""
+    return list(place.rounds._wires)[position]
+
+
+@pytest.mark.parametrize("is_shut", [False, True], ids=["closed", "shut"])
+def test_an_mta_that_leaves_its_answers_is_gone(place: Place, is_shut: bool) -> None:
+    """While nothing can be sent there, so that nothing but its leaving is heard."""
+    slow, _ = _full(place)
+    if is_shut:
+        slow.shutdown(socket.SHUT_RDWR)
+    else:
+        slow.close()
+    wait_until(lambda: place.ended == 1, "its end")
+
+
+def test_a_message_whose_mta_left_before_it_was_recorded_is_not(place: Place) -> None:
+    """It cannot be answered any more; nothing else goes to the disk in its place."""
+    place.sessions.granted = 0
+    gone = place.connect()
+    gone.shutdown(socket.SHUT_RD)  # so that the answer to MAIL cannot be sent
+    gone.sendall(MESSAGE)
+    wait_until(lambda: place.ended == 1, "its end")
+    other = place.connect()
+    other.sendall(MESSAGE)
+    assert received(other, 4 * len(ACCEPTED)) == 4 * ACCEPTED
+    assert place.spool.syncs == [[b"<a@x>"]]
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Nobody collects garbage."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize(
+    "octets",
+    [
+        pytest.param(MESSAGE + QUIT, id="left"),
+        pytest.param(MESSAGE[:-1], id="hung-up"),
+        pytest.param(MESSAGE + ENDLESS, id="broken"),
+        pytest.param(message_of(UNLUCKY), id="defect"),
+    ],
+)
+def test_of_a_connection_that_ended_nothing_stays(place: Place, octets: bytes) -> None:
+    """A message that stayed would keep its keys: who revokes one waits until nobody has it."""
+    one = place.connect()
+    one.sendall(octets)
+    one.shutdown(socket.SHUT_WR)
+    wait_until(lambda: [each() for each in place.sessions.living] == [None], "the session's end")
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_what_was_told_of_a_fault_is_not_kept_by_it(place: Place) -> None:
+    """It was thrown into each message of the round, and knows where it came by."""
+    made: list[weakref.ref[Exception]] = []
+
+    def fault() -> Exception:
+        one = SpoolUnwritable("full")
+        made.append(weakref.ref(one))
+        return one
+
+    crew = [place.connect() for _ in range(3)]
+    place.spool.fault = fault
+    for one in crew:
+        one.sendall(MESSAGE)
+    assert [answer(one) for one in crew] == [LATER] * 3
+    wait_until(lambda: not any(one() for one in made), "the fault's end")
+
+
+def test_a_connection_that_cannot_be_waited_for_is_not_taken(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has it closes it; what stayed here would answer for the next one of its number."""
+
+    class Full:
+        def register(self, *_: Any) -> None:
+            raise OSError(errno.ENOSPC, "no more watches")
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs, monkeypatch.context() as meanwhile:
+        meanwhile.setattr(place.rounds, "_waiting", Full())
+        with pytest.raises(OSError, match="no more watches"):
+            place.rounds.take(theirs, place._end)
+        assert not place.rounds._wires
+    assert place.ended == 0
