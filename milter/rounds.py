@@ -51,7 +51,7 @@ class Spool(Protocol):
 class _Wire:
     """A connection: its socket, what is said over it, and who wants to know of its end."""
 
-    __slots__ = ("conversation", "ended", "heard_at", "number", "socket", "unsent")
+    __slots__ = ("conversation", "ended", "heard_at", "is_leaving", "number", "socket", "unsent")
 
     def __init__(
         self, connection: socket.socket, conversation: Conversation, ended: Callable[[], None]
@@ -62,6 +62,7 @@ class _Wire:
         self.ended = ended
         self.unsent = b""
         self.heard_at = time.monotonic()
+        self.is_leaving = False  # the MTA said farewell and has not taken all answers yet
 
 
 class Rounds:
@@ -168,12 +169,17 @@ class Rounds:
             # What went before counts, whatever came after it.
             self._say(wire)
         if not is_going_on:
-            self._leave(wire)
+            wire.is_leaving = True
+            if not wire.unsent:
+                self._leave(wire)
 
     def _write(self, wire: _Wire) -> None:
         wire.unsent = wire.unsent[self._sent(wire, wire.unsent) :]
         if not wire.unsent:
-            self._waiting.modify(wire.number, select.EPOLLIN)
+            if wire.is_leaving:
+                self._leave(wire)
+            else:
+                self._waiting.modify(wire.number, select.EPOLLIN)
 
     def _say(self, wire: _Wire) -> None:
         octets = wire.conversation.to_say()

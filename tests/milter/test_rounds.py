@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support import milter_protocol as wire
@@ -352,13 +352,76 @@ def _full(place: Place) -> tuple[socket.socket, int]:
     return slow, (1 + (sent + rest) // len(HELLO)) * len(ACCEPTED)
 
 
+def test_answers_that_go_out_in_parts_are_whole_and_in_order(place: Place) -> None:
+    """However many there are when the farewell comes, and whatever else is answered meanwhile."""
+    place.sessions.granted = 0
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel makes it its least
+    ours.settimeout(30)
+    place.rounds.take(theirs, place._end)
+    with ours:
+        ours.sendall(BEGIN + 2000 * HELLO + MESSAGE + message_of(REFUSED) + QUIT)
+        wait_until(lambda: place.spool.syncs == [[b"<a@x>"]], "the message")
+        received(ours, len(packets.agreed(6, 0, 0, [])))
+        whole = (1 + 2000 + 3 + 2) * ACCEPTED + REFUSAL
+        assert received(ours, len(whole) + 1) == whole
+    wait_until(lambda: place.ended == 1, "its end")
+
+
+def test_a_long_message_is_heard_a_piece_at_a_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have their turn between two pieces, and what was not heard yet is not in memory."""
+    heard: list[tuple[bytes, int]] = []
+
+    def body(session: OneSession, _context: Context, chunk: bytes) -> None:
+        heard.append((session.author, len(chunk)))
+
+    monkeypatch.setattr(OneSession, "body", body)
+    long, short = place.connect(), place.connect()
+    held_up = place.whom_the_disk_holds_up()
+    for one, author, pieces in ((long, b"<long@x>", 200), (short, b"<short@x>", 1)):
+        octets = message_of(author)
+        one.sendall(octets[: -len(END)] + pieces * wire.framed(b"B", bytes(500)) + END)
+    place.spool.goes_on.set()
+    assert [answer(one) for one in (held_up, long, short)] == [ACCEPTED] * 3
+    authors = [author for author, _ in heard]
+    assert len(authors) == 201
+    assert authors.index(b"<short@x>") < 100
+
+
+def test_messages_without_end_are_answered_in_their_order(place: Place) -> None:
+    """More of them than one read takes, and nobody waits for an answer."""
+    one = place.connect()
+    octets = 500 * (MESSAGE + message_of(REFUSED)) + QUIT
+    threading.Thread(target=one.sendall, args=(octets,)).start()
+    assert received(one, 10_000) == 500 * (ACCEPTED + REFUSAL)
+    assert place.spool.syncs == 500 * [[b"<a@x>"]]
+
+
+def test_a_connection_that_was_called_ready_and_is_not_stays(place: Place) -> None:
+    """The kernel may be wrong about that, as select(2) says; nobody is left for it."""
+    one = place.connect()
+    (there,) = place.rounds._wires.values()
+    real = there.socket
+
+    class Mistaken:
+        def recv(self, _size: int) -> bytes:
+            there.socket = real
+            raise BlockingIOError
+
+    there.socket = cast(socket.socket, Mistaken())
+    one.sendall(MESSAGE)
+    assert answer(one) == ACCEPTED
+
+
 def test_an_mta_that_takes_no_answers_holds_nobody_up_and_loses_none(place: Place) -> None:
     """It is heard no more until it took them, so that they do not fill the memory."""
     slow, whole = _full(place)
     slow.settimeout(30)
     assert received(slow, whole) == whole // len(ACCEPTED) * ACCEPTED
-    slow.sendall(MESSAGE)
-    assert received(slow, 3 * len(ACCEPTED)) == 3 * ACCEPTED
+    slow.sendall(message_of(REFUSED) + QUIT)
+    assert received(slow, 1000) == 2 * ACCEPTED + REFUSAL
 
 
 def test_who_says_nothing_for_too_long_is_left() -> None:
