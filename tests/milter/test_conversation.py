@@ -257,6 +257,7 @@ def test_header_fields_are_taken_alike_one_by_one_and_in_runs(protocol: int, siz
         pytest.param(OFFER + CONNECT + MESSAGE + b"\0\0\0\1E", id="two-ends"),
         pytest.param(OFFER + CONNECT + b"\0\0\0\1Z", id="unknown-command"),
         pytest.param(OFFER + b"\0\0\0\0\0", id="no-command"),
+        pytest.param(OFFER + CONNECT + b"\0\0\0\0A", id="nothing-before-a-command"),
     ],
 )
 def test_what_is_not_the_protocol_ends_the_connection(octets: bytes) -> None:

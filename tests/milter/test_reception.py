@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,55 @@ def test_a_lack_of_descriptors_is_said_once_and_passes(
             scarce.lacks = 3
         wait_until(lambda: one.connections == 0, "its end")
     one.stop()
+
+
+class Rejecting(Rounds):
+    """Has no room for the first that is brought, and keeps the others as they came."""
+
+    def __init__(self) -> None:
+        super().__init__(Nobody(), NoSpool())
+        self.brought: list[socket.socket] = []
+
+    def take(self, connection: socket.socket, ended: Callable[[], None]) -> None:
+        """The first in vain."""
+        self.brought.append(connection)
+        if len(self.brought) == 1:
+            raise OSError(errno.ENOSPC, "No room for one more")
+
+
+def test_who_cannot_be_served_is_left_at_once(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as no connection, and its MTA need not wait; the next one is served."""
+    said: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda name, **_: said.append(name))
+    one = Reception(listener, Rejecting(), Board(1), 0)
+    one.start()
+    with connected(listener) as first:
+        first.settimeout(30)
+        assert first.recv(1) == b""
+        with connected(listener):
+            wait_until(lambda: one.connections == 1, "the next")
+    assert said == ["connection-not-taken"]
+    one.stop()
+
+
+def test_a_connection_from_afar_is_asked_after_and_answered_at_once() -> None:
+    """An MTA whose machine is gone says nothing more; an answer waits for no other packet."""
+    crew = Rejecting()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        one = Reception(listener, crew, Board(1), 0)
+        one.start()
+        with ExitStack() as stack:
+            for _ in range(2):
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+            wait_until(lambda: one.connections == 1, "the one that is taken")
+            taken = crew.brought[1]
+            assert taken.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            taken.close()
+        one.stop()
 
 
 def test_what_cannot_wait_for_connections_says_so_at_the_start() -> None:
