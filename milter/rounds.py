@@ -228,7 +228,6 @@ class Rounds:
 def _tell(fault: Exception) -> None:
     if isinstance(fault, Broken):
         log.warning("connection-broken-off", problem=str(fault))
-    elif not isinstance(
-        fault, OSError
-    ):  # else the MTA left; what it did not finish is not on record
+    elif not isinstance(fault, OSError):
         log.internal_error("conversation", fault)
+    # Else the MTA left; what it did not finish is not on record.

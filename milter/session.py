@@ -9,7 +9,7 @@ every transaction and again at QUIT.
 Does not: decide (`seal` does), or use pymilter's base class: its wrappers cost a call per header
 field, and its @symlist breaks the negotiation.
 
-Callbacks of one connection run on different OS threads (libmilter's worker pool), one at a time.
+Callbacks of one connection run one at a time; with libmilter on different OS threads (its pool).
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ sessions it has (up to the configured time) and closes its spool segment.  When 
 it drains as well and lets go of the socket, so that a successor can bind it.  TERM to the worker
 alone is a drain, too, after which the supervisor starts another.
 
-The main thread looks after the keys while other threads carry the mail, ours (`reception`) or, with
-`milter.protocol: libmilter`, those of the library: a change is taken up within `LOOK_EVERY`, and
-what may be signed with is acknowledged before it is (`acknowledgement`).
+The main thread looks after the keys while other threads carry the mail, ours (`reception`,
+`rounds`) or, with `milter.protocol: libmilter`, those of the library: a change is taken up within
+`LOOK_EVERY`, and what may be signed with is acknowledged before it is (`acknowledgement`).
 
 Does not: handle signals (the supervisor speaks through a socket pair: libmilter's own thread takes
 HUP, TERM and INT, and Python handlers do not run while it does; it ends the process at TERM, and

@@ -17,9 +17,9 @@ from collections.abc import Iterable
 def workers_wanted(cores: int, *, are_bound: bool) -> int:
     """How many workers make use of so many cores.
 
-    Bound, one for each: what waits for a sync is a thread, and another goes on.  Unbound one more,
-    because two may be found on one core.  Not many more: each finds less of its memory in the
-    caches.
+    Bound, one for each: while it waits for a sync, Postfix has work for its core.  Unbound one
+    more, because two may be found on one core.  Not many more: each finds less of its memory in
+    the caches.
     """
     return cores if are_bound else cores + 1
 

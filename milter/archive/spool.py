@@ -1,13 +1,13 @@
 """The writing half of the spool: one open segment per worker, durable before anybody is answered.
 
-Promises: when `Spool.put` returns, the line is on disk (fdatasync of the file, fsync of its
-directory).  Lines of all threads that wait at the same moment share one fdatasync.  A segment is
-only ever appended to; what follows a fault never overwrites what a reader may have seen.  A closed
-segment ends in a footer with its number of records and their Merkle root.  "Better recorded twice
-than not recorded": a line whose put failed may still be found in the segment.
+Promises: when `Spool.put` or `put_all` returns, its lines are on disk (fdatasync of the file, fsync
+of its directory).  Lines of all threads that wait at the same moment share one fdatasync.  A
+segment is only ever appended to; what follows a fault never overwrites what a reader may have seen.
+A closed segment ends in a footer with its number of records and their Merkle root.  "Better
+recorded twice than not recorded": a line whose put failed may still be found in the segment.
 
 Raises: `SpoolUnwritable` (a sentence for the operator) when the line could not be made durable; the
-next `put` tries afresh, so the spool recovers by itself.
+next one tries afresh, so the spool recovers by itself.
 
 Does not: read segments (`segments` does), know what a line means, or delete anything but an empty
 segment of its own.
