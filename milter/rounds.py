@@ -1,13 +1,14 @@
 """All connections of a worker, served by one thread in rounds: hear, make durable, answer.
 
-In a round connections that have something to say are heard once; the records of all messages that
-came to their end are made durable with one sync; then these are answered.  With a thread for each
-connection, threads wait for the interpreter's lock and wake each other: 7 context switches a
-message where it is 4 now, a tenth of all CPU, and twice as many syncs (`docs/benchmarks`).
-Signatures are made one after the other; a worker has one core anyway.
+In a round, connections that have something to say are heard, and a second time those that spoke
+while others were sealed; the records of all messages that came to their end are made durable with
+one sync; then these are answered.  With a thread for each connection, threads wait for the
+interpreter's lock and wake each other: 7 context switches a message where it is 4 now, a tenth of
+all CPU, and twice as many syncs (`docs/benchmarks`).  Signatures are made one after the other; a
+worker has one core anyway.
 
 Promises: no message is answered before its record is durable, or known not to be.  A connection is
-heard for one read, and of several messages in it for one, so that it holds nobody up; an MTA that
+heard for one read at a time, and of several messages in it for one, so that it holds nobody up; an MTA that
 does not take its answers is heard no more until it did, and nobody waits for it.  What breaks one
 connection breaks no other, and nothing ends the thread.  Of a connection that ended nothing stays.
 
@@ -104,7 +105,22 @@ class Rounds:
                 time.sleep(_PAUSE)
 
     def _round(self) -> None:
-        patience = 0 if self._ended else min(_LOOK, self._silence)
+        self._listen(0 if self._ended else min(_LOOK, self._silence))
+        if self._ended:
+            # Sealing takes longer than it takes MTAs to send the next message: who spoke meanwhile
+            # shares the sync.
+            if len(self._ended) < min(len(self._wires), self._at_once):
+                self._listen(0)
+            self._answer()
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + min(_LOOK, self._silence)
+            for wire in list(self._wires.values()):
+                if now - wire.heard_at > self._silence:
+                    self._leave(wire)
+
+    def _listen(self, patience: float) -> None:
+        """Hear those who have something to say, waiting so many seconds for the first."""
         ready = self._waiting.poll(patience, self._at_once)
         now = time.monotonic()
         for number, events in ready:
@@ -115,13 +131,6 @@ class Rounds:
             self._guarded(wire, self._write if events & select.EPOLLOUT else self._read)
             if wire.conversation.record is not None:
                 self._ended.append(wire)
-        if self._ended:
-            self._answer()
-        if now >= self._look_at:
-            self._look_at = now + min(_LOOK, self._silence)
-            for wire in list(self._wires.values()):
-                if now - wire.heard_at > self._silence:
-                    self._leave(wire)
 
     def _answer(self) -> None:
         """Make the records of the messages that ended durable, and answer these.
