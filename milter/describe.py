@@ -210,7 +210,7 @@ def summary(
         said["would_answer"] = wanted.answer
         said["would_sign"] = _named(wanted.signatures)
         said["would_copy"] = ",".join(wanted.copies)
-    said["size"] = transaction.header_size + 2 + transaction.body.size
+    said["size"] = transaction.size
     said["reasons"] = reasons
     return said
 

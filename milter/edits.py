@@ -41,3 +41,4 @@ class Verdict(NamedTuple):
     reasons: tuple[Reason, ...]
     summary: dict[str, object]  # the canonical log line
     counted: Facts = NOTHING  # what is counted of it
+    recorded: float = 0.0  # seconds that its record took, until it was durable

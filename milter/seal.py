@@ -119,7 +119,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Steps[Verd
     proof, crossing, plan, copy, _, retention_reasons, shadow = decisions
     signatures, signing_reasons, failure = sign(plan, transaction, keyring, now)
     signed = time.perf_counter()
-    disposition = configuration.failure.dispose(failure)
+    disposition = ACCEPTED if failure is None else configuration.failure.dispose(failure)
     reasons = (
         proof.reason,
         *crossing.reasons,
@@ -149,40 +149,47 @@ def seal(transaction: Transaction, services: Services, now: float) -> Steps[Verd
         headers=services.headers,
         reasons=reasons,
     )
-    is_recorded = True
+    # Ahead of the sync, though needed after it: now all that these look at is in the processor's
+    # caches, and after the sync nothing is.
+    summary = describe.summary(
+        transaction, decisions, done, wanted, record_id=identity[0], reasons=reasons
+    )
+    edits = _edits(done)
+    counted = counters.facts(
+        crossing.crossing,
+        [one.request.sdid for one in done.signatures],
+        plan.sdid,
+        (_DRY_RUN,) if is_dry_run else signing_reasons,
+        octets=transaction.size,
+        laps=(began, decided, signed),
+    )
     try:
         yield line
     except SpoolUnwritable as fault:
-        is_recorded = False
         reasons = (*reasons, Reason("record-not-writable", str(fault)))
         if is_accepted and not is_dry_run:
             disposition = configuration.failure.dispose(FailureClass.RECORD_NOT_WRITABLE)
             done = done._replace(answer=disposition.answer)
-    laps = (began, decided, signed, time.perf_counter())
-    edits: tuple[Edit, ...] = ()
-    signatures, copies, _ = done
-    is_accepted = disposition.answer is Answer.ACCEPT
-    if is_accepted:
-        # Inserted at the top one by one, so the last one inserted is the topmost: RSA, which every
-        # verifier knows, is to be read first.
-        edits = (
-            *[InsertField("DKIM-Signature", one.field_value) for one in reversed(signatures)],
-            *map(AddRecipient, copies),
+            edits = _edits(done)
+        summary = describe.summary(
+            transaction, decisions, done, wanted, record_id=identity[0], reasons=reasons
         )
-        services.outages.sent(copies, now)
-    counted = counters.facts(
-        crossing.crossing,
-        sdids=[one.request.sdid for one in signatures] if is_accepted else (),
-        sdid=plan.sdid,
-        reasons=(_DRY_RUN,) if is_dry_run else signing_reasons,
-        is_accepted=is_accepted,
-        is_recorded=is_recorded,
-        laps=laps,
+        counted = counters.unrecorded(counted, is_accepted=done.answer is Answer.ACCEPT)
+    if edits:
+        services.outages.sent(done.copies, now)
+    return Verdict(edits, disposition, reasons, summary, counted, time.perf_counter() - signed)
+
+
+def _edits(done: Deeds) -> tuple[Edit, ...]:
+    signatures, copies, answer = done
+    if answer is not Answer.ACCEPT:
+        return ()
+    # Inserted at the top one by one, so the last one inserted is the topmost: RSA, which every
+    # verifier knows, is to be read first.
+    return (
+        *[InsertField("DKIM-Signature", one.field_value) for one in reversed(signatures)],
+        *map(AddRecipient, copies),
     )
-    summary = describe.summary(
-        transaction, decisions, done, wanted, record_id=identity[0], reasons=reasons
-    )
-    return Verdict(edits, disposition, reasons, summary, counted)
 
 
 def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:

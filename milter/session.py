@@ -169,8 +169,7 @@ class Session:
         self._services.tally.message(
             verdict.counted,
             verdict.disposition.answer,
-            transaction.header_size + 2 + transaction.body.size,
-            (header, ended - header_ended, whole),
+            (header, ended - header_ended, verdict.recorded, whole),
         )
 
     def abort(self, _context: Any) -> None:

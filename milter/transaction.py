@@ -150,6 +150,11 @@ class Transaction:
         self.header.add(name, value)
 
     @property
+    def size(self) -> int:
+        """Octets of the message as it goes out."""
+        return self.header.size + 2 + self.body.size
+
+    @property
     def header_size(self) -> int:
         """Octets of the header section as it goes out."""
         return self.header.size

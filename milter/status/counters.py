@@ -105,9 +105,9 @@ class Facts(NamedTuple):
     sdid: str = ""  # the domain that would have signed; '' where there is none of ours
     unsigned: str = ""  # why nobody signed, a code of `UNSIGNED`
     is_recorded: bool = True
+    octets: int = 0  # of the message
     decided: float = 0.0  # seconds
     signed: float = 0.0
-    recorded: float = 0.0
 
 
 NOTHING: Final = Facts()
@@ -115,32 +115,32 @@ NOTHING: Final = Facts()
 
 def facts(
     crossing: str,
-    *,
     sdids: Sequence[str],
     sdid: str,
     reasons: Sequence[Reason],
-    is_accepted: bool,
-    is_recorded: bool,
-    laps: tuple[float, float, float, float],
+    *,
+    octets: int,
+    laps: tuple[float, float, float],
 ) -> Facts:
-    """`reasons` are those of the signing; `laps` when it began, was decided, signed, recorded."""
-    unsigned = ""
-    if not is_recorded and not is_accepted:
-        unsigned, sdids = "record-not-writable", ()
-    elif not sdids:
-        unsigned = reasons[-1].code if reasons else OTHER
-    began, decided, signed, recorded = laps
-    return Facts(
-        crossing,
+    """What is counted of a message that is recorded.
+
+    `reasons` are those of the signing; `laps` are when it began, was decided and was signed.
+    """
+    began, decided, signed = laps
+    measured = (octets, decided - began, signed - decided)
+    if sdids:
         # Two signatures of one domain sign one message.
-        tuple(sdids if len(sdids) < 2 else dict.fromkeys(sdids)),
-        sdid,
-        unsigned,
-        is_recorded,
-        decided - began,
-        signed - decided,
-        recorded - signed,
-    )
+        once = tuple(sdids if len(sdids) < 2 else dict.fromkeys(sdids))
+        return Facts(crossing, once, sdid, "", True, *measured)
+    unsigned = reasons[-1].code if reasons else OTHER
+    return Facts(crossing, (), sdid, unsigned, True, *measured)
+
+
+def unrecorded(about: Facts, *, is_accepted: bool) -> Facts:
+    """The same when the record could not be written."""
+    if is_accepted:
+        return about._replace(is_recorded=False)
+    return about._replace(sdids=(), unsigned="record-not-writable", is_recorded=False)
 
 
 def add_plainly(
@@ -194,11 +194,14 @@ class Tally:
         self._cells[_CLOSED] += 1
 
     def message(
-        self, about: Facts, disposition: str, octets: int, times: tuple[float, float, float]
+        self, about: Facts, disposition: str, times: tuple[float, float, float, float]
     ) -> None:
-        """One message that is answered; `times` of header, body and the whole end of message."""
-        header, body, whole = times
-        crossing, sdids, sdid, unsigned, is_recorded, decided, signed, recorded = about
+        """One message that is answered.
+
+        `times`, in seconds, of header, body, the record and the whole end of message.
+        """
+        header, body, recorded, whole = times
+        crossing, sdids, sdid, unsigned, is_recorded, octets, decided, signed = about
         ones = [_MESSAGE[crossing, disposition]]
         if sdids:
             ones += [self._domains.get(one) or self._begin(one) for one in sdids]

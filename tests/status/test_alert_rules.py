@@ -228,7 +228,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     board = Board(1)
     board.settle(0, 1)
     tally = board.tally(0)
-    tally.message(Facts("outbound", (), "", "no-active-key"), "accept", 1, (0.0, 0.0, 0.0))
+    tally.message(Facts("outbound", (), "", "no-active-key"), "accept", (0.0,) * 4)
     text = exposition.text(Looker(config.load(made.file), board).look()).decode()
     found: dict[str, set[str]] = {}
     for line in text.splitlines():

@@ -15,13 +15,13 @@ from carbonseal.milter.status.counters import BOUNDS, OTHER, PHASES, UNSIGNED, F
 from carbonseal.policies import reason
 from carbonseal.policies.reason import Reason
 
-SIGNED = Facts("outbound", ("example.com",), "example.com")
-TIMES = (0.001, 0.002, 0.003)
+SIGNED = Facts("outbound", ("example.com",), "example.com", octets=100)
+TIMES = (0.001, 0.002, 0.004, 0.003)
 
 
 def count(tally: Tally, about: Facts = SIGNED, times: int = 1) -> None:
     for _ in range(times):
-        tally.message(about, "accept", 100, TIMES)
+        tally.message(about, "accept", TIMES)
 
 
 def test_workers_count_in_one_memory_and_a_successor_goes_on() -> None:
@@ -42,6 +42,7 @@ def test_workers_count_in_one_memory_and_a_successor_goes_on() -> None:
     assert totals.signed == {"example.com": 40}
     assert totals.octets == 4000
     assert [totals.phases[name].count for name in PHASES] == [40] * len(PHASES)
+    assert totals.phases["record"].micros == 40 * 4000
     assert totals.phases["whole"].micros == 40 * 3000
 
 
@@ -128,7 +129,7 @@ def test_more_domains_than_there_is_room_for_are_counted_together() -> None:
     tally = counters.nowhere()
     for number in range(counters.MAX_DOMAINS + 50):
         name = f"d{number}.example"
-        tally.message(Facts("outbound", (), name, "no-active-key"), "accept", 1, TIMES)
+        tally.message(Facts("outbound", (), name, "no-active-key"), "accept", TIMES)
     unsigned = counters.add_up([tally.memory]).unsigned
     assert len(unsigned) == counters.MAX_DOMAINS
     assert sum(unsigned.values()) == counters.MAX_DOMAINS + 50
@@ -146,7 +147,7 @@ def test_what_is_no_domain_of_ours_is_other() -> None:
 def test_a_time_falls_into_the_bucket_that_holds_it(seconds: float) -> None:
     """Each bucket ends where the next begins; what is longer than all is in the last."""
     tally = counters.nowhere()
-    tally.message(SIGNED, "accept", 1, (0.0, 0.0, seconds))
+    tally.message(SIGNED, "accept", (0.0, 0.0, 0.0, seconds))
     buckets = counters.add_up([tally.memory]).phases["whole"].buckets
     wanted = sum(bound <= seconds for bound in BOUNDS)
     assert [number for number, count in enumerate(buckets) if count] == [wanted]
@@ -193,14 +194,10 @@ def test_the_facts_of_a_message(
     sdids: list[str], reasons: list[str], accepted: bool, recorded: bool, wanted: object
 ) -> None:
     """Signed by whom, or why not."""
-    about = counters.facts(
-        "outbound",
-        sdids=sdids,
-        sdid="a.example",
-        reasons=[Reason(code) for code in reasons],
-        is_accepted=accepted,
-        is_recorded=recorded,
-        laps=(0.0, 1.0, 3.0, 6.0),
-    )
+    because = [Reason(code) for code in reasons]
+    about = counters.facts("outbound", sdids, "a.example", because, octets=10, laps=(0.0, 1.0, 3.0))
+    if not recorded:
+        about = counters.unrecorded(about, is_accepted=accepted)
     assert (about.sdids, about.unsigned) == wanted
-    assert (about.decided, about.signed, about.recorded) == (1.0, 2.0, 3.0)
+    assert (about.is_recorded, about.octets) == (recorded, 10)
+    assert (about.decided, about.signed) == (1.0, 2.0)

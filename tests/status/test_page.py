@@ -94,13 +94,13 @@ def test_rates_are_those_of_the_time_between_two_looks(tmp_path: Path) -> None:
     board = Board(1)
     board.settle(0, 1)
     tally = board.tally(0)
-    facts = Facts("outbound", ("example.com",), "example.com")
+    facts = Facts("outbound", ("example.com",), "example.com", octets=10)
     looker = Looker(config.load(made.file), board)
     for disposition in ("accept", "accept", "tempfail"):
-        tally.message(facts, disposition, 10, (0.0, 0.0, 0.010))
+        tally.message(facts, disposition, (0.0, 0.0, 0.0, 0.010))
     assert looker.look().rates.messages == 0
     for _ in range(10):
-        tally.message(facts, "tempfail", 10, (0.0, 0.0, 0.020))
+        tally.message(facts, "tempfail", (0.0, 0.0, 0.0, 0.020))
     rates = looker.look().rates
     assert rates.messages == rates.refused == rates.signed > 0
     assert rates.octets == pytest.approx(10 * rates.messages, rel=0.01)
@@ -112,7 +112,7 @@ def test_a_quantile_is_right_to_its_bucket(values: list[float], share: float) ->
     """The true one lies in the same bucket."""
     tally = nowhere()
     for value in values:
-        tally.message(Facts(), "accept", 1, (0.0, 0.0, value))
+        tally.message(Facts(), "accept", (0.0, 0.0, 0.0, value))
     found = times.between(Histogram(), add_up([tally.memory]).phases["whole"])
     assert found is not None
     wanted = sorted(values)[max(0, -(-len(values) * int(share * 100) // 100) - 1)]
