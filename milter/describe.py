@@ -230,16 +230,7 @@ def retention_facts(stamp: Stamp | None) -> dict[str, Any] | None:
 
 def _signature_facts(signature: Signature) -> tuple[object, ...]:
     _, request, _, signed_at, expires_at = signature
-    return (
-        request.sdid,
-        request.selector,
-        request.auid,
-        request.algorithm,
-        request.canonicalization,
-        ":".join(request.fields),
-        signed_at,
-        expires_at,
-    )
+    return (*request.facts, signed_at, expires_at)
 
 
 def _kept_fields(transaction: Transaction, headers: str | list[str]) -> list[tuple[str, bytes]]:
@@ -250,4 +241,4 @@ def _kept_fields(transaction: Transaction, headers: str | list[str]) -> list[tup
 
 
 def _named(signatures: Iterable[Signature]) -> str:
-    return ",".join([f"{one.request.sdid}/{one.request.selector}" for one in signatures])
+    return ",".join([one.request.name for one in signatures])

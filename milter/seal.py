@@ -214,7 +214,7 @@ def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: flo
             key = keyring.find(request.key)
             assert key is not None  # planned from this very keyring
             made.append(signer.sign(transaction.fields, digest, request, key, now=int(now)))
-            reasons.append(Reason("signed", f"{request.sdid}/{request.selector}"))
+            reasons.append(request.signed)
         except SignatureFailed as fault:
             if fault.code == "disputed-octets":
                 reasons.append(Reason("disputed-octets", fault.about))

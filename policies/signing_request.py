@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from carbonseal.policies import errors
+from carbonseal.policies.reason import Reason
 
 Canonicalization = Literal["relaxed", "simple"]
 
@@ -77,8 +78,8 @@ def check_algorithm(algorithm: str) -> str:
     return algorithm
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFacts:
+# A tuple: it is compared with others for each message, and a dataclass does that in Python.
+class KeyFacts(NamedTuple):
     """What may be known about a signing key outside the keys room."""
 
     sdid: str  # A-label, lower case
@@ -103,6 +104,12 @@ class SignatureRequest:
     fields: tuple[str, ...] = ("from", "from")
     expires_after: int | None = None  # seconds from t= to x=
     key: KeyFacts = field(init=False, compare=False)  # the one that must sign
+    # Made once, as each message with this request says them.
+    canonicalization: str = field(init=False, compare=False)  # the c= tag: 'relaxed/relaxed'
+    name: str = field(init=False, compare=False)  # of the key: 'sdid/selector'
+    signed: Reason = field(init=False, compare=False)
+    # SDID, selector, AUID, algorithm, canonicalization and the h= list, for records.
+    facts: tuple[str, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", KeyFacts(self.sdid, self.selector, self.algorithm))
@@ -116,11 +123,13 @@ class SignatureRequest:
         _check_canonicalization(self.body_canonicalization)
         _check_fields(self.fields)
         _check_expiry(self.expires_after)
-
-    @property
-    def canonicalization(self) -> str:
-        """The c= tag, for example 'relaxed/relaxed'."""
-        return f"{self.header_canonicalization}/{self.body_canonicalization}"
+        canonicalization = f"{self.header_canonicalization}/{self.body_canonicalization}"
+        name = f"{self.sdid}/{self.selector}"
+        object.__setattr__(self, "canonicalization", canonicalization)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "signed", Reason("signed", name))
+        key = (self.sdid, self.selector, self.auid, self.algorithm)
+        object.__setattr__(self, "facts", (*key, canonicalization, ":".join(self.fields)))
 
 
 def _check_auid(auid: str, sdid: str) -> None:
