@@ -23,6 +23,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *fields; /* list of (str, bytes): nothing that could lead back here */
     Py_ssize_t size;
+    Py_ssize_t longest; /* name and value of one field */
     bool is_oversized;
 } HeaderSection;
 
@@ -59,8 +60,9 @@ static int keep(HeaderSection *self, PyObject *name, PyObject *value) {
     int failed = PyList_Append(self->fields, pair);
     Py_DECREF(pair);
     if (failed) return -1;
-    Py_ssize_t size = PyBytes_Size(value);
-    self->size += PyUnicode_GetLength(name) + size + AROUND;
+    Py_ssize_t size = PyBytes_Size(value), length = PyUnicode_GetLength(name) + size;
+    if (length > self->longest) self->longest = length;
+    self->size += length + AROUND;
     self->size += foldings(PyBytes_AsString(value), size);
     return 0;
 }
@@ -204,6 +206,10 @@ static PyObject *get_size(PyObject *self, void *Py_UNUSED(none)) {
     return PyLong_FromSsize_t(((HeaderSection *)self)->size);
 }
 
+static PyObject *get_longest(PyObject *self, void *Py_UNUSED(none)) {
+    return PyLong_FromSsize_t(((HeaderSection *)self)->longest);
+}
+
 static PyObject *get_is_oversized(PyObject *self, void *Py_UNUSED(none)) {
     return PyBool_FromLong(((HeaderSection *)self)->is_oversized);
 }
@@ -216,6 +222,7 @@ static PyMethodDef section_methods[] = {
 static PyGetSetDef section_facts[] = {
     {"fields", get_fields, NULL, "In order, values exactly as received.", NULL},
     {"size", get_size, NULL, "Octets as it goes out.", NULL},
+    {"longest", get_longest, NULL, "Name and value of the longest field.", NULL},
     {"is_oversized", get_is_oversized, NULL, "There were more fields than are kept.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

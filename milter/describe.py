@@ -120,7 +120,7 @@ def record_line(
     signatures, copies, answer = done
     path, resolved, esmtp = transaction.reverse_path
     client, body = transaction.client, transaction.body
-    header_size, body_size = transaction.header_size, body.size
+    header_size, body_size = transaction.header.size, body.size
     values = (
         transaction.queue_id,
         transaction.listener,

@@ -30,11 +30,12 @@ _FIELD = bytes((packets.FIELD,))
 class PlainHeaderSection:
     """The fields so far."""
 
-    __slots__ = ("fields", "is_oversized", "size")
+    __slots__ = ("fields", "is_oversized", "longest", "size")
 
     def __init__(self) -> None:
         self.fields: list[tuple[str, bytes]] = []  # in order, values exactly as received
         self.size = 0  # octets as it goes out
+        self.longest = 0  # name and value of the longest field, without what stands around them
         self.is_oversized = False  # there were more fields than are kept
 
     def add(self, name: str, value: bytes, /) -> None:
@@ -44,7 +45,9 @@ class PlainHeaderSection:
             return
         self.fields.append((name, value))
         # Colon, CRLF, and one CR for every folding that the MTA shows as a bare LF.
-        self.size += len(name) + len(value) + 3 + value.count(b"\n")
+        length = len(name) + len(value)
+        self.longest = max(self.longest, length)
+        self.size += length + 3 + value.count(b"\n")
 
 
 def plain_field(context: Any, name: str, value: bytes, /) -> int:

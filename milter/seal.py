@@ -16,7 +16,7 @@ touch SQL.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -194,7 +194,7 @@ def _edits(done: Deeds) -> tuple[Edit, ...]:
 
 def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:
     """Make the planned signatures, unless the message would not carry them unbroken."""
-    if transaction.is_header_oversized:
+    if transaction.header.is_oversized:
         # Fields beyond the bound were not kept, an author among them perhaps.
         refusal = Reason("header-too-large", str(len(transaction.fields)))
         return Signing((), (refusal,), FailureClass.HEADER_TOO_LARGE)
@@ -203,10 +203,9 @@ def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: flo
     breaker = breaks_on_its_way(plan, transaction)
     if breaker is not None:
         return Signing((), (breaker,), FailureClass.TRANSFORMATION)
-    reasons = survival.endangered_by(
-        transaction.body.facts(), transaction.values_of("dkim-signature")
-    )
-    digest = transaction.body.digest()
+    body = transaction.body
+    reasons = survival.endangered_by(body.facts(), transaction.values_of("dkim-signature"))
+    digest = body.digest()
     made: list[Signature] = []
     failure = None
     for request in plan.requests:
@@ -229,11 +228,13 @@ def breaks_on_its_way(plan: SigningPlan, transaction: Transaction) -> Reason | N
     """Why the planned signatures would not survive Postfix; None when nothing speaks against."""
     if not plan.requests:
         return None
-    signed = plan.requests[0].fields
-    lines = (
-        (name, survival.longest_field_line(name, value))
-        for name, value in transaction.fields
-        # Few fields are as long as one line may be, so their names are looked at last.
-        if len(name) + len(value) >= survival.LINE_LIMIT and name.lower() in signed
-    )
+    lines: Iterable[tuple[str, int]] = ()
+    # Few header sections have a field that is as long as one line may be.
+    if transaction.header.longest >= survival.LINE_LIMIT:
+        signed = plan.requests[0].fields
+        lines = (
+            (name, survival.longest_field_line(name, value))
+            for name, value in transaction.fields
+            if len(name) + len(value) >= survival.LINE_LIMIT and name.lower() in signed
+        )
     return survival.broken_by(transaction.body.facts(), lines)

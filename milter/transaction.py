@@ -154,16 +154,6 @@ class Transaction:
         """Octets of the message as it goes out."""
         return self.header.size + 2 + self.body.size
 
-    @property
-    def header_size(self) -> int:
-        """Octets of the header section as it goes out."""
-        return self.header.size
-
-    @property
-    def is_header_oversized(self) -> bool:
-        """Whether there were more fields than are kept."""
-        return self.header.is_oversized
-
     def envelope(self) -> Envelope:
         """The envelope as a value for the policies."""
         return Envelope(
@@ -178,7 +168,7 @@ class Transaction:
     def names(self) -> tuple[str, ...]:
         """Lower-case names of all fields, top to bottom; to be asked when all are there."""
         if self._names is None:
-            names = [name for name, _ in self.fields]
+            names = next(zip(*self.fields, strict=True), ())
             together = "\n".join(names)
             # A line end inside a name would look like the border between two.
             if len(together) <= _SHORT_NAMES and together.count("\n") == len(names) - 1:
@@ -190,6 +180,9 @@ class Transaction:
     def values_of(self, name: str) -> list[bytes]:
         """Values of all fields called `name` (lower case), top to bottom."""
         names = self.names()
-        if name not in names:
+        count = names.count(name)
+        if count == 0:
             return []
+        if count == 1:  # as most are that are asked for
+            return [self.fields[names.index(name)][1]]
         return [field[1] for field, found in zip(self.fields, names, strict=True) if found == name]

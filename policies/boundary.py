@@ -21,7 +21,7 @@ from typing import NamedTuple
 from carbonseal.policies import address
 from carbonseal.policies.address import Address, Path
 from carbonseal.policies.envelope import RECURRING, Envelope, Recipient, ReversePath
-from carbonseal.policies.origin import Origin, Ours
+from carbonseal.policies.origin import Origin, OriginKind, Ours
 from carbonseal.policies.reason import Reason
 
 _SRS = re.compile(r"SRS[01][=+-]", re.IGNORECASE)
@@ -83,14 +83,16 @@ def classify(
     `archive` holds the archive recipients (see `comparable`); one that the sender addressed is
     ours and says nothing about where the message goes.
     """
-    reverse_path = _reverse_path_end(envelope.reverse_path, ours, is_proven=origin.is_proven)
+    is_proven = origin.kind is not OriginKind.NONE
+    reverse_path = _reverse_path_end(envelope.reverse_path, ours, is_proven=is_proven)
+    given = envelope.recipients
     # As most mail has; the rest gives the same, for twice as much.
-    if len(envelope.recipients) == 1:
-        end = _recipient_end(envelope.recipients[0], ours, archive)
+    if len(given) == 1:
+        end = _recipient_end(given[0], ours, archive)
         crossing = _CROSSING[reverse_path.place is Place.INSIDE, end.place is Place.INSIDE]
         return Classification(crossing, reverse_path, (end,), (reverse_path.why, end.why))
-    recipients = [_recipient_end(one, ours, archive) for one in envelope.recipients[:RECURRING]]
-    recipients += [_fresh_end(one, ours, archive) for one in envelope.recipients[RECURRING:]]
+    recipients = [_recipient_end(one, ours, archive) for one in given[:RECURRING]]
+    recipients += [_fresh_end(one, ours, archive) for one in given[RECURRING:]]
     crossing = _crossing(reverse_path, recipients)
     reasons = _reasons(reverse_path, recipients)
     return Classification(crossing, reverse_path, tuple(recipients), reasons)
@@ -127,14 +129,16 @@ def _reasons(reverse_path: End, recipients: list[End]) -> tuple[Reason, ...]:
 
 
 def _reverse_path_end(reverse_path: ReversePath, ours: Ours, *, is_proven: bool) -> End:
-    raw, resolved = reverse_path.path.raw, reverse_path.resolved
+    path, resolved, _ = reverse_path
+    raw = path.raw
     if len(raw) > _SHORT or (resolved is not None and len(resolved) > _SHORT):
         return _place_reverse_path.__wrapped__(raw, resolved, ours, is_proven)
     return _place_reverse_path(raw, resolved, ours, is_proven)
 
 
 def _recipient_end(recipient: Recipient, ours: Ours, archive: frozenset[Address]) -> End:
-    raw, resolved, mailer = recipient.path.raw, recipient.resolved, recipient.mailer
+    path, resolved, mailer, _, _ = recipient
+    raw = path.raw
     if len(raw) > _SHORT or (resolved is not None and len(resolved) > _SHORT):
         return _fresh_end(recipient, ours, archive)
     return _place_recipient(raw, resolved, mailer == "error", ours, archive)

@@ -71,11 +71,11 @@ def prove(envelope: Envelope, ours: Ours) -> Origin:
 
     A peer is asked for first: what it hands over was sealed before, whoever logged in there.
     """
-    client, login, listener = envelope.client, envelope.login, envelope.listener
+    client, listener, login, *_ = envelope
     address = client.address
-    if len(address) + len(login) + len(listener) > _SHORT:
-        return _prove.__wrapped__(address, client.port == 0, login, listener, ours)
-    return _prove(address, client.port == 0, login, listener, ours)
+    is_short = len(address) + len(login) + len(listener) <= _SHORT
+    known = _prove if is_short else _prove.__wrapped__
+    return known(address, client.port == 0, login, listener, ours)
 
 
 @lru_cache(_REMEMBERED)

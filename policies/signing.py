@@ -142,7 +142,7 @@ def plan(
     named = authors.mailboxes[0] if authors.state is AuthorState.ONE else None
     if origin.kind is OriginKind.PEER:
         return _unsigned(Reason("peer-sealed", origin.about), author=named)
-    if not origin.is_proven:
+    if origin.kind is OriginKind.NONE:
         return _unsigned(Reason("no-origin-proof", origin.about), author=named)
     if named is None:
         refusal = Reason(_UNUSABLE[authors.state], ", ".join(map(str, authors.mailboxes[:3])))
@@ -162,8 +162,7 @@ def plan(
             failure = FailureClass.KEY_NOT_PUBLISHED
             return _unsigned(refusal, author=author, failure=failure, sdid=sdid)
         return _keyless(sdid, author, is_by_rule=is_by_rule, problem=key_problem(sdid))
-    listed = policy.listed
-    relevant = tuple([name for name in field_names if name in listed])
+    relevant = tuple(filter(policy.listed.__contains__, field_names))
     if len(relevant) > MAX_SIGNED_FIELDS:
         refusal = Reason("too-many-fields", str(len(relevant)))
         return _unsigned(refusal, author=author, sdid=sdid)

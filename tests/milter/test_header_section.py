@@ -76,6 +76,8 @@ def test_both_keep_and_count_the_same(fields: list[tuple[str, bytes]]) -> None:
         assert _header_section.field(compiled, name, value) == 7
     assert compiled.header.fields == plain.header.fields == fields
     assert compiled.header.size == plain.header.size
+    longest = max((len(name) + len(value) for name, value in fields), default=0)
+    assert compiled.header.longest == plain.header.longest == longest
     for session in (plain, compiled):
         assert not session.header.is_oversized
         assert not session.failed

@@ -26,9 +26,9 @@ def test_a_header_section_without_end_fills_no_memory(name: str, value: bytes) -
     transaction = empty()
     for _ in range(MAX_FIELDS + 10):
         transaction.add_field(name, value)
-    assert transaction.is_header_oversized
+    assert transaction.header.is_oversized
     assert len(transaction.fields) <= MAX_FIELDS
-    assert transaction.header_size <= MAX_HEADER_OCTETS + 70_000
+    assert transaction.header.size <= MAX_HEADER_OCTETS + 70_000
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_size_of_the_header_section_is_that_on_the_wire() -> None:
     transaction = empty()
     transaction.add_field("Subject", b" one\n two")
     transaction.add_field("To", b" x@y")
-    assert transaction.header_size == len(b"Subject: one\r\n two\r\nTo: x@y\r\n")
+    assert transaction.header.size == len(b"Subject: one\r\n two\r\nTo: x@y\r\n")
 
 
 @given(
