@@ -23,7 +23,7 @@ import milter as libmilter
 
 from carbonseal.milter import header_section, log, macros, seal
 from carbonseal.milter.archive.spool import Steps, taken
-from carbonseal.milter.edits import AddRecipient, InsertField, Verdict
+from carbonseal.milter.edits import InsertField, Verdict
 from carbonseal.milter.header_section import HeaderSection
 from carbonseal.milter.transaction import Transaction
 from carbonseal.policies.disposition import Answer, Disposition, FailureClass
@@ -235,9 +235,8 @@ def _macros(context: Any, names: tuple[str, ...]) -> list[str | None]:
 def _apply(context: Any, verdict: Verdict) -> None:
     for edit in verdict.edits:
         if isinstance(edit, InsertField):
-            name, value = edit
-            context.addheader(name, value, 0)
-        elif isinstance(edit, AddRecipient):
+            context.addheader(*edit, 0)
+        else:
             address, parameters = edit
             context.addrcpt(f"<{address}>", parameters)
 
