@@ -32,7 +32,7 @@ from carbonseal.milter import explain, seal
 from carbonseal.milter.archive.record import BadLine
 from carbonseal.milter.compare_sources import Line, Mail
 from carbonseal.milter.config import Configuration
-from carbonseal.milter.transaction import Transaction
+from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies import header_fields, signature_comparison, signature_facts, signing
 from carbonseal.policies.envelope import Client
 from carbonseal.policies.errors import DataError
@@ -219,10 +219,8 @@ class Comparison:
 
     def _transaction(self) -> Transaction:
         return Transaction(
-            client=Client("", 1, "unknown", ""),
-            listener="",
-            relay="",
-            arguments=(b"<>",),
+            Connection(Client("", 1, "unknown", ""), "", ""),
+            (b"<>",),
             resolved=None,
             body_canonicalization=self.configuration.signing.body_canonicalization,
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 from carbonseal.keys import keyring
 from carbonseal.milter import decisions, seal
 from carbonseal.milter.config import Configuration
-from carbonseal.milter.transaction import Transaction
+from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies import disposition
 from carbonseal.policies.envelope import Client
 from carbonseal.policies.errors import DataError
@@ -84,10 +84,12 @@ def explain(question: Question, configuration: Configuration) -> Explanation:
 
 def _transaction(question: Question, configuration: Configuration) -> Transaction:
     transaction = Transaction(
-        client=Client(_checked_client(question.client), 1, "unknown", ""),
-        listener=_one_line(question.listener, "--listener"),
-        relay="",
-        arguments=(_raw(question.reverse_path, "--from"),),
+        Connection(
+            Client(_checked_client(question.client), 1, "unknown", ""),
+            _one_line(question.listener, "--listener"),
+            "",
+        ),
+        (_raw(question.reverse_path, "--from"),),
         resolved=None,
         body_canonicalization=configuration.signing.body_canonicalization,
     )

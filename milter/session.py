@@ -25,7 +25,7 @@ from carbonseal.milter import header_section, log, macros, seal
 from carbonseal.milter.archive.spool import Steps, taken
 from carbonseal.milter.edits import InsertField, Verdict
 from carbonseal.milter.header_section import HeaderSection
-from carbonseal.milter.transaction import Transaction
+from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies.disposition import Answer, Disposition, FailureClass
 from carbonseal.policies.envelope import Client
 
@@ -59,12 +59,9 @@ class Session:
 
     __slots__ = (
         "_body_canonicalization",
-        "_client",
+        "_connection",
         "_fault",
-        "_listener",
-        "_relay",
         "_services",
-        "_tls",
         "field_answer",
         "granted",
         "header",
@@ -78,49 +75,45 @@ class Session:
         # For the callback of header fields, see `header_section`.
         self.field_answer = _NOREPLY if protocol & _NR_FIELD else _CONTINUE
         self.header: HeaderSection | None = None  # of the transaction
-        self._client = Client("", 0, "", "")
-        self._listener = ""
-        self._relay = ""
-        self._tls: dict[str, str] | None = None
+        self._connection = Connection(Client("", 0, "", ""), "", "")
         self.transaction: Transaction | None = None
         self._fault: str | None = None  # what went wrong in this transaction before its end
 
     def connect(self, context: Any, name: str, family: int, peer: Any) -> None:
         """A client connected to the MTA (or XCLIENT made it another one)."""
-        if isinstance(peer, tuple):
-            self._client = Client(peer[0], peer[1], name, "")
-        else:
-            self._client = Client("", 0, name, "")
-        self._listener = _macro(context, macros.LISTENER) or ""
-        self._relay = _macro(context, macros.RELAY) or _HOST_NAME
+        address, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
+        # TLS stays as it was: XCLIENT changes who the client is, and comes over the same one.
+        self._connection = Connection(
+            Client(address, port, name, ""),
+            _macro(context, macros.LISTENER) or "",
+            _macro(context, macros.RELAY) or _HOST_NAME,
+            self._connection.tls,
+        )
         self.transaction = self.header = None
 
     def hello(self, context: Any, name: str) -> None:
         """HELO or EHLO; comes again after STARTTLS."""
-        client = self._client
-        self._client = Client(client.address, client.port, client.name, name)
+        client = self._connection.client
+        client = Client(client.address, client.port, client.name, name)
         version = _macro(context, macros.TLS_VERSION)
-        self._tls = {"version": version} if version else None
-        if self._tls is not None:
-            self._tls["cipher"] = _macro(context, macros.TLS_CIPHER) or ""
-            self._tls["bits"] = _macro(context, macros.TLS_BITS) or ""
+        tls = {"version": version} if version else None
+        if tls is not None:
+            tls["cipher"] = _macro(context, macros.TLS_CIPHER) or ""
+            tls["bits"] = _macro(context, macros.TLS_BITS) or ""
+        self._connection = self._connection._replace(client=client, tls=tls)
 
     def reverse_path(self, context: Any, *arguments: bytes) -> None:
         """MAIL FROM: a new message begins, whatever went before."""
         self._fault = None
         resolved, login, login_method = _macros(context, macros.OF_MAIL)
-        transaction = Transaction(
-            client=self._client,
-            listener=self._listener,
-            relay=self._relay,
-            arguments=arguments,
-            resolved=resolved,
-            body_canonicalization=self._body_canonicalization,
+        # By position: keywords of a class take a dict.
+        self.transaction = transaction = Transaction(
+            self._connection, arguments, resolved, self._body_canonicalization
         )
-        transaction.login = login or ""
-        transaction.login_method = login_method or ""
-        transaction.tls = self._tls
-        self.transaction = transaction
+        if login:
+            transaction.login = login
+        if login_method:
+            transaction.login_method = login_method
         self.header = transaction.header
 
     def recipient(self, context: Any, *arguments: bytes) -> None:

@@ -12,6 +12,7 @@ Does not: decide anything.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from carbonseal.milter.body import Body
 from carbonseal.milter.header_section import HeaderSection
@@ -59,6 +60,15 @@ def _lower(names: str) -> tuple[str, ...]:
     return tuple(names.lower().split("\n"))
 
 
+class Connection(NamedTuple):
+    """What is the same for all messages of a client."""
+
+    client: Client
+    listener: str  # {daemon_name}
+    relay: str  # {j}
+    tls: dict[str, str] | None = None  # None without
+
+
 class Transaction:
     """Everything the MTA says about one message."""
 
@@ -84,24 +94,19 @@ class Transaction:
 
     def __init__(
         self,
-        *,
-        client: Client,
-        listener: str,
-        relay: str,
+        connection: Connection,
         arguments: tuple[bytes, ...],
         resolved: str | None,
         body_canonicalization: str,
     ) -> None:
-        self.client = client
-        self.listener = listener  # {daemon_name}
-        self.relay = relay  # {j}
+        """`arguments` are those of MAIL, `resolved` is what Postfix makes of its reverse-path."""
+        self.client, self.listener, self.relay, self.tls = connection
         argument = arguments[0]
         path = (_path if len(argument) <= _SHORT else _path.__wrapped__)(argument)
         esmtp = tuple([one.decode(*_TEXT) for one in arguments[1:]])
         self.reverse_path = ReversePath(path, resolved, esmtp)
         self.login = ""
         self.login_method = ""
-        self.tls: dict[str, str] | None = None
         self.queue_id = ""  # known for certain only at end of message
         self.recipients: list[Recipient] = []
         self.header = HeaderSection()

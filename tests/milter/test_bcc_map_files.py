@@ -18,7 +18,7 @@ from carbonseal.keys import keyring
 from carbonseal.milter import config
 from carbonseal.milter.config import Configuration, InvalidConfiguration
 from carbonseal.milter.decisions import Decisions, decide
-from carbonseal.milter.transaction import Transaction
+from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies import bcc_maps
 from carbonseal.policies.envelope import Client
 
@@ -49,10 +49,8 @@ def run(file: Path, *arguments: str | Path, text: str = "") -> subprocess.Comple
 
 def decided(case: BoundaryCase, configuration: Configuration) -> Decisions:
     transaction = Transaction(
-        client=Client(boundary_cases.CLIENTS[case.client], 1, "", ""),
-        listener="",
-        relay="",
-        arguments=(f"<{case.reverse_path}>".encode(),),
+        Connection(Client(boundary_cases.CLIENTS[case.client], 1, "", ""), "", ""),
+        (f"<{case.reverse_path}>".encode(),),
         resolved=case.mail_macro or case.reverse_path.lower(),
         body_canonicalization="relaxed",
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from carbonseal.milter import transaction as transactions
 from carbonseal.milter.header_section import MAX_FIELDS, MAX_HEADER_OCTETS
-from carbonseal.milter.transaction import TooManyRecipients, Transaction
+from carbonseal.milter.transaction import Connection, TooManyRecipients, Transaction
 from carbonseal.policies import boundary, origin
 from carbonseal.policies.domains import DomainSet
 from carbonseal.policies.envelope import RECURRING, Client
@@ -77,10 +77,8 @@ def test_the_bound_is_beyond_what_any_mta_hands_over() -> None:
 
 def empty() -> Transaction:
     return Transaction(
-        client=Client("", 0, "", ""),
-        listener="",
-        relay="",
-        arguments=(b"<a@example.com>",),
+        Connection(Client("", 0, "", ""), "", ""),
+        (b"<a@example.com>",),
         resolved=None,
         body_canonicalization="relaxed",
     )
@@ -119,10 +117,8 @@ def test_nobody_fills_the_memory_with_long_arguments() -> None:
     for number in range(3):
         long = b"<%d%s@example.com>" % (number, b"x" * 300)
         transaction = Transaction(
-            client=Client("", 0, "", ""),
-            listener="",
-            relay="",
-            arguments=(long,),
+            Connection(Client("", 0, "", ""), "", ""),
+            (long,),
             resolved=None,
             body_canonicalization="relaxed",
         )

@@ -11,7 +11,7 @@ from support.sealing import services
 from carbonseal.milter import seal
 from carbonseal.milter.archive.spool import SpoolUnwritable, taken
 from carbonseal.milter.seal import NoOutages
-from carbonseal.milter.transaction import Transaction
+from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies.envelope import Client
 
 
@@ -40,10 +40,10 @@ def test_a_copy_is_a_trial_only_where_it_is_sent(
     outages = Noted()
     given = services(tmp_path, {"failure": {"record_not_writable": failure}}, outages=outages)
     transaction = Transaction(
-        client=Client("198.51.100.7", 25_000, "mx.example.net", "mx.example.net"),
-        listener="smtpd",
-        relay="mx1",
-        arguments=(b"<a@example.net>",),
+        Connection(
+            Client("198.51.100.7", 25_000, "mx.example.net", "mx.example.net"), "smtpd", "mx1"
+        ),
+        (b"<a@example.net>",),
         resolved=None,
         body_canonicalization="relaxed",
     )
