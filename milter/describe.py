@@ -186,6 +186,7 @@ def summary(
     wanted: Deeds | None,
     *,
     record_id: str,
+    size: int,
     reasons: tuple[Reason, ...],
 ) -> dict[str, object]:
     """The canonical log line: one per message, every decision on it."""
@@ -210,7 +211,7 @@ def summary(
         said["would_answer"] = wanted.answer
         said["would_sign"] = _named(wanted.signatures)
         said["would_copy"] = ",".join(wanted.copies)
-    said["size"] = transaction.size
+    said["size"] = size
     said["reasons"] = reasons
     return said
 

@@ -151,8 +151,9 @@ def seal(transaction: Transaction, services: Services, now: float) -> Steps[Verd
     )
     # Ahead of the sync, though needed after it: now all that these look at is in the processor's
     # caches, and after the sync nothing is.
+    size = transaction.size
     summary = describe.summary(
-        transaction, decisions, done, wanted, record_id=identity[0], reasons=reasons
+        transaction, decisions, done, wanted, record_id=identity[0], size=size, reasons=reasons
     )
     edits = _edits(done)
     counted = counters.facts(
@@ -160,7 +161,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Steps[Verd
         [one.request.sdid for one in done.signatures],
         plan.sdid,
         (_DRY_RUN,) if is_dry_run else signing_reasons,
-        octets=transaction.size,
+        octets=size,
         laps=(began, decided, signed),
     )
     try:
@@ -172,7 +173,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Steps[Verd
             done = done._replace(answer=disposition.answer)
             edits = _edits(done)
         summary = describe.summary(
-            transaction, decisions, done, wanted, record_id=identity[0], reasons=reasons
+            transaction, decisions, done, wanted, record_id=identity[0], size=size, reasons=reasons
         )
         counted = counters.unrecorded(counted, is_accepted=done.answer is Answer.ACCEPT)
     if edits:

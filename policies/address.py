@@ -18,7 +18,6 @@ Does not: drop comments or accept unquoted specials.  Postfix forgives those, we
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -46,8 +45,8 @@ _WORDS = re.compile(
 _LITERAL = re.compile(r"\[[^\x00-\x20\x7f\[\]\\]*+\]")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+# A tuple: it is looked up in tables for each message, and a dataclass hashes in Python.
+class Address(NamedTuple):
     """A mailbox: a local part at a domain."""
 
     local_part: str  # as typed, quotes kept; undecodable bytes as surrogates
