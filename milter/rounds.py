@@ -8,9 +8,10 @@ all CPU, and twice as many syncs (`docs/benchmarks`).  Signatures are made one a
 worker has one core anyway.
 
 Promises: no message is answered before its record is durable, or known not to be.  A connection is
-heard for one read at a time, and of several messages in it for one, so that it holds nobody up; an MTA that
-does not take its answers is heard no more until it did, and nobody waits for it.  What breaks one
-connection breaks no other, and nothing ends the thread.  Of a connection that ended nothing stays.
+heard for one read at a time, and of several messages in it for one, so that it holds nobody up; an
+MTA that does not take its answers is heard no more until it did, and nobody waits for it.  What
+breaks one connection breaks no other, and nothing ends the thread.  Of a connection that ended
+nothing stays.
 
 While the disk works at a sync, nobody is heard; the longer it takes, the more share the next one.
 
