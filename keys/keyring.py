@@ -25,14 +25,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from carbonseal.keys import key_record, store
+from carbonseal.keys import held_key, key_record, store
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.policies import errors, key_life, signing_request
 from carbonseal.policies.signing_request import KeyFacts
@@ -41,40 +40,33 @@ LOOK_EVERY: Final = 0.2  # seconds between looks at the generation
 RETRY_EVERY: Final = 10.0  # seconds between attempts while something is wrong
 _SETTLED: Final = 2 * 10**9  # nanoseconds after which a file's times tell a change
 
-PrivateKey = rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+PrivateKey = held_key.PrivateKey
 
-_SHA256 = Prehashed(hashes.SHA256())
-_PKCS1 = padding.PKCS1v15()
 _PROBE = bytes(range(32))
 
 
 class SigningKey:
     """A private key that signs SHA-256 digests; it cannot be printed, copied or pickled out."""
 
-    __slots__ = ("_private", "_public", "_scheme", "facts", "fingerprint")
+    __slots__ = ("_held", "facts", "fingerprint", "verifies_field")
 
-    def __init__(self, facts: KeyFacts, private: PrivateKey, fingerprint: str = "") -> None:
+    def __init__(
+        self, facts: KeyFacts, private: PrivateKey, fingerprint: str = "", *, pem: bytes = b""
+    ) -> None:
+        """`pem`: where the key comes from, if it may be held by the compiled half."""
         self.facts = facts
         self.fingerprint = fingerprint
-        # Without a type: what the two kinds are called with differs, and asking each time which one
-        # it is costs more than either call (they are abstract classes of cryptography's).
-        self._private: Any = private
-        self._public: Any = private.public_key()
-        is_ed25519 = isinstance(private, ed25519.Ed25519PrivateKey)
-        self._scheme = () if is_ed25519 else (_PKCS1, _SHA256)
+        self._held = held_key.hold(private, pem)
+        # As `signer.verifies_plainly`; None where that must be used.
+        self.verifies_field = getattr(self._held, "verifies_field", None)
 
     def sign_digest(self, digest: bytes) -> bytes:
         """The signature over 32 octets: RFC 8301 (RSASSA-PKCS1-v1_5) or RFC 8463 section 3."""
-        signature: bytes = self._private.sign(digest, *self._scheme)
-        return signature
+        return self._held.sign(digest)
 
     def verifies(self, digest: bytes, signature: bytes) -> bool:
         """Whether the public half accepts this signature over this digest."""
-        try:
-            self._public.verify(signature, digest, *self._scheme)
-        except InvalidSignature:
-            return False
-        return True
+        return self._held.verifies(digest, signature)
 
     def __repr__(self) -> str:
         return f"<SigningKey {self.facts.sdid} {self.facts.selector} {self.facts.algorithm}>"
@@ -271,7 +263,7 @@ def parse(record: KeyRecord, pem: bytes, place: str) -> SigningKey:
             f"{place}: it is not the key its record is about (fingerprint"
             f" {record.fingerprint[:16]}...); restore the file that belongs there."
         )
-    return SigningKey(record.facts, private, record.fingerprint)
+    return SigningKey(record.facts, private, record.fingerprint, pem=pem)
 
 
 def fingerprint(private: PrivateKey) -> str:
@@ -281,9 +273,7 @@ def fingerprint(private: PrivateKey) -> str:
 
 def public_octets(private: PrivateKey) -> bytes:
     """The DER SubjectPublicKeyInfo of a private key."""
-    return private.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return held_key.public_octets(private)
 
 
 def _signing_key(shelf: store.Store, record: KeyRecord, previous: Keyring) -> SigningKey:

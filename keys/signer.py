@@ -1,7 +1,7 @@
 """Make one DKIM-Signature field.
 
 The body hash comes streamed (`body_hash`), the signed header fields from `canonical_header`, the
-private-key operation is OpenSSL's (`keyring.SigningKey`), and the tag list is ours: t= from the
+private-key operation is OpenSSL's (`held_key`), and the tag list is ours: t= from the
 clock passed in, x=, no l=, i= only where it differs from its default '@' + d=, lines of at most 78
 octets, folded between tags, between names of h= and anywhere in b=, never inside a token.
 
@@ -17,6 +17,7 @@ Does not: choose the request, hash the body, insert the field.
 
 from __future__ import annotations
 
+import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ from carbonseal.policies.signing_request import KeyFacts, SignatureRequest
 FIELD_NAME: Final = "DKIM-Signature"
 _LINE = 78  # RFC 5322 section 2.1.1: "SHOULD be no more than 78 characters"
 _PIECE = 72  # octets of b= on a line
-_B_TAG = ";\n b="
+_B_TAG: Final = ";\n b="
+_B_TAG_OCTETS: Final = _B_TAG.encode()
 _EMPTY = sha256()  # to be copied: OpenSSL looks its algorithm up for each that is made anew
 
 
@@ -227,12 +229,38 @@ def _digest(signed: bytes, own: bytes) -> bytes:
 
 def _verify(value: str, signed: bytes, plan: _Plan, key: SigningKey) -> None:
     """Verify the finished field as it will be inserted."""
-    # b= is the last tag; a verifier takes its value out of the field and nothing else.
-    start = value.index(_B_TAG) + len(_B_TAG)
-    signature = binascii.a2b_base64(value[start:])
-    own = plan.name + plan.canonical(value[:start].encode())
-    if not key.verifies(_digest(signed, own), signature):
+    is_relaxed = plan.selection.is_relaxed
+    compiled = key.verifies_field
+    if compiled is None:
+        is_valid = verifies_plainly(key, signed, plan.name, value, is_relaxed)
+    else:
+        is_valid = compiled(signed, plan.name, value, is_relaxed)
+    if not is_valid:
         raise _self_check_failed(plan, "the signature does not verify; check the machine.")
+
+
+def verifies_plainly(
+    key: SigningKey, signed: bytes, name: bytes, value: str, is_relaxed: bool, /
+) -> bool:
+    """Whether a finished field verifies: the Python that `_held_key.c` has a twin of.
+
+    `signed` are the canonical fields that are hashed before it, `name` is its own in canonical
+    form, with its colon.  Its b= must be the last tag, and hold base64 and folds only.
+    """
+    octets = value.encode()
+    # A verifier takes the value of b= out of the field and nothing else.
+    start = octets.find(_B_TAG_OCTETS) + len(_B_TAG_OCTETS)
+    if start < len(_B_TAG_OCTETS):
+        return False
+    text = octets[start:].replace(b"\n ", b"")
+    try:
+        signature = binascii.a2b_base64(text)
+    except binascii.Error:
+        return False
+    if base64.b64encode(signature) != text:
+        return False
+    canonical = canonical_header.relaxed if is_relaxed else canonical_header.crlf
+    return key.verifies(_digest(signed, name + canonical(octets[:start])), signature)
 
 
 def _compare(

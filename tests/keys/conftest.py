@@ -46,7 +46,9 @@ def signing_keys(
     """The two keys of example.com by algorithm; their selectors are `r` and `e`."""
     return {
         signing_request.RSA: keyring.SigningKey(
-            KeyFacts("example.com", "r", signing_request.RSA), rsa_private
+            KeyFacts("example.com", "r", signing_request.RSA),
+            rsa_private,
+            pem=generate.private_pem(rsa_private),
         ),
         signing_request.ED25519: keyring.SigningKey(
             KeyFacts("example.com", "e", signing_request.ED25519), ed25519_private

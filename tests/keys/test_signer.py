@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbonseal.keys import body_hash, keyring, signer
+from carbonseal.keys import body_hash, generate, keyring, signer
 from carbonseal.policies import signing_request
 from carbonseal.policies.signing_request import KeyFacts, SignatureRequest
 
@@ -67,6 +67,21 @@ def test_the_same_message_gives_the_same_field(
         request = request_for(selector=key.facts.selector, algorithm=key.facts.algorithm)
         fields = [signer.sign(FIELDS, DIGEST, request, key, now=NOW) for _ in range(2)]
         assert fields[0] == fields[1]
+
+
+def test_without_a_compiler_the_same_field_is_made(
+    signing_keys: Mapping[str, keyring.SigningKey], rsa_private: rsa.RSAPrivateKey
+) -> None:
+    """Whoever holds the key: field by field the same, in both canonicalizations."""
+    plain = key_for(request_for(), rsa_private)
+    assert plain.verifies_field is None
+    for form in ("relaxed", "simple"):
+        request = request_for(header_canonicalization=form)
+        made = [
+            signer.sign(FIELDS, DIGEST, request, key, now=NOW)
+            for key in (plain, signing_keys[signing_request.RSA])
+        ]
+        assert made[0] == made[1]
 
 
 def test_no_request_is_signed_with_the_plan_of_one_that_is_gone(
@@ -181,9 +196,14 @@ class _Faulty(keyring.SigningKey):
         return good[:-1] + bytes([good[-1] ^ 1])
 
 
-def test_a_faulty_signature_is_found_before_it_leaves(rsa_private: object) -> None:
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_faulty_signature_is_found_before_it_leaves(
+    rsa_private: rsa.RSAPrivateKey, is_compiled: bool
+) -> None:
     """One wrong bit (a fault that can also give the key away) means no signature."""
-    key = _Faulty(KeyFacts("example.com", "r", signing_request.RSA), rsa_private)  # type: ignore[arg-type]
+    pem = generate.private_pem(rsa_private) if is_compiled else b""
+    facts = KeyFacts("example.com", "r", signing_request.RSA)
+    key = _Faulty(facts, rsa_private, pem=pem)
     with pytest.raises(signer.SignatureFailed) as refusal:
         signer.sign(FIELDS, DIGEST, request_for(), key, now=NOW)
     assert refusal.value.code == "self-check-failed"

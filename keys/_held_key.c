@@ -1,0 +1,329 @@
+/* An RSA key that signs, and verifies a finished field: the compiled twin of held_key.py.
+ *
+ * The same answers as `Plain` there and `verifies_plainly` in signer.py give, which
+ * tests/keys/test_held_key.py compares.  Here because each message pays for it: cryptography makes a
+ * new context for each signature and each verification and looks its algorithms up anew, through
+ * code that other work has driven out of the processor's caches meanwhile.
+ *
+ * With OpenSSL's older interface, deprecated as it is: it needs no context, which threads would have
+ * to share or make anew; and it reads a key without leaving a copy of it behind, where the decoders
+ * of the newer one give memory back that still holds the primes.  Without it, the twin runs.
+ *
+ * A key never leaves its object: there is no way to read, copy or pickle it, and no error shows it.
+ *
+ * Bounds: time is linear in the octets; what is written is at most twice as long as the field.
+ */
+
+#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
+#define PY_SSIZE_T_CLEAN
+#define _GNU_SOURCE /* memmem */
+#define OPENSSL_API_COMPAT 0x10101000L
+#include <Python.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/rsa.h>
+#include <openssl/sha.h>
+#include <openssl/x509.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define LONGEST 1024     /* octets of a signature: RSA-8192 */
+#define LARGEST 65536    /* octets of a key file */
+#define B_TAG ";\n b="   /* b= is the last tag; a verifier takes its value out and nothing else */
+#define B_TAG_SIZE (sizeof B_TAG - 1)
+
+typedef struct {
+    PyObject_HEAD
+    RSA *private, *public; /* two objects: what verifies shares nothing with what signs */
+} Key;
+
+/* --- reading a key --- */
+
+static RSA *of_pkcs8(const unsigned char *der, long size) {
+    PKCS8_PRIV_KEY_INFO *info = d2i_PKCS8_PRIV_KEY_INFO(NULL, &der, size);
+    const ASN1_OBJECT *algorithm = NULL;
+    const unsigned char *inner = NULL;
+    int inner_size = 0;
+    RSA *made = NULL;
+    if (info && PKCS8_pkey_get0(&algorithm, &inner, &inner_size, NULL, info)
+        && OBJ_obj2nid(algorithm) == NID_rsaEncryption)
+        made = d2i_RSAPrivateKey(NULL, &inner, inner_size);
+    PKCS8_PRIV_KEY_INFO_free(info); /* cleanses it */
+    return made;
+}
+
+/* Nobody is asked at a terminal. */
+static int no_password(char *Py_UNUSED(to), int Py_UNUSED(size), int Py_UNUSED(writing),
+                       void *Py_UNUSED(more)) {
+    return -1;
+}
+
+static RSA *read_private(const char *pem, Py_ssize_t size) {
+    unsigned char *der = NULL;
+    long der_size = 0;
+    char *label = NULL;
+    RSA *made = NULL;
+    BIO *source = BIO_new_mem_buf(pem, (int)size); /* no copy */
+    if (source
+        && PEM_bytes_read_bio_secmem(&der, &der_size, &label, PEM_STRING_EVP_PKEY, source,
+                                     no_password, NULL)) {
+        const unsigned char *at = der;
+        if (!strcmp(label, PEM_STRING_RSA)) made = d2i_RSAPrivateKey(NULL, &at, der_size);
+        else if (!strcmp(label, PEM_STRING_PKCS8INF)) made = of_pkcs8(der, der_size);
+        OPENSSL_cleanse(der, (size_t)der_size);
+        OPENSSL_secure_free(der);
+        OPENSSL_secure_free(label);
+    }
+    BIO_free(source);
+    return made;
+}
+
+static RSA *public_half(const RSA *private) {
+    RSA *made = RSA_new();
+    BIGNUM *n = BN_dup(RSA_get0_n(private)), *e = BN_dup(RSA_get0_e(private));
+    if (made && n && e && RSA_set0_key(made, n, e, NULL)) return made;
+    BN_free(n);
+    BN_free(e);
+    RSA_free(made);
+    return NULL;
+}
+
+static PyObject *new_key(PyTypeObject *type, PyObject *args, PyObject *named) {
+    const char *pem;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "y#", &pem, &size)) return NULL;
+    if (named && PyDict_Size(named)) {
+        PyErr_SetString(PyExc_TypeError, "the key has no name");
+        return NULL;
+    }
+    Key *key = (Key *)PyType_GenericAlloc(type, 0);
+    if (!key) return NULL;
+    if (size <= LARGEST) key->private = read_private(pem, size);
+    if (key->private && RSA_size(key->private) <= LONGEST)
+        key->public = public_half(key->private);
+    ERR_clear_error();
+    if (key->public) return (PyObject *)key;
+    Py_DECREF(key);
+    PyErr_SetString(PyExc_ValueError, "it is no RSA key");
+    return NULL;
+}
+
+static void drop(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    RSA_free(((Key *)self)->private); /* cleanses it */
+    RSA_free(((Key *)self)->public);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyObject *refuse_to_leave(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(none)) {
+    PyErr_SetString(PyExc_TypeError, "a key does not leave its process");
+    return NULL;
+}
+
+static PyObject *public_octets(PyObject *self, PyObject *Py_UNUSED(none)) {
+    unsigned char *der = NULL;
+    int size = i2d_RSA_PUBKEY(((Key *)self)->public, &der);
+    if (size < 0) {
+        ERR_clear_error();
+        return PyErr_NoMemory();
+    }
+    PyObject *made = PyBytes_FromStringAndSize((char *)der, size);
+    OPENSSL_free(der);
+    return made;
+}
+
+/* --- signing and verifying --- */
+
+static PyObject *sign(PyObject *self, PyObject *digest) {
+    RSA *private = ((Key *)self)->private;
+    unsigned char made[LONGEST];
+    unsigned made_size = 0;
+    char *octets;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(digest, &octets, &size)) return NULL;
+    if (size != SHA256_DIGEST_LENGTH) {
+        PyErr_SetString(PyExc_ValueError, "a digest has 32 octets");
+        return NULL;
+    }
+    int is_made;
+    /* OpenSSL guards what threads share in a key; nobody changes or drops this one meanwhile. */
+    Py_BEGIN_ALLOW_THREADS
+    is_made = RSA_sign(NID_sha256, (unsigned char *)octets, SHA256_DIGEST_LENGTH, made, &made_size,
+                       private);
+    if (is_made != 1) ERR_clear_error();
+    Py_END_ALLOW_THREADS
+    if (is_made == 1) return PyBytes_FromStringAndSize((char *)made, (Py_ssize_t)made_size);
+    PyErr_SetString(PyExc_RuntimeError, "OpenSSL made no signature");
+    return NULL;
+}
+
+/* With the interpreter lock held: getting it back can cost more than this takes. */
+static bool is_valid(Key *key, const void *digest, const void *signature, size_t size) {
+    if (size > LONGEST) return false;
+    bool answer = RSA_verify(NID_sha256, digest, SHA256_DIGEST_LENGTH, signature, (unsigned)size,
+                             key->public) == 1;
+    if (!answer) ERR_clear_error();
+    return answer;
+}
+
+static PyObject *verifies(PyObject *self, PyObject *const *args, Py_ssize_t given) {
+    char *digest, *signature;
+    Py_ssize_t size, signature_size;
+    if (given != 2) {
+        PyErr_SetString(PyExc_TypeError, "digest and signature are needed");
+        return NULL;
+    }
+    if (PyBytes_AsStringAndSize(args[0], &digest, &size)
+        || PyBytes_AsStringAndSize(args[1], &signature, &signature_size))
+        return NULL;
+    if (size != SHA256_DIGEST_LENGTH) {
+        PyErr_SetString(PyExc_ValueError, "a digest has 32 octets");
+        return NULL;
+    }
+    return PyBool_FromLong(is_valid((Key *)self, digest, signature, (size_t)signature_size));
+}
+
+/* --- a finished field --- */
+
+/* What Python takes for white space in bytes. */
+static bool is_white(char octet) { return octet == ' ' || (octet >= '\t' && octet <= '\r'); }
+
+static size_t put_relaxed(char *to, const char *from, size_t size) {
+    const char *start = to;
+    bool had_space = false;
+    for (size_t i = 0; i < size; i++) {
+        if (is_white(from[i])) {
+            had_space = true;
+            continue;
+        }
+        if (had_space && to != start) *to++ = ' ';
+        had_space = false;
+        *to++ = from[i];
+    }
+    return (size_t)(to - start);
+}
+
+static size_t put_simple(char *to, const char *from, size_t size) {
+    const char *start = to;
+    for (size_t i = 0; i < size; i++) {
+        if (from[i] == '\n' && !(i && from[i - 1] == '\r')) *to++ = '\r';
+        *to++ = from[i];
+    }
+    return (size_t)(to - start);
+}
+
+static int meaning(char letter) {
+    if (letter >= 'A' && letter <= 'Z') return letter - 'A';
+    if (letter >= 'a' && letter <= 'z') return letter - 'a' + 26;
+    if (letter >= '0' && letter <= '9') return letter - '0' + 52;
+    return letter == '+' ? 62 : letter == '/' ? 63 : -1;
+}
+
+/* Base64 with folds, and nothing else.  Returns the octets; -1: it is anything else. */
+static Py_ssize_t decode(unsigned char *to, const char *from, size_t size) {
+    unsigned char *start = to;
+    unsigned group = 0, letters = 0, padding = 0;
+    for (size_t i = 0; i < size; i++) {
+        if (from[i] == '\n' && i + 1 < size && from[i + 1] == ' ') {
+            i++;
+            continue;
+        }
+        int bits = from[i] == '=' ? 0 : meaning(from[i]);
+        if (bits < 0 || (padding && from[i] != '=')) return -1;
+        padding += from[i] == '=';
+        group = group << 6 | (unsigned)bits;
+        if (++letters < 4) continue;
+        /* Bits that padding cuts off are zero, so that a signature has one form only. */
+        if (padding > 2 || (group & ((1u << 8 * padding) - 1))) return -1;
+        if (to - start + 3 - padding > LONGEST) return -1;
+        for (unsigned octet = 0; octet < 3 - padding; octet++)
+            *to++ = (unsigned char)(group >> (16 - 8 * octet));
+        group = letters = 0;
+    }
+    return letters ? -1 : to - start;
+}
+
+typedef struct {
+    const char *octets;
+    Py_ssize_t size;
+} Piece;
+
+static bool hash(const Piece *signed_fields, const Piece *name, const char *own, size_t own_size,
+                 unsigned char *digest) {
+    SHA256_CTX context;
+    return SHA256_Init(&context)
+           && SHA256_Update(&context, signed_fields->octets, (size_t)signed_fields->size)
+           && SHA256_Update(&context, name->octets, (size_t)name->size)
+           && SHA256_Update(&context, own, own_size) && SHA256_Final(digest, &context);
+}
+
+static PyObject *verifies_field(PyObject *self, PyObject *const *args, Py_ssize_t given) {
+    Piece signed_fields, name, value;
+    if (given != 4) {
+        PyErr_SetString(PyExc_TypeError, "signed, name, value and is_relaxed are needed");
+        return NULL;
+    }
+    if (PyBytes_AsStringAndSize(args[0], (char **)&signed_fields.octets, &signed_fields.size)
+        || PyBytes_AsStringAndSize(args[1], (char **)&name.octets, &name.size))
+        return NULL;
+    value.octets = PyUnicode_AsUTF8AndSize(args[2], &value.size);
+    int is_relaxed = value.octets ? PyObject_IsTrue(args[3]) : -1;
+    if (is_relaxed < 0) return NULL;
+
+    const char *tag = memmem(value.octets, (size_t)value.size, B_TAG, B_TAG_SIZE);
+    if (!tag) Py_RETURN_FALSE;
+    const char *start = tag + B_TAG_SIZE;
+    unsigned char signature[LONGEST], digest[SHA256_DIGEST_LENGTH];
+    Py_ssize_t size = decode(signature, start, (size_t)(value.octets + value.size - start));
+    if (size < 0) Py_RETURN_FALSE;
+    size_t before = (size_t)(start - value.octets);
+    char *own = PyMem_Malloc(2 * before);
+    if (!own) return PyErr_NoMemory();
+    size_t own_size = (is_relaxed ? put_relaxed : put_simple)(own, value.octets, before);
+    bool answer = hash(&signed_fields, &name, own, own_size, digest)
+                  && is_valid((Key *)self, digest, signature, (size_t)size);
+    PyMem_Free(own);
+    return PyBool_FromLong(answer);
+}
+
+static PyMethodDef methods[] = {
+    {"public_octets", public_octets, METH_NOARGS, "The DER SubjectPublicKeyInfo."},
+    {"sign", sign, METH_O, "sign(digest): see held_key.Plain."},
+    {"verifies", (PyCFunction)(void (*)(void))verifies, METH_FASTCALL,
+     "verifies(digest, signature): see held_key.Plain."},
+    {"verifies_field", (PyCFunction)(void (*)(void))verifies_field, METH_FASTCALL,
+     "verifies_field(signed, name, value, is_relaxed): see signer.verifies_plainly."},
+    {"__reduce__", refuse_to_leave, METH_NOARGS, "Refused."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot key_parts[] = {
+    {Py_tp_new, new_key},
+    {Py_tp_dealloc, drop},
+    {Py_tp_methods, methods},
+    {Py_tp_doc, "Key(pem): an RSA key; ValueError where the PEM holds none."},
+    {0, NULL},
+};
+static PyType_Spec key_type = {
+    .name = "carbonseal.keys._held_key.Key",
+    .basicsize = sizeof(Key),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = key_parts,
+};
+
+static int fill(PyObject *module) {
+    PyObject *type = PyType_FromModuleAndSpec(module, &key_type, NULL);
+    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+    Py_XDECREF(type);
+    return failed;
+}
+
+static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill}, {0, NULL}};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_held_key", .m_size = 0, .m_slots = parts,
+};
+
+PyMODINIT_FUNC PyInit__held_key(void) { return PyModuleDef_Init(&definition); }

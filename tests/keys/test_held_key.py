@@ -1,0 +1,375 @@
+"""Signing and verifying with the compiled half: as cryptography does, and nothing leaks."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import copy
+import hashlib
+import os
+import pickle
+import pty
+import re
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import sanitizers
+
+from carbonseal.keys import canonical_header, generate, held_key, keyring, signer
+from carbonseal.policies.signing_request import RSA, KeyFacts
+
+pytestmark = pytest.mark.skipif(held_key.compiled is None, reason="no compiler was at hand")
+SOURCE = sanitizers.ROOT / "keys/_held_key.c"
+EXAMPLES = settings(max_examples=100 if sanitizers.are_at_work() else 400, deadline=None)
+DIGEST = bytes(range(32))
+_PLAIN = serialization.NoEncryption()
+
+
+def in_pem(private: Any, form: str, encryption: Any = _PLAIN) -> bytes:
+    return bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, getattr(serialization.PrivateFormat, form), encryption
+        )
+    )
+
+
+def halves(private: rsa.RSAPrivateKey) -> tuple[Any, held_key.Plain]:
+    """The same key in both."""
+    held = held_key.hold(private, generate.private_pem(private))
+    assert not isinstance(held, held_key.Plain)
+    return held, held_key.Plain(private)
+
+
+@pytest.fixture(scope="module")
+def both(rsa_private: rsa.RSAPrivateKey) -> tuple[Any, held_key.Plain]:
+    """The key of example.com in both halves."""
+    return halves(rsa_private)
+
+
+@pytest.fixture(scope="module")
+def plain_key(rsa_private: rsa.RSAPrivateKey) -> keyring.SigningKey:
+    """The key of example.com as the plain twin is called with it."""
+    return keyring.SigningKey(KeyFacts("example.com", "r", RSA), rsa_private)
+
+
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+@pytest.mark.parametrize("bits", [1024, 2047, 2048, 3072, 4096])
+def test_both_halves_make_the_same_signatures(bits: int, form: str) -> None:
+    """RSASSA-PKCS1-v1_5 leaves nothing to choose; each half takes what the other made."""
+    private = rsa.generate_private_key(65537, bits)
+    held = held_key.hold(private, in_pem(private, form))
+    plain = held_key.Plain(private)
+    assert not isinstance(held, held_key.Plain)
+    signature = held.sign(DIGEST)
+    assert signature == plain.sign(DIGEST)
+    assert held.verifies(DIGEST, signature)
+    assert plain.verifies(DIGEST, signature)
+
+
+def test_both_halves_refuse_the_same_signatures(
+    both: tuple[Any, held_key.Plain], rsa_other: rsa.RSAPrivateKey
+) -> None:
+    """One wrong bit anywhere, other lengths, another key, another digest."""
+    good = both[0].sign(DIGEST)
+    wrong = [
+        *(good[:at] + bytes([good[at] ^ 1 << at % 8]) + good[at + 1 :] for at in range(len(good))),
+        *(good[:size] for size in (0, 1, 255)),
+        *(good + bytes(size) for size in (1, 256, 2000)),
+        b"\0" + good,
+        bytes(256),
+        b"\xff" * 256,
+        held_key.Plain(rsa_other).sign(DIGEST),
+    ]
+    for key in both:
+        assert not any(key.verifies(DIGEST, one) for one in wrong)
+        assert not key.verifies(bytes(32), good)
+        assert key.verifies(DIGEST, good)
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 64])
+def test_only_digests_are_signed(both: tuple[Any, held_key.Plain], size: int) -> None:
+    """What is no digest of SHA-256 is a mistake of the caller, in both halves."""
+    for key in both:
+        with pytest.raises(ValueError, match=r"."):
+            key.sign(bytes(size))
+        with pytest.raises(ValueError, match=r"."):
+            key.verifies(bytes(size), bytes(256))
+
+
+def test_the_compiled_half_takes_no_other_types(both: tuple[Any, held_key.Plain]) -> None:
+    """And says so, whatever it is called with."""
+    held = both[0]
+    calls: list[Callable[[], object]] = [
+        lambda: held.sign("x" * 32),
+        lambda: held.verifies(DIGEST),
+        lambda: held.verifies(DIGEST, None),
+        lambda: held.verifies("x" * 32, b""),
+        lambda: held.verifies_field(b"", b"", ""),
+        lambda: held.verifies_field("", b"", "", True),
+        lambda: held.verifies_field(b"", None, "", True),
+        lambda: held.verifies_field(b"", b"", b"", True),
+        type(held),
+        lambda: type(held)("PEM"),
+        lambda: type(held)(b"PEM", key=b"PEM"),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_many_threads_may_use_one_key(both: tuple[Any, held_key.Plain]) -> None:
+    """The interpreter lock is not held while it signs: nothing of one gets into another."""
+    held, plain = both
+    digests = [hashlib.sha256(bytes([number])).digest() for number in range(64)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        signatures = list(pool.map(held.sign, digests * 4))
+    assert signatures[:64] == [plain.sign(one) for one in digests]
+    assert signatures == signatures[:64] * 4
+
+
+# --- a finished field -----------------------------------------------------------------------------
+
+_TOKENS = st.sampled_from([*" \t\r\n\x0b\x0c;=b:aZ\x00\x7fé", "\r\n ", "\n ", ";\n b="])
+_TEXT = st.lists(_TOKENS, max_size=40).map("".join)
+_NAMES = {True: b"dkim-signature:", False: b"DKIM-Signature:"}
+
+
+def _folded(text: str, piece: int) -> str:
+    return "\n ".join(text[at : at + piece] for at in range(0, len(text), piece))
+
+
+@st.composite
+def damaged(draw: st.DrawFn, text: str) -> str:
+    """Folded base64, most often with something done to it."""
+    text = _folded(text, draw(st.integers(1, 100)))
+    for _ in range(draw(st.integers(0, 2))):
+        at, until = sorted(draw(st.tuples(*(st.integers(0, len(text)),) * 2)))
+        new = draw(st.sampled_from(["", " ", "\n ", "\n", "=", "==", "A", "/", "-", "é", ";\n b="]))
+        text = text[:at] + new + text[draw(st.sampled_from([at, min(at + 1, until), until])) :]
+    return text
+
+
+@EXAMPLES
+@given(data=st.data(), before=_TEXT, signed=st.binary(max_size=100), is_relaxed=st.booleans())
+def test_both_halves_judge_a_field_alike(
+    both: tuple[Any, held_key.Plain],
+    plain_key: keyring.SigningKey,
+    data: st.DataObject,
+    before: str,
+    signed: bytes,
+    is_relaxed: bool,
+) -> None:
+    """Right ones are accepted by both; of those that are not, none is by either alone."""
+    name, start = _NAMES[is_relaxed], f"{before};\n b="
+    canonical = canonical_header.relaxed if is_relaxed else canonical_header.crlf
+    # Of the first tag of that form, where there are two.
+    own = name + canonical(start[: start.index(";\n b=") + 5].encode())
+    signature = both[0].sign(hashlib.sha256(signed + own).digest())
+    text = base64.b64encode(signature).decode()
+    values = [start + _folded(text, 72), start + data.draw(damaged(text)), before]
+    answers = [both[0].verifies_field(signed, name, value, is_relaxed) for value in values]
+    assert answers == [
+        signer.verifies_plainly(plain_key, signed, name, value, is_relaxed) for value in values
+    ]
+    assert answers[0] == (";\n b=" not in before)
+
+
+@pytest.mark.parametrize("text", ["", "=", "====", "A===", "AA=A", "AB==", "AAB=", "AAAA====", "A"])
+def test_what_is_no_base64_is_no_signature(
+    both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey, text: str
+) -> None:
+    """Verifiers differ in what they make of it; the right signature before it does not help."""
+    name = _NAMES[True]
+    good = both[0].sign(hashlib.sha256(name + b"; b=").digest())
+    whole = base64.b64encode(good).decode()
+    assert both[0].verifies_field(b"", name, f";\n b={whole}", True)
+    for value in (f";\n b={text}", f";\n b={whole}{text}" if text else ""):
+        assert not both[0].verifies_field(b"", name, value, True)
+        assert not signer.verifies_plainly(plain_key, b"", name, value, True)
+
+
+@pytest.mark.parametrize(
+    ("bits", "cut", "more"), [(2048, 3, "{}=="), (3072, 0, "A"), (3088, 2, "{}=")]
+)
+def test_a_signature_has_one_form_in_base64(bits: int, cut: int, more: str) -> None:
+    """Bits and letters that a decoder would drop are as wrong as any others."""
+    private = rsa.generate_private_key(65537, bits)
+    held, plain = halves(private)[0], keyring.SigningKey(KeyFacts("a.test", "r", RSA), private)
+    good = held.sign(hashlib.sha256(b"name:; b=").digest())
+    whole = base64.b64encode(good).decode()
+    end = len(whole) - cut
+    other = whole[:end] + more.format(chr(ord(whole[end]) + 1) if cut else "")
+    assert base64.b64decode(other[: len(other) // 4 * 4]) == good
+    for text, is_valid in ((whole, True), (other, False)):
+        value = f";\n b={text}"
+        assert held.verifies_field(b"", b"name:", value, True) is is_valid
+        assert signer.verifies_plainly(plain, b"", b"name:", value, True) is is_valid
+
+
+def test_a_field_that_is_no_text_is_a_fault_in_both_halves(
+    both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey
+) -> None:
+    """A lone surrogate has no octets that could be hashed."""
+    with pytest.raises(UnicodeEncodeError):
+        both[0].verifies_field(b"", b"", "\udcff;\n b=", True)
+    with pytest.raises(UnicodeEncodeError):
+        signer.verifies_plainly(plain_key, b"", b"", "\udcff;\n b=", True)
+
+
+# --- what is held, and what is shown --------------------------------------------------------------
+
+
+def test_what_only_cryptography_reads_it_holds(
+    rsa_private: rsa.RSAPrivateKey,
+    rsa_other: rsa.RSAPrivateKey,
+    ed25519_private: ed25519.Ed25519PrivateKey,
+) -> None:
+    """No PEM, one of another key, one that OpenSSL does not read; and Ed25519 always."""
+    for pem in (b"", b"x", generate.private_pem(rsa_other)):
+        assert isinstance(held_key.hold(rsa_private, pem), held_key.Plain)
+    pem = generate.private_pem(ed25519_private)
+    assert isinstance(held_key.hold(ed25519_private, pem), held_key.Plain)
+
+
+def test_what_is_no_rsa_key_is_refused(
+    rsa_private: rsa.RSAPrivateKey, ed25519_private: ed25519.Ed25519PrivateKey
+) -> None:
+    """Whatever else a PEM may hold, or however it is damaged."""
+    assert held_key.compiled is not None
+    secret = serialization.BestAvailableEncryption(b"secret")
+    good = generate.private_pem(rsa_private)
+    other = subprocess.run(  # RSA of another kind, whose signatures are other ones
+        ["openssl", "genpkey", "-algorithm", "RSA-PSS"], check=True, capture_output=True
+    ).stdout
+    public = rsa_private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    for pem in (
+        b"",
+        b"\0" * 100,
+        public,
+        other,
+        good[: len(good) // 2],
+        good.replace(b"\nMII", b"\nMIJ", 1),
+        b" " * 70_000 + good,
+        good.replace(b"PRIVATE", b"RSA PRIVATE"),
+        in_pem(rsa_private, "TraditionalOpenSSL").replace(b"RSA ", b""),
+        in_pem(rsa_private, "PKCS8", secret),
+        in_pem(rsa_private, "TraditionalOpenSSL", secret),
+        generate.private_pem(ed25519_private),
+        in_pem(ec.generate_private_key(ec.SECP256R1()), "PKCS8"),
+        in_pem(ec.generate_private_key(ec.SECP256R1()), "TraditionalOpenSSL"),
+    ):
+        with pytest.raises(ValueError, match=r"^it is no RSA key$"):
+            held_key.compiled.Key(pem)
+
+
+_READ_IT = """
+import sys
+from carbonseal.keys import _held_key
+try:
+    _held_key.Key(bytes.fromhex(sys.argv[1]))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sanitizers.are_at_work(), reason="the other process has the usual module")
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+def test_nobody_is_asked_for_a_password(rsa_private: rsa.RSAPrivateKey, form: str) -> None:
+    """A worker that is started from a terminal would wait for it there."""
+    pem = in_pem(rsa_private, form, serialization.BestAvailableEncryption(b"secret")).hex()
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-c", _READ_IT, pem])
+    try:
+        assert os.read(terminal, 1000).startswith(b"it is no RSA key")
+    finally:
+        os.close(terminal)  # and it gets a SIGHUP, should it wait
+        os.waitpid(pid, 0)
+
+
+def test_a_held_key_does_not_leave_its_object(
+    both: tuple[Any, held_key.Plain], rsa_private: rsa.RSAPrivateKey
+) -> None:
+    """Not by copy, pickle, repr, traceback or attribute; its type cannot be changed."""
+    held = both[0]
+    for leave in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="does not leave"):
+            leave(held)
+    try:
+        raise ValueError(held)
+    except ValueError as error:
+        shown = f"{held}{held!r}" + "".join(traceback.format_exception(error))
+    assert (
+        re.findall(r"_held_key\.Key[^>]*", shown) == [f"_held_key.Key object at {id(held):#x}"] * 3
+    )
+    assert not hasattr(held, "__dict__")
+    with pytest.raises(TypeError, match="immutable"):
+        type(held).sign = None
+    with pytest.raises(TypeError, match="not an acceptable base"):
+        type("Other", (type(held),), {})
+    given = {name for name in dir(held) if not name.startswith("__")}
+    assert given == {"public_octets", "sign", "verifies", "verifies_field"}
+    assert held.public_octets() == keyring.public_octets(rsa_private)
+
+
+_LOOK_FOR_IT = """
+import re, sys
+from carbonseal.keys import _held_key
+
+masked, other = bytes.fromhex(sys.argv[1]), bytes.fromhex(sys.argv[2])
+mask = bytes(octet ^ 0x5A for octet in range(256))
+
+
+def is_there(looked_for):
+    for line in open("/proc/self/maps"):
+        found = re.match("([0-9a-f]+)-([0-9a-f]+) rw", line)
+        if found and "[v" not in line:
+            start, end = (int(place, 16) for place in found.groups())
+            memory.seek(start)
+            if looked_for in memory.read(end - start).translate(mask):
+                return True
+    return False
+
+
+memory = open("/proc/self/mem", "rb", 0)
+pem = sys.stdin.buffer.read()
+key = _held_key.Key(pem)
+print(is_there(masked), is_there(other))
+"""
+
+
+@pytest.mark.skipif(sanitizers.are_at_work(), reason="the other process has the usual module")
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+def test_reading_a_key_leaves_no_copy_in_memory(rsa_private: rsa.RSAPrivateKey, form: str) -> None:
+    """What the file holds in base64 was overwritten: no prime is there with its octets in order.
+
+    The file itself is, which shows that a prime would have been found.
+    """
+    prime = rsa_private.private_numbers().p.to_bytes(128, "big")[40:80]
+    file = in_pem(rsa_private, form)[300:340]
+    masked = [bytes(octet ^ 0x5A for octet in part).hex() for part in (prime, file)]
+    done = subprocess.run(
+        [sys.executable, "-c", _LOOK_FOR_IT, *masked],
+        input=in_pem(rsa_private, form),
+        capture_output=True,
+        check=True,
+        cwd=Path("/"),
+    )
+    assert done.stdout.split() == [b"False", b"True"]
+
+
+@pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
+def test_the_compiled_half_stays_within_its_memory(tmp_path: Path) -> None:
+    """All of this once more under the sanitizers."""
+    sanitizers.run(SOURCE, __file__, tmp_path, "-lcrypto")
