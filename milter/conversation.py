@@ -7,8 +7,8 @@ and 90 poll(2)).
 Promises: callbacks of a connection run in order, and what MTAs send is answered as libmilter
 answers it (the tests hold one against the other).  After the end of a message nothing more is heard
 until that is answered.  What is not the protocol ends the connection, without an answer that could
-be taken for a yes.  A connection keeps what came of one packet, at most a read beyond it, and of
-each stage one list of macros; all are bounded.
+be taken for a yes.  A connection keeps what came of one packet, at most a read beyond it, and the
+macros of each stage; all are bounded.
 
 Raises: Broken when the MTA sent what it may not, or when it may not.
 
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from carbonseal.milter import log, packets
 from carbonseal.milter.archive.spool import Steps
 from carbonseal.milter.header_section import HeaderSection, fields
+from carbonseal.milter.incoming import NOTHING, Incoming
 
 _NR_CONN, _NR_HELO, _NR_MAIL, _NR_RCPT = 0x1000, 0x2000, 0x4000, 0x8000  # SMFIP_NR_*
 _NR_FIELD, _NR_BODY = 0x80, 0x80000
@@ -78,11 +79,13 @@ class Sessions(Protocol):
 class Context:
     """What a callback may ask and do: the part of pymilter's context that sessions use."""
 
-    __slots__ = ("edits", "lists", "private", "reply", "stages")
+    __slots__ = ("edits", "getsymval", "incoming", "lists", "private", "reply")
 
     def __init__(self) -> None:
         self.private: Any = None
-        self.stages: list[dict[bytes, bytes] | None] = [None] * len(packets.STAGES)
+        self.incoming = Incoming()
+        # A macro's value, None where the MTA gave none.  Raises: UnicodeDecodeError.
+        self.getsymval = self.incoming.macro
         self.edits: list[bytes] = []
         self.lists: list[tuple[int, str]] = []
         self.reply: bytes | None = None
@@ -99,25 +102,6 @@ class Context:
         """Ask for macros; at the negotiation only."""
         self.lists.append((stage, names))
 
-    def getsymval(self, name: str) -> str | None:
-        """A macro's value, None where the MTA gave none.  Raises: UnicodeDecodeError."""
-        sought = name.encode()
-        if len(sought) == 1:
-            return self._letter(sought)
-        for stage in self.stages:
-            if stage is not None and sought in stage:
-                return stage[sought].decode()
-        return None
-
-    def _letter(self, sought: bytes) -> str | None:
-        # `i` and `{i}` are one macro (MILTER_README).
-        for stage in self.stages:
-            if stage is not None:
-                value = stage.get(sought, stage.get(b"{%b}" % sought))
-                if value is not None:
-                    return value.decode()
-        return None
-
     def addheader(self, name: str, value: str, position: int) -> None:
         """Insert a header field, at the end of a message."""
         self.edits.append(packets.inserted_field(name, value, position))
@@ -130,29 +114,6 @@ class Context:
         """What the client is told with the next refusal."""
         # Made here, where a fault in it still ends in the failure policy.
         self.reply = packets.reply(code, enhanced, text)
-
-    def take_macros(self, payload: bytes) -> None:
-        """Those of one stage take the place of what it had.  Raises: Broken for too many."""
-        at = packets.STAGES.get(payload[0]) if payload else None
-        if at is not None:
-            if (
-                len(payload) > packets.MOST_OF_MACROS
-                or payload.count(b"\0") > 2 * packets.MOST_MACROS
-            ):
-                # They decide, so none is dropped: without the login or the resolved address the
-                # message would be judged as another.
-                raise Broken("more macros than an MTA has")
-            pieces = payload[1:].split(b"\0")
-            self.stages[at] = dict(zip(pieces[::2], pieces[1::2], strict=False))
-
-    def forget_after(self, command: int) -> None:
-        """What later stages told belongs to an earlier message."""
-        at = packets.STAGES[command] + 1
-        self.stages[at:] = [None] * (len(self.stages) - at)
-
-    def forget_all(self) -> None:
-        """Another client comes over the same connection."""
-        self.stages = [None] * len(self.stages)
 
 
 class Conversation:
@@ -173,12 +134,11 @@ class Conversation:
         self.record: bytes | None = None
 
     def _agree(self, session: Session) -> None:
-        context = self._context
+        self._context.incoming.open()
         self._session = session
         self._is_silent = bool(session.granted & _NR_FIELD)
         self._events.update(
             {
-                packets.MACROS: context.take_macros,
                 packets.CONNECT: self._connect,
                 packets.HELO: self._hello,
                 packets.MAIL: self._reverse_path,
@@ -196,27 +156,22 @@ class Conversation:
 
     def hear(self, octets: bytes) -> bool:
         """Take what came, up to the end of a message; False: the MTA has nothing more to say."""
-        unpack, field = packets.LENGTH.unpack_from, packets.FIELD
-        prefix, head, longest = packets.PREFIX, packets.HEAD, packets.LONGEST + 1
-        events, data = self._events, self.rest + octets if self.rest else octets
-        at, size = 0, len(data)
-        while size - at >= head:
-            (length,) = unpack(data, at)
-            if not 0 < length <= longest:
-                raise Broken(f"a packet of {length} octets")
-            end = at + prefix + length
-            if end > size:
-                break
-            command, payload = data[at + prefix], data[at + head : end]
-            at = end
+        take_next, events, field = self._context.incoming.next, self._events, packets.FIELD
+        data = self.rest + octets if self.rest else octets
+        at = 0
+        while self.record is None:
+            try:
+                command, at, payload = take_next(data, at)
+            except ValueError as fault:
+                raise Broken(str(fault)) from None
             take = events.get(command)
             if take is not None:
                 take(payload)
                 if command == field and self._is_silent:
                     # The others come with it, and macros that nobody can ask for.
                     at = fields(self._session, data, at)
-                elif self.record is not None:
-                    break
+            elif command == NOTHING:
+                break
             elif not self._is_going_on(command, payload):
                 return False
         self.rest = data[at:]
@@ -277,7 +232,7 @@ class Conversation:
             raise Broken("an event out of order")
 
     def _connect(self, payload: bytes) -> None:
-        self._context.forget_after(packets.CONNECT)
+        self._context.incoming.forget_after(packets.CONNECT)
         peer = packets.peer(payload)
         if peer is None:
             raise Broken("CONNECT without an address")
@@ -287,7 +242,7 @@ class Conversation:
 
     def _hello(self, payload: bytes) -> None:
         self._expect(self._is_connected and payload[-1:] == b"\0")
-        self._context.forget_after(packets.HELO)
+        self._context.incoming.forget_after(packets.HELO)
         self._stage = _NOTHING
         self._tell("hello", _NR_HELO, _text(payload[:-1]))
 
@@ -295,7 +250,7 @@ class Conversation:
         arguments = packets.strings(payload)
         if not self._is_connected or arguments is None:
             raise Broken("MAIL")
-        self._context.forget_after(packets.MAIL)
+        self._context.incoming.forget_after(packets.MAIL)
         self._stage = _REVERSE_PATH
         self._tell("reverse_path", _NR_MAIL, *arguments)
 
@@ -303,7 +258,7 @@ class Conversation:
         arguments = packets.strings(payload)
         if self._stage == _NOTHING or arguments is None:
             raise Broken("RCPT")
-        self._context.forget_after(packets.RCPT)
+        self._context.incoming.forget_after(packets.RCPT)
         self._stage = _RECIPIENT
         self._tell("recipient", _NR_RCPT, *arguments)
 
@@ -361,7 +316,7 @@ class Conversation:
     def _next_client(self, payload: bytes) -> None:
         self._abort(payload)
         self._is_connected = False
-        self._context.forget_all()
+        self._context.incoming.forget_all()
 
     def _unasked(self, _payload: bytes) -> None:
         # An old MTA cannot be told to leave it out, and waits for an answer.

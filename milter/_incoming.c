@@ -1,0 +1,229 @@
+/* What comes over a connection, packet by packet: the compiled twin of incoming.py.
+ *
+ * Keeps the macros of a stage as they came, and looks for a name where it is asked for: most are
+ * never asked for.  tests/milter/test_incoming.py compares the two.
+ *
+ * Bounds: a packet has at most LONGEST octets, kept macros MOST_OF_MACROS at a stage; time is linear
+ * in the octets.
+ */
+
+#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define PREFIX 4 /* octets of a packet's length, which counts what comes after them */
+#define HEAD 5   /* octets before a packet's payload: the length and the command */
+#define LONGEST (96 * 1024)
+#define MOST_MACROS 256
+#define MOST_OF_MACROS (32 * 1024)
+#define STAGES 7
+#define NOTHING (-1L)
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *stages[STAGES]; /* the payload of its macros, or NULL */
+    bool is_open;
+} Incoming;
+
+/* In the order in which a macro is looked for; -1 for what is no stage. */
+static int stage_of(int command) {
+    static const char commands[STAGES] = {'C', 'H', 'M', 'R', 'T', 'N', 'E'};
+    for (int stage = 0; stage < STAGES; stage++)
+        if (commands[stage] == command) return stage;
+    return -1;
+}
+
+/* ---- Packets --------------------------------------------------------------------------------- */
+
+/* 0, or -1 with an exception set. */
+static int keep(Incoming *self, const char *payload, size_t size) {
+    int stage = size ? stage_of((unsigned char)*payload) : -1;
+    if (stage < 0) return 0;
+    size_t ends = 0;
+    const char *end = payload + size;
+    for (const char *at = payload; (at = memchr(at, 0, (size_t)(end - at))); at++) ends++;
+    if (size > MOST_OF_MACROS || ends > 2 * MOST_MACROS) {
+        PyErr_SetString(PyExc_ValueError, "more macros than an MTA has");
+        return -1;
+    }
+    PyObject *kept = PyBytes_FromStringAndSize(payload, (Py_ssize_t)size);
+    if (!kept) return -1;
+    Py_XDECREF(self->stages[stage]);
+    self->stages[stage] = kept;
+    return 0;
+}
+
+static PyObject *found(long command, size_t end, const char *payload, size_t size) {
+    PyObject *made = PyTuple_New(3);
+    PyObject *parts[] = {PyLong_FromLong(command), PyLong_FromSize_t(end),
+                         PyBytes_FromStringAndSize(payload, (Py_ssize_t)size)};
+    for (Py_ssize_t place = 0; place < 3; place++) {
+        if (made && !parts[place]) Py_CLEAR(made);
+        if (made) PyTuple_SetItem(made, place, parts[place]);
+        else Py_XDECREF(parts[place]);
+    }
+    return made;
+}
+
+static PyObject *next(PyObject *object, PyObject *const *args, Py_ssize_t given) {
+    Incoming *self = (Incoming *)object;
+    if (given != 2 || !PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "octets and a position are needed");
+        return NULL;
+    }
+    const char *data = PyBytes_AsString(args[0]);
+    size_t size = (size_t)PyBytes_Size(args[0]), at = PyLong_AsSize_t(args[1]);
+    if (PyErr_Occurred()) return NULL;
+    while (at <= size && size - at >= HEAD) {
+        const unsigned char *head = (const unsigned char *)data + at;
+        size_t length =
+            (size_t)head[0] << 24 | (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
+        if (!length || length > LONGEST + 1) {
+            PyErr_Format(PyExc_ValueError, "a packet of %zu octets", length);
+            return NULL;
+        }
+        if (length > size - at - PREFIX) break;
+        const char *payload = data + at + HEAD;
+        at += PREFIX + length;
+        if (head[PREFIX] != 'D' || !self->is_open)
+            return found(head[PREFIX], at, payload, length - 1);
+        if (keep(self, payload, length - 1)) return NULL;
+    }
+    return found(NOTHING, at, data, 0);
+}
+
+/* ---- Macros ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *from;
+    Py_ssize_t size;
+} Octets;
+
+static bool is_it(Octets name, Octets sought) {
+    return name.size == sought.size && !memcmp(name.from, sought.from, (size_t)name.size);
+}
+
+/* The next string and what is behind it; false where none begins. */
+static bool split(Octets *rest, Octets *first) {
+    if (rest->size < 0) return false;
+    const char *end = rest->size ? memchr(rest->from, 0, (size_t)rest->size) : NULL;
+    *first = (Octets){rest->from, end ? end - rest->from : rest->size};
+    Py_ssize_t used = first->size + 1;
+    /* Behind the last string none begins, behind its NUL an empty one. */
+    *rest = end ? (Octets){end + 1, rest->size - used} : (Octets){rest->from, -1};
+    return true;
+}
+
+/* The value of the last pair with this name; its size is -1 where there is none. */
+static Octets look(PyObject *kept, Octets sought) {
+    Octets rest = {PyBytes_AsString(kept) + 1, PyBytes_Size(kept) - 1};
+    Octets name, value, last = {NULL, -1};
+    while (split(&rest, &name) && split(&rest, &value))
+        if (is_it(name, sought)) last = value;
+    return last;
+}
+
+static PyObject *macro(PyObject *object, PyObject *given) {
+    const Incoming *self = (const Incoming *)object;
+    Octets sought;
+    if (!(sought.from = PyUnicode_AsUTF8AndSize(given, &sought.size))) return NULL;
+    char letter[] = {'{', sought.size ? *sought.from : 0, '}'};
+    for (int stage = 0; stage < STAGES; stage++) {
+        PyObject *kept = self->stages[stage];
+        if (!kept) continue;
+        Octets value = look(kept, sought);
+        /* `i` and `{i}` are one macro (MILTER_README). */
+        if (value.size < 0 && sought.size == 1)
+            value = look(kept, (Octets){letter, sizeof letter});
+        if (value.size >= 0) return PyUnicode_DecodeUTF8(value.from, value.size, NULL);
+    }
+    Py_RETURN_NONE;
+}
+
+static void forget_from(Incoming *self, int stage) {
+    for (; stage < STAGES; stage++) Py_CLEAR(self->stages[stage]);
+}
+
+static PyObject *forget_after(PyObject *self, PyObject *command) {
+    long number = PyLong_AsLong(command);
+    if (number == -1 && PyErr_Occurred()) return NULL;
+    int stage = number < 0 || number > 255 ? -1 : stage_of((int)number);
+    if (stage < 0) {
+        PyErr_SetObject(PyExc_KeyError, command);
+        return NULL;
+    }
+    forget_from((Incoming *)self, stage + 1);
+    Py_RETURN_NONE;
+}
+
+static PyObject *forget_all(PyObject *self, PyObject *Py_UNUSED(none)) {
+    forget_from((Incoming *)self, 0);
+    Py_RETURN_NONE;
+}
+
+/* ---- The type -------------------------------------------------------------------------------- */
+
+static PyObject *open_it(PyObject *self, PyObject *Py_UNUSED(none)) {
+    ((Incoming *)self)->is_open = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
+    if (PyTuple_Size(args) || (named && PyDict_Size(named))) {
+        PyErr_SetString(PyExc_TypeError, "nothing is taken");
+        return NULL;
+    }
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    return allocate(type, 0); /* filled with zeros */
+}
+
+static void deallocate(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    forget_from((Incoming *)self, 0);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef methods_of_one[] = {
+    {"open", open_it, METH_NOARGS, "From now on macros are kept."},
+    {"next", (PyCFunction)(void (*)(void))next, METH_FASTCALL,
+     "next(octets, at): the next packet's command, end and payload; macros before it are kept."},
+    {"macro", macro, METH_O, "macro(name): its value, None where the MTA gave none."},
+    {"forget_after", forget_after, METH_O, "forget_after(command): what later stages told."},
+    {"forget_all", forget_all, METH_NOARGS, "Another client comes over the same connection."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "What comes over one connection; see incoming.py."},
+    {Py_tp_new, new},
+    {Py_tp_dealloc, deallocate},
+    {Py_tp_methods, methods_of_one},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "carbonseal.milter._incoming.Incoming",
+    .basicsize = sizeof(Incoming),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = slots,
+};
+
+/* ---- The module ------------------------------------------------------------------------------ */
+
+static int fill(PyObject *module) {
+    PyObject *type = PyType_FromSpec(&spec);
+    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+    Py_XDECREF(type);
+    return failed;
+}
+
+static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill}, {0, NULL}};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_incoming", .m_size = 0, .m_slots = parts,
+};
+
+PyMODINIT_FUNC PyInit__incoming(void) { return PyModuleDef_Init(&definition); }
