@@ -31,6 +31,7 @@ from benchmarks.points import Growth, Point
 _TOO_SLOW = 5.0  # seconds of one burst
 _PATIENCE = 10.0  # seconds for a single message
 _TOO_LONG = 2.0  # seconds for a single message: eight at once would take a minute
+_GROWTH_ROUNDS = 5
 Say = Callable[[str], None]
 
 
@@ -121,20 +122,22 @@ class Referee:
         the machine did can only have added to it.
         """
         contestants = [one for one in self.contestants if not isinstance(one, PymilterAlone)]
-        curves: dict[str, list[tuple[int, float]]] = {one.name: [] for one in contestants}
+        found: dict[int, dict[str, Turns]] = {step: {} for step in growth.steps}
         slow: set[str] = set()
-        for step in growth.steps:
-            self.check_time()
-            point = growth.point(step)
-            asked = [one for one in contestants if self._is_asked(one, growth, step, slow)]
-            found = {one.name: Turns() for one in asked}
-            for _ in range(point.rounds):
-                for one in asked:
-                    take_turn(one, point, found[one.name])
-            for name, turns in found.items():
+        # All steps in each round: a slow minute of the machine is no bend of the curve.
+        for round_number in range(_GROWTH_ROUNDS):
+            for step, measured in found.items():
+                self.check_time()
+                for one in contestants:
+                    if round_number == 0 and self._is_asked(one, growth, step, slow):
+                        measured[one.name] = Turns()
+                    if one.name in measured:
+                        take_turn(one, growth.point(step), measured[one.name])
+                slow |= {name for name, turns in measured.items() if _takes_long(turns)}
+        curves: dict[str, list[tuple[int, float]]] = {one.name: [] for one in contestants}
+        for step, measured in found.items():
+            for name, turns in measured.items():
                 curves[name].append((step, round(min(one.p50_ms for one in turns.bursts), 4)))
-                if turns.bursts[0].seconds > _TOO_SLOW / 3:
-                    slow.add(name)
         self.say(f"  {growth.title.lower()}: {_ends(curves)}")
         return {
             "name": growth.name,
@@ -181,6 +184,10 @@ def verify(name: str, message: bytes, key: Key) -> None:
     judgements = verifiers.verify(verifiers.OPENDKIM, message, key.dns)
     if [one.result for one in judgements] != [verifiers.Result.PASS]:
         raise BadSignature(f"{name}: {judgements}")
+
+
+def _takes_long(turns: Turns) -> bool:
+    return turns.bursts[0].seconds > _TOO_SLOW / 3
 
 
 def take_turn(one: Contestant, point: Point, turns: Turns) -> None:
