@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
+TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 _LITTLE = 0.15  # cores; housekeeping of the system takes some
 _IDLE = (3, 4)  # idle and waiting for the disk, among the figures of /proc/stat
 _COUNTED = 8  # the figures after it are part of the first ones
@@ -62,7 +62,7 @@ def _own() -> float:
 
 def used() -> float:
     """Seconds that all cores have worked so far, for whomever."""
-    return sum(int(one) for place, one in enumerate(_figures()) if place not in _IDLE) * _TICK
+    return sum(int(one) for place, one in enumerate(_figures()) if place not in _IDLE) * TICK
 
 
 def _figures() -> list[str]:

@@ -15,9 +15,13 @@ from benchmarks.contestants import Contestant
 
 
 def describe(
-    contestants: Sequence[Contestant], *, load_average: float
+    contestants: Sequence[Contestant], *, load_average: float, stolen: float
 ) -> dict[str, str | int | float]:
-    """Name and value of each circumstance; `load_average` is from before the start."""
+    """Name and value of each circumstance; `load_average` is from before the start.
+
+    `stolen` is the share of the cores' time during the run in which a virtual machine's host ran
+    others.
+    """
     return {
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
@@ -26,6 +30,7 @@ def describe(
         "system": _system(),
         "spool on": _filesystem(tempfile.gettempdir()),
         "load average before": load_average,
+        "cores' time that the host took meanwhile": f"{stolen:.1%}",
         "Python": platform.python_version(),
         "OpenSSL": ssl.OPENSSL_VERSION.split(" (")[0],
         **{one.name: one.version() for one in contestants},
