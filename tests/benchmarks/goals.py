@@ -114,7 +114,7 @@ def _lasting(results: Results) -> Iterator[Goal]:
 
 def _growth(results: Results) -> Iterator[Goal]:
     for growth in results.get("growth", ()):
-        # A line gives 1, a quadratic curve 1.5; between them lies what one run cannot tell.
+        # A line gives 1, a quadratic curve 1.5; halfway, half of the growth is quadratic.
         straightness = growth["contestants"][OURS]["straightness"]
         yield Goal(f"growth with {growth['name']}: straightness", straightness, 1.25, False, "")
 

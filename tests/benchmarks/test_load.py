@@ -177,12 +177,3 @@ def test_a_signature_that_does_not_verify_is_noticed(
     turns.verify("Carbonseal", message, key)
     with pytest.raises(turns.BadSignature):
         turns.verify("Carbonseal", message.replace(b"Subject: D", b"Subject: d"), key)
-
-
-@pytest.mark.parametrize(
-    ("power", "straightness"), [pytest.param(1, 1.0, id="line"), pytest.param(2, 1.5, id="square")]
-)
-def test_a_bend_in_a_curve_shows(power: int, straightness: float) -> None:
-    """Linear growth is told from quadratic growth."""
-    curve = [(step, 3.0 + (step / 100) ** power) for step in range(0, 5001, 500)]
-    assert turns.line(curve, 1_000)["straightness"] == pytest.approx(straightness, abs=0.01)
