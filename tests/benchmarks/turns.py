@@ -32,8 +32,8 @@ _TOO_SLOW = 5.0  # seconds of one burst
 _PATIENCE = 10.0  # seconds for a single message
 _TOO_LONG = 2.0  # seconds for a single message: eight at once would take a minute
 # An even number: half of the rounds go up the steps, half come down.
-_GROWTH_ROUNDS = 10
-_PEERS_EVERY = 3  # of these rounds, since only ours is judged: rounds 0, 3, 6 and 9
+_GROWTH_ROUNDS = 8
+_PEERS_EVERY = 3  # of these rounds, since only ours is judged: 0, 3 and 6
 Say = Callable[[str], None]
 Rounds = tuple[list[int], list[list[float]]]  # steps, and the milliseconds there in each round
 
