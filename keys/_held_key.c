@@ -1,9 +1,10 @@
-/* An RSA key that signs, and verifies a finished field: the compiled twin of held_key.py.
+/* An RSA key that signs, and makes and verifies a whole field: the compiled twin of held_key.py.
  *
- * The same answers as `Plain` there and `verifies_plainly` in signer.py give, which
- * tests/keys/test_held_key.py compares.  Here because each message pays for it: cryptography makes a
- * new context for each signature and each verification and looks its algorithms up anew, through
- * code that other work has driven out of the processor's caches meanwhile.
+ * The same answers as `Plain` there and `make_plainly` and `verifies_plainly` in signer.py give,
+ * which tests/keys/test_held_key.py compares.  Here because each message pays for it: cryptography
+ * makes a new context for each signature and each verification and looks its algorithms up anew, and
+ * the interpreter takes a hundred steps around them, through code and data that other work has
+ * driven out of the processor's caches meanwhile.
  *
  * With OpenSSL's older interface, deprecated as it is: it needs no context, which threads would have
  * to share or make anew; and it reads a key without leaving a copy of it behind, where the decoders
@@ -11,7 +12,7 @@
  *
  * A key never leaves its object: there is no way to read, copy or pickle it, and no error shows it.
  *
- * Bounds: time is linear in the octets; what is written is at most twice as long as the field.
+ * Bounds: time is linear in the octets; what is written is at most three times as long as the field.
  */
 
 #define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
@@ -32,6 +33,10 @@
 #define LARGEST 65536    /* octets of a key file */
 #define B_TAG ";\n b="   /* b= is the last tag; a verifier takes its value out and nothing else */
 #define B_TAG_SIZE (sizeof B_TAG - 1)
+#define FOLDED_AT 54     /* octets of a signature on a line: 72 letters */
+#define LONGEST_B ((LONGEST / FOLDED_AT + 1) * (FOLDED_AT / 3 * 4 + 2))
+#define BODY_HASH_SIZE 44 /* 32 octets in base64 */
+#define LONGEST_TAIL 128  /* t=, x=, bh= and the tag of b=: two numbers of 20 digits, 61 more */
 
 typedef struct {
     PyObject_HEAD
@@ -160,7 +165,6 @@ static PyObject *sign(PyObject *self, PyObject *digest) {
     return NULL;
 }
 
-/* With the interpreter lock held: getting it back can cost more than this takes. */
 static bool is_valid(Key *key, const void *digest, const void *signature, size_t size) {
     if (size > LONGEST) return false;
     bool answer = RSA_verify(NID_sha256, digest, SHA256_DIGEST_LENGTH, signature, (unsigned)size,
@@ -183,6 +187,7 @@ static PyObject *verifies(PyObject *self, PyObject *const *args, Py_ssize_t give
         PyErr_SetString(PyExc_ValueError, "a digest has 32 octets");
         return NULL;
     }
+    /* With the interpreter lock held: getting it back can cost more than this takes. */
     return PyBool_FromLong(is_valid((Key *)self, digest, signature, (size_t)signature_size));
 }
 
@@ -260,6 +265,21 @@ static bool hash(const Piece *signed_fields, const Piece *name, const char *own,
            && SHA256_Update(&context, own, own_size) && SHA256_Final(digest, &context);
 }
 
+/* `own` has room for twice the field.  Nothing is known of it but its octets. */
+static bool is_field_valid(Key *key, const Piece *signed_fields, const Piece *name,
+                           const Piece *value, bool is_relaxed, char *own) {
+    const char *tag = memmem(value->octets, (size_t)value->size, B_TAG, B_TAG_SIZE);
+    if (!tag) return false;
+    const char *start = tag + B_TAG_SIZE;
+    unsigned char signature[LONGEST], digest[SHA256_DIGEST_LENGTH];
+    Py_ssize_t size = decode(signature, start, (size_t)(value->octets + value->size - start));
+    if (size < 0) return false;
+    size_t before = (size_t)(start - value->octets);
+    size_t own_size = (is_relaxed ? put_relaxed : put_simple)(own, value->octets, before);
+    return hash(signed_fields, name, own, own_size, digest)
+           && is_valid(key, digest, signature, (size_t)size);
+}
+
 static PyObject *verifies_field(PyObject *self, PyObject *const *args, Py_ssize_t given) {
     Piece signed_fields, name, value;
     if (given != 4) {
@@ -272,21 +292,159 @@ static PyObject *verifies_field(PyObject *self, PyObject *const *args, Py_ssize_
     value.octets = PyUnicode_AsUTF8AndSize(args[2], &value.size);
     int is_relaxed = value.octets ? PyObject_IsTrue(args[3]) : -1;
     if (is_relaxed < 0) return NULL;
-
-    const char *tag = memmem(value.octets, (size_t)value.size, B_TAG, B_TAG_SIZE);
-    if (!tag) Py_RETURN_FALSE;
-    const char *start = tag + B_TAG_SIZE;
-    unsigned char signature[LONGEST], digest[SHA256_DIGEST_LENGTH];
-    Py_ssize_t size = decode(signature, start, (size_t)(value.octets + value.size - start));
-    if (size < 0) Py_RETURN_FALSE;
-    size_t before = (size_t)(start - value.octets);
-    char *own = PyMem_Malloc(2 * before);
+    char *own = PyMem_Malloc(2 * (size_t)value.size + 1);
     if (!own) return PyErr_NoMemory();
-    size_t own_size = (is_relaxed ? put_relaxed : put_simple)(own, value.octets, before);
-    bool answer = hash(&signed_fields, &name, own, own_size, digest)
-                  && is_valid((Key *)self, digest, signature, (size_t)size);
+    bool answer = is_field_valid((Key *)self, &signed_fields, &name, &value, is_relaxed, own);
     PyMem_Free(own);
     return PyBool_FromLong(answer);
+}
+
+/* --- making one --- */
+
+static char *put(char *to, const void *from, size_t size) {
+    memcpy(to, from, size);
+    return to + size;
+}
+
+static char *put_base64(char *to, const unsigned char *from, size_t size) {
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (size_t i = 0; i < size; i += 3) {
+        bool has_second = i + 1 < size, has_third = i + 2 < size;
+        unsigned group = (unsigned)from[i] << 16;
+        if (has_second) group |= (unsigned)from[i + 1] << 8;
+        if (has_third) group |= from[i + 2];
+        *to++ = letters[group >> 18];
+        *to++ = letters[group >> 12 & 63];
+        *to++ = has_second ? letters[group >> 6 & 63] : '=';
+        *to++ = has_third ? letters[group & 63] : '=';
+    }
+    return to;
+}
+
+static char *put_folded(char *to, const unsigned char *from, size_t size) {
+    for (size_t i = 0; i < size; i += FOLDED_AT) {
+        if (i) to = put(to, "\n ", 2);
+        to = put_base64(to, from + i, size - i < FOLDED_AT ? size - i : FOLDED_AT);
+    }
+    return to;
+}
+
+/* Not by printf, which is much code for ten digits. */
+static char *put_number(char *to, long long number) {
+    char digits[20], *first = digits + sizeof digits;
+    unsigned long long left = (unsigned long long)number;
+    if (number < 0) {
+        *to++ = '-';
+        left = 0 - left;
+    }
+    do *--first = (char)('0' + left % 10);
+    while (left /= 10);
+    return put(to, first, (size_t)(digits + sizeof digits - first));
+}
+
+/* What is the same in all fields of a plan: signer.Form. */
+typedef struct {
+    Piece text, beginning, name;
+    bool is_relaxed;
+} Form;
+
+static bool read_form(PyObject *given, Form *form) {
+    if (!PyTuple_Check(given) || PyTuple_Size(given) != 4) {
+        PyErr_SetString(PyExc_TypeError, "a form has four parts");
+        return false;
+    }
+    Piece *pieces[] = {&form->text, &form->beginning, &form->name};
+    for (Py_ssize_t i = 0; i < 3; i++)
+        if (PyBytes_AsStringAndSize(PyTuple_GetItem(given, i), (char **)&pieces[i]->octets,
+                                    &pieces[i]->size))
+            return false;
+    int is_relaxed = PyObject_IsTrue(PyTuple_GetItem(given, 3));
+    form->is_relaxed = is_relaxed == 1;
+    return is_relaxed >= 0;
+}
+
+/* What differs: t=, x= and bh=, with the tag of b= at the end. */
+static char *put_tail(char *to, long long now, const long long *expires_at,
+                      const char *body_hash) {
+    to = put_number(put(to, " t=", 3), now);
+    if (expires_at) to = put_number(put(to, "; x=", 4), *expires_at);
+    to = put(put(to, "; bh=", 5), body_hash, BODY_HASH_SIZE);
+    return put(to, B_TAG, B_TAG_SIZE);
+}
+
+/* The field without its b= is at `value`, and its last `tail` octets are what differs.  Returns
+   the end; NULL: OpenSSL made no signature. */
+static char *put_signature(Key *key, const Piece *signed_fields, const Form *form, char *end,
+                           size_t tail) {
+    char canonical[2 * LONGEST_TAIL];
+    unsigned char digest[SHA256_DIGEST_LENGTH], made[LONGEST];
+    unsigned made_size = 0;
+    size_t size = (form->is_relaxed ? put_relaxed : put_simple)(canonical, end - tail, tail);
+    bool is_made = hash(signed_fields, &form->beginning, canonical, size, digest)
+                   && RSA_sign(NID_sha256, digest, sizeof digest, made, &made_size,
+                               key->private) == 1;
+    if (is_made) return put_folded(end, made, made_size);
+    ERR_clear_error();
+    return NULL;
+}
+
+/* Text and body hash as Python has them, if the text is the octets that were verified. */
+static PyObject *in_python(const Piece *value, const char *body_hash) {
+    PyObject *text = PyUnicode_FromStringAndSize(value->octets, value->size), *made = NULL;
+    Py_ssize_t size;
+    const char *octets = text ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
+    if (octets && (size != value->size || memcmp(octets, value->octets, (size_t)size)))
+        made = Py_NewRef(Py_None);
+    else if (octets)
+        made = Py_BuildValue("Os#", text, body_hash, (Py_ssize_t)BODY_HASH_SIZE);
+    Py_XDECREF(text);
+    return made;
+}
+
+static PyObject *make_field(PyObject *self, PyObject *const *args, Py_ssize_t given) {
+    Piece signed_fields, body_digest;
+    Form form;
+    if (given != 4 || !PyTuple_Check(args[3]) || PyTuple_Size(args[3]) != 2) {
+        PyErr_SetString(PyExc_TypeError, "signed, form, body_digest and two times are needed");
+        return NULL;
+    }
+    if (PyBytes_AsStringAndSize(args[0], (char **)&signed_fields.octets, &signed_fields.size)
+        || !read_form(args[1], &form)
+        || PyBytes_AsStringAndSize(args[2], (char **)&body_digest.octets, &body_digest.size))
+        return NULL;
+    if (body_digest.size != SHA256_DIGEST_LENGTH) {
+        PyErr_SetString(PyExc_ValueError, "a digest has 32 octets");
+        return NULL;
+    }
+    PyObject *expiry = PyTuple_GetItem(args[3], 1);
+    bool has_expiry = expiry != Py_None;
+    long long now = PyLong_AsLongLong(PyTuple_GetItem(args[3], 0));
+    long long expires_at = has_expiry && !PyErr_Occurred() ? PyLong_AsLongLong(expiry) : 0;
+    if (PyErr_Occurred()) return NULL;
+
+    size_t longest = (size_t)form.text.size + LONGEST_TAIL + LONGEST_B;
+    char *field = PyMem_Malloc(3 * longest), body_hash[BODY_HASH_SIZE], *end;
+    if (!field) return PyErr_NoMemory();
+    bool is_sound = false;
+    Piece value = {field, 0};
+    /* As in `sign`; what verifies comes at once, while all that it needs is at hand. */
+    Py_BEGIN_ALLOW_THREADS
+    put_base64(body_hash, (const unsigned char *)body_digest.octets, SHA256_DIGEST_LENGTH);
+    char *tail = put(field, form.text.octets, (size_t)form.text.size);
+    end = put_tail(tail, now, has_expiry ? &expires_at : NULL, body_hash);
+    end = put_signature((Key *)self, &signed_fields, &form, end, (size_t)(end - tail));
+    if (end) {
+        value.size = end - field;
+        is_sound = is_field_valid((Key *)self, &signed_fields, &form.name, &value,
+                                  form.is_relaxed, field + longest);
+    }
+    Py_END_ALLOW_THREADS
+    PyObject *made = NULL;
+    if (!end) PyErr_SetString(PyExc_RuntimeError, "OpenSSL made no signature");
+    else made = is_sound ? in_python(&value, body_hash) : Py_NewRef(Py_None);
+    PyMem_Free(field);
+    return made;
 }
 
 static PyMethodDef methods[] = {
@@ -296,6 +454,8 @@ static PyMethodDef methods[] = {
      "verifies(digest, signature): see held_key.Plain."},
     {"verifies_field", (PyCFunction)(void (*)(void))verifies_field, METH_FASTCALL,
      "verifies_field(signed, name, value, is_relaxed): see signer.verifies_plainly."},
+    {"make_field", (PyCFunction)(void (*)(void))make_field, METH_FASTCALL,
+     "make_field(signed, form, body_digest, times): see signer.make_plainly."},
     {"__reduce__", refuse_to_leave, METH_NOARGS, "Refused."},
     {NULL, NULL, 0, NULL},
 };

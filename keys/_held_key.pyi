@@ -7,3 +7,11 @@ class Key:
     def verifies_field(
         self, signed: bytes, name: bytes, value: str, is_relaxed: bool, /
     ) -> bool: ...
+    def make_field(
+        self,
+        signed: bytes,
+        form: tuple[bytes, bytes, bytes, bool],
+        body_digest: bytes,
+        times: tuple[int, int | None],
+        /,
+    ) -> tuple[str, str] | None: ...

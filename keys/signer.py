@@ -84,16 +84,13 @@ def sign(
         signed = canonical_header.canonical(fields, plan.selection)
     except (Disputed, NoFrom) as fault:
         raise _unsignable(fault) from None
-    body_hash = _base64(body_digest)
-    expires_at = None
-    tail = f" t={now}; bh={body_hash}{_B_TAG}"
-    if request.expires_after is not None:
-        expires_at = now + request.expires_after
-        tail = f" t={now}; x={expires_at}; bh={body_hash}{_B_TAG}"
-    # What verifies below canonicalizes the finished field whole and anew.
-    digest = _digest(signed, plan.beginning + plan.canonical(tail.encode()))
+    expires_at = None if request.expires_after is None else now + request.expires_after
+    compiled = key.make_field
     try:
-        signature = key.sign_digest(digest)
+        if compiled is None:
+            made = make_plainly(key, signed, plan.form, body_digest, (now, expires_at))
+        else:
+            made = compiled(signed, plan.form, body_digest, (now, expires_at))
     # OpenSSL's errors have many classes, and none of them may stop the mail.
     except Exception as error:
         raise SignatureFailed(
@@ -101,12 +98,22 @@ def sign(
             request.selector,
             f"{key!r} cannot sign: {type(error).__name__}.",
         ) from None
-    value = plan.text + tail + _folded(_base64(signature))
-    _verify(value, signed, plan, key)
+    if made is None:
+        raise _self_check_failed(plan, "the signature does not verify; check the machine.")
+    value, body_hash = made
     if not plan.was_compared:
         _compare(value, fields, signed, body_hash, plan)
         plan.was_compared = True
     return Signature(value, request, body_hash, now, expires_at)
+
+
+class Form(NamedTuple):
+    """What is the same in all fields of a plan; the compiled half takes it in this order."""
+
+    text: bytes  # the field up to and with the h= tag and the fold after it
+    beginning: bytes  # the same in canonical form, name and all
+    name: bytes  # of the field in canonical form, with its colon
+    is_relaxed: bool
 
 
 @dataclass(slots=True)
@@ -114,10 +121,7 @@ class _Plan:
     """All that is the same for every message with one request."""
 
     key: KeyFacts  # the one that must sign
-    text: str  # the field up to and with the h= tag and the fold after it
-    beginning: bytes  # the same in canonical form, name and all
-    name: bytes  # of the field in canonical form, with its colon
-    canonical: Callable[[bytes], bytes]  # form of a value
+    form: Form
     selection: Selection
     tags: dict[str, str]  # what the verified field must say
     was_compared: bool = False  # the first field made with this plan was read back in full
@@ -159,21 +163,15 @@ def _plan(request: SignatureRequest) -> _Plan:
             (" ", "h=" + names[0]),
             *(("", name) for name in names[1:]),
         ]
-    )
+    ).encode()
     is_relaxed = request.header_canonicalization == "relaxed"
     # The fold is followed by a space, which is what is left of both in relaxed form.
     name = f"{FIELD_NAME}:".encode()
-    name, canonical, fold = (
-        (name.lower(), canonical_header.relaxed, b" ")
-        if is_relaxed
-        else (name, canonical_header.crlf, b"\r\n")
-    )
+    name, fold = (name.lower(), b" ") if is_relaxed else (name, b"\r\n")
+    canonical = _canonical(is_relaxed)
     return _Plan(
         key=request.key,
-        text=text + "\n",
-        beginning=name + canonical(text.encode()) + fold,
-        name=name,
-        canonical=canonical,
+        form=Form(text + b"\n", name + canonical(text) + fold, name, is_relaxed),
         selection=Selection.of(request.fields, request.header_canonicalization),
         tags={**tags, "h": ":".join(request.fields)},
     )
@@ -196,6 +194,10 @@ def _quoted_printable(auid: str) -> str:
         chr(octet) if 0x21 <= octet <= 0x7E and octet not in b"=;" else f"={octet:02X}"
         for octet in auid.encode("utf-8", "surrogateescape")
     )
+
+
+def _canonical(is_relaxed: bool) -> Callable[[bytes], bytes]:
+    return canonical_header.relaxed if is_relaxed else canonical_header.crlf
 
 
 def _folded(text: str) -> str:
@@ -227,16 +229,27 @@ def _digest(signed: bytes, own: bytes) -> bytes:
     return digest.digest()
 
 
-def _verify(value: str, signed: bytes, plan: _Plan, key: SigningKey) -> None:
-    """Verify the finished field as it will be inserted."""
-    is_relaxed = plan.selection.is_relaxed
-    compiled = key.verifies_field
-    if compiled is None:
-        is_valid = verifies_plainly(key, signed, plan.name, value, is_relaxed)
-    else:
-        is_valid = compiled(signed, plan.name, value, is_relaxed)
-    if not is_valid:
-        raise _self_check_failed(plan, "the signature does not verify; check the machine.")
+def make_plainly(
+    key: SigningKey, signed: bytes, form: Form, body_digest: bytes, times: tuple[int, int | None], /
+) -> tuple[str, str] | None:
+    """A finished field and its bh=; None: it does not verify as it will be inserted.
+
+    The Python that `_held_key.c` has a twin of.  `signed` are the canonical fields that are hashed
+    before it; `times` are t= and x= in seconds since the epoch, which fit into 64 bits.  Raises
+    what the key raises, and ValueError for a digest that has not 32 octets.
+    """
+    if len(body_digest) != _EMPTY.digest_size:
+        raise ValueError("a digest has 32 octets")
+    body_hash = _base64(body_digest)
+    now, expires_at = times
+    expiry = "" if expires_at is None else f"; x={expires_at}"
+    tail = f" t={now}{expiry}; bh={body_hash}{_B_TAG}"
+    # What verifies below canonicalizes the finished field whole and anew.
+    own = form.beginning + _canonical(form.is_relaxed)(tail.encode())
+    signature = key.sign_digest(_digest(signed, own))
+    value = form.text.decode() + tail + _folded(_base64(signature))
+    is_valid = verifies_plainly(key, signed, form.name, value, form.is_relaxed)
+    return (value, body_hash) if is_valid else None
 
 
 def verifies_plainly(
@@ -259,8 +272,8 @@ def verifies_plainly(
         return False
     if base64.b64encode(signature) != text:
         return False
-    canonical = canonical_header.relaxed if is_relaxed else canonical_header.crlf
-    return key.verifies(_digest(signed, name + canonical(octets[:start])), signature)
+    own = name + _canonical(is_relaxed)(octets[:start])
+    return key.verifies(_digest(signed, own), signature)
 
 
 def _compare(

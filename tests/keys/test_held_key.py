@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import copy
+import functools
 import hashlib
 import os
 import pickle
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import sanitizers
+from support import faulty_rsa, sanitizers
 
 from carbonseal.keys import canonical_header, generate, held_key, keyring, signer
 from carbonseal.policies.signing_request import RSA, KeyFacts
@@ -31,6 +32,20 @@ pytestmark = pytest.mark.skipif(held_key.compiled is None, reason="no compiler w
 SOURCE = sanitizers.ROOT / "keys/_held_key.c"
 EXAMPLES = settings(max_examples=100 if sanitizers.are_at_work() else 400, deadline=None)
 DIGEST = bytes(range(32))
+NOW = 1795262400
+_TEXT_OF_FORM = b" v=1; a=rsa-sha256; c=relaxed/simple; d=example.com;\n s=r; h=from:from:to;"
+FORM = signer.Form(
+    _TEXT_OF_FORM + b"\n",
+    b"dkim-signature:" + canonical_header.relaxed(_TEXT_OF_FORM) + b" ",
+    b"dkim-signature:",
+    True,
+)
+SIMPLE_FORM = signer.Form(
+    _TEXT_OF_FORM + b"\n",
+    b"DKIM-Signature:" + canonical_header.crlf(_TEXT_OF_FORM) + b"\r\n",
+    b"DKIM-Signature:",
+    False,
+)
 _PLAIN = serialization.NoEncryption()
 
 
@@ -73,6 +88,11 @@ def test_both_halves_make_the_same_signatures(bits: int, form: str) -> None:
     assert signature == plain.sign(DIGEST)
     assert held.verifies(DIGEST, signature)
     assert plain.verifies(DIGEST, signature)
+    plain_key = keyring.SigningKey(KeyFacts("example.com", "r", RSA), private)
+    for form in (FORM, SIMPLE_FORM):
+        made = held.make_field(b"from:x\r\n", form, DIGEST, (NOW, NOW + 1))
+        assert made is not None
+        assert made == signer.make_plainly(plain_key, b"from:x\r\n", form, DIGEST, (NOW, NOW + 1))
 
 
 def test_both_halves_refuse_the_same_signatures(
@@ -96,13 +116,18 @@ def test_both_halves_refuse_the_same_signatures(
 
 
 @pytest.mark.parametrize("size", [0, 31, 33, 64])
-def test_only_digests_are_signed(both: tuple[Any, held_key.Plain], size: int) -> None:
+def test_only_digests_are_signed(
+    both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey, size: int
+) -> None:
     """What is no digest of SHA-256 is a mistake of the caller, in both halves."""
     for key in both:
         with pytest.raises(ValueError, match=r"."):
             key.sign(bytes(size))
         with pytest.raises(ValueError, match=r"."):
             key.verifies(bytes(size), bytes(256))
+    for make in (both[0].make_field, functools.partial(signer.make_plainly, plain_key)):
+        with pytest.raises(ValueError, match="32 octets"):
+            make(b"", FORM, bytes(size), (NOW, None))
 
 
 def test_the_compiled_half_takes_no_other_types(both: tuple[Any, held_key.Plain]) -> None:
@@ -117,6 +142,20 @@ def test_the_compiled_half_takes_no_other_types(both: tuple[Any, held_key.Plain]
         lambda: held.verifies_field("", b"", "", True),
         lambda: held.verifies_field(b"", None, "", True),
         lambda: held.verifies_field(b"", b"", b"", True),
+        lambda: held.make_field(b"", FORM, DIGEST),
+        lambda: held.make_field("", FORM, DIGEST, (NOW, None)),
+        lambda: held.make_field(b"", list(FORM), DIGEST, (NOW, None)),
+        lambda: held.make_field(b"", FORM[:3], DIGEST, (NOW, None)),
+        *(
+            lambda at=at: held.make_field(
+                b"", (*FORM[:at], "", *FORM[at + 1 :]), DIGEST, (NOW, None)
+            )
+            for at in range(3)
+        ),
+        lambda: held.make_field(b"", FORM, "x" * 32, (NOW, None)),
+        lambda: held.make_field(b"", FORM, DIGEST, (None, None)),
+        lambda: held.make_field(b"", FORM, DIGEST, (NOW,)),
+        lambda: held.make_field(b"", FORM, DIGEST, (NOW, "1")),
         type(held),
         lambda: type(held)("PEM"),
         lambda: type(held)(b"PEM", key=b"PEM"),
@@ -134,6 +173,21 @@ def test_many_threads_may_use_one_key(both: tuple[Any, held_key.Plain]) -> None:
         signatures = list(pool.map(held.sign, digests * 4))
     assert signatures[:64] == [plain.sign(one) for one in digests]
     assert signatures == signatures[:64] * 4
+
+
+def test_many_threads_may_make_fields_with_one_key(
+    both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey
+) -> None:
+    """All that it takes for a field is its own."""
+    signed = [b"from:%d\r\n" % number for number in range(64)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        calls = [
+            pool.submit(both[0].make_field, one, FORM, DIGEST, (NOW, None)) for one in signed * 4
+        ]
+        made = [call.result() for call in calls]
+    plainly = [signer.make_plainly(plain_key, one, FORM, DIGEST, (NOW, None)) for one in signed]
+    assert None not in plainly
+    assert made == plainly * 4
 
 
 # --- a finished field -----------------------------------------------------------------------------
@@ -223,6 +277,117 @@ def test_a_field_that_is_no_text_is_a_fault_in_both_halves(
         both[0].verifies_field(b"", b"", "\udcff;\n b=", True)
     with pytest.raises(UnicodeEncodeError):
         signer.verifies_plainly(plain_key, b"", b"", "\udcff;\n b=", True)
+
+
+# --- a field that is made -------------------------------------------------------------------------
+
+_NUMBERS = st.integers(-(2**63), 2**63 - 1)
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> tuple[signer.Form, bool]:
+    """What a plan may hold, and whether it says the same twice: any text, and some damage."""
+    is_relaxed, text = draw(st.booleans()), " " + draw(_TEXT)
+    octets = text.encode() + b"\n"
+    canonical = canonical_header.relaxed if is_relaxed else canonical_header.crlf
+    # A letter in place of what follows shows what is left of the white space before it.
+    beginning = _NAMES[is_relaxed] + canonical(octets + b" x")[:-2] + b" " * is_relaxed
+    if is_relaxed and not octets.strip():
+        beginning = _NAMES[is_relaxed]
+    form = signer.Form(octets, beginning, _NAMES[is_relaxed], is_relaxed)
+    at = draw(st.integers(0, 5))
+    if at > 2:
+        return form, ";\n b=" not in text
+    parts: list[Any] = list(form)
+    parts[at] = parts[at] + b"x" if draw(st.booleans()) else b"x" + parts[at]
+    return signer.Form(*parts), False
+
+
+@EXAMPLES
+@given(
+    made_of=forms(),
+    signed=st.binary(max_size=100),
+    digest=st.binary(min_size=32, max_size=32),
+    now=_NUMBERS,
+    expires_at=st.none() | _NUMBERS,
+)
+def test_both_halves_make_the_same_field(
+    both: tuple[Any, held_key.Plain],
+    plain_key: keyring.SigningKey,
+    made_of: tuple[signer.Form, bool],
+    signed: bytes,
+    digest: bytes,
+    now: int,
+    expires_at: int | None,
+) -> None:
+    """Octet by octet; and neither makes one whose canonical form was not what was signed."""
+    form, is_sound = made_of
+    given = (signed, form, digest, (now, expires_at))
+    made = both[0].make_field(*given)
+    assert made == signer.make_plainly(plain_key, *given)
+    assert (made is not None) == is_sound
+    if made is not None:
+        assert signer.verifies_plainly(plain_key, signed, form.name, made[0], form.is_relaxed)
+
+
+@pytest.mark.parametrize("form", [FORM, SIMPLE_FORM], ids=["relaxed", "simple"])
+@pytest.mark.parametrize("part", range(3))
+def test_no_octet_of_a_field_may_differ_from_what_was_signed(
+    both: tuple[Any, held_key.Plain],
+    plain_key: keyring.SigningKey,
+    form: signer.Form,
+    part: int,
+) -> None:
+    """Memory that lost a bit, in the text or in its canonical form: no field, from neither half."""
+    octets: Any = form[part]
+    for at in range(len(octets)):
+        lost = octets[:at] + bytes([octets[at] ^ 0x40]) + octets[at + 1 :]
+        damaged_form = signer.Form(*form[:part], lost, *form[part + 1 :])
+        given = (b"from:x\r\n", damaged_form, DIGEST, (NOW, None))
+        assert both[0].make_field(*given) is None
+        assert signer.make_plainly(plain_key, *given) is None
+
+
+@pytest.mark.skipif(sanitizers.are_at_work(), reason="this has a build of its own")
+@pytest.mark.parametrize("fault", ["signature", "digest", "first octet", "length"])
+def test_a_fault_of_the_machine_is_found_in_the_compiled_half(
+    rsa_private: rsa.RSAPrivateKey, tmp_path: Path, fault: str
+) -> None:
+    """The same code around an RSA operation that goes wrong says that the field is not sound."""
+    faulty = faulty_rsa.build(SOURCE, tmp_path, fault)
+    key = faulty.Key(generate.private_pem(rsa_private))
+    assert [key.make_field(b"", form, DIGEST, (NOW, None)) for form in (FORM, SIMPLE_FORM)] == [
+        None,
+        None,
+    ]
+
+
+@pytest.mark.skipif(sanitizers.are_at_work(), reason="this has a build of its own")
+def test_without_a_signature_there_is_no_field(
+    rsa_private: rsa.RSAPrivateKey, tmp_path: Path
+) -> None:
+    """OpenSSL refused (no memory, no randomness): an error, which does not say why."""
+    faulty = faulty_rsa.build(SOURCE, tmp_path, "refusal")
+    key = faulty.Key(generate.private_pem(rsa_private))
+    with pytest.raises(RuntimeError, match=r"^OpenSSL made no signature$"):
+        key.make_field(b"", FORM, DIGEST, (NOW, None))
+
+
+def test_times_beyond_64_bits_are_refused(both: tuple[Any, held_key.Plain]) -> None:
+    """No clock and no configuration gets there."""
+    for now, expires_at in ((2**63, None), (NOW, 2**63), (-(2**63) - 1, None)):
+        with pytest.raises(OverflowError):
+            both[0].make_field(b"", FORM, DIGEST, (now, expires_at))
+
+
+def test_a_form_that_is_no_text_is_a_fault_in_both_halves(
+    both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey
+) -> None:
+    """A field that cannot be handed on as text."""
+    form = signer.Form(b"\xff\n", b"name:\xff ", b"name:", True)
+    for make in (both[0].make_field, functools.partial(signer.make_plainly, plain_key)):
+        with pytest.raises(UnicodeDecodeError):
+            make(b"", form, DIGEST, (NOW, None))
 
 
 # --- what is held, and what is shown --------------------------------------------------------------
@@ -319,7 +484,7 @@ def test_a_held_key_does_not_leave_its_object(
     with pytest.raises(TypeError, match="not an acceptable base"):
         type("Other", (type(held),), {})
     given = {name for name in dir(held) if not name.startswith("__")}
-    assert given == {"public_octets", "sign", "verifies", "verifies_field"}
+    assert given == {"make_field", "public_octets", "sign", "verifies", "verifies_field"}
     assert held.public_octets() == keyring.public_octets(rsa_private)
 
 

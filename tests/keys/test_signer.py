@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from support import faulty_rsa, sanitizers
 
-from carbonseal.keys import body_hash, generate, keyring, signer
+from carbonseal.keys import body_hash, generate, held_key, keyring, signer
 from carbonseal.policies import signing_request
 from carbonseal.policies.signing_request import KeyFacts, SignatureRequest
 
@@ -74,7 +76,7 @@ def test_without_a_compiler_the_same_field_is_made(
 ) -> None:
     """Whoever holds the key: field by field the same, in both canonicalizations."""
     plain = key_for(request_for(), rsa_private)
-    assert plain.verifies_field is None
+    assert plain.make_field is None
     for form in ("relaxed", "simple"):
         request = request_for(header_canonicalization=form)
         made = [
@@ -196,17 +198,46 @@ class _Faulty(keyring.SigningKey):
         return good[:-1] + bytes([good[-1] ^ 1])
 
 
-@pytest.mark.parametrize("is_compiled", [True, False])
 def test_a_faulty_signature_is_found_before_it_leaves(
-    rsa_private: rsa.RSAPrivateKey, is_compiled: bool
+    rsa_private: rsa.RSAPrivateKey, ed25519_private: ed25519.Ed25519PrivateKey
 ) -> None:
     """One wrong bit (a fault that can also give the key away) means no signature."""
-    pem = generate.private_pem(rsa_private) if is_compiled else b""
-    facts = KeyFacts("example.com", "r", signing_request.RSA)
-    key = _Faulty(facts, rsa_private, pem=pem)
-    with pytest.raises(signer.SignatureFailed) as refusal:
-        signer.sign(FIELDS, DIGEST, request_for(), key, now=NOW)
-    assert refusal.value.code == "self-check-failed"
+    for algorithm, private in (
+        (signing_request.RSA, rsa_private),
+        (signing_request.ED25519, ed25519_private),
+    ):
+        request = request_for(algorithm=algorithm)
+        with pytest.raises(signer.SignatureFailed) as refusal:
+            signer.sign(FIELDS, DIGEST, request, _Faulty(request.key, private), now=NOW)
+        assert refusal.value.code == "self-check-failed"
+
+
+@pytest.mark.skipif(held_key.compiled is None, reason="no compiler was at hand")
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("signature", "self-check-failed"),
+        ("digest", "self-check-failed"),
+        ("refusal", "signing-failed"),
+    ],
+)
+def test_a_fault_in_the_compiled_half_is_a_refusal(
+    rsa_private: rsa.RSAPrivateKey,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    fault: str,
+    code: str,
+) -> None:
+    """The same words for the record as without it."""
+    faulty = faulty_rsa.build(sanitizers.ROOT / "keys/_held_key.c", tmp_path, fault)
+    monkeypatch.setattr(held_key, "compiled", faulty)
+    pem = generate.private_pem(rsa_private)
+    key = keyring.SigningKey(request_for().key, rsa_private, pem=pem)
+    assert key.make_field is not None
+    for _ in range(2):
+        with pytest.raises(signer.SignatureFailed) as refusal:
+            signer.sign(FIELDS, DIGEST, request_for(), key, now=NOW)
+        assert refusal.value.code == code
 
 
 @pytest.mark.parametrize(
