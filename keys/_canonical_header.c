@@ -5,7 +5,11 @@
  * the answer is None, and Python decides: refusals are made in one place.
  * tests/keys/test_canonical_header.py compares the two.  Here because each message pays for it.
  *
- * Bounds: time is linear in the octets of the fields; what is written is at most twice as long.
+ * `names` are those that are signed, each once and with its length before it, From first; `order` is
+ * h= in their numbers, an octet each.
+ *
+ * Bounds: time is linear in the octets of the fields, and for each of them in the names that are
+ * signed; what is written is at most twice as long.
  */
 
 #define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
@@ -14,7 +18,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define LONGEST_NAME 80 /* octets; no name that anybody signs is longer */
+#define MOST_PLACES 256 /* names that are signed, each counted once */
 #define AROUND 3        /* octets of a field that are not name or value: colon, CR, LF */
 
 typedef struct {
@@ -71,21 +75,20 @@ static char *put_relaxed(char *to, const Field *field) {
     return put(to, "\r\n", 2);
 }
 
-/* The number of the name among those that are signed; -1: it is not; -2: Python must look at it;
-   -3: an exception is set. */
-static Py_ssize_t place_of(const Field *field, PyObject *places) {
-    char name[LONGEST_NAME];
-    Py_ssize_t size = field->name_size;
-    if (!size) return -1;
-    if (size > LONGEST_NAME || is_blank(field->name[size - 1])) return -2;
-    for (Py_ssize_t i = 0; i < size; i++) name[i] = lower(field->name[i]);
-    PyObject *key = PyBytes_FromStringAndSize(name, size);
-    if (!key) return -3;
-    PyObject *number = PyDict_GetItemWithError(places, key);
-    Py_DECREF(key);
-    if (!number) return PyErr_Occurred() ? -3 : -1;
-    Py_ssize_t place = PyLong_AsSsize_t(number);
-    return place == -1 && PyErr_Occurred() ? -3 : place;
+/* The number of the name among those that are signed; -1: it is not; -2: Python must look at it.
+   A search through all of them: they are in one piece of memory, five lines of the cache where a
+   dict and its keys are fifty. */
+static Py_ssize_t place_of(const Field *field, const unsigned char *names, Py_ssize_t size) {
+    if (!field->name_size) return -1;
+    if (is_blank(field->name[field->name_size - 1])) return -2;
+    Py_ssize_t place = 0;
+    for (const unsigned char *end = names + size; names < end; names += 1 + names[0], place++) {
+        Py_ssize_t same = 0, length = names[0];
+        if (length != field->name_size || length >= end - names) continue;
+        while (same < length && lower(field->name[same]) == (char)names[1 + same]) same++;
+        if (same == length) return place;
+    }
+    return -1;
 }
 
 /* Fills in `field`; whether that is possible: a tuple of a name, text or bytes, and bytes.  Text
@@ -113,15 +116,14 @@ static bool look_at(PyObject *pair, Field *field) {
 
 /* Links the fields of each name, the lowest in `lowest`.  Returns the octets that are needed at
    most; -1: Python must look; -2: an exception is set. */
-static Py_ssize_t arrange(PyObject *given, PyObject *places, Field *fields, Py_ssize_t count,
-                          Py_ssize_t *lowest, Py_ssize_t place_count) {
+static Py_ssize_t arrange(PyObject *given, const unsigned char *names, Py_ssize_t names_size,
+                          Field *fields, Py_ssize_t count, Py_ssize_t *lowest, int place_count) {
     Py_ssize_t needed = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         Field *field = fields + i;
         if (!look_at(PyList_GetItem(given, i), field)) return PyErr_Occurred() ? -2 : -1;
-        Py_ssize_t place = place_of(field, places);
+        Py_ssize_t place = place_of(field, names, names_size);
         if (place == -1) continue;
-        if (place == -3) return -2;
         if (place < 0 || place >= place_count || !is_plain(field->value, field->value_size))
             return -1;
         field->above = lowest[place];
@@ -131,16 +133,11 @@ static Py_ssize_t arrange(PyObject *given, PyObject *places, Field *fields, Py_s
     return place_count && lowest[0] >= 0 ? needed : -1;
 }
 
-/* Takes the fields from the bottom up as `order` says.  Returns the end; NULL: exception. */
-static char *put_all(char *to, PyObject *order, const Field *fields, Py_ssize_t *lowest,
-                     Py_ssize_t place_count, bool is_relaxed) {
-    Py_ssize_t count = PyTuple_Size(order);
+/* Takes the fields from the bottom up as `order` says.  Returns the end. */
+static char *put_all(char *to, const unsigned char *order, Py_ssize_t count, const Field *fields,
+                     Py_ssize_t *lowest, bool is_relaxed) {
     for (Py_ssize_t i = 0; i < count; i++) {
-        Py_ssize_t place = PyLong_AsSsize_t(PyTuple_GetItem(order, i));
-        if (place < 0 || place >= place_count) {
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "no such place");
-            return NULL;
-        }
+        int place = order[i];
         if (lowest[place] < 0) continue;
         const Field *field = fields + lowest[place];
         lowest[place] = field->above;
@@ -150,30 +147,40 @@ static char *put_all(char *to, PyObject *order, const Field *fields, Py_ssize_t 
 }
 
 static PyObject *canonical(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given) {
-    if (given != 4 || !PyDict_Check(args[1]) || !PyTuple_Check(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "fields, places, order and is_relaxed are needed");
+    if (given != 4) {
+        PyErr_SetString(PyExc_TypeError, "fields, names, order and is_relaxed are needed");
         return NULL;
     }
+    char *names, *order;
+    Py_ssize_t names_size, order_size;
+    if (PyBytes_AsStringAndSize(args[1], &names, &names_size)
+        || PyBytes_AsStringAndSize(args[2], &order, &order_size))
+        return NULL;
     if (!PyList_Check(args[0])) Py_RETURN_NONE;
     int is_relaxed = PyObject_IsTrue(args[3]);
     if (is_relaxed < 0) return NULL;
-    Py_ssize_t count = PyList_Size(args[0]), place_count = PyDict_Size(args[1]);
-    size_t room = (size_t)count * sizeof(Field) + (size_t)place_count * sizeof(Py_ssize_t);
-    Field *fields = PyMem_Malloc(room ? room : 1);
+    Py_ssize_t count = PyList_Size(args[0]), lowest[MOST_PLACES];
+    int place_count = 0;
+    for (Py_ssize_t i = 0; i < order_size; i++)
+        if ((unsigned char)order[i] >= place_count) place_count = (unsigned char)order[i] + 1;
+    for (int i = 0; i < place_count; i++) lowest[i] = -1;
+    Field *fields = PyMem_Malloc((size_t)count * sizeof(Field) + 1);
     if (!fields) return PyErr_NoMemory();
-    Py_ssize_t *lowest = (Py_ssize_t *)(fields + count);
-    for (Py_ssize_t i = 0; i < place_count; i++) lowest[i] = -1;
 
     PyObject *made = NULL;
-    Py_ssize_t needed = arrange(args[0], args[1], fields, count, lowest, place_count);
+    Py_ssize_t needed = arrange(args[0], (unsigned char *)names, names_size, fields, count, lowest,
+                                place_count);
     if (needed == -1) {
         made = Py_NewRef(Py_None);
     } else if (needed >= 0) {
         char *octets = PyMem_Malloc((size_t)needed);
-        char *end = !octets ? NULL
-                            : put_all(octets, args[2], fields, lowest, place_count, is_relaxed);
-        if (end) made = PyBytes_FromStringAndSize(octets, end - octets);
-        if (!octets) PyErr_NoMemory();
+        if (octets) {
+            char *end = put_all(octets, (unsigned char *)order, order_size, fields, lowest,
+                                is_relaxed);
+            made = PyBytes_FromStringAndSize(octets, end - octets);
+        } else {
+            PyErr_NoMemory();
+        }
         PyMem_Free(octets);
     }
     PyMem_Free(fields);
@@ -182,7 +189,7 @@ static PyObject *canonical(PyObject *Py_UNUSED(module), PyObject *const *args, P
 
 static PyMethodDef methods[] = {
     {"canonical", (PyCFunction)(void (*)(void))canonical, METH_FASTCALL,
-     "canonical(fields, places, order, is_relaxed): the octets, or None where Python must look."},
+     "canonical(fields, names, order, is_relaxed): the octets, or None where Python must look."},
     {NULL, NULL, 0, NULL},
 };
 

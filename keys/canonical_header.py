@@ -18,7 +18,6 @@ CR are known to be absent.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ Given = tuple[str | bytes, bytes]
 _BROKEN: Final = re.compile(rb"\x00|\r(?!\n)|\n(?![ \t])")
 _DISPUTED: Final = re.compile(rb"[\x0b\x0c]|" + _BROKEN.pattern)
 _SUSPECT: Final = b"\x00\x0b\x0c\r"
+_MOST: Final = 255  # names, and octets of one, that the compiled half is asked about
 
 
 class Disputed(ValueError):
@@ -59,19 +59,21 @@ class Selection:
     names: tuple[bytes, ...]  # lower case
     wanted: frozenset[bytes]  # the same, each once
     is_relaxed: bool
-    # For the compiled half: a number for each name, 0 for From, which must be there; none without
-    # it.  And the numbers of `names`.
-    places: dict[bytes, int] = dataclasses.field(compare=False)
-    order: tuple[int, ...]
+    # For the compiled half: each name once with its length before it, From, which must be there,
+    # first; and the numbers of `names` among them.  Empty where it must not answer.
+    places: bytes
+    order: bytes
 
     @classmethod
     def of(cls, names: Sequence[str], form: str) -> Selection:
         """`form` is 'relaxed' or 'simple'."""
         encoded = tuple(name.encode() for name in names)
         wanted = frozenset(encoded)
-        numbered = dict.fromkeys((b"from", *encoded)) if b"from" in wanted else {}
-        places = {name: number for number, name in enumerate(numbered)}
-        order = tuple(places[name] for name in encoded) if places else ()
+        places = order = b""
+        if b"from" in wanted and max(len(wanted), *map(len, wanted)) <= _MOST:
+            numbered = list(dict.fromkeys((b"from", *encoded)))
+            places = b"".join(bytes([len(name)]) + name for name in numbered)
+            order = bytes(map(numbered.index, encoded))
         return cls(encoded, wanted, form == "relaxed", places, order)
 
 

@@ -59,6 +59,9 @@ class Signature(NamedTuple):
     expires_at: int | None  # x=
 
 
+_new: Final = tuple.__new__  # without the function that a named tuple has for it
+
+
 def sign(
     fields: Sequence[Given],
     body_digest: bytes,
@@ -104,7 +107,7 @@ def sign(
     if not plan.was_compared:
         _compare(value, fields, signed, body_hash, plan)
         plan.was_compared = True
-    return Signature(value, request, body_hash, now, expires_at)
+    return _new(Signature, (value, request, body_hash, now, expires_at))
 
 
 class Form(NamedTuple):
