@@ -7,6 +7,7 @@ import concurrent.futures
 import copy
 import functools
 import hashlib
+import itertools
 import os
 import pickle
 import pty
@@ -113,6 +114,78 @@ def test_both_halves_refuse_the_same_signatures(
         assert not any(key.verifies(DIGEST, one) for one in wrong)
         assert not key.verifies(bytes(32), good)
         assert key.verifies(DIGEST, good)
+
+
+_SHA256_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
+_ENCODED = {
+    "as it should be": b"\0\1" + b"\xff" * 202 + b"\0" + _SHA256_INFO + DIGEST,
+    "for encryption": b"\0\2" + b"\xff" * 202 + b"\0" + _SHA256_INFO + DIGEST,
+    "one more before": b"\1\1" + b"\xff" * 202 + b"\0" + _SHA256_INFO + DIGEST,
+    "fewer ones and more behind": b"\0\1"
+    + b"\xff" * 8
+    + b"\0"
+    + _SHA256_INFO
+    + DIGEST
+    + bytes(194),
+    "fewer ones": b"\0" * 5 + b"\1" + b"\xff" * 198 + b"\0" + _SHA256_INFO + DIGEST,
+    "another one": b"\0\1" + b"\xff" * 201 + b"\xfe\0" + _SHA256_INFO + DIGEST,
+    "no end of the ones": b"\0\1" + b"\xff" * 203 + _SHA256_INFO + DIGEST,
+    "without NULL": b"\0\1"
+    + b"\xff" * 204
+    + b"\0"
+    + bytes.fromhex("302f300b0609608648016503040201")
+    + b"\4\x20"
+    + DIGEST,
+    "another algorithm": b"\0\1"
+    + b"\xff" * 202
+    + b"\0"
+    + _SHA256_INFO.replace(b"\x02\x01\x05", b"\x02\x02\x05")
+    + DIGEST,
+    "the bare digest": b"\0\1" + b"\xff" * 221 + b"\0" + DIGEST,
+    "nothing": bytes(256),
+    "one": bytes(255) + b"\1",
+}
+
+
+@pytest.mark.parametrize("case", _ENCODED)
+def test_both_halves_take_one_encoding_of_a_digest(
+    both: tuple[Any, held_key.Plain], rsa_private: rsa.RSAPrivateKey, case: str
+) -> None:
+    """Nothing that a lax verifier was ever made to accept by whoever has no key."""
+    numbers = rsa_private.private_numbers()
+    n = numbers.public_numbers.n
+    power = pow(int.from_bytes(_ENCODED[case], "big"), numbers.d, n)
+    for key in both:
+        assert key.verifies(DIGEST, power.to_bytes(256, "big")) is (case == "as it should be")
+
+
+def test_both_halves_take_one_number_for_a_signature(
+    both: tuple[Any, held_key.Plain], rsa_private: rsa.RSAPrivateKey
+) -> None:
+    """The same plus the modulus has the same power, and is not the signature."""
+    n = rsa_private.private_numbers().public_numbers.n
+    for number in itertools.count():
+        digest = hashlib.sha256(b"%d" % number).digest()
+        signature = both[0].sign(digest)
+        other = int.from_bytes(signature, "big") + n
+        if other < 1 << 2048:
+            break
+    for key in both:
+        assert key.verifies(digest, signature)
+        assert not key.verifies(digest, other.to_bytes(256, "big"))
+
+
+def test_keys_with_another_exponent_sign_and_verify(
+    rsa_other: rsa.RSAPrivateKey,
+) -> None:
+    """Few are left; both halves take them."""
+    held, plain = halves(rsa.generate_private_key(3, 1024))
+    signature = held.sign(DIGEST)
+    assert signature == plain.sign(DIGEST)
+    for key in (held, plain):
+        assert key.verifies(DIGEST, signature)
+        assert not key.verifies(DIGEST, signature[:-1] + bytes([signature[-1] ^ 1]))
+        assert not key.verifies(DIGEST, held_key.Plain(rsa_other).sign(DIGEST))
 
 
 @pytest.mark.parametrize("size", [0, 31, 33, 64])
@@ -328,6 +401,21 @@ def test_both_halves_make_the_same_field(
     assert (made is not None) == is_sound
     if made is not None:
         assert signer.verifies_plainly(plain_key, signed, form.name, made[0], form.is_relaxed)
+
+
+def test_a_field_may_become_longer_in_its_canonical_form(
+    both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey
+) -> None:
+    """Of many lines, each of which is one octet longer in simple form."""
+    for text in (b"\n" * 9000, b"\n " * 3000, b" \n" + b"x" * 9000):
+        for name, is_relaxed in ((b"name:", True), (b"Name:", False)):
+            canonical = canonical_header.relaxed if is_relaxed else canonical_header.crlf
+            beginning = name + canonical(text + b"\nx")[:-1]
+            form = signer.Form(text + b"\n", beginning, name, is_relaxed)
+            given = (b"", form, DIGEST, (NOW, None))
+            made = both[0].make_field(*given)
+            assert made is not None
+            assert made == signer.make_plainly(plain_key, *given)
 
 
 @pytest.mark.parametrize("form", [FORM, SIMPLE_FORM], ids=["relaxed", "simple"])
