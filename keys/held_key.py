@@ -1,8 +1,9 @@
 """A private key inside OpenSSL: what signs with it and verifies, compiled where that is possible.
 
 `hold` gives an RSA key to the compiled half (`_held_key.c`, where a compiler was at hand), which
-signs without what cryptography makes anew for each signature; cryptography's own copy of the key
-then goes.  `Plain` is its twin, which cryptography answers for; Ed25519 is always held so.
+signs without what cryptography makes anew for each signature, and makes a whole field in one call
+(whose twin is `signer.make_plainly`); cryptography's own copy of the key then goes.  `Plain` is its
+twin, which cryptography answers for; Ed25519 is always held so.
 
 Promises: what the compiled half holds has the public half of the key that cryptography read.  Both
 may be used by any threads at once.

@@ -1,7 +1,8 @@
 """Make one DKIM-Signature field.
 
 The body hash comes streamed (`body_hash`), the signed header fields from `canonical_header`, the
-private-key operation is OpenSSL's (`held_key`), and the tag list is ours: t= from the
+private-key operation is OpenSSL's (`held_key`, which makes the whole field where the key is held by
+its compiled half: what is here is the twin of that), and the tag list is ours: t= from the
 clock passed in, x=, no l=, i= only where it differs from its default '@' + d=, lines of at most 78
 octets, folded between tags, between names of h= and anywhere in b=, never inside a token.
 
