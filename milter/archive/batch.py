@@ -128,6 +128,7 @@ def _take_apart(
     # The rows say it all.  Its memory serves the next line while it is still in the
     # processor's cache: a batch of contents would be twice as slow to make, and large.
     entry.content.clear()
+    batch.entries[-1] = Entry(*entry[:-1])  # without the pieces, 4 KB of them
 
 
 class Ahead:

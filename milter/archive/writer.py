@@ -66,13 +66,14 @@ from carbonseal.policies.errors import TryLater
 # Records in one transaction.  Twice as many were no quicker, and took 8 MB more memory.
 BATCH = 500
 # Those of several segments.  Each transaction writes every page anew that it has changed, and the
-# indexes of a thousand records are on few more pages than those of three hundred.
-TOGETHER = 600  # more costs a record less, and makes the oldest of them wait longer
+# indexes of two thousand records are on few more pages than those of three hundred.  As many as
+# come between two looks at full load; each takes 10 KB of memory until it is loaded.
+TOGETHER = 2000
 _POLL_SECONDS = 0.1
 # While much mail comes, records are gathered: of 300 a second each costs a third of what it costs
-# when it is loaded as soon as it is seen.  A search can wait half a second for them.
+# when it is loaded as soon as it is seen.  A search can wait most of a second for them.
 _MUCH = 20  # records in one pass
-_GATHER_SECONDS = 0.5
+_GATHER_SECONDS = 0.8
 _LONGEST_WAIT = 5.0
 # Longest waits before a batch is tried again that met another transaction.
 _COLLISION_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)

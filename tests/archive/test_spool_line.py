@@ -658,6 +658,18 @@ def test_a_segment_is_read_the_same_with_and_without(tmp_path: Path) -> None:
     assert len(found[0][0]) == 5
 
 
+def test_a_batch_keeps_lines_but_not_what_they_were_taken_apart_into(tmp_path: Path) -> None:
+    """Pieces would double the memory of the thousands of lines of a transaction."""
+    path = tmp_path / f"01GNP5RRHK123SMMG37M6W5FTB-1{open_segment.CLOSED_SUFFIX}"
+    lines = [record.encode(salted(number)) for number in range(3)]
+    path.write_bytes(b"".join(lines))
+    [segment] = segments.pending(tmp_path)
+    made = batch.read(segment, segments.read(segment, 0, 0, taking(flat=True)), INDEXED)
+    assert made is not None
+    assert [one.line for one in made.entries] == lines
+    assert [(one.apart, one.content) for one in made.entries] == [(None, {})] * 3
+
+
 def test_the_helper_refuses_what_is_no_line() -> None:
     """A mistake of the caller is an exception, not a crash."""
     assert spool_line.COMPILED is not None
