@@ -17,7 +17,7 @@ import functools
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from typing import Any, Protocol
 
@@ -72,6 +72,12 @@ def takes_packs(connection: Connection) -> bool:
         is_sqlite = connection.dialect.driver == "pysqlite"
         known[_TAKES_PACKS] = is_sqlite and _load_reader(connection.connection.driver_connection)
     return bool(known[_TAKES_PACKS])
+
+
+def can_read_packs() -> bool:
+    """Whether the SQLite of this interpreter can: the helper was built, and it takes extensions."""
+    with closing(sqlite3.connect(":memory:")) as raw:
+        return _load_reader(raw)
 
 
 def _load_reader(raw: Any) -> bool:

@@ -42,6 +42,7 @@ from carbonseal.milter.archive import (
     derive,
     faults,
     header_learning,
+    inserting,
     loader,
     partitions,
     progress,
@@ -142,8 +143,6 @@ def serve(
 ) -> int:
     """Load until the supervisor at the other end of `control` says so or is gone."""
     stop = _ControlStop(control)
-    if None in (spool_line.COMPILED, usual_rows.COMPILED, loader.COMPILED):
-        log.event("writer-without-helper")
     while True:
         try:
             run(
@@ -197,6 +196,8 @@ def run(
     """
     _spare_the_collector()
     with _locked(spool_directory):
+        if missing := missing_helpers(url):
+            report("writer-without-helper", missing=" ".join(missing))
         writer = _Writer(spool_directory, url, report, evidence, indexed)
         try:
             tidy_at = 0.0
@@ -210,6 +211,20 @@ def run(
             writer.advance(_Never())
         finally:
             writer.close()
+
+
+def missing_helpers(url: str) -> list[str]:
+    """Names of the compiled helpers that a writer into this database has to do without.
+
+    Its work is done without them as well, and takes up to twice as long.
+    """
+    found = {
+        "_spool_line": spool_line.COMPILED is not None,
+        "_usual_rows": usual_rows.COMPILED is not None,
+        "_loading": loader.COMPILED is not None,
+        "_many_rows": not url.startswith("sqlite") or inserting.can_read_packs(),
+    }
+    return [name for name, is_there in found.items() if not is_there]
 
 
 def _tidy(spool_directory: Path, keep_loaded: int, report: Report) -> None:

@@ -23,7 +23,18 @@ import pytest
 from support.archive import Archive, build_recipient, build_record
 from support.waiting import wait_until
 
-from carbonseal.milter.archive import database, loader, record, segments, servers, spool, writer
+from carbonseal.milter.archive import (
+    database,
+    inserting,
+    loader,
+    record,
+    segments,
+    servers,
+    spool,
+    spool_line,
+    usual_rows,
+    writer,
+)
 from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.policies.errors import TryLater
@@ -555,6 +566,38 @@ def test_a_segment_that_has_moved_is_loaded_from_where_it_is(
     assert archive.rows("repeated") == 0
     for one in spools:
         one.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "missing"),
+    [
+        pytest.param(spool_line, "COMPILED", "_spool_line", id="lines"),
+        pytest.param(usual_rows, "COMPILED", "_usual_rows", id="rows"),
+        pytest.param(loader, "COMPILED", "_loading", id="packs"),
+        pytest.param(inserting, "READER", "_many_rows", id="built-without-the-header"),
+    ],
+)
+def test_a_writer_says_once_which_helper_it_does_without(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, missing: str
+) -> None:
+    """An administrator can tell a slow build from a slow disk."""
+    monkeypatch.setattr(place, name, None)
+    with writing(archive):
+        archive.put(build_record(1))
+        wait_for(lambda: stored(archive) == 1)
+    [facts] = said(archive, "writer-without-helper")
+    assert missing in facts["missing"].split()
+
+
+@pytest.mark.skipif(not inserting.can_read_packs(), reason="no SQLite that takes extensions")
+def test_only_an_sqlite_that_refuses_extensions_wants_for_them(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper may be there and of no use; a server has no use for it."""
+    assert writer.missing_helpers(archive.database_url) == []
+    monkeypatch.setattr(inserting, "READER", __file__)  # it is no library
+    assert writer.missing_helpers(archive.database_url) == ["_many_rows"]
+    assert writer.missing_helpers("postgresql+psycopg:///carbonseal") == []
 
 
 def test_one_writer_at_a_time(archive: Archive) -> None:
