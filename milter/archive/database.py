@@ -3,7 +3,8 @@
 Promises: an SQLite archive is one file of mode 0640 in WAL mode with synchronous=FULL, so that a
 commit outlives a power failure; readers open it read-only and never wait for the writer.
 `upgrade` brings any older schema to this version in one transaction; nothing else ever changes the
-schema.
+schema.  Where there is no such transaction (MariaDB), what a first upgrade left half made is made
+anew (`half_made`).
 
 Raises: `DatabaseUnusable` (a sentence with the place and the remedy) for a URL, a directory, a file
 or a schema that cannot serve; it is a `TryLater`, because the writer waits for such things.
@@ -24,7 +25,7 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, column, event, select, table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from carbonseal.milter.archive import as_given, faults, header_dictionaries, schema, servers
+from carbonseal.milter.archive import as_given, faults, half_made, header_dictionaries, servers
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
 NEWEST = "archive_5"  # the last of `migrations`; readers need not load Alembic to know it
@@ -137,6 +138,8 @@ def _upgrade(connection: Connection, engine: Engine) -> None:
     version = _version(connection)
     if version == NEWEST:
         return  # another relay's writer was first
+    if version is None:
+        half_made.clear(connection)
     _refuse_unknown(connection, engine)
     from carbonseal.milter.archive import migrations  # noqa: PLC0415  Alembic is slow
 
@@ -157,7 +160,12 @@ def _alone(connection: Connection) -> Iterator[None]:
         yield
     elif connection.dialect.name in ("mysql", "mariadb"):
         name = "concat(database(), ' carbonseal upgrade')"
-        connection.exec_driver_sql(f"SELECT get_lock({name}, {_UPGRADE_SECONDS})")
+        got = connection.exec_driver_sql(f"SELECT get_lock({name}, {_UPGRADE_SECONDS})").scalar()
+        if got != 1:
+            raise DatabaseUnusable(
+                f"{place(connection.engine.url)}: another writer makes or upgrades the archive's "
+                "tables; wait until it is done"
+            )
         limit = connection.exec_driver_sql("SELECT @@max_statement_time").scalar_one()
         connection.exec_driver_sql("SET @@max_statement_time = 0")
         try:
@@ -379,9 +387,7 @@ def _refuse_unknown(connection: Connection, engine: Engine) -> None:
         return
     # Any table at all: what is not ours is not ours to put tables beside.
     tables = set(sqlalchemy.inspect(connection).get_table_names())
-    ours = {"alembic_version", *schema.metadata.tables, *schema.audit_metadata.tables}
-    if "alembic_version" in tables and len(tables) > 1 and tables <= ours:
-        # MariaDB commits each table by itself.
+    if half_made.is_half_made(tables):
         raise DatabaseUnusable(
             f"{place(engine.url)}: the archive's tables are being made, or were left half made; if "
             "no writer is at it now, drop the database and create it again"
