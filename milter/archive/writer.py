@@ -21,6 +21,7 @@ from __future__ import annotations
 import enum
 import fcntl
 import gc
+import math
 import os
 import random
 import socket
@@ -59,6 +60,7 @@ from carbonseal.milter.archive.evidence import sealing, settings
 from carbonseal.milter.archive.evidence.chain import ChainUnusable
 from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.evidence.stamp import StampFailed
+from carbonseal.milter.archive.precedence import Precedence
 from carbonseal.milter.archive.progress import Moved, Progress
 from carbonseal.milter.archive.segments import Entry, Segment
 from carbonseal.milter.status.writer_report import WriterReport
@@ -72,9 +74,9 @@ BATCH = 500
 TOGETHER = 2000
 _POLL_SECONDS = 0.1
 # While much mail comes, records are gathered: of 300 a second each costs a third of what it costs
-# when it is loaded as soon as it is seen.  A search can wait most of a second for them.
+# when it is loaded as soon as it is seen.  A search can wait half a second for them.
 _MUCH = 20  # records in one pass
-_GATHER_SECONDS = 0.8
+_GATHER_SECONDS = 0.5
 _LONGEST_WAIT = 5.0
 # Longest waits before a batch is tried again that met another transaction.
 _COLLISION_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -199,6 +201,7 @@ def run(
         if missing := missing_helpers(url):
             report("writer-without-helper", missing=" ".join(missing))
         writer = _Writer(spool_directory, url, report, evidence, indexed)
+        writer.precedence = Precedence()
         try:
             tidy_at = 0.0
             while not stop.is_set():
@@ -208,6 +211,7 @@ def run(
                     _tidy(spool_directory, keep_loaded, report)
                 if wait:
                     stop.wait(wait)
+            writer.hurry()
             writer.advance(_Never())
         finally:
             writer.close()
@@ -331,11 +335,14 @@ class _Writer:
         self._trouble: str | None = None
         self._failures = 0
         self._commits = 0  # since the last look for cycles
+        self.precedence: Precedence | None = None  # None: there is nobody to yield to
+        self._seen_at = -math.inf  # when what is loaded by now had been seen to its end
         self.loaded = 0
 
     def advance(self, stop: Stop) -> float:
         """Load what is pending; returns the seconds to wait before the next call."""
         self._collect_if_due()  # what failed last is let go of before it is read again
+        begun = time.monotonic()
         try:
             count = self.load_pending(stop)
         except database.WrongDatabase:
@@ -346,10 +353,18 @@ class _Writer:
             self._report("database-serves-again", after=self._trouble)
             self._trouble = None
         self._failures = 0
+        self._yield_to_mail()
+        self._seen_at = begun
         self._said.pulse(self.loaded, None, self._progress)
         if count >= _MUCH:
             return _GATHER_SECONDS
         return 0.0 if count else _POLL_SECONDS
+
+    def hurry(self) -> None:
+        """Yield to nobody from now on: somebody waits for the end."""
+        if self.precedence is not None:
+            self.precedence.restore()
+            self.precedence = None
 
     def close(self) -> None:
         """Let go of the database, and of all that was known about it.
@@ -366,6 +381,11 @@ class _Writer:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+
+    def _yield_to_mail(self) -> None:
+        """After each transaction: a spool that has grown long takes many."""
+        if self.precedence is not None:
+            self.precedence.yield_to_mail(time.monotonic() - self._seen_at)
 
     def learn_to_the_end(self) -> None:
         """Wait for a dictionary that is being made: it would be lost with this process."""
@@ -683,6 +703,7 @@ class _Writer:
         self._progress.update(reached)
         self.loaded += counts.total()
         self._commits += 1
+        self._yield_to_mail()
         self._said.pulse(self.loaded, self._trouble, self._progress)
 
     def _halve(self, batch: Batch, why: str) -> None:

@@ -64,7 +64,7 @@ enum stage { AT_CONNECT, AT_HELO, AT_MAIL, AT_RCPT, AT_DATA, AT_EOM, AT_EOH, STA
 static struct {
     const char *address;
     long connections, messages, per_connection, size, headers, recipients, authors, pool;
-    double seconds, patience;
+    double seconds, warm_up, patience;
     const char *body, *domain, *archive, *sample, *recipient_domain;
     bool is_unsigned;
 } option = {
@@ -582,7 +582,7 @@ struct connection {
 static struct connection *connections;
 static int poller;
 static uint64_t next_serial;
-static long begun, finished, failures, opened, in_flight, lost;
+static long begun, finished, counted, failures, opened, in_flight, lost;
 static double first_begun, last_finished;
 static char first_failure[300];
 static float *latencies;
@@ -667,7 +667,7 @@ static void close_connection(struct connection *c, bool is_polite) {
 static bool is_over(void) {
     if (option.messages)
         return begun >= option.messages;
-    return begun && now() - first_begun >= option.seconds;
+    return begun && now() - first_begun >= option.warm_up + option.seconds;
 }
 
 static void begin_message(struct connection *c) {
@@ -760,9 +760,12 @@ static void end_message(struct connection *c, const char *trouble, char answer) 
     in_flight--;
     if (trouble)
         note_failure("%s (answer '%c')", trouble, answer);
-    if ((finished & (finished - 1)) == 0)
-        latencies = grown(latencies, (finished * 2 + 1) * sizeof *latencies);
-    latencies[finished++] = t - c->begun;
+    finished++;
+    if (t - first_begun >= option.warm_up) {
+        if ((counted & (counted - 1)) == 0)
+            latencies = grown(latencies, (counted * 2 + 1) * sizeof *latencies);
+        latencies[counted++] = t - c->begun;
+    }
     last_finished = t;
 }
 
@@ -994,25 +997,25 @@ static int by_size(const void *one, const void *other) {
 }
 
 static double percentile(double share) {
-    return finished ? latencies[(long)(share * (finished - 1) + 0.5)] * 1e3 : 0;
+    return counted ? latencies[(long)(share * (counted - 1) + 0.5)] * 1e3 : 0;
 }
 
 static void report(void) {
     struct rusage usage;
-    double seconds = last_finished - first_begun, cpu;
+    double seconds = last_finished - first_begun - option.warm_up, cpu;
     getrusage(RUSAGE_SELF, &usage);
     cpu = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
           (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
-    qsort(latencies, finished, sizeof *latencies, by_size);
+    qsort(latencies, counted, sizeof *latencies, by_size);
     for (char *at = first_failure; *at; at++)
         if (*at == '"' || *at == '\\' || *at < ' ' || *at == 127)
             *at = '?';
-    printf("{\"messages\": %ld, \"failures\": %ld, \"first_failure\": \"%s\", \"seconds\": %.6f, "
+    printf("{\"messages\": %ld, \"counted\": %ld, \"failures\": %ld, \"first_failure\": \"%s\", \"seconds\": %.6f, "
            "\"rate\": %.2f, \"p50_ms\": %.4f, \"p90_ms\": %.4f, \"p99_ms\": %.4f, \"max_ms\": %.4f, "
            "\"own_cpu_seconds\": %.6f, \"connections\": %ld, \"sessions\": %ld, \"octets\": %zu, "
            "\"headers\": %ld, \"recipients\": %ld, \"body\": \"%s\", \"body_octets\": %ld, "
            "\"answers_awaited\": %zu, \"actions\": %u, \"protocol\": %u}\n",
-           finished, failures, first_failure, seconds, seconds > 0 ? finished / seconds : 0,
+           finished, counted, failures, first_failure, seconds, seconds > 0 ? counted / seconds : 0,
            percentile(0.5), percentile(0.9), percentile(0.99), percentile(1), cpu,
            option.connections, opened, form.total, option.headers, option.recipients, option.body,
            option.size, form.wait_count, form.actions, form.protocol);
@@ -1023,6 +1026,7 @@ static void usage(void) {
          "  --connections N      at once (8)\n"
          "  --seconds S          begin messages for so long (1), or\n"
          "  --messages N         so many\n"
+         "  --warm-up S          let as many pass before the clock starts as end in so long (0)\n"
          "  --per-connection N   messages of one SMTP session (100)\n"
          "  --size N             octets of body (4096)\n"
          "  --body KIND          text, html, base64, blanks (lines of 998 octets, nearly all\n"
@@ -1050,16 +1054,18 @@ static double number(const char *text, double lowest) {
 static void read_options(int count, char **words) {
     static const struct option known[] = {
         {"connections", 1, 0, 'c'}, {"seconds", 1, 0, 's'},    {"messages", 1, 0, 'm'},
-        {"size", 1, 0, 'o'},        {"body", 1, 0, 'b'},       {"headers", 1, 0, 'h'},
-        {"recipients", 1, 0, 'r'},  {"authors", 1, 0, 'a'},    {"pool", 1, 0, 'p'},
-        {"domain", 1, 0, 'd'},      {"archive", 1, 0, 'v'},    {"sample", 1, 0, 'S'},
-        {"patience", 1, 0, 't'},    {"help", 0, 0, '?'},       {"per-connection", 1, 0, 'n'},
-        {"recipient-domain", 1, 0, 'D'}, {"unsigned", 0, 0, 'u'}, {0, 0, 0, 0},
+        {"warm-up", 1, 0, 'w'},     {"size", 1, 0, 'o'},       {"body", 1, 0, 'b'},
+        {"headers", 1, 0, 'h'},     {"recipients", 1, 0, 'r'}, {"authors", 1, 0, 'a'},
+        {"pool", 1, 0, 'p'},        {"domain", 1, 0, 'd'},     {"archive", 1, 0, 'v'},
+        {"sample", 1, 0, 'S'},      {"patience", 1, 0, 't'},   {"help", 0, 0, '?'},
+        {"per-connection", 1, 0, 'n'}, {"recipient-domain", 1, 0, 'D'}, {"unsigned", 0, 0, 'u'},
+        {0, 0, 0, 0},
     };
     for (int letter; (letter = getopt_long(count, words, "", known, NULL)) != -1;) {
         switch (letter) {
         case 'c': option.connections = number(optarg, 1); break;
         case 's': option.seconds = number(optarg, 0.001); break;
+        case 'w': option.warm_up = number(optarg, 0); break;
         case 'm': option.messages = number(optarg, 1); break;
         case 'n': option.per_connection = number(optarg, 1); break;
         case 'o': option.size = number(optarg, 1); break;

@@ -26,8 +26,8 @@ class LoadFailed(Exception):
 class Burst:
     """What one run of the load found."""
 
-    messages: int
-    seconds: float
+    messages: int  # all of them
+    seconds: float  # after the warm-up, as the rate and the times are
     rate: float  # messages a second
     p50_ms: float  # from the first octet of MAIL to the answer to the end of the message
     p90_ms: float
