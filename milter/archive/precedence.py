@@ -17,7 +17,7 @@ import os
 import threading
 from typing import Final
 
-_LONGEST: Final = 1.0  # seconds; searches may lag by that, and by what a transaction takes
+_LONGEST: Final = 0.8  # seconds; searches may lag by that, and by what a piece of work takes
 _LESS: Final = 10  # nice levels: a tenth of the share of one that wants the same core
 
 

@@ -383,7 +383,7 @@ class _Writer:
             self._engine = None
 
     def _yield_to_mail(self) -> None:
-        """After each transaction: a spool that has grown long takes many."""
+        """After each piece of work: at less precedence one may take a second."""
         if self.precedence is not None:
             self.precedence.yield_to_mail(time.monotonic() - self._seen_at)
 
@@ -561,6 +561,7 @@ class _Writer:
             found = batches.read(segment, islice(entries, size), self._indexed, seen, compress)
         except OSError:
             return _LEFT
+        self._yield_to_mail()
         return _LEFT if found is not None and found.refused else found
 
     def _commit_together(self, some: Sequence[Batch]) -> bool:
