@@ -59,7 +59,7 @@ bench-archive: ## fill archives on all engines with a million messages and query
 
 build/bench/load: tests/benchmarks/load.c
 	@mkdir -p $(@D)
-	@$(CC) -O2 -std=gnu11 -Wall -Wextra -o $@ $<
+	@$(CC) -O2 -std=gnu11 -Wall -Wextra -o $@.$$$$ $< && mv $@.$$$$ $@
 
 soak: setup ## 500,000 messages: memory stays flat, and every one is on record (some ten minutes)
 	@PYTHONPATH=tests $(PY) -m benchmarks.soak $(MESSAGES)

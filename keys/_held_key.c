@@ -288,6 +288,7 @@ static bool is_field_valid(Key *key, const Piece *signed_fields, const Piece *na
            && is_valid(key, digest, signature, (size_t)size);
 }
 
+/* For the tests, which ask about fields that `make_field` never makes. */
 static PyObject *verifies_field(PyObject *self, PyObject *const *args, Py_ssize_t given) {
     Piece signed_fields, name, value;
     if (given != 4) {

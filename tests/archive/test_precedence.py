@@ -80,6 +80,7 @@ def test_who_could_not_take_it_back_yields_nothing() -> None:
     ours, theirs = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=_as_nobody, args=(theirs,))
     child.start()
+    theirs.close()  # else nobody would notice that it died
     before, after = ours.recv()
     child.join()
     assert after == before

@@ -1003,6 +1003,8 @@ static double percentile(double share) {
 static void report(void) {
     struct rusage usage;
     double seconds = last_finished - first_begun - option.warm_up, cpu;
+    if (!counted && option.warm_up > 0)
+        fail("nothing came back after the warm-up of %g s", option.warm_up);
     getrusage(RUSAGE_SELF, &usage);
     cpu = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
           (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
@@ -1026,7 +1028,7 @@ static void usage(void) {
          "  --connections N      at once (8)\n"
          "  --seconds S          begin messages for so long (1), or\n"
          "  --messages N         so many\n"
-         "  --warm-up S          let as many pass before the clock starts as end in so long (0)\n"
+         "  --warm-up S          for so long before that (0); what ends in it counts for no rate\n"
          "  --per-connection N   messages of one SMTP session (100)\n"
          "  --size N             octets of body (4096)\n"
          "  --body KIND          text, html, base64, blanks (lines of 998 octets, nearly all\n"

@@ -79,6 +79,22 @@ def test_every_message_is_counted_as_signed_and_recorded(product: Carbonseal) ->
     assert product.recorded() == product.accepted
 
 
+def test_what_ends_in_the_warm_up_is_in_no_rate(product: Carbonseal) -> None:
+    """The writer has nothing to do at first: a rate without its work is none that lasts."""
+    words = ("--archive", ARCHIVE, "--seconds", 0.2)
+    _, whole, _ = load.run(product.socket, *words)
+    status, warm, complaint = load.run(product.socket, *words, "--warm-up", 0.4)
+    product.accepted += whole["messages"] + warm["messages"]
+    assert whole["counted"] == whole["messages"]
+    assert (status, complaint) == (0, "")
+    assert 0 < warm["counted"] < warm["messages"]
+    assert warm["rate"] == pytest.approx(warm["counted"] / warm["seconds"], rel=1e-3)
+    status, _, complaint = load.run(product.socket, *words, "--messages", 1, "--warm-up", 60)
+    product.accepted += 1
+    assert status
+    assert "nothing came back after the warm-up" in complaint
+
+
 def test_an_mta_that_has_to_wait_for_answers_does(opendkim: OpenDkim, product: Carbonseal) -> None:
     """Each milter is spoken to as it negotiated: step by step, or in one go."""
     assert opendkim.send("--messages", 5).answers_awaited > 10
