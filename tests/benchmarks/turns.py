@@ -177,7 +177,8 @@ class Referee:
 
     def _prove(self, one: Contestant, point: Point) -> float:
         """One message that a verifier must find signed as it should be; seconds that it took."""
-        words = [*point.words(), "--messages", 1, "--connections", 1, "--patience", _PATIENCE]
+        words = [*point.words(), "--messages", 1, "--connections", 1, "--warm-up", 0]
+        words += ["--patience", _PATIENCE]
         if point.is_unsignable and isinstance(one, Carbonseal):
             return one.send(*words, "--unsigned").seconds
         sample = self.directory / "sample"
