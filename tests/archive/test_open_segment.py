@@ -23,6 +23,8 @@ needs_compiled = pytest.mark.skipif(compiled is None, reason="no compiler was at
 # Only the module that is built for that run asks the script what its calls do.
 needs_script = pytest.mark.skipif(not sanitizers.are_at_work(), reason="for that run")
 
+STATX_INO = 0x100  # of linux/stat.h
+
 Append = Callable[..., tuple[int, int, int, list[bytes]]]
 IMPLEMENTATIONS = [
     pytest.param(append_plainly, id="python"),
@@ -34,10 +36,13 @@ IMPLEMENTATIONS = [
 SCRIPT = """
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int acts[64], acts_left;
+unsigned asked_for;
 char said[8192];
 static const int *next_act = acts;
 static size_t said_size;
@@ -67,8 +72,14 @@ static int scripted_fdatasync(int file) {
     return much < 0 ? (errno = -much, -1) : fdatasync(file);
 }
 
+static int scripted_statx(int from, const char *path, int flags, unsigned mask, struct statx *to) {
+    asked_for |= mask;
+    return statx(from, path, flags, mask, to);
+}
+
 #define pwrite scripted_pwrite
 #define fdatasync scripted_fdatasync
+#define statx(...) scripted_statx(__VA_ARGS__)
 """
 ACTS = st.lists(
     st.integers(0, 40)
@@ -186,6 +197,17 @@ def test_lines_are_written_where_they_belong_and_their_leaves_told(
         leaves = [merkle.leaf_hash(one) for one in lines]
         assert file.take(append, data + bytes(7), len(data), 3, lines) == (0, 0, written, leaves)
         assert file.path.read_bytes()[3 : 3 + len(data)] == data
+
+
+@needs_script
+def test_the_times_of_the_file_are_not_asked_for(file: File) -> None:
+    """Linux keeps exact ones for those that were asked for, and each sync would write them."""
+    assert compiled is not None
+    library = ctypes.CDLL(compiled.__file__)
+    asked_for = ctypes.c_uint.in_dll(library, "asked_for")
+    asked_for.value = 0
+    file.take(compiled.append, b"one\n", 4, 0, [b"one\n"])
+    assert asked_for.value == STATX_INO
 
 
 @pytest.mark.parametrize("append", IMPLEMENTATIONS)
