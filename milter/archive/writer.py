@@ -21,7 +21,6 @@ from __future__ import annotations
 import enum
 import fcntl
 import gc
-import math
 import os
 import random
 import socket
@@ -60,7 +59,6 @@ from carbonseal.milter.archive.evidence import sealing, settings
 from carbonseal.milter.archive.evidence.chain import ChainUnusable
 from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.evidence.stamp import StampFailed
-from carbonseal.milter.archive.precedence import Precedence
 from carbonseal.milter.archive.progress import Moved, Progress
 from carbonseal.milter.archive.segments import Entry, Segment
 from carbonseal.milter.status.writer_report import WriterReport
@@ -201,7 +199,6 @@ def run(
         if missing := missing_helpers(url):
             report("writer-without-helper", missing=" ".join(missing))
         writer = _Writer(spool_directory, url, report, evidence, indexed)
-        writer.precedence = Precedence()
         try:
             tidy_at = 0.0
             while not stop.is_set():
@@ -211,7 +208,6 @@ def run(
                     _tidy(spool_directory, keep_loaded, report)
                 if wait:
                     stop.wait(wait)
-            writer.hurry()
             writer.advance(_Never())
         finally:
             writer.close()
@@ -335,14 +331,11 @@ class _Writer:
         self._trouble: str | None = None
         self._failures = 0
         self._commits = 0  # since the last look for cycles
-        self.precedence: Precedence | None = None  # None: there is nobody to yield to
-        self._seen_at = -math.inf  # when what is loaded by now had been seen to its end
         self.loaded = 0
 
     def advance(self, stop: Stop) -> float:
         """Load what is pending; returns the seconds to wait before the next call."""
         self._collect_if_due()  # what failed last is let go of before it is read again
-        begun = time.monotonic()
         try:
             count = self.load_pending(stop)
         except database.WrongDatabase:
@@ -353,18 +346,10 @@ class _Writer:
             self._report("database-serves-again", after=self._trouble)
             self._trouble = None
         self._failures = 0
-        self._yield_to_mail()
-        self._seen_at = begun
         self._said.pulse(self.loaded, None, self._progress)
         if count >= _MUCH:
             return _GATHER_SECONDS
         return 0.0 if count else _POLL_SECONDS
-
-    def hurry(self) -> None:
-        """Yield to nobody from now on: somebody waits for the end."""
-        if self.precedence is not None:
-            self.precedence.restore()
-            self.precedence = None
 
     def close(self) -> None:
         """Let go of the database, and of all that was known about it.
@@ -381,11 +366,6 @@ class _Writer:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
-
-    def _yield_to_mail(self) -> None:
-        """After each piece of work: at less precedence one may take a second."""
-        if self.precedence is not None:
-            self.precedence.yield_to_mail(time.monotonic() - self._seen_at)
 
     def learn_to_the_end(self) -> None:
         """Wait for a dictionary that is being made: it would be lost with this process."""
@@ -561,7 +541,6 @@ class _Writer:
             found = batches.read(segment, islice(entries, size), self._indexed, seen, compress)
         except OSError:
             return _LEFT
-        self._yield_to_mail()
         return _LEFT if found is not None and found.refused else found
 
     def _commit_together(self, some: Sequence[Batch]) -> bool:
@@ -704,7 +683,6 @@ class _Writer:
         self._progress.update(reached)
         self.loaded += counts.total()
         self._commits += 1
-        self._yield_to_mail()
         self._said.pulse(self.loaded, self._trouble, self._progress)
 
     def _halve(self, batch: Batch, why: str) -> None:
