@@ -12,6 +12,7 @@ import click
 
 from carbonseal.milter.archive import database, writer
 from carbonseal.milter.archive.command_line import Context
+from carbonseal.milter.archive.writing import account
 from carbonseal.policies import quantity
 from carbonseal.policies.errors import CarbonsealError
 
@@ -25,7 +26,7 @@ def write(context: Context, once: bool) -> None:
         count = writer.run_once(
             context.spool_directory,
             context.database_url,
-            report=writer.to_log,
+            report=account.to_log,
             evidence=context.evidence,
             indexed=context.index_headers,
         )
@@ -38,7 +39,7 @@ def write(context: Context, once: bool) -> None:
         context.spool_directory,
         context.database_url,
         stop=stop,
-        report=writer.to_log,
+        report=account.to_log,
         keep_loaded=context.keep_loaded,
         evidence=context.evidence,
         indexed=context.index_headers,

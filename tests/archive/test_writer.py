@@ -37,6 +37,8 @@ from carbonseal.milter.archive import (
 )
 from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.loader import Arrival
+from carbonseal.milter.archive.writing import passes, spool_lock
+from carbonseal.milter.archive.writing.committing import Committing
 from carbonseal.policies.errors import TryLater
 
 PATIENCE = 60.0
@@ -321,7 +323,7 @@ def test_what_is_in_the_spool_at_the_stop_is_still_loaded(archive: Archive) -> N
         pytest.param(0, writer._POLL_SECONDS, id="nothing-came"),
         pytest.param(1, 0.0, id="a-record-came"),
         pytest.param(writer._MUCH, writer._GATHER_SECONDS, id="much-came"),
-        pytest.param(writer.BATCH + 1, writer._GATHER_SECONDS, id="more-than-a-batch-came"),
+        pytest.param(passes.BATCH + 1, writer._GATHER_SECONDS, id="more-than-a-batch-came"),
     ],
 )
 def test_records_are_gathered_only_while_many_come(
@@ -329,7 +331,7 @@ def test_records_are_gathered_only_while_many_come(
 ) -> None:
     """What came is loaded in any case; how much it was decides when the writer looks again."""
     archive.put(*(build_record(number) for number in range(count)))
-    loading = writer._Writer(archive.spool_directory, archive.database_url, archive.report)
+    loading = writer.Writer(archive.spool_directory, archive.database_url, archive.report)
     try:
         assert loading.advance(threading.Event()) == wait
     finally:
@@ -338,8 +340,8 @@ def test_records_are_gathered_only_while_many_come(
 
 
 @pytest.fixture
-def loading(archive: Archive) -> Iterator[writer._Writer]:
-    found = writer._Writer(archive.spool_directory, archive.database_url, archive.report)
+def loading(archive: Archive) -> Iterator[writer.Writer]:
+    found = writer.Writer(archive.spool_directory, archive.database_url, archive.report)
     yield found
     found.close()
 
@@ -369,7 +371,7 @@ def put_open(archive: Archive, *counts: int, start: int = 0) -> list[spool.Spool
 
 
 def test_what_open_segments_have_gained_comes_in_one_transaction(
-    archive: Archive, loading: writer._Writer, batches_loaded: list[int]
+    archive: Archive, loading: writer.Writer, batches_loaded: list[int]
 ) -> None:
     """Several workers at work cost one commit, and each of their segments is loaded to its end."""
     spools = put_open(archive, 3, 2, 4)
@@ -389,12 +391,12 @@ def test_what_open_segments_have_gained_comes_in_one_transaction(
 
 def test_more_than_one_transaction_takes_comes_in_several(
     archive: Archive,
-    loading: writer._Writer,
+    loading: writer.Writer,
     batches_loaded: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The memory of the writer does not hang on how far it is behind."""
-    monkeypatch.setattr(writer, "TOGETHER", 6)
+    monkeypatch.setattr(passes, "TOGETHER", 6)
     spools = put_open(archive, 5, 2, 1)
     loading.advance(threading.Event())
     assert max(batches_loaded) <= 6
@@ -412,28 +414,28 @@ def test_more_than_one_transaction_takes_comes_in_several(
 )
 def test_one_pass_loads_open_segments_to_their_ends(
     archive: Archive,
-    loading: writer._Writer,
+    loading: writer.Writer,
     monkeypatch: pytest.MonkeyPatch,
     counts: tuple[int, ...],
 ) -> None:
     """What is in the spool when the writer ends, or is told to load once, is loaded by then."""
-    monkeypatch.setattr(writer, "TOGETHER", 6)
+    monkeypatch.setattr(passes, "TOGETHER", 6)
     spools = put_open(archive, *counts)
-    loading.load_pending(threading.Event())
+    loading.load_all()
     assert archive.rows("message") == sum(counts)
     for one in spools:
         one.close()
 
 
 def test_one_pass_sets_aside_what_comes_late_in_an_open_segment(
-    archive: Archive, loading: writer._Writer, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, loading: writer.Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A line that is no record, behind the first transaction, is met in the same pass."""
-    monkeypatch.setattr(writer, "TOGETHER", 6)
+    monkeypatch.setattr(passes, "TOGETHER", 6)
     spools = put_open(archive, 4, 4)
     spools[0].put(record.encode(build_record(9, crossing="sideways")))
     spools[0].put(record.encode(build_record(10)))
-    loading.load_pending(threading.Event())
+    loading.load_all()
     assert archive.rows("message") == 9
     assert len(said(archive, "record-set-aside")) == 1
     for one in spools:
@@ -441,7 +443,7 @@ def test_one_pass_sets_aside_what_comes_late_in_an_open_segment(
 
 
 def test_a_line_that_is_no_record_keeps_no_other_segment_waiting(
-    archive: Archive, loading: writer._Writer
+    archive: Archive, loading: writer.Writer
 ) -> None:
     """It is set aside, once, and what others have gained is loaded as ever."""
     spools = put_open(archive, 2, 2)
@@ -454,7 +456,7 @@ def test_a_line_that_is_no_record_keeps_no_other_segment_waiting(
 
 
 def test_a_record_that_the_database_refuses_is_found_among_open_segments(
-    archive: Archive, loading: writer._Writer
+    archive: Archive, loading: writer.Writer
 ) -> None:
     """It costs itself only, not what came with it in one transaction."""
     archive.fill(build_record(0))
@@ -472,7 +474,7 @@ def test_a_record_that_the_database_refuses_is_found_among_open_segments(
 
 
 def test_what_is_too_much_for_one_transaction_is_loaded_in_smaller_ones(
-    archive: Archive, loading: writer._Writer, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, loading: writer.Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that is too slow for all open segments at once gets one at a time."""
     load = loader.load_counting
@@ -508,7 +510,7 @@ def batches_held() -> int:
 
 @pytest.mark.usefixtures("without_collector")
 def test_a_database_that_takes_nothing_does_not_fill_the_memory(
-    archive: Archive, loading: writer._Writer
+    archive: Archive, loading: writer.Writer
 ) -> None:
     """What was read for a transaction that failed is let go of before it is read again."""
     archive.fill(build_record(0))
@@ -526,10 +528,10 @@ def test_a_database_that_takes_nothing_does_not_fill_the_memory(
 
 @pytest.mark.usefixtures("without_collector")
 def test_records_that_the_database_refuses_do_not_fill_the_memory(
-    archive: Archive, loading: writer._Writer, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, loading: writer.Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a long segment in which it refuses many, no batch is held that is done with."""
-    monkeypatch.setattr(writer, "BATCH", 4)
+    monkeypatch.setattr(passes, "BATCH", 4)
     archive.fill(build_record(0))
     with sqlite3.connect(archive.file) as connection:
         connection.execute(
@@ -537,29 +539,31 @@ def test_records_that_the_database_refuses_do_not_fill_the_memory(
             " BEGIN SELECT RAISE(ABORT, 'refused for the test'); END"
         )
     held: list[int] = []
-    commit = writer._Writer._commit
+    commit = Committing.commit
 
-    def counted(self: writer._Writer, batch: Batch, *more: Any) -> None:
+    def counted(self: Committing, batch: Batch, *more: Any) -> None:
         held.append(batches_held())
         commit(self, batch, *more)
 
     archive.put(*(build_record(number) for number in range(1, 101)), is_closed=False)
-    monkeypatch.setattr(writer._Writer, "_commit", counted)
+    monkeypatch.setattr(Committing, "commit", counted)
     loading.advance(threading.Event())
     assert archive.rows("message") == 91
     assert max(held) <= 8  # the batch, the next one, and halves
 
 
 def test_a_segment_that_has_moved_is_loaded_from_where_it_is(
-    archive: Archive, loading: writer._Writer
+    archive: Archive, loading: writer.Writer
 ) -> None:
     """What a commit brought whose answer was lost comes neither twice nor not at all."""
     spools = put_open(archive, 2, 2)
     loading.advance(threading.Event())
-    before = dict(loading._progress)
+    assert loading._passes is not None
+    remembered = loading._passes._under_way.progress
+    before = dict(remembered)
     spools[0].put(record.encode(build_record(8)))
     loading.advance(threading.Event())
-    loading._progress.update(before)
+    remembered.update(before)
     spools[1].put(record.encode(build_record(9)))
     loading.advance(threading.Event())
     assert archive.rows("message") == 6
@@ -605,7 +609,7 @@ def test_one_writer_at_a_time(archive: Archive) -> None:
     with writing(archive):
         archive.put(build_record(1))
         wait_for(lambda: stored(archive) == 1)
-        with pytest.raises(writer.SpoolTaken, match="another writer"):
+        with pytest.raises(spool_lock.SpoolTaken, match="another writer"):
             archive.load()
 
 
@@ -656,12 +660,13 @@ KILLED_WRITER = """
 import sys
 from pathlib import Path
 from carbonseal.milter.archive import writer
+from carbonseal.milter.archive.writing import passes
 
 class Never:
     def is_set(self): return False
     def wait(self, timeout): import time; time.sleep(min(timeout, 0.01)); return False
 
-writer.BATCH = 7
+passes.BATCH = 7
 writer.run(Path(sys.argv[1]), sys.argv[2], stop=Never(), report=lambda *_, **__: None)
 """
 

@@ -22,6 +22,7 @@ from support.postgresql import PostgreSQL
 from support.relays import wait_for
 
 from carbonseal.milter.archive import database, schema, segments, servers, terms, writer
+from carbonseal.milter.archive.writing import passes
 
 PATIENCE = 60.0
 # `make test` takes a sample.
@@ -158,7 +159,7 @@ def one_of_many(number: int, index: int) -> dict[str, Any]:
 
 def load_whatever_comes(relay: Archive) -> None:
     """Load until the spool is empty, as the writer's loop does, without its waits."""
-    loading = writer._Writer(relay.spool_directory, relay.database_url, relay.report, None)
+    loading = writer.Writer(relay.spool_directory, relay.database_url, relay.report, None)
     never = threading.Event()
     try:
         wait_for(lambda: loading.advance(never) >= 0 and is_empty(relay), "the load")
@@ -195,7 +196,7 @@ def test_two_relays_that_write_the_same_addresses(
     tmp_path: Path, relay: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two writers learn the same dictionary at the same time: they collide, and nobody notices."""
-    monkeypatch.setattr(writer, "BATCH", 20)
+    monkeypatch.setattr(passes, "BATCH", 20)
     (tmp_path / "second").mkdir()
     other = Archive(tmp_path / "second", relay.database_url)
     for index in range(10):

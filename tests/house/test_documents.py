@@ -146,6 +146,7 @@ FOLDERS = {
     "keys/takeover": "keys that other signers kept, and keys for them",
     "milter": "SPEAK: the process, its configuration and its commands",
     "milter/archive": "the memory of what was sealed: record, spool, database, writer, audit",
+    "milter/archive/writing": "the parts of the writer: from the spool to SQL",
     "milter/archive/search": "questions to the archive, and their language",
     "milter/archive/evidence": "proof that what the archive says is what was recorded",
     "milter/archive/keeping": "how long records are kept, what holds them, and how they go",

@@ -1,0 +1,1 @@
+"""The parts of the writer: from the spool to SQL."""
