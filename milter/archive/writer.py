@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy
@@ -90,13 +91,15 @@ def run(
     *,
     stop: Stop,
     report: Report,
+    opened: Callable[[], None] = lambda: None,
     keep_loaded: int | None = None,
     evidence: settings.Settings | None = None,
     indexed: frozenset[str] = derive.INDEXED,
 ) -> None:
     """Load the spool until `stop`; what is in the spool by then is still loaded, if that can be.
 
-    `report(event, **facts)` is told what an operator may want to know.  Loaded segments are deleted
+    `report(event, **facts)` is told what an operator may want to know, `opened` each time that the
+    archive is open, with all its tables.  Loaded segments are deleted
     after `keep_loaded` seconds; never when it is None.  `evidence` None: in the spool's own.
     `indexed`: names in lower case of the header fields by whose values records are to be found.
     """
@@ -104,7 +107,7 @@ def run(
     with spool_lock.held(spool_directory):
         if missing := missing_helpers(url):
             report("writer-without-helper", missing=" ".join(missing))
-        writer = Writer(spool_directory, url, report, evidence, indexed)
+        writer = Writer(spool_directory, url, report, evidence, indexed, opened)
         try:
             tidy_at = 0.0
             while not stop.is_set():
@@ -176,7 +179,9 @@ class Writer:
         report: Report,
         evidence: settings.Settings | None = None,
         indexed: frozenset[str] = derive.INDEXED,
+        opened: Callable[[], None] = lambda: None,
     ) -> None:
+        self._opened = opened
         self._directory = directory
         self._url = url
         self._evidence = evidence or settings.beside(directory)
@@ -236,6 +241,7 @@ class Writer:
                 account=self._account,
             )
             self._passes.connect()
+            self._opened()
         return self._passes
 
     def _back_off(self, fault: Exception) -> float:

@@ -1,5 +1,12 @@
 """`carbonseal archive write`, the writer in the foreground, and `archive upgrade`.
 
+Promises: a service manager that wants to be told hears that the writer is ready when the spool is
+its own and the database has its tables, or is known to wait for one that cannot serve: what starts
+after the writer finds the archive that it made.
+
+Does not: say every few seconds that it lives, for a watchdog.  New tables in a large archive, or a
+commit on a slow disk, take as long as they take; a writer that is killed begins them again.
+
 See also: `writer`.
 """
 
@@ -7,12 +14,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from typing import Any, Final
 
 import click
 
 from carbonseal.milter.archive import database, writer
 from carbonseal.milter.archive.command_line import Context
 from carbonseal.milter.archive.writing import account
+from carbonseal.milter.supervision.service_manager import WriterNotices
 from carbonseal.policies import quantity
 from carbonseal.policies.errors import CarbonsealError
 
@@ -32,18 +41,52 @@ def write(context: Context, once: bool) -> None:
         )
         click.echo(f"{quantity.of(count, 'record')} loaded")
         return
-    stop = threading.Event()
+    service = _Service()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: service.end())
     writer.run(
         context.spool_directory,
         context.database_url,
-        stop=stop,
-        report=account.to_log,
+        stop=service.stop,
+        report=service.report,
+        opened=service.opened,
         keep_loaded=context.keep_loaded,
         evidence=context.evidence,
         indexed=context.index_headers,
     )
+
+
+_WAITS: Final = "database-waits"
+_SERVES: Final = "database-serves-again"
+
+
+class _Service:
+    """When the writer is to stop; tells the service manager how far it has got."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._notices = WriterNotices()
+        self._problem = ""
+
+    def end(self) -> None:
+        """Stop when what is there is loaded; called by a signal's handler."""
+        self.stop.set()
+        self._notices.stopping()
+
+    def opened(self) -> None:
+        """The archive is open, its tables are there."""
+        if not self._problem:  # else it may be open and take nothing
+            self._notices.loads()
+
+    def report(self, event: str, **facts: Any) -> None:
+        """To the log; and to the service manager, where it is about the database."""
+        account.to_log(event, **facts)
+        if event == _WAITS:
+            self._problem = str(facts["problem"])
+            self._notices.waits(self._problem)
+        elif event == _SERVES:
+            self._problem = ""
+            self._notices.loads()
 
 
 @click.command()

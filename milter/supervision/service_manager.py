@@ -53,6 +53,35 @@ class Notices:
             _notify(*states)
 
 
+@dataclass(slots=True)
+class WriterNotices:
+    """What a writer tells that is a service of its own; it remembers what was told last."""
+
+    _said: str = ""
+    _is_ready: bool = False
+
+    def loads(self) -> None:
+        """The spool is its own, and the database serves."""
+        self._tell("loads the spool")
+
+    def waits(self, problem: str) -> None:
+        """The spool is its own, and the database cannot serve for now."""
+        # A line end would begin another assignment.
+        self._tell(" ".join(f"waits: {problem}".split()))
+
+    def stopping(self) -> None:
+        """It loads what is there, and leaves."""
+        _notify("STOPPING=1")
+
+    def _tell(self, said: str) -> None:
+        states = [] if self._is_ready else ["READY=1"]
+        if said != self._said:
+            states.append(f"STATUS={said}")
+        self._is_ready, self._said = True, said
+        if states:
+            _notify(*states)
+
+
 def _notify(*states: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
