@@ -3,7 +3,7 @@
 Promises: says ready when it accepts connections; on drain it takes no new connection, finishes the
 sessions it has (up to the configured time) and closes its spool segment.  When the supervisor dies
 it drains as well and lets go of the socket, so that a successor can bind it.  TERM to the worker
-alone is a drain, too, after which the supervisor starts another.
+alone is a drain, too; the supervisor hears of it at once and starts another.
 
 The main thread looks after the keys while other threads carry the mail, ours (`reception`,
 `rounds`) or, with `milter.protocol: libmilter`, those of the library: a change is taken up within
@@ -45,6 +45,7 @@ from carbonseal.milter.status.board import Board
 
 READY = b"R"
 DRAIN = b"D"
+LEAVING = b"L"
 UNSUPPORTED = 69  # EX_UNAVAILABLE: this libmilter does not take fd:N
 _TEND_EVERY = 1.0  # seconds between the spool's housekeeping
 _M_ARENA_MAX = -8  # glibc's number, malloc.h
@@ -253,8 +254,20 @@ def _wait_for_drain(control: socket.socket, chores: _Chores) -> bool:
             return control.recv(1) != DRAIN
         # Blocked since the supervisor began, in every thread, so it waits to be seen.
         if signal.SIGTERM in signal.sigpending():
+            _say_farewell(control)
             return False
         chores.do()
+
+
+def _say_farewell(control: socket.socket) -> None:
+    """Have the supervisor start another one now: open sessions may take all of milter.drain."""
+    try:
+        control.send(LEAVING)
+        # It waits for signals, and would find the word seconds later.  Nobody else minds this one,
+        # if the supervisor has died just now.
+        os.kill(os.getppid(), signal.SIGCHLD)
+    except OSError:
+        pass  # it is gone, or finds the word by itself
 
 
 def _let_go(served: int, spare: int, *, is_orphaned: bool) -> None:

@@ -25,7 +25,9 @@ from carbonseal.milter import log
 from carbonseal.policies.errors import CarbonsealError
 
 SIGNALS: Final = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-_READY: Final = b"R"  # worker.READY and lookout.READY; importing worker would load libmilter here
+# worker.READY and lookout.READY, worker.LEAVING; importing worker would load libmilter here.
+_READY: Final = b"R"
+_LEAVING: Final = b"L"
 _SERVED: Final = 5.0  # seconds after which a child counts as having served
 _MAX_DELAY: Final = 10.0
 
@@ -108,11 +110,25 @@ class Child:
 
     def hear(self) -> None:
         """Note whether it has said that it is ready; does not wait."""
+        self.is_ready = self._word() == _READY
+
+    def is_leaving(self) -> bool:
+        """Whether one that was ready has said that it leaves; does not wait."""
+        return self._word() == _LEAVING
+
+    def _word(self) -> bytes:
+        """What it says and nobody has heard yet; empty: nothing, or it has died."""
         assert self.control is not None
+        # MSG_DONTWAIT would not do: with the patience of `await_word`, Python waits before it asks.
+        self.control.setblocking(False)
         try:
-            self.is_ready = self.control.recv(1, socket.MSG_DONTWAIT) == _READY
+            return self.control.recv(1)
         except OSError:
-            pass  # nothing yet
+            return b""
+
+    def successor(self) -> Child:
+        """One that has not begun yet, for the same work."""
+        return Child(self.role, self.main, self.patience, number=self.number)
 
     def tell(self, word: bytes) -> None:
         """Send it a word; one that died just now is found when it is waited for."""

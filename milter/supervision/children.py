@@ -1,8 +1,9 @@
 """The children of the supervisor: started when they are due, heard, buried, told to leave, killed.
 
 Promises: a dead child is started again, at once when it had served and with growing delay when it
-had not; one that was told to leave is not, and is killed when its time is over.  The board says who
-lives and who serves.
+had not; one that was told to leave is not, and is killed when its time is over; for one that says
+itself that it leaves another is started while it finishes.  The board says who lives and who
+serves.
 
 Raises: nothing; a child that cannot be started is put off, with a sentence in the log.
 
@@ -99,11 +100,21 @@ class Children:
                     continue  # it looks all the same, or is started again
 
     def hear(self) -> None:
-        """Note the workers that serve now, of those for which nobody waited."""
+        """Note who serves now, of the workers for which nobody waited, and who leaves."""
         for child in self.workers:
-            if child.control is not None and not child.is_ready:
+            if child.control is None:
+                continue
+            if not child.is_ready:
                 child.hear()
                 self._note(child)
+            elif child.is_leaving():
+                self._succeed(child)
+
+    def _succeed(self, leaver: Child) -> None:
+        """Put another in the place of one that was ended by somebody else, and finishes."""
+        log.event("worker-leaves", pid=leaver.pid, effect="another one is started")
+        self.present = [one.successor() if one is leaver else one for one in self.present]
+        self._see_off(leaver)
 
     def _note(self, child: Child) -> None:
         """Write on the board that a worker serves, once it has said so."""
@@ -163,9 +174,12 @@ class Children:
             if not child.pid:
                 self._give_back(child)
             elif child.control is not None:
-                child.leave_by = time.monotonic() + child.patience
-                self._leaving.append(child)
+                self._see_off(child)
                 child.tell(word)
+
+    def _see_off(self, child: Child) -> None:
+        child.leave_by = time.monotonic() + child.patience
+        self._leaving.append(child)
 
     def kill_overdue(self) -> None:
         """Kill those that should have left by now."""
