@@ -205,6 +205,8 @@ class FailureSection(_Section):
     unusable_author: Literal["accept", "tempfail", "reject"] = "accept"
     transformation: Literal["accept", "tempfail", "reject"] = "accept"
     header_too_large: Literal["accept", "tempfail", "reject"] = "reject"
+    # Not accept: without all recipients nobody can say whether the archive gets a copy.
+    too_many_recipients: Literal["tempfail", "reject"] = "reject"
     signature_failed: Literal["accept", "tempfail", "reject"] = "accept"
     record_not_writable: Literal["accept", "tempfail", "reject"] = "tempfail"
     internal_error: Literal["accept", "tempfail", "reject"] = "tempfail"

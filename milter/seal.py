@@ -99,8 +99,12 @@ class Signing(NamedTuple):
     failure: FailureClass | None
 
 
-def seal(transaction: Transaction, services: Services, now: float) -> Steps[Verdict]:
+def seal(
+    transaction: Transaction, services: Services, now: float, refusal: Signing | None = None
+) -> Steps[Verdict]:
     """Decide, sign and record one complete message; `now` is Unix time in seconds.
+
+    `refusal` stands for the signing steps where it is known before them that they must not be taken.
 
     Yields the line of its record, and goes on when that is durable.
     """
@@ -117,7 +121,7 @@ def seal(transaction: Transaction, services: Services, now: float) -> Steps[Verd
     decided = time.perf_counter()
     # Taken apart, here and below: to ask a tuple for a field by its name costs as much as that.
     proof, crossing, plan, copy, _, retention_reasons, shadow = decisions
-    signatures, signing_reasons, failure = sign(plan, transaction, keyring, now)
+    signatures, signing_reasons, failure = refusal or sign(plan, transaction, keyring, now)
     signed = time.perf_counter()
     disposition = ACCEPTED if failure is None else configuration.failure.dispose(failure)
     reasons = (
@@ -191,6 +195,12 @@ def _edits(done: Deeds) -> tuple[Edit, ...]:
         *[InsertField("DKIM-Signature", one.field_value) for one in reversed(signatures)],
         *map(AddRecipient, copies),
     )
+
+
+def too_many_recipients(transaction: Transaction) -> Signing:
+    """Of a message that has more recipients than were kept: nobody knows whether it crosses."""
+    refusal = Reason("too-many-recipients", str(len(transaction.recipients)))
+    return Signing((), (refusal,), FailureClass.TOO_MANY_RECIPIENTS)
 
 
 def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:

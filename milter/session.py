@@ -25,7 +25,7 @@ from carbonseal.milter import header_section, log, macros, seal
 from carbonseal.milter.archive.spool import Steps, taken
 from carbonseal.milter.edits import InsertField, Verdict
 from carbonseal.milter.header_section import HeaderSection
-from carbonseal.milter.transaction import Connection, Transaction
+from carbonseal.milter.transaction import Connection, TooManyRecipients, Transaction
 from carbonseal.policies.disposition import Answer, Disposition, FailureClass
 from carbonseal.policies.envelope import Client
 
@@ -37,6 +37,7 @@ _TEMPFAIL: int = libmilter.TEMPFAIL
 _NR_FIELD: int = libmilter.P_NR_HDR
 _ACTIONS = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR | libmilter.SETSYMLIST
 _NEEDED = libmilter.ADDHDRS | libmilter.ADDRCPT | libmilter.ADDRCPT_PAR
+_TOO_MANY = "too many recipients"  # no defect, but what the message brought with it
 _MISCOUNTED: set[str] = set()  # what went wrong in counting and was said in this process
 # Asked of the MTA: no reply is waited for, nothing is sent that nobody reads, and header values
 # come with their leading space, without which `simple` header canonicalization cannot be right.
@@ -136,13 +137,14 @@ class Session:
         """Seal, apply the edits; returns what to answer (SMFIS_*)."""
         transaction, self.transaction, self.header = self.transaction, None, None
         try:
+            refusal = None
             if self._fault is not None:
-                raise RuntimeError(self._fault)
+                refusal = self._refusal(transaction)
             if transaction is None:
                 raise RuntimeError("end of message without MAIL")
             transaction.queue_id = _macro(context, macros.QUEUE_ID) or ""
             started = time.perf_counter()
-            verdict = yield from seal.seal(transaction, self._services, time.time())
+            verdict = yield from seal.seal(transaction, self._services, time.time(), refusal)
             _apply(context, verdict)
             whole = time.perf_counter() - started
             log.message(verdict, milliseconds=round(whole * 1000, 2))
@@ -172,8 +174,17 @@ class Session:
 
     def fail(self, callback: str, fault: BaseException) -> None:
         """Remember a fault until end of message, where it can be answered."""
+        if isinstance(fault, TooManyRecipients):
+            self._fault = self._fault or _TOO_MANY
+            return
         log.internal_error(callback, fault)
         self._fault = f"{callback} failed: {type(fault).__name__}"
+
+    def _refusal(self, transaction: Transaction | None) -> seal.Signing:
+        """Why this message cannot be sealed.  Raises: RuntimeError where that is a defect."""
+        if transaction is None or self._fault != _TOO_MANY:
+            raise RuntimeError(self._fault)
+        return seal.too_many_recipients(transaction)
 
     def _internal_error(
         self, context: Any, transaction: Transaction | None, fault: Exception

@@ -4,7 +4,8 @@ Promises: fresh at MAIL and gone at end of message or abort, so that nothing of 
 the next on the same connection.  The body is hashed and measured as it streams by and never kept;
 memory does not grow with it.  Recipients and header fields without end are not kept, either.
 
-Raises: TooManyRecipients, once; `session` has the failure policy answer such a message.
+Raises: TooManyRecipients, once; `session` has such a message refused, and recorded with those that
+were kept.
 
 Does not: decide anything.
 """

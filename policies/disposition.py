@@ -22,6 +22,7 @@ class FailureClass(StrEnum):
     UNUSABLE_AUTHOR = "unusable_author"  # From is missing, doubled, a group or not parsable
     TRANSFORMATION = "transformation"  # Postfix is sure to break the signature later
     HEADER_TOO_LARGE = "header_too_large"  # more header fields than any letter has
+    TOO_MANY_RECIPIENTS = "too_many_recipients"  # more than are kept: nobody knows all of them
     SIGNATURE_FAILED = "signature_failed"  # made, but it did not verify
     RECORD_NOT_WRITABLE = "record_not_writable"  # the spool cannot be written
     INTERNAL_ERROR = "internal_error"  # a defect of ours
@@ -45,6 +46,8 @@ DEFAULTS: Mapping[FailureClass, Answer] = {
     FailureClass.UNUSABLE_AUTHOR: Answer.ACCEPT,
     FailureClass.TRANSFORMATION: Answer.ACCEPT,
     FailureClass.HEADER_TOO_LARGE: Answer.REJECT,
+    # The same message would come again and again until its sender is told.
+    FailureClass.TOO_MANY_RECIPIENTS: Answer.REJECT,
     FailureClass.SIGNATURE_FAILED: Answer.ACCEPT,
     FailureClass.RECORD_NOT_WRITABLE: Answer.TEMPFAIL,
     FailureClass.INTERNAL_ERROR: Answer.TEMPFAIL,
@@ -57,6 +60,7 @@ _TEXTS: Mapping[FailureClass, tuple[str, str]] = {
     FailureClass.UNUSABLE_AUTHOR: ("7.7", "The From field does not name one author"),
     FailureClass.TRANSFORMATION: ("6.3", "The message would be altered on its way"),
     FailureClass.HEADER_TOO_LARGE: ("3.4", "The header section is too large"),
+    FailureClass.TOO_MANY_RECIPIENTS: ("5.3", "Too many recipients in one message"),
     FailureClass.SIGNATURE_FAILED: ("7.5", "The message could not be signed"),
     FailureClass.RECORD_NOT_WRITABLE: ("3.0", "The message could not be recorded"),
     FailureClass.INTERNAL_ERROR: ("3.0", "The message could not be sealed"),

@@ -80,6 +80,9 @@ SENTENCES: Mapping[str, str] = {
     "header-too-large": (
         "Refused: the header section goes on after {about} fields, where it is read no further."
     ),
+    "too-many-recipients": (
+        "Refused: the recipients go on after {about}, where nobody knows them any more."
+    ),
     "line-too-long": "Not signed: Postfix cuts lines over 998 octets after the milter ({about}).",
     "bare-line-ends": (
         "Not signed: the body holds CR or LF that stand alone, which verifiers read differently."

@@ -31,6 +31,7 @@ _MEANT: Final = {
     "disputed-octets": _BREAKS,
     "too-many-fields": _BREAKS,
     "header-too-large": "the header section is beyond the bounds; failure.header_too_large",
+    "too-many-recipients": "the recipients are beyond the bounds; failure.too_many_recipients",
     "no-author": _AUTHOR,
     "several-author-fields": _AUTHOR,
     "several-authors": _AUTHOR,

@@ -56,6 +56,7 @@ UNSIGNED: Final = (
     "key-refused",
     "too-many-fields",
     "header-too-large",
+    "too-many-recipients",
     "line-too-long",
     "bare-line-ends",
     "disputed-octets",

@@ -30,6 +30,12 @@ def test_what_cannot_be_recorded_or_sealed_is_tempfailed_by_default() -> None:
     assert DEFAULTS[FailureClass.INTERNAL_ERROR] is Answer.TEMPFAIL
 
 
+def test_what_would_come_again_the_same_is_rejected_by_default() -> None:
+    """Its sender hears of it at once, and not after days of tries."""
+    assert DEFAULTS[FailureClass.HEADER_TOO_LARGE] is Answer.REJECT
+    assert DEFAULTS[FailureClass.TOO_MANY_RECIPIENTS] is Answer.REJECT
+
+
 def test_no_failure_is_accepted() -> None:
     """The policy is asked about failures only."""
     assert FailurePolicy({}).dispose(None).answer is Answer.ACCEPT
