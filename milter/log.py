@@ -2,7 +2,8 @@
 
 Promises: lines go to standard error (the journal, under systemd) as key=value text or JSON; values
 cannot break out of their line, whatever a message put into them.  A line that cannot be written is
-lost in silence.
+lost in silence; where a part of it was (a disk that got full), the next one of this process still
+begins at the beginning of a line.
 
 Does not: log header values, bodies or key material, write files, or rotate.
 """
@@ -59,15 +60,12 @@ class _Lines:
     """
 
     def __init__(self, *_: Any) -> None:
-        self._stream = sys.stderr
+        pass
 
     def msg(self, line: str) -> None:
         """One line, whole."""
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # ValueError: closed
-            pass
+        # JSON's own form, and what a terminal could not show, are ASCII already.
+        _put(f"{line}\n".encode(errors="backslashreplace"))
 
     debug = info = warning = error = msg
 
@@ -83,6 +81,7 @@ def _quoted(value: str) -> str:
 
 _render: Renderer = _text_line
 _least = logging.INFO
+_torn: list[bytes] = []  # the line of which a part was written, while that is the end of the log
 
 
 def event(name: str, /, **facts: Any) -> None:
@@ -127,14 +126,39 @@ def _write(name: str, level: str, summary: dict[str, object], milliseconds: floa
 
 
 def _put(line: bytes) -> None:
-    """As `_Lines` does, past the two buffers of the stream where it is the process's own."""
+    """Write a line, past the two buffers of the stream where it is the process's own.
+
+    What stays in these after a fault would come out in the middle of a later line.
+    """
     if sys.stderr is not sys.__stderr__:
-        _Lines().msg(line.decode("ascii").removesuffix("\n"))
+        _put_elsewhere(line)
+        return
+    if _torn:
+        _put_rest(b"\n" + line, 0)
         return
     try:
-        while line:
-            line = line[os.write(_STANDARD_ERROR, line) :]
+        written = os.write(_STANDARD_ERROR, line)
     except OSError:
+        return
+    if written < len(line):
+        _put_rest(line, written)
+
+
+def _put_rest(line: bytes, written: int) -> None:
+    try:
+        while written < len(line):
+            written += os.write(_STANDARD_ERROR, line[written:])
+    except OSError:
+        pass
+    if written:
+        _torn[:] = () if line.endswith(b"\n", 0, written) else (line,)
+
+
+def _put_elsewhere(line: bytes) -> None:
+    try:
+        sys.stderr.write(line.decode())
+        sys.stderr.flush()
+    except (OSError, ValueError):  # ValueError: closed
         pass
 
 

@@ -104,7 +104,7 @@ def seal(
 ) -> Steps[Verdict]:
     """Decide, sign and record one complete message; `now` is Unix time in seconds.
 
-    `refusal` stands for the signing steps where it is known before them that they must not be taken.
+    `refusal` stands for the signing steps where it is known before that they must not be taken.
 
     Yields the line of its record, and goes on when that is durable.
     """

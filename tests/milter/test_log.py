@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -115,3 +118,56 @@ def test_a_fault_that_lasts_is_said_once_until_it_changes(
     said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["text"][-3:] for line in said] == ["'a'", "'d'", "'f'"]
     assert {line["where"] for line in said} == {"tend"}
+
+
+# A limit on the size of a file ends a line as a full disk does: a part of it is written.
+FULL_DISK = """
+import os, resource, sys
+from carbonseal.milter import log
+from carbonseal.milter.edits import Verdict
+from carbonseal.policies.disposition import ACCEPTED
+
+def say(text):
+    if kind == "message":
+        facts = {"disposition": "accept", "text": text}
+        log.message(Verdict((), ACCEPTED, (), facts), milliseconds=1.5)
+    else:
+        log.event(kind, text=text)
+
+def leave_room(octets):
+    limit = os.fstat(2).st_size + octets
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+kind, form = sys.argv[1:]
+log.configure(form=form, level="info")
+say("before")
+leave_room(30)
+say("torn")
+say("lost")
+leave_room(1)
+say("after-an-octet")
+leave_room(10_000)
+say("whole")
+say("last")
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("kind", ["message", "event"])
+def test_after_a_line_that_a_full_disk_cut_the_next_one_begins_anew(
+    kind: str, form: str, tmp_path: Path
+) -> None:
+    """Whoever reads the log misses what could not be written, and nothing of what could."""
+    with open(tmp_path / "log", "wb") as stream:
+        command = [sys.executable, "-c", FULL_DISK, kind, form]
+        subprocess.run(command, stderr=stream, check=True, timeout=60)
+    before, torn, *lines = (tmp_path / "log").read_text().splitlines()
+    assert len(torn) == 30
+    assert torn[:4] == before[:4]
+    assert [
+        text
+        for text in ("before", "torn", "lost", "after", "whole", "last")
+        if any(text in line for line in lines)
+    ] == ["whole", "last"]
+    assert len(lines) == 2
+    assert all(line[:4] == before[:4] for line in lines)
