@@ -479,6 +479,30 @@ def test_who_spoke_meanwhile_is_not_left(clock: Clock) -> None:
         assert answer(speaker) == ACCEPTED
 
 
+def test_who_takes_its_answers_slowly_is_not_left(clock: Clock) -> None:
+    """It says nothing for a long time, because it is still busy with what it was told."""
+    place = Place(silence=100.0)
+    with contextlib.closing(place):
+        place.sessions.granted = 0  # each event is answered
+        slow = place.connect_narrowly(BEGIN + 2000 * HELLO)
+        (wire_of_slow,) = place.rounds._wires.values()
+        wait_until(lambda: bool(wire_of_slow.unsent), "more answers than it takes")
+        whole = len(packets.agreed(6, 0, 0, [])) + 2001 * len(ACCEPTED)
+        sent = whole - len(wire_of_slow.unsent)
+        clock.now = 60.0
+        assert len(received(slow, sent + 1)) == sent + 1  # the last of these was sent just now
+        clock.now = 130.0
+        place.sessions.granted = int(wire.NO_REPLIES)
+        other = place.connect()
+        for _ in range(2):  # with the second one, the round of the first one is over
+            other.sendall(MESSAGE)
+            assert answer(other) == ACCEPTED
+        slow.sendall(MESSAGE)
+        rest = received(slow, whole - sent - 1 + 3 * len(ACCEPTED))
+        assert rest.endswith(3 * ACCEPTED)
+        assert len(rest) == whole - sent - 1 + 3 * len(ACCEPTED)
+
+
 def test_a_fault_of_the_thread_itself_does_not_end_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
