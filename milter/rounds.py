@@ -14,6 +14,7 @@ breaks one connection breaks no other, and nothing ends the thread.  Of a connec
 nothing stays.
 
 While the disk works at a sync, nobody is heard; the longer it takes, the more share the next one.
+Whoever asks learns how long no round has ended (`held_up`), and where the thread is meanwhile.
 
 Does not: take connections (`reception` does), speak the protocol (`conversation` does).
 """
@@ -21,8 +22,10 @@ Does not: take connections (`reception` does), speak the protocol (`conversation
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +44,8 @@ _EACH: Final = 0.0005  # seconds that one takes, about
 _SILENCE: Final = 7210.0  # seconds after which a connection counts as dead: libmilter's number
 _LOOK: Final = 60.0  # seconds between two looks for such
 _PAUSE: Final = 0.1  # seconds after a fault that is no connection's
+_ASK_EVERY: Final = 1.0  # seconds between two questions whether it goes round
+_FRAMES: Final = 5  # of the place in the code where it is
 
 
 class Spool(Protocol):
@@ -81,10 +86,38 @@ class Rounds:
         self._ended: list[_Wire] = []  # with a message at its end, which waits for its record
         self._at_once = _AT_ONCE
         self._look_at = 0.0
+        self._thread = threading.Thread(target=self._serve, name="rounds", daemon=True)
+        # A question among the connections: to note each round would cost every message.
+        self._question = os.eventfd(0, os.EFD_CLOEXEC)
+        self._waiting.register(self._question, select.EPOLLIN | select.EPOLLET)
+        self._asked_at = -_ASK_EVERY
+        self._is_answered = True
 
     def start(self) -> None:
         """Serve from now on.  Raises: RuntimeError where there is no thread to be had."""
-        threading.Thread(target=self._serve, name="rounds", daemon=True).start()
+        self._thread.start()
+
+    def held_up(self) -> float:
+        """Seconds for which no round has ended, 0.0 where they go on; to be asked again and again.
+
+        To be asked by one thread, and by another one than that which serves.
+        """
+        now = time.monotonic()
+        if not self._is_answered:
+            return now - self._asked_at
+        if now - self._asked_at >= _ASK_EVERY:
+            self._asked_at, self._is_answered = now, False
+            os.eventfd_write(self._question, 1)
+        return 0.0
+
+    def place(self) -> str:
+        """Where in the code the serving thread is at this moment, innermost first."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        found: list[str] = []
+        while frame is not None and len(found) < _FRAMES:
+            found.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+            frame = frame.f_back
+        return " < ".join(found)
 
     def take(self, connection: socket.socket, ended: Callable[[], None]) -> None:
         """Serve this one, and call `ended` when that is over; from any thread.  Raises: OSError."""
@@ -126,7 +159,11 @@ class Rounds:
         now = time.monotonic()
         for number, events in ready:
             wire = self._wires.get(number)
-            if wire is None or wire.conversation.record is not None:
+            if wire is None:
+                if number == self._question:  # edge-triggered: there is nothing to be read
+                    self._is_answered = True
+                continue
+            if wire.conversation.record is not None:
                 continue  # the next message waits for the answer to this one
             wire.heard_at = now
             self._guarded(wire, self._write if events & select.EPOLLOUT else self._read)

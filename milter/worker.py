@@ -7,7 +7,9 @@ alone is a drain, too; the supervisor hears of it at once and starts another.
 
 The main thread looks after the keys while other threads carry the mail, ours (`reception`,
 `rounds`) or, with `milter.protocol: libmilter`, those of the library: a change is taken up within
-`LOOK_EVERY`, and what may be signed with is acknowledged before it is (`acknowledgement`).
+`LOOK_EVERY`, and what may be signed with is acknowledged before it is (`acknowledgement`).  It
+shows that the worker lives, and says once when its mail is held up, by the disk or by a defect, and
+where in the code.  It ends nothing for that: with a new worker a disk is no quicker.
 
 Does not: handle signals (the supervisor speaks through a socket pair: libmilter's own thread takes
 HUP, TERM and INT, and Python handlers do not run while it does; it ends the process at TERM, and
@@ -16,6 +18,7 @@ sessions with it), or open the database.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -26,7 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import milter as libmilter
 
@@ -77,7 +80,6 @@ def run(
     watch = Watch(
         configuration.keys_directory, time.monotonic, acknowledgement.before_use, known=known
     )
-    chores = _Chores(watch, acknowledgement, lambda: board.beat(place))
     outages = Outages(record.spool, retry=configuration.file.archive.retry)
     has_alternate = bool(configuration.archive.alternates)
     services = Services(
@@ -95,6 +97,7 @@ def run(
     serving = (_Own if configuration.file.milter.protocol == "own" else _Libmilter)(
         listener, sessions, spool, board, place
     )
+    chores = _Chores(watch, acknowledgement, _Pulse(board, place, serving).beat)
     try:
         serving.start()
     except libmilter.error:
@@ -133,7 +136,9 @@ class _Own:
         place: int | None,
     ) -> None:
         self._listener = listener
-        self._reception = Reception(listener, Rounds(sessions, spool), board, place)
+        rounds = Rounds(sessions, spool)
+        self.held_up, self.place = rounds.held_up, rounds.place
+        self._reception = Reception(listener, rounds, board, place)
 
     def start(self) -> None:
         """Take connections from now on."""
@@ -191,6 +196,14 @@ class _Libmilter:
         """Stop taking connections while the open ones go on."""
         _let_go(self._served, self._spare, is_orphaned=is_orphaned)
 
+    def held_up(self) -> float:
+        """Unknown: the library has a thread for each connection, and they wait each for itself."""
+        return 0.0
+
+    def place(self) -> str:
+        """See `held_up`."""
+        return ""
+
     def connections(self) -> int:
         """How many are open."""
         return _connections(self._address)
@@ -218,6 +231,44 @@ def _tend(chores: Iterable[Callable[[], None]]) -> None:
             else:
                 faults.succeeded()
         time.sleep(_TEND_EVERY)
+
+
+class _Serving(Protocol):
+    """What carries the mail."""
+
+    def held_up(self) -> float:
+        """Seconds for which nothing went on."""
+
+    def place(self) -> str:
+        """Where in the code it is."""
+
+
+class _Pulse:
+    """Shows on the board how the worker is, and says when its mail is held up for long."""
+
+    def __init__(self, board: Board, place: int | None, serving: _Serving) -> None:
+        self._board = board
+        self._place = place
+        self._serving = serving
+        self._longest = 0.0  # seconds of what was said
+
+    def beat(self) -> None:
+        """To be called every `LOOK_EVERY` seconds."""
+        seconds = self._serving.held_up()
+        self._board.beat(self._place, is_held_up=seconds > 0)
+        if seconds > boards.SILENT_AFTER:
+            if not self._longest:
+                place = self._serving.place()
+                self._say(lambda: log.warning("mail-held-up", seconds=round(seconds), place=place))
+            self._longest = seconds
+        elif self._longest:
+            after, self._longest = f"{self._longest:.0f} s", 0.0
+            self._say(lambda: log.event("mail-goes-on", after=after))
+
+    def _say(self, say: Callable[[], None]) -> None:
+        # Where the log is on the disk that hangs, the main thread must not hang with it.
+        with contextlib.suppress(RuntimeError):  # no thread to be had: no reason to end
+            threading.Thread(target=say, name="say", daemon=True).start()
 
 
 class _Chores:

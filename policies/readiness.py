@@ -51,7 +51,7 @@ class Seen:
     wanted: int
     serving: int
     running: float = math.inf  # seconds since the service was started
-    stuck: int = 0  # of those that serve, without a sign of life
+    stuck: int = 0  # of those that serve, those whose mail does not go on
     unsigned: Mapping[str, str] = field(default_factory=dict)  # domain -> why it cannot sign
     weakened: Mapping[str, str] = field(default_factory=dict)  # domain -> what is wrong beside
     spool_problem: str = ""  # why nothing can be written there
@@ -116,12 +116,11 @@ def _workers(seen: Seen) -> Check:
     if living > 0:
         return Check("workers")
     workers = quantity.of(seen.wanted, "worker")
-    why = f"none of {workers} serves"
+    why, remedy = f"none of {workers} serves", "the log says why they die; see child-died there"
     if seen.stuck:
         why = f"{seen.stuck} of {workers} hang, and no other serves"
-    return Check(
-        "workers", is_ok=False, why=why, remedy="the log says why they die; see child-died there"
-    )
+        remedy = "see whether the spool's disk answers; mail-held-up in the log says where they are"
+    return Check("workers", is_ok=False, why=why, remedy=remedy)
 
 
 def _signing(seen: Seen) -> Check:

@@ -1,7 +1,7 @@
 """The memory that supervisor, workers and status process share: who lives, what was counted.
 
 Layout: a head of cells that only the supervisor writes, one row for each place (its process, and
-beat and connections, which the process itself writes), then the places of `counters`.
+two beats and connections, which the process itself writes), then the places of `counters`.
 
 Promises: made before the first fork, and of one size; a worker that has no room (a reload to far
 more of them) counts no mail, does its work all the same, and is known to serve.  A place belongs to
@@ -23,14 +23,14 @@ from carbonseal.milter.status import counters
 from carbonseal.milter.status.counters import Tally, Totals
 
 ROLES: Final = ("worker", "writer", "status")
-SILENT_AFTER: Final = 10.0  # seconds without a beat after which a process counts as stuck
+SILENT_AFTER: Final = 10.0  # seconds without a beat after which a process counts as stuck or silent
 _WANTED, _STARTED_AT, _LOOKED, _IS_READY = range(4)
 _RESTARTS: Final = 4  # and one more cell for each role
 _HAS_WRITER: Final = _RESTARTS + len(ROLES)
 _BEYOND: Final = _HAS_WRITER + 1  # workers that serve without a place
 _ROWS_AT: Final = 16
-_PID, _IS_USED, _IS_SERVING, _BEAT, _CONNECTIONS = range(5)
-_ROW: Final = 5
+_PID, _IS_USED, _IS_SERVING, _BEAT, _LIFE, _CONNECTIONS = range(6)
+_ROW: Final = 6
 _CELL: Final = 8  # octets
 
 
@@ -40,7 +40,8 @@ class Crew:
 
     wanted: int  # workers
     serving: int  # of these, those that accept mail
-    stuck: int  # serving, but without a sign of life
+    stuck: int  # serving, but their mail does not go on
+    silent: int  # of these, those that show no sign of life at all
     restarts: dict[str, int]  # by role, since the supervisor started
     started_at: int  # Unix time
     is_writer_child: bool  # False: the writer is a service of its own
@@ -73,7 +74,7 @@ class Board:
         row = self._row(place)
         row[_IS_SERVING] = 0
         row[_CONNECTIONS] = 0
-        row[_BEAT] = self._now()
+        row[_BEAT] = row[_LIFE] = self._now()
         row[_PID] = pid
         row[_IS_USED] = 1
 
@@ -111,10 +112,13 @@ class Board:
         """Where to count."""
         return counters.nowhere() if place is None else Tally(self._place(place))
 
-    def beat(self, place: int | None) -> None:
-        """A sign of life."""
+    def beat(self, place: int | None, *, is_held_up: bool = False) -> None:
+        """A sign of life; `is_held_up`: of the process, but not of the mail that it serves."""
         if place is not None:
-            self._row(place)[_BEAT] = self._now()
+            row = self._row(place)
+            row[_LIFE] = self._now()
+            if not is_held_up:
+                row[_BEAT] = row[_LIFE]
 
     def has_connections(self, place: int | None, count: int) -> None:
         """It takes connections, and has so many."""
@@ -165,6 +169,7 @@ class Board:
             wanted=self._cells[_WANTED],
             serving=len(serving) + self._cells[_BEYOND],
             stuck=sum(row[_BEAT] < oldest for row in serving),
+            silent=sum(row[_LIFE] < oldest for row in serving),
             restarts={role: self._cells[_RESTARTS + at] for at, role in enumerate(ROLES)},
             started_at=self._cells[_STARTED_AT],
             is_writer_child=bool(self._cells[_HAS_WRITER]),

@@ -46,8 +46,9 @@ class Notices:
         said = f"{workers}, {_READINESS[board.is_ready]}"
         states = [f"STATUS={said}"] if said != self._said else []
         self._said = said
-        # Not "all": one that hangs is no reason to stop the others.
-        if crew.serving > crew.stuck:
+        # Not "all": one that hangs is no reason to stop the others.  Nor "stuck": most likely the
+        # disk makes the mail wait, which would be no quicker for new workers.
+        if crew.serving > crew.silent:
             states.append("WATCHDOG=1")
         if states:
             _notify(*states)

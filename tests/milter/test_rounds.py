@@ -503,6 +503,24 @@ def test_who_takes_its_answers_slowly_is_not_left(clock: Clock) -> None:
         assert len(rest) == whole - sent - 1 + 3 * len(ACCEPTED)
 
 
+def test_rounds_that_the_disk_holds_up_are_known_to_be(clock: Clock) -> None:
+    """For how long and where; rounds that have nothing to do go on all the same."""
+    place = Place()
+    with contextlib.closing(place):
+        assert place.rounds.held_up() == 0.0  # a question
+        clock.now = 0.5
+        wait_until(lambda: place.rounds.held_up() == 0.0, "its answer")
+        one = place.whom_the_disk_holds_up()
+        clock.now = 10.0
+        assert place.rounds.held_up() == 0.0  # the next question
+        clock.now = 22.0
+        assert place.rounds.held_up() == 12.0
+        assert "put_all:" in place.rounds.place()
+        place.spool.goes_on.set()
+        assert answer(one) == ACCEPTED
+        wait_until(lambda: place.rounds.held_up() == 0.0, "the next round")
+
+
 def test_a_fault_of_the_thread_itself_does_not_end_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,17 @@ def test_the_watchdog_is_fed_while_a_worker_lives(manager: Manager) -> None:
     assert "WATCHDOG=1" in manager.heard()
 
 
+def test_the_watchdog_is_fed_while_the_disk_holds_the_mail_up(manager: Manager) -> None:
+    """New workers would wait for the same disk, and what these have under way would be cut off."""
+    manager.now += boards.SILENT_AFTER + 1
+    manager.board.beat(manager.places[0], is_held_up=True)
+    crew = manager.board.crew()
+    assert (crew.stuck, crew.silent) == (2, 1)
+    assert "WATCHDOG=1" in manager.heard()
+    manager.board.beat(manager.places[0])
+    assert manager.board.crew().stuck == 1
+
+
 def test_a_worker_without_a_place_feeds_the_watchdog(manager: Manager) -> None:
     """After a reload to far more workers, or many reloads in a row, some are on no board."""
     for place in manager.places:
