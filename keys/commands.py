@@ -24,10 +24,12 @@ from carbonseal.keys import (
     generate,
     hosts_command,
     key_file,
+    key_size,
     keyring,
     life_commands,
     outlook_commands,
     rotate_commands,
+    selector_names,
     store,
     tables,
     transfer_commands,
@@ -87,7 +89,7 @@ def keys() -> None:
 @click.option("--selector", help="Name of the key in DNS; made from the date if not given.")
 @click.option(
     "--selector-template",
-    default=generate.SELECTOR_TEMPLATE,
+    default=selector_names.SELECTOR_TEMPLATE,
     show_default=True,
     help="For the selector: {date}, {letter} (r or e), {random}.",
 )
@@ -99,7 +101,7 @@ def keys() -> None:
     help="Every receiver verifies RSA, many verify Ed25519.",
 )
 @click.option(
-    "--bits", type=int, default=generate.DEFAULT_BITS, show_default=True, help="RSA only."
+    "--bits", type=int, default=key_size.DEFAULT_BITS, show_default=True, help="RSA only."
 )
 @_activation
 @reason_option
@@ -134,7 +136,7 @@ def generate_key(
         return shelf.is_taken(name, selector_of(free, name))
 
     chosen = (
-        generate.choose_selector(selector_template, _ALGORITHMS[algorithm], now, is_taken)
+        selector_names.choose_selector(selector_template, _ALGORITHMS[algorithm], now, is_taken)
         if selector is None
         else selector_of(selector, name)
     )
@@ -234,7 +236,7 @@ def _keep(
     why: str,
     dry_run: bool,
 ) -> None:
-    warning = generate.size_warning(record.algorithm, record.bits)
+    warning = key_size.size_warning(record.algorithm, record.bits)
     if warning:
         say(f"warning: {warning}")
     if dry_run:

@@ -23,7 +23,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from carbonseal.keys import generate, keyring, permission, store
+from carbonseal.keys import key_size, keyring, permission, store
 from carbonseal.policies import errors
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----(.{0,65536}?)-----END \1-----", re.DOTALL)
@@ -115,11 +115,11 @@ def _from_seed(path: Path, content: bytes) -> ed25519.Ed25519PrivateKey:
 
 
 def _check_size(path: Path, bits: int) -> None:
-    if not generate.MIN_BITS <= bits <= generate.MAX_BITS:
+    if not key_size.MIN_BITS <= bits <= key_size.MAX_BITS:
         raise _unusable(
             path,
-            f"its RSA key has {bits} bits, and receivers verify {generate.MIN_BITS} to"
-            f" {generate.MAX_BITS}; make a new key with `carbonseal keys generate`",
+            f"its RSA key has {bits} bits, and receivers verify {key_size.MIN_BITS} to"
+            f" {key_size.MAX_BITS}; make a new key with `carbonseal keys generate`",
         )
 
 

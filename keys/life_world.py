@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from carbonseal.keys import generate, store
+from carbonseal.keys import key_size, selector_names, store
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.observed import Observed
 from carbonseal.keys.publication.publisher import Publisher
@@ -37,8 +37,8 @@ class World:
     ask_relays: Callable[[], tuple[RelayReport, ...]]
     clock: Callable[[], datetime]  # aware, UTC
     ttl: int = 3600  # seconds, of the records that are published
-    selectors: str = generate.SELECTOR_TEMPLATE  # how new ones are named
-    bits: int = generate.DEFAULT_BITS  # of new RSA keys
+    selectors: str = selector_names.SELECTOR_TEMPLATE  # how new ones are named
+    bits: int = key_size.DEFAULT_BITS  # of new RSA keys
     forget: Callable[[], None] = lambda: None  # ask anew who is to be asked, before a new look
 
 

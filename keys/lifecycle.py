@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-from carbonseal.keys import dns_record, generate, keyring, observed, store
+from carbonseal.keys import dns_record, generate, keyring, observed, selector_names, store
 from carbonseal.keys.key_record import KeyRecord, Origin, Publication
 from carbonseal.keys.life_world import (
     Forbidden,
@@ -458,7 +458,7 @@ class _Walk:
         """A new key with a goal; its private half is on disk before anybody hears of it."""
         assert self.writer is not None
         shelf, now = self.world.shelf, self.world.clock()
-        selector = generate.choose_selector(
+        selector = selector_names.choose_selector(
             self.world.selectors,
             wanted.algorithm,
             now,

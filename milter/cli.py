@@ -7,7 +7,8 @@ CARBONSEAL_DEBUG=1 only, because a traceback may show what a message or a key fi
 completion work without a configuration file.
 
 Does not: hold any command's work, or load the rooms that a command does not need: `keys list` gets
-by without SQLAlchemy, and so does the service that forks the workers.
+by without SQLAlchemy, and so does the service that forks the workers; help gets by without what
+checks a configuration.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from carbonseal.keys import tables
-from carbonseal.keys.publication.settings import DnsSettings
-from carbonseal.milter import config, log
-from carbonseal.milter.archive.evidence.settings import Settings
-from carbonseal.milter.config import Configuration
-from carbonseal.milter.rooms import Rooms
-from carbonseal.policies import rotation
-from carbonseal.policies.domains import DomainSet
+from carbonseal.milter import config_path, log
+from carbonseal.milter.rooms import Room, Rooms
 from carbonseal.policies.errors import CarbonsealError, TryLater, UsageError
+
+if TYPE_CHECKING:
+    from carbonseal.keys.publication.settings import DnsSettings
+    from carbonseal.milter.archive.evidence.settings import Settings
+    from carbonseal.milter.config import Configuration
+    from carbonseal.policies import rotation
+    from carbonseal.policies.domains import DomainSet
 
 _INTERRUPTED = 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -57,6 +59,9 @@ class Context:
     def configuration(self) -> Configuration:
         """The checked configuration.  Raises: ConfigurationError."""
         if self._configuration is None:
+            # Checking it takes pydantic and the policies, which help and completion do not need.
+            from carbonseal.milter import config  # noqa: PLC0415
+
             self._configuration = config.load(self._path)
             section = self._configuration.file.log
             log.configure(form=section.format, level=section.level)
@@ -144,32 +149,48 @@ class Context:
 
 
 # In the order of a relay's life.
-_PLACES: Final[Mapping[str, str]] = {
-    "run": "milter.commands:run",
-    "config": "milter.commands:config_group",
-    "policy": "milter.compare_command:policy",
-    "postfix": "milter.postfix_commands:postfix",
-    "keys": "keys.commands:keys",
-    "migrate": "milter.migrate.commands:migrate",
-    "archive": "milter.archive.commands:archive",
-    "follow": "milter.follow.follow_command:follow",
-    "status": "milter.status.status_command:status",
+_ROOMS: Final[Mapping[str, Room]] = {
+    "run": Room("milter.commands:run", "Serve Postfix in the foreground."),
+    "config": Room("milter.commands:config_group", "Check and show the configuration."),
+    "policy": Room("milter.compare_command:policy", "Ask the policies."),
+    "postfix": Room("milter.postfix_commands:postfix", "Help with Postfix's side."),
+    "keys": Room(
+        "keys.commands:keys",
+        "Make signing keys, publish and rotate them, and show how it stands with them.",
+    ),
+    "migrate": Room(
+        "milter.migrate.commands:migrate",
+        "Take over from another signer: its configuration and its keys, as ours.",
+    ),
+    "archive": Room(
+        "milter.archive.commands:archive",
+        "Search, show and count what was recorded; load the spool into the database.",
+    ),
+    "follow": Room(
+        "milter.follow.follow_command:follow",
+        "Turn Postfix's log into delivery events, in the foreground; TERM or INT stops it cleanly.",
+    ),
+    "status": Room(
+        "milter.status.status_command:status",
+        "Show how the relay is: ready or not, rates, spool, writer, follower, keys, "
+        "archive copies.",
+    ),
 }
 
 
 @click.group(
     cls=Rooms,
     package="carbonseal",
-    places=_PLACES,
+    rooms=_ROOMS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(metadata.version("carbonseal"), prog_name="carbonseal")
+@click.version_option(package_name="carbonseal", prog_name="carbonseal")
 @click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path, readable=False),  # whether it is, reading shows
     envvar="CARBONSEAL_CONFIG",
-    default=config.DEFAULT_PATH,
+    default=config_path.DEFAULT_PATH,
     show_default=True,
     show_envvar=True,
     help="The configuration file.",

@@ -31,8 +31,6 @@ from carbonseal.policies import archiving, disposition, origin, retention, rotat
 from carbonseal.policies.bcc_maps import BccMaps
 from carbonseal.policies.errors import ConfigurationError
 
-DEFAULT_PATH = Path("/etc/carbonseal/carbonseal.yaml")
-
 
 class InvalidConfiguration(ConfigurationError):
     """The file is readable but wrong."""

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from carbonseal.keys import generate
+from carbonseal.keys import key_size, selector_names
 from carbonseal.milter.config_types import (
     DatabaseUrl,
     DelegateTemplate,
@@ -241,8 +241,8 @@ class RotationSection(_Section):
 
     lifetime: Duration = 180 * 86400
     lead: Duration = 14 * 86400
-    selector: KeyTemplate = generate.SELECTOR_TEMPLATE
-    bits: Literal[2048, 3072, 4096] = generate.DEFAULT_BITS
+    selector: KeyTemplate = selector_names.SELECTOR_TEMPLATE
+    bits: Literal[2048, 3072, 4096] = key_size.DEFAULT_BITS
     standby: bool = False
     safety: Duration = 600
     downstream_queue: Duration = 5 * 86400

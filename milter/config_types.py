@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from carbonseal.keys import generate
+from carbonseal.keys import selector_names
 from carbonseal.keys.publication.settings import ServerAddress
 from carbonseal.milter import socket_address
 from carbonseal.policies import address, domains, origin, retention, signing
@@ -152,5 +152,5 @@ ServerText = Annotated[str, BeforeValidator(_checked(ServerAddress.parse))]
 FieldName = Annotated[str, Field(pattern=r"^[!-9;-~]+$")]
 SmtpAddress = Annotated[str, BeforeValidator(_checked(_smtp_address))]
 DelegateTemplate = Annotated[str, BeforeValidator(_checked(_delegate))]
-KeyTemplate = Annotated[str, BeforeValidator(_checked(generate.check_template))]
+KeyTemplate = Annotated[str, BeforeValidator(_checked(selector_names.check_template))]
 FewFields = Annotated[list[FieldName], BeforeValidator(_few)]

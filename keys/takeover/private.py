@@ -19,7 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from carbonseal.keys import generate, key_file, key_record, keyring
+from carbonseal.keys import key_file, key_record, key_size, keyring
 from carbonseal.keys.takeover.found import Found
 from carbonseal.policies import errors, signing_request
 
@@ -86,11 +86,11 @@ def _from_text(text: str, place: str) -> keyring.PrivateKey:
         return private
     if not isinstance(private, rsa.RSAPrivateKey):
         raise _unusable(place, "DKIM has no algorithm for its kind of key; use RSA or Ed25519")
-    if not generate.MIN_BITS <= private.key_size <= generate.MAX_BITS:
+    if not key_size.MIN_BITS <= private.key_size <= key_size.MAX_BITS:
         raise _unusable(
             place,
-            f"its RSA key has {private.key_size} bits, and receivers verify {generate.MIN_BITS} to"
-            f" {generate.MAX_BITS}; make a new key with `carbonseal keys generate`",
+            f"its RSA key has {private.key_size} bits, and receivers verify {key_size.MIN_BITS} to"
+            f" {key_size.MAX_BITS}; make a new key with `carbonseal keys generate`",
         )
     return private
 

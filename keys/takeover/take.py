@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from carbonseal.keys import generate, keyring, permission, store
+from carbonseal.keys import generate, key_size, keyring, permission, store
 from carbonseal.keys.key_record import KeyRecord, Origin
 from carbonseal.keys.takeover import private
 from carbonseal.keys.takeover.found import Findings, Found, Signs
@@ -141,7 +141,7 @@ class _Taking:
         self.names[record.sdid, record.selector] = record.fingerprint
         if may_sign:
             self.activated[record.sdid, record.algorithm] = record.selector
-        warning = generate.size_warning(record.algorithm, record.bits)
+        warning = key_size.size_warning(record.algorithm, record.bits)
         return Row(
             Outcome.TAKEN if here is None else Outcome.ALREADY_HERE,
             found.source,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carbonseal.keys import durable
-from carbonseal.milter import config
+from carbonseal.milter import config_path
 from carbonseal.milter.migrate.written import Places
 from carbonseal.policies import errors
 
@@ -87,7 +87,7 @@ def chosen(to: Path | None, configuration: Path | None, keys: Path | None) -> Ta
         own_keys = folder / "keys" if keys is None else keys.absolute()
         return Target(folder / _NAME, own_keys, folder, is_written=True)
     other_keys = _KEYS if keys is None else keys.absolute()
-    path = config.DEFAULT_PATH if configuration is None else configuration.absolute()
+    path = config_path.DEFAULT_PATH if configuration is None else configuration.absolute()
     return Target(path, other_keys, None, is_written=configuration is not None)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from carbonseal.keys import commands, generate, keyring, orders, store
+from carbonseal.keys import commands, generate, key_size, keyring, orders, selector_names, store
 from carbonseal.keys.publication.settings import DnsSettings
 from carbonseal.policies import errors, rotation
 
@@ -28,8 +28,8 @@ class Settings:
     rotation: rotation.Rules = field(default_factory=rotation.Rules)
     relay: str = "relay.example.com"
     postfix_directory: Path | None = None
-    selectors: str = generate.SELECTOR_TEMPLATE
-    bits: int = generate.DEFAULT_BITS
+    selectors: str = selector_names.SELECTOR_TEMPLATE
+    bits: int = key_size.DEFAULT_BITS
     relay_commands: dict[str, list[str]] = field(default_factory=dict)
 
     @property

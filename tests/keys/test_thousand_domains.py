@@ -33,7 +33,7 @@ from support import ports
 from support.carbonseal import COMMAND
 from support.name_servers import Bind, TsigKey, Zone, put_txt, txt_at
 
-from carbonseal.keys import dns_record, generate, key_record, store
+from carbonseal.keys import dns_record, generate, key_record, selector_names, store
 from carbonseal.keys.key_record import KeyRecord, Origin, Publication
 from carbonseal.policies.key_life import Stage
 
@@ -281,6 +281,6 @@ def signing(house: House, sdid: str) -> KeyRecord:
 
 
 def coming_selector() -> str:
-    return generate.choose_selector(
-        generate.SELECTOR_TEMPLATE, "ed25519-sha256", datetime.now(UTC), lambda name: False
+    return selector_names.choose_selector(
+        selector_names.SELECTOR_TEMPLATE, "ed25519-sha256", datetime.now(UTC), lambda name: False
     )

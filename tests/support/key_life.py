@@ -30,7 +30,17 @@ import dns.zone
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from carbonseal.keys import command_line, dns_record, generate, keyring, lifecycle, orders, store
+from carbonseal.keys import (
+    command_line,
+    dns_record,
+    generate,
+    key_size,
+    keyring,
+    lifecycle,
+    orders,
+    selector_names,
+    store,
+)
 from carbonseal.keys.key_record import KeyRecord, Origin
 from carbonseal.keys.lifecycle import Report, World
 from carbonseal.keys.publication import check
@@ -245,8 +255,8 @@ class House:
             keys_directory=self.directory,
             dns=self.servers.settings(*self.publish),
             rotation=self.rules,
-            selectors=generate.SELECTOR_TEMPLATE,
-            bits=generate.DEFAULT_BITS,
+            selectors=selector_names.SELECTOR_TEMPLATE,
+            bits=key_size.DEFAULT_BITS,
         )
         world = command_line.world_of(settings)
         checker = check.Checker(settings.dns, self.now)
