@@ -80,7 +80,7 @@ class _Compiler:
             self._indexes = indexes.Arrays(sets)
         else:
             self._addresses = people.known(who, connection)
-            self._indexes = indexes.IndexTables()
+            self._indexes = indexes.IndexTables(connection)
 
     def node(self, condition: Condition) -> Node:
         pairs = indexes.crossings(condition)

@@ -3,9 +3,10 @@
 Promises: the same conditions on all engines, each answered by one index.  SQLite and MariaDB have
 tables and columns that are in order of the record id; PostgreSQL has arrays of terms.
 
-Raises: nothing.
+Raises: what the database raises.
 
-Does not: know the fields of a search (`compiler` does), or ask the database.
+Does not: know the fields of a search (`compiler` does), or ask the database more than whether a
+domain occurs at all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from sqlalchemy import and_
+from sqlalchemy import Connection, and_, select
 
 from carbonseal.milter.archive import postings, schema
 from carbonseal.milter.archive.role_sets import RoleSets
@@ -49,6 +50,9 @@ class Indexes(Protocol):
 class IndexTables:
     """SQLite and MariaDB: tables and column indexes that end in the record id."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
     def address(self, identifier: int, domain_id: int | None, roles: int) -> Node:
         """Rows of one participant."""
         return Leaf(
@@ -58,7 +62,14 @@ class IndexTables:
         )
 
     def domain(self, identifier: int, roles: int) -> Node:
-        """Rows of all participants of one domain."""
+        """Rows of all participants of one domain; nothing, where it has none in whatever role.
+
+        Nobody from there is then no condition at all, as with an address that was never seen.
+        """
+        columns = schema.participant_domain.c
+        some = select(columns.record_id).where(columns.domain_id == identifier).limit(1)
+        if self._connection.execute(some).first() is None:
+            return FALSE
         return Leaf(
             schema.participant_domain,
             lambda c: and_(c.domain_id == identifier, c.roles.bitwise_and(roles) != 0),

@@ -158,6 +158,29 @@ SEARCHES = [
     pytest.param("rcpt:dave@remote.test", {"rerouted"}, id="as-postfix-resolved-it"),
     pytest.param("rcpt:nobody@nowhere.example", set(), id="address-never-seen"),
     pytest.param("NOT rcpt:nobody@nowhere.example on:2026", set(MESSAGES), id="not-never-seen"),
+    pytest.param("NOT from:nobody@nowhere.example", set(MESSAGES), id="not-of-nobody"),
+    pytest.param("NOT from:no+*@nowhere.example", set(MESSAGES), id="not-of-nobodys-extensions"),
+    pytest.param("NOT from:@nowhere.example", set(MESSAGES), id="not-of-an-unknown-domain"),
+    pytest.param("NOT from:@.nowhere.example", set(MESSAGES), id="not-below-an-unknown-domain"),
+    pytest.param("NOT domain:nowhere.example", set(MESSAGES), id="not-with-an-unknown-domain"),
+    pytest.param("NOT relay:mx9.example.com", set(MESSAGES), id="not-of-an-unknown-relay"),
+    pytest.param("NOT class:never", set(MESSAGES), id="not-of-an-unknown-class"),
+    pytest.param(
+        "NOT (from:nobody@nowhere.example OR domain:nowhere.example)",
+        set(MESSAGES),
+        id="not-of-anybody-unknown",
+    ),
+    pytest.param("NOT (domain:nowhere.example size:>1)", set(MESSAGES), id="not-of-what-cannot-be"),
+    pytest.param(
+        "domain:nowhere.example OR from:heidi@example.com", {"two-authors"}, id="or-unknown"
+    ),
+    pytest.param(
+        "NOT domain:nowhere.example OR from:heidi@example.com", set(MESSAGES), id="or-all"
+    ),
+    pytest.param("domain:nowhere.example relay:mx1.example.com", set(), id="and-unknown"),
+    pytest.param(
+        "from:heidi@example.com NOT domain:nowhere.example", {"two-authors"}, id="and-not-unknown"
+    ),
     pytest.param("domain:hidden.example", {"bcc"}, id="domain"),
     pytest.param("rcpt:@hidden.example", {"bcc"}, id="domain-of-a-recipient"),
     pytest.param("from:@hidden.example", set(), id="domain-of-no-sender"),
@@ -272,6 +295,14 @@ def test_found_is_what_was_asked_for(filled: Archive, wanted: str, expected: set
 NOT_ANSWERED = [
     pytest.param("size:>1M", id="no-index"),
     pytest.param("NOT from:alice@example.com", id="only-not"),
+    pytest.param("NOT subject:never", id="only-not-a-word-whether-it-occurs-or-not"),
+    pytest.param("NOT login:nobody", id="only-not-a-login-whether-it-occurs-or-not"),
+    pytest.param(
+        "from:nobody@nowhere.example OR relay:mx1.example.com", id="the-half-that-may-be-found"
+    ),
+    pytest.param(
+        "relay:mx1.example.com NOT domain:nowhere.example", id="what-is-left-has-no-index"
+    ),
     pytest.param("from:alice@example.com OR relay:mx1.example.com", id="one-half-without-an-index"),
     pytest.param(
         'from:alice@example.com OR header.x-mailer:"Outlook"', id="header-as-an-alternative"
