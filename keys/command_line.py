@@ -17,8 +17,8 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
-from carbonseal.keys import lifecycle, orders, store, tables
-from carbonseal.keys.lifecycle import KeyReport, Report, World
+from carbonseal.keys import life_world, lifecycle, orders, store, tables
+from carbonseal.keys.life_world import KeyReport, Report, World
 from carbonseal.keys.publication import check, publisher
 from carbonseal.keys.publication.settings import DnsSettings
 from carbonseal.keys.relays import report
@@ -164,7 +164,7 @@ def progress_of(done: Report) -> Standing:
         for key in done.keys
         if key.record.stage not in LEAVING or key.due.standing is Standing.HELD
     ]
-    return Standing(done.problem_standing) if done.problem else lifecycle.gravest(standings)
+    return Standing(done.problem_standing) if done.problem else life_world.gravest(standings)
 
 
 def watch(
@@ -185,7 +185,7 @@ def watch(
         poll = _FIRST_POLL if done.steps else min(_LAST_POLL, 2 * poll)
         world.forget()
         done = lifecycle.tend(
-            world, done.sdid, why=why, relays=lifecycle.gather(world), begin=False
+            world, done.sdid, why=why, relays=life_world.gather(world), begin=False
         )
         say_steps(done)
     return done

@@ -29,7 +29,7 @@ from carbonseal.keys.command_line import (
     who,
     write,
 )
-from carbonseal.keys.lifecycle import Report
+from carbonseal.keys.life_world import Report
 from carbonseal.keys.publication import forms
 from carbonseal.keys.record_text import print_record
 from carbonseal.policies import errors

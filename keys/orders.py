@@ -6,7 +6,7 @@ published everywhere; the last key of a domain is not taken away by accident; no
 removed while mail signed with it may be on its way, unless the key is compromised or a person
 takes that on, with a reason.
 
-Raises: `lifecycle.Forbidden` (a rule), `NotYet` (time or a server), `errors.NotFound`.
+Raises: `life_world.Forbidden` (a rule), `NotYet` (time or a server), `errors.NotFound`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from carbonseal.keys import lifecycle, store
+from carbonseal.keys import life_world, lifecycle, standby, store
 from carbonseal.keys.key_record import KeyRecord, Publication
-from carbonseal.keys.lifecycle import Forbidden, Report, World
+from carbonseal.keys.life_world import Forbidden, Report, World
 from carbonseal.policies import errors, key_life, rotation, rotation_waits
 from carbonseal.policies.key_life import DnsView, Goal, RelayReport, ServerState, Stage
 from carbonseal.policies.rotation import Action, Standing
@@ -65,7 +65,7 @@ class Order:
     @functools.cached_property
     def relays(self) -> tuple[RelayReport, ...]:
         """What the relays say; asked once, and only if somebody wants to know."""
-        return lifecycle.gather(self.world)
+        return life_world.gather(self.world)
 
     @property
     def now(self) -> datetime:
@@ -79,7 +79,7 @@ class Order:
 
     def look(self, key: KeyRecord) -> DnsView:
         """What every server shows now."""
-        return lifecycle.look(self.world, key, key.publication.text)
+        return life_world.look(self.world, key, key.publication.text)
 
     def carry_on(self) -> Report:
         """Take the steps that are due now."""
@@ -137,7 +137,7 @@ def activate(
             f"{key.dns_name} is {_condition(key)} and never signs again; make a new key with"
             f" `carbonseal keys generate {key.sdid}`."
         )
-    lifecycle.demand_usable(order.world.shelf, key)
+    standby.demand_usable(order.world.shelf, key)
     if assume_published:
         if dry_run:
             return None
@@ -268,7 +268,7 @@ def rollback(order: Order, *, dry_run: bool) -> None:
     if not seen.is_everywhere(ServerState.SHOWN):
         raise _mismatch(key, seen, "it can sign again only when every server shows its record")
     shelf = order.world.shelf
-    lifecycle.demand_usable(shelf, key)
+    standby.demand_usable(shelf, key)
     if dry_run:
         return
     with _changing(order, key) as writer:
@@ -323,7 +323,7 @@ def emergency(order: Order, *, leave_unsigned: bool, dry_run: bool) -> Emergency
             )
         successor = None
         if key.stage is Stage.ACTIVE:
-            successor = lifecycle.standby_for(order.world, key)
+            successor = standby.standby_for(order.world, key)
             if successor is None and not leave_unsigned:
                 raise Forbidden(
                     f"{key.dns_name} is the only key of {key.sdid} that can sign, and no other is"
@@ -369,7 +369,7 @@ def refuse_gap(shelf: store.Store, key: KeyRecord, *, leave_unsigned: bool) -> N
     """Raise if nobody else could sign for the domain of `key`."""
     signing = store.active(shelf.lineage(key.sdid).records)
     others = [
-        one for one in signing if one != key and not one.refused and lifecycle.is_usable(shelf, one)
+        one for one in signing if one != key and not one.refused and standby.is_usable(shelf, one)
     ]
     if key in signing and not others and not leave_unsigned:
         raise Forbidden(

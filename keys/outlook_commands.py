@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from carbonseal.keys import lifecycle, store, tables
+from carbonseal.keys import life_world, lifecycle, store, tables
 from carbonseal.keys.command_line import LEAVING, Settings, say, sdid_of, sdids_of, world_of, write
-from carbonseal.keys.lifecycle import Report, World
+from carbonseal.keys.life_world import Report, World
 from carbonseal.keys.rotate_commands import each, what_is_open
 from carbonseal.policies import errors, key_life
 from carbonseal.policies.key_life import Stage
@@ -77,10 +77,10 @@ def status(settings: Settings, sdid: str | None, look: bool, output_format: str)
             write(one.keys, output_format)
             if one.problem:
                 say(one.problem)
-        return lifecycle.gravest(one.standing for one in found)
+        return life_world.gravest(one.standing for one in found)
     columns = ("sdid", "signing", "coming", "leaving", "standing", "why")
     tables.write_rows((_overview(one) for one in found), columns, output_format)
-    worst = lifecycle.gravest(one.standing for one in found)
+    worst = life_world.gravest(one.standing for one in found)
     return Standing.DONE if worst is Standing.NOT_YET else worst
 
 

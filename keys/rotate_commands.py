@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from carbonseal.keys import lifecycle, orders, progress, store, tables
+from carbonseal.keys import life_world, lifecycle, orders, progress, store, tables
 from carbonseal.keys.command_line import (
     Settings,
     dry_run_option,
@@ -34,7 +34,7 @@ from carbonseal.keys.command_line import (
 )
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.life_commands import finish
-from carbonseal.keys.lifecycle import Report, World
+from carbonseal.keys.life_world import Report, World
 from carbonseal.keys.record_text import print_record
 from carbonseal.keys.relays import postfix_queue
 from carbonseal.policies import errors, key_life, quantity
@@ -92,18 +92,18 @@ def rotate(
     name = sdid_of(sdid)
     if dry_run:
         done = lifecycle.preview(
-            world, name, relays=lifecycle.gather(world), forced=True, first=True
+            world, name, relays=life_world.gather(world), forced=True, first=True
         )
         say_steps(done, dry_run=True)
         write(done.keys, output_format)
         return done.standing
     done = lifecycle.tend(
-        world, name, why=why, relays=lifecycle.gather(world), forced=True, first=True
+        world, name, why=why, relays=life_world.gather(world), forced=True, first=True
     )
     say_steps(done)
     if _waits_for_relays(done):
         # They were asked before there was this key.
-        done = lifecycle.tend(world, name, why=why, relays=lifecycle.gather(world), begin=False)
+        done = lifecycle.tend(world, name, why=why, relays=life_world.gather(world), begin=False)
         say_steps(done)
     done = watch(world, done, why=why, seconds=wait)
     write(done.keys, output_format)
@@ -185,7 +185,7 @@ def each(
     world: World,
 ) -> list[Report]:
     """Look after many SDIDs at once; what goes wrong with one is its report."""
-    relays = lifecycle.gather(world)
+    relays = life_world.gather(world)
 
     def one(name: str) -> Report:
         try:
@@ -228,7 +228,7 @@ def sum_up(found: Sequence[Report], output_format: str, *, dry_run: bool) -> int
         f" {quantity.of(for_person, 'needs', 'need')} a person"
         + ("; dry run, nothing changed" if dry_run else "")
     )
-    worst = lifecycle.gravest(one.standing for one in found)
+    worst = life_world.gravest(one.standing for one in found)
     return Standing.DONE if worst is Standing.NOT_YET else worst
 
 

@@ -15,7 +15,7 @@ import pytest
 from support import key_life
 from support.key_life import DAY, RULES, ZONE, House, Servers
 
-from carbonseal.keys import dns_record, generate, lifecycle, orders, store
+from carbonseal.keys import dns_record, generate, life_world, lifecycle, orders, store
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.publication.settings import PublishRule
 from carbonseal.policies import errors, signing_request
@@ -87,7 +87,7 @@ def with_standby(house: House) -> House:
     return house
 
 
-def standing(house: House, report: lifecycle.Report, at: int = 0) -> Standing:
+def standing(house: House, report: life_world.Report, at: int = 0) -> Standing:
     """How it stands with one key."""
     selector = record_of(house, at).selector
     return next(one.due.standing for one in report.keys if one.record.selector == selector)
@@ -98,7 +98,7 @@ def standing(house: House, report: lifecycle.Report, at: int = 0) -> Standing:
 
 def test_a_dry_run_for_a_domain_without_keys_foresees_the_first(house: House) -> None:
     world = house.world()
-    seen = lifecycle.preview(world, house.sdid, relays=lifecycle.gather(world), first=True)
+    seen = lifecycle.preview(world, house.sdid, relays=life_world.gather(world), first=True)
     assert [step.action for step in seen.steps] == [Action.PUBLISH]
     assert not house.records
     unforced = lifecycle.preview(world, house.sdid, relays=(), forced=True)

@@ -36,13 +36,14 @@ from carbonseal.keys import (
     generate,
     key_size,
     keyring,
+    life_world,
     lifecycle,
     orders,
     selector_names,
     store,
 )
 from carbonseal.keys.key_record import KeyRecord, Origin
-from carbonseal.keys.lifecycle import Report, World
+from carbonseal.keys.life_world import Report, World
 from carbonseal.keys.publication import check
 from carbonseal.keys.publication.settings import DnsSettings, PublishRule
 from carbonseal.policies import errors, rotation, signing_request
@@ -282,7 +283,7 @@ class House:
         """What `keys rotate` does; the clock goes ahead by `days` before."""
         self.days += days
         world = self.world()
-        relays = lifecycle.gather(world)
+        relays = life_world.gather(world)
         return lifecycle.tend(
             world, self.sdid, why="test", relays=relays, forced=forced, first=forced, begin=begin
         )
