@@ -11,12 +11,7 @@
  * at most as long as the chunk, in a buffer with one block of slack.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <string.h>
+#include "_extension.h"
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -30,8 +25,6 @@
    into such pieces costs a tenth of hashing it, so bodies of several full chunks are not cut. */
 #define PIECE 2046
 #define FULL_CHUNK 65535 /* the most that the milter protocol carries at once */
-
-typedef unsigned char octet;
 
 typedef struct {
     bool held_space; /* the last chunk ended in white space, perhaps followed by held_cr */
@@ -311,21 +304,13 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
     static char *names[] = {"relaxed", NULL};
     int relaxed;
     if (!PyArg_ParseTupleAndKeywords(args, named, "$p", names, &relaxed)) return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    PyObject *self = allocate(type, 0); /* filled with zeros: nothing was seen */
-    if (self) ((CanonicalBody *)self)->relaxed = relaxed != 0;
-    return self;
-}
-
-static void deallocate(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    CanonicalBody *self = new_object(type); /* nothing was seen */
+    if (self) self->relaxed = relaxed != 0;
+    return (PyObject *)self;
 }
 
 static PyMethodDef methods[] = {
-    {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL, "Take the next octets."},
+    {"take", FASTCALL(take), "Take the next octets."},
     {"finish", finish, METH_O, "Feed the end of the canonical form; more may be taken after."},
     {"facts", facts, METH_NOARGS, "(size, longest line, is 8-bit, has bare line ends) so far."},
     {NULL, NULL, 0, NULL},
@@ -334,7 +319,7 @@ static PyMethodDef methods[] = {
 static PyType_Slot slots[] = {
     {Py_tp_doc, "The canonical form of one body; see canonical_body.py."},
     {Py_tp_new, new},
-    {Py_tp_dealloc, deallocate},
+    {Py_tp_dealloc, free_object},
     {Py_tp_methods, methods},
     {0, NULL},
 };
@@ -346,12 +331,7 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-static int fill(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&spec);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed;
-}
+static int fill(PyObject *module) { return add_type(module, &spec); }
 
 static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill}, {0, NULL}};
 static PyModuleDef definition = {

@@ -12,11 +12,7 @@
  * signed; what is written is at most twice as long.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <string.h>
+#include "_extension.h"
 
 #define MOST_PLACES 256 /* names that are signed, each counted once */
 #define AROUND 3        /* octets of a field that are not name or value: colon, CR, LF */
@@ -27,17 +23,17 @@ typedef struct {
     Py_ssize_t above; /* the next field of this name towards the top; -1: none */
 } Field;
 
-static char lower(char octet) { return octet >= 'A' && octet <= 'Z' ? octet + ('a' - 'A') : octet; }
+static char lower(char sign) { return sign >= 'A' && sign <= 'Z' ? sign + ('a' - 'A') : sign; }
 
-static bool is_blank(char octet) { return octet == ' ' || octet == '\t'; }
+static bool is_blank(char sign) { return sign == ' ' || sign == '\t'; }
 
 /* Whether all verifiers read the value alike, and it is folded with LF. */
 static bool is_plain(const char *value, Py_ssize_t size) {
     for (Py_ssize_t i = 0; i < size; i++) {
-        unsigned char octet = (unsigned char)value[i];
-        if (octet > '\r' || octet == '\t') continue;
-        if (octet == '\n' && i + 1 < size && is_blank(value[i + 1])) continue;
-        if (octet == '\n' || octet == '\0' || octet >= '\v') return false;
+        octet sign = (octet)value[i];
+        if (sign > '\r' || sign == '\t') continue;
+        if (sign == '\n' && i + 1 < size && is_blank(value[i + 1])) continue;
+        if (sign == '\n' || sign == '\0' || sign >= '\v') return false;
     }
     return true;
 }
@@ -63,13 +59,13 @@ static char *put_relaxed(char *to, const Field *field) {
     const char *start = to;
     bool had_space = false;
     for (Py_ssize_t i = 0; i < field->value_size; i++) {
-        char octet = field->value[i];
-        if (is_blank(octet) || octet == '\n') {
+        char sign = field->value[i];
+        if (is_blank(sign) || sign == '\n') {
             had_space = true;
         } else {
             if (had_space && to != start) *to++ = ' ';
             had_space = false;
-            *to++ = octet;
+            *to++ = sign;
         }
     }
     return put(to, "\r\n", 2);
@@ -78,11 +74,11 @@ static char *put_relaxed(char *to, const Field *field) {
 /* The number of the name among those that are signed; -1: it is not; -2: Python must look at it.
    A search through all of them: they are in one piece of memory, five lines of the cache where a
    dict and its keys are fifty. */
-static Py_ssize_t place_of(const Field *field, const unsigned char *names, Py_ssize_t size) {
+static Py_ssize_t place_of(const Field *field, const octet *names, Py_ssize_t size) {
     if (!field->name_size) return -1;
     if (is_blank(field->name[field->name_size - 1])) return -2;
     Py_ssize_t place = 0;
-    for (const unsigned char *end = names + size; names < end; names += 1 + names[0], place++) {
+    for (const octet *end = names + size; names < end; names += 1 + names[0], place++) {
         Py_ssize_t same = 0, length = names[0];
         if (length != field->name_size || length >= end - names) continue;
         while (same < length && lower(field->name[same]) == (char)names[1 + same]) same++;
@@ -116,7 +112,7 @@ static bool look_at(PyObject *pair, Field *field) {
 
 /* Links the fields of each name, the lowest in `lowest`.  Returns the octets that are needed at
    most; -1: Python must look; -2: an exception is set. */
-static Py_ssize_t arrange(PyObject *given, const unsigned char *names, Py_ssize_t names_size,
+static Py_ssize_t arrange(PyObject *given, const octet *names, Py_ssize_t names_size,
                           Field *fields, Py_ssize_t count, Py_ssize_t *lowest, int place_count) {
     Py_ssize_t needed = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -134,7 +130,7 @@ static Py_ssize_t arrange(PyObject *given, const unsigned char *names, Py_ssize_
 }
 
 /* Takes the fields from the bottom up as `order` says.  Returns the end. */
-static char *put_all(char *to, const unsigned char *order, Py_ssize_t count, const Field *fields,
+static char *put_all(char *to, const octet *order, Py_ssize_t count, const Field *fields,
                      Py_ssize_t *lowest, bool is_relaxed) {
     for (Py_ssize_t i = 0; i < count; i++) {
         int place = order[i];
@@ -162,20 +158,20 @@ static PyObject *canonical(PyObject *Py_UNUSED(module), PyObject *const *args, P
     Py_ssize_t count = PyList_Size(args[0]), lowest[MOST_PLACES];
     int place_count = 0;
     for (Py_ssize_t i = 0; i < order_size; i++)
-        if ((unsigned char)order[i] >= place_count) place_count = (unsigned char)order[i] + 1;
+        if ((octet)order[i] >= place_count) place_count = (octet)order[i] + 1;
     for (int i = 0; i < place_count; i++) lowest[i] = -1;
     Field *fields = PyMem_Malloc((size_t)count * sizeof(Field) + 1);
     if (!fields) return PyErr_NoMemory();
 
     PyObject *made = NULL;
-    Py_ssize_t needed = arrange(args[0], (unsigned char *)names, names_size, fields, count, lowest,
+    Py_ssize_t needed = arrange(args[0], (octet *)names, names_size, fields, count, lowest,
                                 place_count);
     if (needed == -1) {
         made = Py_NewRef(Py_None);
     } else if (needed >= 0) {
         char *octets = PyMem_Malloc((size_t)needed);
         if (octets) {
-            char *end = put_all(octets, (unsigned char *)order, order_size, fields, lowest,
+            char *end = put_all(octets, (octet *)order, order_size, fields, lowest,
                                 is_relaxed);
             made = PyBytes_FromStringAndSize(octets, end - octets);
         } else {
@@ -188,7 +184,7 @@ static PyObject *canonical(PyObject *Py_UNUSED(module), PyObject *const *args, P
 }
 
 static PyMethodDef methods[] = {
-    {"canonical", (PyCFunction)(void (*)(void))canonical, METH_FASTCALL,
+    {"canonical", FASTCALL(canonical),
      "canonical(fields, names, order, is_relaxed): the octets, or None where Python must look."},
     {NULL, NULL, 0, NULL},
 };

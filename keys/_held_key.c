@@ -15,19 +15,15 @@
  * Bounds: time is linear in the octets; what is written is at most three times as long as the field.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE /* memmem */
 #define OPENSSL_API_COMPAT 0x10101000L
-#include <Python.h>
+#include "_extension.h"
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
 #include <openssl/sha.h>
 #include <openssl/x509.h>
-#include <stdbool.h>
-#include <string.h>
 
 #define LONGEST 1024     /* octets of a signature: RSA-8192 */
 #define LARGEST 65536    /* octets of a key file */
@@ -45,10 +41,10 @@ typedef struct {
 
 /* --- reading a key --- */
 
-static RSA *of_pkcs8(const unsigned char *der, long size) {
+static RSA *of_pkcs8(const octet *der, long size) {
     PKCS8_PRIV_KEY_INFO *info = d2i_PKCS8_PRIV_KEY_INFO(NULL, &der, size);
     const ASN1_OBJECT *algorithm = NULL;
-    const unsigned char *inner = NULL;
+    const octet *inner = NULL;
     int inner_size = 0;
     RSA *made = NULL;
     if (info && PKCS8_pkey_get0(&algorithm, &inner, &inner_size, NULL, info)
@@ -65,7 +61,7 @@ static int no_password(char *Py_UNUSED(to), int Py_UNUSED(size), int Py_UNUSED(w
 }
 
 static RSA *read_private(const char *pem, Py_ssize_t size) {
-    unsigned char *der = NULL;
+    octet *der = NULL;
     long der_size = 0;
     char *label = NULL;
     RSA *made = NULL;
@@ -73,7 +69,7 @@ static RSA *read_private(const char *pem, Py_ssize_t size) {
     if (source
         && PEM_bytes_read_bio_secmem(&der, &der_size, &label, PEM_STRING_EVP_PKEY, source,
                                      no_password, NULL)) {
-        const unsigned char *at = der;
+        const octet *at = der;
         if (!strcmp(label, PEM_STRING_RSA)) made = d2i_RSAPrivateKey(NULL, &at, der_size);
         else if (!strcmp(label, PEM_STRING_PKCS8INF)) made = of_pkcs8(der, der_size);
         OPENSSL_cleanse(der, (size_t)der_size);
@@ -102,7 +98,7 @@ static PyObject *new_key(PyTypeObject *type, PyObject *args, PyObject *named) {
         PyErr_SetString(PyExc_TypeError, "the key has no name");
         return NULL;
     }
-    Key *key = (Key *)PyType_GenericAlloc(type, 0);
+    Key *key = new_object(type);
     if (!key) return NULL;
     if (size <= LARGEST) key->private = read_private(pem, size);
     if (key->private && RSA_size(key->private) <= LONGEST)
@@ -115,12 +111,9 @@ static PyObject *new_key(PyTypeObject *type, PyObject *args, PyObject *named) {
 }
 
 static void drop(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     RSA_free(((Key *)self)->private); /* cleanses it */
     RSA_free(((Key *)self)->public);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    free_object(self);
 }
 
 static PyObject *refuse_to_leave(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(none)) {
@@ -129,7 +122,7 @@ static PyObject *refuse_to_leave(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(
 }
 
 static PyObject *public_octets(PyObject *self, PyObject *Py_UNUSED(none)) {
-    unsigned char *der = NULL;
+    octet *der = NULL;
     int size = i2d_RSA_PUBKEY(((Key *)self)->public, &der);
     if (size < 0) {
         ERR_clear_error();
@@ -144,7 +137,7 @@ static PyObject *public_octets(PyObject *self, PyObject *Py_UNUSED(none)) {
 
 static PyObject *sign(PyObject *self, PyObject *digest) {
     RSA *private = ((Key *)self)->private;
-    unsigned char made[LONGEST];
+    octet made[LONGEST];
     unsigned made_size = 0;
     char *octets;
     Py_ssize_t size;
@@ -156,7 +149,7 @@ static PyObject *sign(PyObject *self, PyObject *digest) {
     int is_made;
     /* OpenSSL guards what threads share in a key; nobody changes or drops this one meanwhile. */
     Py_BEGIN_ALLOW_THREADS
-    is_made = RSA_sign(NID_sha256, (unsigned char *)octets, SHA256_DIGEST_LENGTH, made, &made_size,
+    is_made = RSA_sign(NID_sha256, (octet *)octets, SHA256_DIGEST_LENGTH, made, &made_size,
                        private);
     if (is_made != 1) ERR_clear_error();
     Py_END_ALLOW_THREADS
@@ -232,12 +225,12 @@ static int meaning(char letter) {
         ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44, ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48,
         ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55, ['3'] = 56,
         ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['+'] = 63, ['/'] = 64};
-    return one_more[(unsigned char)letter] - 1;
+    return one_more[(octet)letter] - 1;
 }
 
 /* Base64 with folds, and nothing else.  Returns the octets; -1: it is anything else. */
-static Py_ssize_t decode(unsigned char *to, const char *from, size_t size) {
-    unsigned char *start = to;
+static Py_ssize_t decode(octet *to, const char *from, size_t size) {
+    octet *start = to;
     unsigned group = 0, letters = 0, padding = 0;
     for (size_t i = 0; i < size; i++) {
         if (from[i] == '\n' && i + 1 < size && from[i + 1] == ' ') {
@@ -252,8 +245,8 @@ static Py_ssize_t decode(unsigned char *to, const char *from, size_t size) {
         /* Bits that padding cuts off are zero, so that a signature has one form only. */
         if (padding > 2 || (group & ((1u << 8 * padding) - 1))) return -1;
         if (to - start + 3 - padding > LONGEST) return -1;
-        for (unsigned octet = 0; octet < 3 - padding; octet++)
-            *to++ = (unsigned char)(group >> (16 - 8 * octet));
+        for (unsigned place = 0; place < 3 - padding; place++)
+            *to++ = (octet)(group >> (16 - 8 * place));
         group = letters = 0;
     }
     return letters ? -1 : to - start;
@@ -265,7 +258,7 @@ typedef struct {
 } Piece;
 
 static bool hash(const Piece *signed_fields, const Piece *name, const char *own, size_t own_size,
-                 unsigned char *digest) {
+                 octet *digest) {
     SHA256_CTX context;
     return SHA256_Init(&context)
            && SHA256_Update(&context, signed_fields->octets, (size_t)signed_fields->size)
@@ -279,7 +272,7 @@ static bool is_field_valid(Key *key, const Piece *signed_fields, const Piece *na
     const char *tag = memmem(value->octets, (size_t)value->size, B_TAG, B_TAG_SIZE);
     if (!tag) return false;
     const char *start = tag + B_TAG_SIZE;
-    unsigned char signature[LONGEST], digest[SHA256_DIGEST_LENGTH];
+    octet signature[LONGEST], digest[SHA256_DIGEST_LENGTH];
     Py_ssize_t size = decode(signature, start, (size_t)(value->octets + value->size - start));
     if (size < 0) return false;
     size_t before = (size_t)(start - value->octets);
@@ -315,7 +308,7 @@ static char *put(char *to, const void *from, size_t size) {
     return to + size;
 }
 
-static char *put_base64(char *to, const unsigned char *from, size_t size) {
+static char *put_base64(char *to, const octet *from, size_t size) {
     static const char letters[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (size_t i = 0; i < size; i += 3) {
@@ -331,7 +324,7 @@ static char *put_base64(char *to, const unsigned char *from, size_t size) {
     return to;
 }
 
-static char *put_folded(char *to, const unsigned char *from, size_t size) {
+static char *put_folded(char *to, const octet *from, size_t size) {
     for (size_t i = 0; i < size; i += FOLDED_AT) {
         if (i) to = put(to, "\n ", 2);
         to = put_base64(to, from + i, size - i < FOLDED_AT ? size - i : FOLDED_AT);
@@ -387,7 +380,7 @@ static char *put_tail(char *to, long long now, const long long *expires_at,
 static char *put_signature(Key *key, const Piece *signed_fields, const Form *form, char *end,
                            size_t tail) {
     char canonical[2 * LONGEST_TAIL];
-    unsigned char digest[SHA256_DIGEST_LENGTH], made[LONGEST];
+    octet digest[SHA256_DIGEST_LENGTH], made[LONGEST];
     unsigned made_size = 0;
     size_t size = (form->is_relaxed ? put_relaxed : put_simple)(canonical, end - tail, tail);
     bool is_made = hash(signed_fields, &form->beginning, canonical, size, digest)
@@ -439,7 +432,7 @@ static PyObject *make_field(PyObject *self, PyObject *const *args, Py_ssize_t gi
     Piece value = {field, 0};
     /* As in `sign`; what verifies comes at once, while all that it needs is at hand. */
     Py_BEGIN_ALLOW_THREADS
-    put_base64(body_hash, (const unsigned char *)body_digest.octets, SHA256_DIGEST_LENGTH);
+    put_base64(body_hash, (const octet *)body_digest.octets, SHA256_DIGEST_LENGTH);
     char *tail = put(field, form.text.octets, (size_t)form.text.size);
     end = put_tail(tail, now, has_expiry ? &expires_at : NULL, body_hash);
     end = put_signature((Key *)self, &signed_fields, &form, end, (size_t)(end - tail));
@@ -459,11 +452,11 @@ static PyObject *make_field(PyObject *self, PyObject *const *args, Py_ssize_t gi
 static PyMethodDef methods[] = {
     {"public_octets", public_octets, METH_NOARGS, "The DER SubjectPublicKeyInfo."},
     {"sign", sign, METH_O, "sign(digest): see held_key.Plain."},
-    {"verifies", (PyCFunction)(void (*)(void))verifies, METH_FASTCALL,
+    {"verifies", FASTCALL(verifies),
      "verifies(digest, signature): see held_key.Plain."},
-    {"verifies_field", (PyCFunction)(void (*)(void))verifies_field, METH_FASTCALL,
+    {"verifies_field", FASTCALL(verifies_field),
      "verifies_field(signed, name, value, is_relaxed): see signer.verifies_plainly."},
-    {"make_field", (PyCFunction)(void (*)(void))make_field, METH_FASTCALL,
+    {"make_field", FASTCALL(make_field),
      "make_field(signed, form, body_digest, times): see signer.make_plainly."},
     {"__reduce__", refuse_to_leave, METH_NOARGS, "Refused."},
     {NULL, NULL, 0, NULL},
@@ -483,12 +476,7 @@ static PyType_Spec key_type = {
     .slots = key_parts,
 };
 
-static int fill(PyObject *module) {
-    PyObject *type = PyType_FromModuleAndSpec(module, &key_type, NULL);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed;
-}
+static int fill(PyObject *module) { return add_type(module, &key_type); }
 
 static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill}, {0, NULL}};
 static PyModuleDef definition = {

@@ -7,11 +7,7 @@
  * Bounds: those of header_section.py; time is linear in the octets of the values.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <string.h>
+#include "../keys/_extension.h"
 
 #define MAX_FIELDS 20000
 #define MAX_HEADER_OCTETS (8 * 1024 * 1024)
@@ -159,7 +155,7 @@ static PyObject *fields(PyObject *module, PyObject *const *args, Py_ssize_t give
     size_t size = (size_t)PyBytes_Size(args[1]), at = PyLong_AsSize_t(args[2]);
     if (PyErr_Occurred()) return NULL;
     while (at <= size && size - at >= HEAD) {
-        const unsigned char *head = (const unsigned char *)data + at;
+        const octet *head = (const octet *)data + at;
         size_t length =
             (size_t)head[0] << 24 | (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
         if (!length || length > size - at - PREFIX) break;
@@ -182,8 +178,7 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
         PyErr_SetString(PyExc_TypeError, "nothing is taken");
         return NULL;
     }
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    HeaderSection *self = (HeaderSection *)allocate(type, 0); /* filled with zeros */
+    HeaderSection *self = new_object(type);
     if (!self) return NULL;
     self->fields = PyList_New(0);
     if (!self->fields) Py_CLEAR(self);
@@ -191,11 +186,8 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
 }
 
 static void deallocate(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     Py_XDECREF(((HeaderSection *)self)->fields);
-    release(self);
-    Py_DECREF(type);
+    free_object(self);
 }
 
 static PyObject *get_fields(PyObject *self, void *Py_UNUSED(none)) {
@@ -215,7 +207,7 @@ static PyObject *get_is_oversized(PyObject *self, void *Py_UNUSED(none)) {
 }
 
 static PyMethodDef section_methods[] = {
-    {"add", (PyCFunction)(void (*)(void))add, METH_FASTCALL, "One header field."},
+    {"add", FASTCALL(add), "One header field."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -271,9 +263,9 @@ static int clear(PyObject *module) {
 }
 
 static PyMethodDef methods[] = {
-    {"field", (PyCFunction)(void (*)(void))field, METH_FASTCALL,
+    {"field", FASTCALL(field),
      "field(context, name, value): libmilter's callback of a header field."},
-    {"fields", (PyCFunction)(void (*)(void))fields, METH_FASTCALL,
+    {"fields", FASTCALL(fields),
      "fields(session, octets, at): where the run of packets of header fields ends."},
     {NULL, NULL, 0, NULL},
 };

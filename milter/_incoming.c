@@ -7,11 +7,7 @@
  * in the octets.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <string.h>
+#include "../keys/_extension.h"
 
 #define PREFIX 4 /* octets of a packet's length, which counts what comes after them */
 #define HEAD 5   /* octets before a packet's payload: the length and the command */
@@ -39,7 +35,7 @@ static int stage_of(int command) {
 
 /* 0, or -1 with an exception set. */
 static int keep(Incoming *self, const char *payload, size_t size) {
-    int stage = size ? stage_of((unsigned char)*payload) : -1;
+    int stage = size ? stage_of((octet)*payload) : -1;
     if (stage < 0) return 0;
     size_t ends = 0;
     const char *end = payload + size;
@@ -77,7 +73,7 @@ static PyObject *next(PyObject *object, PyObject *const *args, Py_ssize_t given)
     size_t size = (size_t)PyBytes_Size(args[0]), at = PyLong_AsSize_t(args[1]);
     if (PyErr_Occurred()) return NULL;
     while (at <= size && size - at >= HEAD) {
-        const unsigned char *head = (const unsigned char *)data + at;
+        const octet *head = (const octet *)data + at;
         size_t length =
             (size_t)head[0] << 24 | (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
         if (!length || length > LONGEST + 1) {
@@ -175,21 +171,17 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
         PyErr_SetString(PyExc_TypeError, "nothing is taken");
         return NULL;
     }
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    return allocate(type, 0); /* filled with zeros */
+    return new_object(type);
 }
 
 static void deallocate(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     forget_from((Incoming *)self, 0);
-    release(self);
-    Py_DECREF(type);
+    free_object(self);
 }
 
 static PyMethodDef methods_of_one[] = {
     {"open", open_it, METH_NOARGS, "From now on macros are kept."},
-    {"next", (PyCFunction)(void (*)(void))next, METH_FASTCALL,
+    {"next", FASTCALL(next),
      "next(octets, at): the next packet's command, end and payload; macros before it are kept."},
     {"macro", macro, METH_O, "macro(name): its value, None where the MTA gave none."},
     {"forget_after", forget_after, METH_O, "forget_after(command): what later stages told."},
@@ -214,12 +206,7 @@ static PyType_Spec spec = {
 
 /* ---- The module ------------------------------------------------------------------------------ */
 
-static int fill(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&spec);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed;
-}
+static int fill(PyObject *module) { return add_type(module, &spec); }
 
 static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill}, {0, NULL}};
 static PyModuleDef definition = {

@@ -143,7 +143,7 @@ choose_python() {
 # points to, and the names of what came of compiling, which may be nothing where no compiler is.
 stamp() {
     {
-        pwd -P && cat setup.cfg pyproject.toml keys/*.c milter/*.c milter/*/*.c
+        pwd -P && cat setup.cfg pyproject.toml keys/*.[ch] milter/*.[ch] milter/*/*.[ch]
         ls keys/*.so milter/*.so milter/*/*.so 2>/dev/null || true
     } | sha256sum
 }

@@ -12,15 +12,7 @@
  * Bounds: time and memory are linear in the values; what is nested too deeply raises.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <string.h>
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
+#include "_record_text.h"
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #define HAS_FOLDING 1
@@ -32,9 +24,6 @@
 #define ESCAPE 6          /* octets of \u0000; the most that one octet of text becomes */
 #define LONGEST_NUMBER 24 /* octets of 64 bits in decimal, and to spare */
 #define RANDOM 10         /* octets of randomness in a record's id */
-#define ID 26             /* its characters */
-
-typedef unsigned char octet;
 
 /* What goes into a place, in the numbers of the twin. */
 enum { VALUE, REASON, REASONS, EACH, NOTHING };
@@ -108,29 +97,6 @@ static bool put(Text *text, const void *octets, size_t size) {
 static bool put_one(Text *text, char one) { return put(text, &one, 1); }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
-
-static bool is_plain(octet one) {
-    return one >= ' ' && one < 0x7f && one != '"' && one != '\\';
-}
-
-/* How many octets from here on stand for themselves. */
-static size_t plain_run(const octet *from, size_t size) {
-    size_t at = 0;
-#if defined(__SSE2__)
-    for (; size - at >= 16; at += 16) {
-        __m128i some = _mm_loadu_si128((const __m128i *)(from + at));
-        /* Signed: what is beyond ASCII is below the space, too. */
-        __m128i odd = _mm_cmplt_epi8(some, _mm_set1_epi8(' '));
-        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(some, _mm_set1_epi8('"')));
-        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(some, _mm_set1_epi8('\\')));
-        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(some, _mm_set1_epi8(0x7f)));
-        unsigned found = (unsigned)_mm_movemask_epi8(odd);
-        if (found) return at + (size_t)__builtin_ctz(found);
-    }
-#endif
-    while (at < size && is_plain(from[at])) at++;
-    return at;
-}
 
 /* There is room for ESCAPE octets. */
 static void put_unit(Text *text, uint32_t unit) {
@@ -505,7 +471,7 @@ static PyObject *record_method(PyObject *object, PyObject *const *values, Py_ssi
 /* Whether a value needs no quotes in the log. */
 static bool stands_plainly(const octet *from, size_t size) {
     for (size_t at = 0; at < size; at++)
-        if (!is_plain(from[at]) || from[at] == ' ' || from[at] == '=') return false;
+        if (!is_plain_sign(from[at]) || from[at] == ' ' || from[at] == '=') return false;
     return size > 0;
 }
 
@@ -664,8 +630,7 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
         PyErr_SetString(PyExc_ValueError, "pieces, and perhaps a checksum, are needed");
         return NULL;
     }
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Form *self = (Form *)allocate(type, 0); /* filled with zeros */
+    Form *self = new_object(type);
     if (!self) return NULL;
     if (checksum != Py_None) self->checksum = Py_NewRef(checksum);
     self->pieces = PyMem_Calloc((size_t)count, sizeof(Piece));
@@ -688,18 +653,15 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
 
 static void deallocate(PyObject *object) {
     Form *self = (Form *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     for (Py_ssize_t at = 0; at < self->count; at++) Py_XDECREF((PyObject *)self->pieces[at].each);
     PyMem_Free(self->pieces);
     PyMem_Free(self->fixed);
     Py_XDECREF(self->checksum);
-    release(object);
-    Py_DECREF(type);
+    free_object(object);
 }
 
 static PyMethodDef form_methods[] = {
-    {"record", (PyCFunction)(void (*)(void))record_method, METH_FASTCALL,
+    {"record", FASTCALL(record_method),
      "The line of a record: JSON and its checksum."},
     {NULL, NULL, 0, NULL},
 };
@@ -730,22 +692,12 @@ static PyObject *record_id(PyObject *Py_UNUSED(module), PyObject *const *args, P
     unsigned long long milliseconds = PyLong_AsUnsignedLongLong(args[0]);
     if (PyErr_Occurred()) return NULL;
     const octet *random = (const octet *)PyBytes_AsString(args[1]);
-    octet octets[16];
+    octet octets[ID_OCTETS];
     for (int at = 0; at < 6; at++) octets[at] = (octet)(milliseconds >> (40 - 8 * at));
     memcpy(octets + 6, random, RANDOM);
-    /* 26 times five bits are two more than there are: zeros before the first. */
-    char made[ID];
-    uint32_t held = 0;
-    int bits = 2, next = 0;
-    for (int at = 0; at < ID; at++) {
-        if (bits < 5) {
-            held = held << 8 | octets[next++];
-            bits += 8;
-        }
-        bits -= 5;
-        made[at] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"[held >> bits & 31];
-    }
-    return PyUnicode_FromStringAndSize(made, ID);
+    char made[ID_SIGNS];
+    write_id(octets, made);
+    return PyUnicode_FromStringAndSize(made, ID_SIGNS);
 }
 
 /* ---- The checksum of a line that is read ------------------------------------------------------ */
@@ -764,11 +716,11 @@ static PyObject *checksum_before(PyObject *Py_UNUSED(module), PyObject *const *a
 }
 
 static PyMethodDef methods[] = {
-    {"checksum_before", (PyCFunction)(void (*)(void))checksum_before, METH_FASTCALL,
+    {"checksum_before", FASTCALL(checksum_before),
      "checksum_before(line, tail): CRC-32 of a line but for its last octets; needs CAN_CHECK."},
-    {"record_id", (PyCFunction)(void (*)(void))record_id, METH_FASTCALL,
+    {"record_id", FASTCALL(record_id),
      "record_id(milliseconds, randomness): a ULID."},
-    {"log_line", (PyCFunction)(void (*)(void))log_line, METH_FASTCALL,
+    {"log_line", FASTCALL(log_line),
      "log_line(head, facts, milliseconds): key=value, nothing of which can break out of the line."},
     {NULL, NULL, 0, NULL},
 };
@@ -777,10 +729,8 @@ static int fill(PyObject *module) {
     if (!name_of_code) name_of_code = PyUnicode_InternFromString("code");
     if (!name_of_about) name_of_about = PyUnicode_InternFromString("about");
     if (!name_of_code || !name_of_about) return -1;
-    PyObject *type = PyType_FromSpec(&spec);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed ? failed : PyModule_AddIntConstant(module, "CAN_CHECK", can_fold());
+    if (add_type(module, &spec) < 0) return -1;
+    return PyModule_AddIntConstant(module, "CAN_CHECK", can_fold());
 }
 
 static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill}, {0, NULL}};

@@ -12,17 +12,9 @@
  * object, are limited.  No octet is read beyond the line.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "_growing.h"
+#include "_record_text.h"
 #include <openssl/evp.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
 #define DEEPEST 16        /* of lists and objects in one another */
 #define MOST_KEYS 64      /* of one object */
@@ -43,15 +35,6 @@
 #define TERMS 1024          /* remembered terms of words; a power of two */
 #define COMMON_WORD 22      /* characters of the longest word that is remembered */
 
-typedef unsigned char octet;
-/* What a step may say.  Of an error a Python exception is set. */
-typedef enum { ERROR = -1, UNUSUAL = 0, DONE = 1 } Outcome;
-#define TRY(step)                          \
-    do {                                   \
-        Outcome outcome_ = (step);         \
-        if (outcome_ != DONE) return outcome_; \
-    } while (0)
-
 typedef enum { OBJECT, LIST, TEXT, NUMBER, YES, NO, NOTHING } Kind;
 
 typedef struct {
@@ -63,11 +46,6 @@ typedef struct {
     bool beyond;         /* it, or a text in it, has an escape of DEL or of what is beyond ASCII */
     bool has_object;     /* it is one, or has one in it */
 } Node;
-
-typedef struct {
-    octet *octets;
-    size_t size, room;
-} Buffer;
 
 enum { ADDRESSES, FIELDS, SUBJECT, GROUPS }; /* of header fields, in the order of their names */
 
@@ -102,7 +80,8 @@ typedef struct {
     EVP_MD *sha256, *shake128;
     EVP_MD_CTX *hashing, *shaking; /* one each: changing the hash costs as much as hashing */
     Node *nodes;
-    uint32_t count, room;
+    uint32_t count;
+    size_t room;
     Buffer part, digests, text;
     int flat;          /* whether usual records are wanted flat */
     const octet *line; /* while one is read */
@@ -110,26 +89,6 @@ typedef struct {
 } Reader;
 
 /* ---- Working memory -------------------------------------------------------------------------- */
-
-static Outcome make_room(Buffer *buffer, size_t more) {
-    if (buffer->room - buffer->size >= more) return DONE;
-    size_t room = 2 * buffer->room + more + 256;
-    octet *octets = realloc(buffer->octets, room);
-    if (!octets) {
-        PyErr_NoMemory();
-        return ERROR;
-    }
-    buffer->octets = octets;
-    buffer->room = room;
-    return DONE;
-}
-
-static Outcome append(Buffer *buffer, const void *octets, size_t size) {
-    TRY(make_room(buffer, size));
-    memcpy(buffer->octets + buffer->size, octets, size);
-    buffer->size += size;
-    return DONE;
-}
 
 static Outcome append_number(Buffer *buffer, unsigned long number) {
     char text[24];
@@ -139,23 +98,13 @@ static Outcome append_number(Buffer *buffer, unsigned long number) {
 
 #define APPEND(buffer, literal) append(buffer, literal, sizeof(literal) - 1)
 
-static void release(Buffer *buffer) {
-    free(buffer->octets);
-    *buffer = (Buffer){0};
-}
-
 /* ---- Reading JSON ---------------------------------------------------------------------------- */
 
 static Outcome add_node(Reader *self, Kind kind, uint32_t *place) {
     if (self->count == self->room) {
-        uint32_t room = 2 * self->room + 256;
-        Node *nodes = realloc(self->nodes, room * sizeof *nodes);
-        if (!nodes) {
-            PyErr_NoMemory();
-            return ERROR;
-        }
+        Node *nodes = grown(self->nodes, &self->room, sizeof *nodes);
+        if (!nodes) return ERROR;
         self->nodes = nodes;
-        self->room = room;
     }
     *place = self->count++;
     self->nodes[*place] = (Node){.start = (uint32_t)self->at, .kind = (octet)kind};
@@ -195,36 +144,13 @@ static Outcome read_escape(Reader *self, Node *node) {
     return DONE;
 }
 
-static bool is_plain(octet sign) {
-    return sign >= 0x20 && sign < 0x7F && sign != '"' && sign != '\\';
-}
-
-/* The first octet from `at` on that is no plain sign of a text. */
-static size_t end_of_plain(const octet *line, size_t at, size_t end) {
-#if defined(__SSE2__)
-    const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\');
-    const __m128i del = _mm_set1_epi8(0x7F), space = _mm_set1_epi8(0x20);
-    for (; end - at >= 16; at += 16) {
-        __m128i signs = _mm_loadu_si128((const __m128i *)(line + at));
-        /* What is beyond ASCII is negative, and so below the space, too. */
-        __m128i odd = _mm_or_si128(_mm_cmplt_epi8(signs, space), _mm_cmpeq_epi8(signs, del));
-        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(signs, quote));
-        odd = _mm_or_si128(odd, _mm_cmpeq_epi8(signs, backslash));
-        int found = _mm_movemask_epi8(odd);
-        if (found) return at + (size_t)__builtin_ctz((unsigned)found);
-    }
-#endif
-    while (at < end && is_plain(line[at])) at++;
-    return at;
-}
-
 static Outcome read_text(Reader *self, uint32_t *place) {
     self->at++; /* the quotation mark */
     TRY(add_node(self, TEXT, place));
     Node *node = &self->nodes[*place];
     const octet *line = self->line;
     for (;;) {
-        self->at = end_of_plain(line, self->at, self->end);
+        self->at += plain_run(line + self->at, self->end - self->at);
         if (self->at >= self->end) return UNUSUAL;
         if (line[self->at] == '"') break;
         if (line[self->at] != '\\') return UNUSUAL;
@@ -873,11 +799,6 @@ static PyObject *word_term(Reader *self, const octet *word, size_t size) {
     return known->number;
 }
 
-static bool is_digit(octet sign) { return sign >= '0' && sign <= '9'; }
-static bool is_capital(octet sign) { return sign >= 'A' && sign <= 'Z'; }
-static bool is_small(octet sign) { return sign >= 'a' && sign <= 'z'; }
-static bool is_word(octet sign) { return is_capital(sign) || is_small(sign) || is_digit(sign); }
-
 /* Terms of the words of a text without escapes in which none is too long. */
 static PyObject *word_terms(Reader *self, const octet *text, size_t size) {
     octet word[LONGEST_WORD];
@@ -885,7 +806,7 @@ static PyObject *word_terms(Reader *self, const octet *text, size_t size) {
     PyObject *made = PyList_New(0);
     for (size_t place = 0; made && place <= size; place++) {
         octet sign = place < size ? text[place] : ' ';
-        if (is_word(sign)) {
+        if (is_letter_or_digit(sign)) {
             word[length++] = is_capital(sign) ? sign | 0x20 : sign;
             continue;
         }
@@ -904,7 +825,7 @@ static Outcome derive_subject(Reader *self, const octet *text, size_t size, Plai
     if (size > LONGEST_SUBJECT) return DONE;
     for (size_t place = 1, length = 1; place < size; place++) {
         if (text[place] == '?' && text[place - 1] == '=') return DONE; /* an encoded word */
-        length = is_word(text[place]) ? length + 1 : 0;
+        length = is_letter_or_digit(text[place]) ? length + 1 : 0;
         if (length > LONGEST_WORD) return DONE;
     }
     plain->subject = PyUnicode_FromStringAndSize((const char *)text, (Py_ssize_t)size);
@@ -1627,8 +1548,7 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
     int flat = 0;
     if (!PyArg_ParseTupleAndKeywords(args, named, "OOO|p", words, &wanted, &naming, &about, &flat))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Reader *self = (Reader *)allocate(type, 0); /* filled with zeros */
+    Reader *self = new_object(type);
     if (!self) return NULL;
     self->flat = flat;
     self->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
@@ -1646,8 +1566,6 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
 
 static void deallocate(PyObject *object) {
     Reader *self = (Reader *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     for (size_t number = 0; number < self->name_count; number++)
         Py_XDECREF(self->names[number].wanted);
     for (size_t number = 0; number < KEYS; number++) Py_XDECREF(self->keys[number].text);
@@ -1662,11 +1580,10 @@ static void deallocate(PyObject *object) {
     EVP_MD_CTX_free(self->hashing);
     EVP_MD_CTX_free(self->shaking);
     free_object(object);
-    Py_DECREF(type);
 }
 
 static PyMethodDef methods[] = {
-    {"take", (PyCFunction)(void (*)(void))take_method, METH_FASTCALL,
+    {"take", FASTCALL(take_method),
      "What a line says, taken apart; None for one that is not usual."},
     {NULL, NULL, 0, NULL},
 };
@@ -1686,15 +1603,10 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-static int fill(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&spec);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed;
-}
+static int fill(PyObject *module) { return add_type(module, &spec); }
 
 static PyMethodDef functions[] = {
-    {"root", (PyCFunction)(void (*)(void))root_function, METH_FASTCALL,
+    {"root", FASTCALL(root_function),
      "The Merkle root over lines of one size that follow one another; size 0: over leaves."},
     {NULL, NULL, 0, NULL},
 };

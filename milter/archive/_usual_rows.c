@@ -10,14 +10,10 @@
  * among the recipients one by one), larger ones are left to the twin.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
+#include "_growing.h"
+#include "_record_text.h"
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define MOST_PEOPLE 64      /* recipients and archive recipients of one record */
 #define MOST_REASONS 20     /* that many messages have; see verdicts.py */
@@ -37,13 +33,6 @@
 #define TO 8
 #define CC 16
 #define INDIRECT 8          /* how far roles are shifted that are held by another name */
-
-typedef enum { ERROR = -1, UNUSUAL = 0, DONE = 1 } Outcome;
-#define TRY(step)                              \
-    do {                                       \
-        Outcome outcome_ = (step);             \
-        if (outcome_ != DONE) return outcome_; \
-    } while (0)
 
 /* What is asked, in the order in which `Maker` is given it. */
 enum {
@@ -217,11 +206,6 @@ static PyObject *new_text(Text text) {
 
 static PyObject *new_octets(Text text) {
     return PyBytes_FromStringAndSize(text.text, (Py_ssize_t)text.size);
-}
-
-static bool is_capital(char sign) { return sign >= 'A' && sign <= 'Z'; }
-static bool is_letter_or_digit(char sign) {
-    return is_capital(sign) || (sign >= 'a' && sign <= 'z') || (sign >= '0' && sign <= '9');
 }
 
 /* Something, and only printable signs. */
@@ -1140,15 +1124,6 @@ static Outcome add_signatures(Maker *self, Making *made, PyObject *signatures) {
 
 /* ---- One record ------------------------------------------------------------------------------ */
 
-/* ULIDs as we write them; the twin takes small letters as well. */
-static bool is_record_id(Text text) {
-    if (text.size != 26 || text.text[0] < '0' || text.text[0] > '7') return false;
-    for (size_t at = 0; at < text.size; at++)
-        if (!text.text[at] || !strchr("0123456789ABCDEFGHJKMNPQRSTVWXYZ", text.text[at]))
-            return false;
-    return true;
-}
-
 /* What stands in the message row as it came. */
 static Outcome put_given(Maker *self, Making *made, PyObject *flat) {
     static const struct {
@@ -1175,9 +1150,10 @@ static Outcome put_esmtp(Maker *self, Making *made, PyObject *esmtp) {
 static Outcome fill(Maker *self, Making *made, PyObject *apart, PyObject *indexed) {
     PyObject *flat = PyTuple_GetItem(apart, A_FLAT);
     Text record_id;
+    octet id[ID_OCTETS]; /* nobody asks for it */
     TRY(tuple_of(flat, FLAT));
     TRY(text_of(PyTuple_GetItem(flat, F_RECORD_ID), &record_id));
-    if (!is_record_id(record_id)) return UNUSUAL;
+    if (!read_id(record_id.text, record_id.size, id)) return UNUSUAL;
     TRY(put_given(self, made, flat));
     TRY(add_derived(self, made, apart, indexed));
     TRY(add_sender(self, made, PyTuple_GetItem(flat, F_PATH), PyTuple_GetItem(flat, F_COMMON)));
@@ -1253,8 +1229,7 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
     static char *words[] = {"questions", NULL};
     PyObject *questions;
     if (!PyArg_ParseTupleAndKeywords(args, named, "O", words, &questions)) return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Maker *self = (Maker *)allocate(type, 0); /* filled with zeros */
+    Maker *self = new_object(type);
     if (self && prepare(self, questions) < 0) {
         Py_DECREF((PyObject *)self);
         return NULL;
@@ -1264,8 +1239,6 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
 
 static void deallocate(PyObject *object) {
     Maker *self = (Maker *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     for (size_t place = 0; place < QUESTIONS; place++) {
         Py_XDECREF(self->questions[place]);
         Py_XDECREF(self->answers[place]);
@@ -1276,11 +1249,10 @@ static void deallocate(PyObject *object) {
     Py_XDECREF(self->blank);
     Py_XDECREF(self->verdicts);
     free_object(object);
-    Py_DECREF(type);
 }
 
 static PyMethodDef methods[] = {
-    {"make", (PyCFunction)(void (*)(void))make_method, METH_FASTCALL,
+    {"make", FASTCALL(make_method),
      "What the rows of a record that came flat are made of; None for one that is not usual."},
     {NULL, NULL, 0, NULL},
 };
@@ -1300,12 +1272,7 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-static int fill_module(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&spec);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed;
-}
+static int fill_module(PyObject *module) { return add_type(module, &spec); }
 
 static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill_module}, {0, NULL}};
 static PyModuleDef definition = {

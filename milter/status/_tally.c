@@ -6,12 +6,7 @@
  * Bounds: no cell beyond the memory is touched; what lies there raises.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <string.h>
+#include "../../keys/_extension.h"
 
 #define FIRST 5    /* bits of microseconds that fall into the first bucket */
 #define BUCKETS 21 /* of a histogram; behind them the sum */
@@ -69,7 +64,7 @@ static PyObject *add(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
 }
 
 static PyMethodDef methods[] = {
-    {"add", (PyCFunction)(void (*)(void))add, METH_FASTCALL,
+    {"add", FASTCALL(add),
      "add(cells, ones, octets, times, (where, place)): count one message."},
     {NULL, NULL, 0, NULL},
 };

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +62,34 @@ def test_every_package_is_listed_in_setup_cfg() -> None:
         for init in (ROOT / room).rglob("__init__.py"):
             found.add("carbonseal." + ".".join(init.parent.relative_to(ROOT).parts))
     assert listed == found
+
+
+def extensions() -> list[dict[str, Any]]:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return list(declared["tool"]["setuptools"]["ext-modules"])
+
+
+def included(source: Path) -> set[Path]:
+    """The headers of ours that a file in C includes, and those that they include."""
+    found = set()
+    for name in re.findall(r'^#include "(.+)"$', source.read_text(), re.MULTILINE):
+        header = (source.parent / name).resolve()
+        found |= {header} | included(header)
+    return found
+
+
+@pytest.mark.parametrize("extension", [pytest.param(one, id=one["name"]) for one in extensions()])
+def test_every_header_is_declared_for_what_includes_it(extension: dict[str, Any]) -> None:
+    """One that is not would be missing from the sdist only, and its changes from a build."""
+    wanted = {header for name in extension["sources"] for header in included(ROOT / name)}
+    assert {ROOT / name for name in extension.get("depends", ())} == wanted
+
+
+def test_every_file_in_c_belongs_to_an_extension() -> None:
+    """One that no extension names is compiled by nobody."""
+    named = {name for one in extensions() for name in (*one["sources"], *one.get("depends", ()))}
+    found = {str(one) for one in tracked() if one.suffix in {".c", ".h"} and one.parts[0] in ROOMS}
+    assert found == named
 
 
 def test_every_module_but_two_is_kept_from_pymilter() -> None:
