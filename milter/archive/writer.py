@@ -107,7 +107,8 @@ def run(
     with spool_lock.held(spool_directory):
         if missing := missing_helpers(url):
             report("writer-without-helper", missing=" ".join(missing))
-        writer = Writer(spool_directory, url, report, evidence, indexed, opened)
+        writer = Writer(spool_directory, url, report, evidence, indexed)
+        writer.opened = opened
         try:
             tidy_at = 0.0
             while not stop.is_set():
@@ -179,9 +180,8 @@ class Writer:
         report: Report,
         evidence: settings.Settings | None = None,
         indexed: frozenset[str] = derive.INDEXED,
-        opened: Callable[[], None] = lambda: None,
     ) -> None:
-        self._opened = opened
+        self.opened: Callable[[], None] = lambda: None  # told when the archive is open
         self._directory = directory
         self._url = url
         self._evidence = evidence or settings.beside(directory)
@@ -241,7 +241,7 @@ class Writer:
                 account=self._account,
             )
             self._passes.connect()
-            self._opened()
+            self.opened()
         return self._passes
 
     def _back_off(self, fault: Exception) -> float:
