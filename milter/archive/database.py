@@ -134,6 +134,15 @@ def schema_version(engine: Engine) -> str | None:
         raise unusable(engine.url, fault) from fault
 
 
+def is_empty(engine: Engine) -> bool:
+    """Whether it has no table at all, of whomever.  Raises: DatabaseUnusable."""
+    try:
+        with engine.connect() as connection:
+            return not sqlalchemy.inspect(connection).get_table_names()
+    except SQLAlchemyError as fault:
+        raise unusable(engine.url, fault) from fault
+
+
 def _upgrade(connection: Connection, engine: Engine) -> None:
     version = _version(connection)
     if version == NEWEST:

@@ -6,7 +6,9 @@ writer works on a spool at a time.  A database that cannot serve is tried again 
 and said once more when it serves again.  A record that the database refuses is found by halving its
 batch, set aside with the reason, and the others go on; a batch that met another transaction is
 loaded again as it is.  Open segments are read as they grow.  What a database has lost (a standby
-that lagged, an old backup) is loaded again from loaded/ when the writer connects.
+that lagged, an old backup) is loaded again from loaded/ when the writer connects.  Where nothing
+is left of the archive (a file that was removed, a mount that is missing) none is made in
+its place: that is waited for as well, until an administrator says that a new one is to be begun.
 
 Safe direction: where both are possible, a record stays in the spool rather than counting as loaded.
 
@@ -40,6 +42,7 @@ from carbonseal.milter.archive import (
 from carbonseal.milter.archive.evidence import settings
 from carbonseal.milter.archive.writing import cycles, spool_lock
 from carbonseal.milter.archive.writing.account import Account, Report, to_log
+from carbonseal.milter.archive.writing.known_archive import ArchiveLost
 from carbonseal.milter.archive.writing.passes import Passes
 from carbonseal.milter.archive.writing.spool_lock import SpoolTaken
 from carbonseal.milter.archive.writing.stopping import Never, Stop, SupervisorsStop
@@ -248,6 +251,6 @@ class Writer:
         """Forget the connection, say what is wrong if that is new, and how long to wait."""
         self.close()
         self._cycles.failed()
-        self._account.waits(self.sentence(fault))
+        self._account.waits(self.sentence(fault), is_lost=isinstance(fault, ArchiveLost))
         self._failures += 1
         return float(min(_LONGEST_WAIT, _POLL_SECONDS * 2 ** min(self._failures, 10)))

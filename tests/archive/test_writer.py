@@ -37,7 +37,7 @@ from carbonseal.milter.archive import (
 )
 from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.loader import Arrival
-from carbonseal.milter.archive.writing import passes, spool_lock
+from carbonseal.milter.archive.writing import known_archive, passes, spool_lock
 from carbonseal.milter.archive.writing.committing import Committing
 from carbonseal.policies.errors import TryLater
 
@@ -134,9 +134,7 @@ def test_segments_rebuild_a_lost_database(archive: Archive) -> None:
     """The kept segments are enough to make the archive again."""
     contents = [build_record(number) for number in range(4)]
     archive.fill(*contents)
-    archive.file.unlink()
-    for kept in (archive.spool_directory / segments.LOADED).iterdir():
-        kept.rename(archive.spool_directory / kept.name)
+    archive.begin_anew()
     assert archive.load() == 4
     assert [archive.show(one["record_id"]) for one in contents] == contents
 
@@ -280,17 +278,22 @@ def test_a_missing_directory_is_waited_for(tmp_path: Path) -> None:
     assert str(archive.file.parent) in said(archive, "database-waits")[0]["problem"]
 
 
-def test_a_database_that_is_removed_is_made_again(archive: Archive) -> None:
-    """The writer does not go on writing into a file that nobody can open any more.
+def test_a_database_that_is_removed_is_waited_for(archive: Archive) -> None:
+    """The writer neither goes on writing into a file that nobody can open, nor makes another one.
 
-    What the removed file held comes again from spool/loaded, also what went into it at the last.
+    Once the mark is removed it does, and what the removed file held comes again from spool/loaded,
+    also what went into it at the last.
     """
     with writing(archive):
         archive.put(build_record(1))
         wait_for(lambda: stored(archive) == 1)
-        for path in archive.file.parent.glob("archive.db*"):
-            path.unlink()
+        archive.lose()
         archive.put(build_record(2))
+        wait_for(lambda: bool(said(archive, "archive-lost")))
+        assert not archive.file.exists()
+        [mark] = archive.spool_directory.glob(known_archive.MARK)
+        assert str(mark) in said(archive, "archive-lost")[0]["problem"]
+        mark.unlink()
         wait_for(lambda: stored(archive) == 2)
     assert archive.search(queue_id="4XYZ1")
     assert archive.search(queue_id="4XYZ2")

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from carbonseal.milter.archive import database, open_segment, record, spool, writer
 from carbonseal.milter.archive.search import fields, language, query
 from carbonseal.milter.archive.search.wanted import Is, Search, both
+from carbonseal.milter.archive.writing import known_archive
 
 START = 1_795_237_200.0  # 2026-11-21T05:00:00Z
 
@@ -185,6 +186,18 @@ class Archive:
             count: int = connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
         return count
 
+    def lose(self) -> None:
+        """Remove the SQLite file and all that belongs to it."""
+        self.close()
+        for path in self.file.parent.glob(f"{self.file.name}*"):
+            path.unlink()
+
+    def begin_anew(self) -> None:
+        """Remove it, and say that the writer is to make another one."""
+        self.lose()
+        (self.spool_directory / known_archive.MARK).unlink()
+
     def close(self) -> None:
         if self._engine is not None:
             self._engine.dispose()
+            self._engine = None

@@ -20,6 +20,8 @@ from carbonseal.milter.status.writer_report import WriterReport
 Report = Callable[..., None]  # called with the name of an event, and facts by name
 
 _GRAVE: Final = {
+    "archive-changed": log.warning,
+    "archive-lost": log.error,
     "database-waits": log.warning,
     "segments-brought-back": log.warning,
     "record-set-aside": log.error,
@@ -67,9 +69,9 @@ class Account:
             self._trouble = None
         self._file.pulse(self.loaded, None, progress)
 
-    def waits(self, problem: str) -> None:
-        """A pass was given up; `problem`: why, for people."""
+    def waits(self, problem: str, *, is_lost: bool = False) -> None:
+        """A pass was given up; `problem`: why, for people; `is_lost`: it wants somebody to act."""
         if problem != self._trouble:
-            self._report("database-waits", problem=problem)
+            self._report("archive-lost" if is_lost else "database-waits", problem=problem)
             self._trouble = problem
         self._file.pulse(self.loaded, problem, {})

@@ -37,10 +37,14 @@ class WriterConnection:
         self._log: tuple[int, int] | None = None
         self._ahead_at = 0.0  # by the monotonic clock
 
-    def open(self, at_first: Callable[[], None]) -> None:
-        """Connect; `at_first` is the first that is done in transactions, one at least."""
+    def open(self, check: Callable[[Engine], None], at_first: Callable[[], None]) -> None:
+        """Connect; `at_first` is the first that is done in transactions, one at least.
+
+        `check` sees the database before tables are made in it, and raises where none are to be.
+        """
         self._engine = database.writing_engine(self._url)
         self._file = database.file_of(self._engine)
+        check(self._engine)
         database.upgrade(self._engine)
         self._connection = self._engine.connect()
         at_first()

@@ -7,8 +7,8 @@ Promises: a pass loads each segment to what is its end when it is read, and a se
 read keeps no other from that.  All that is known about the database goes with `close`: the next
 connection may lead to another one, restored from a backup, say.
 
-Raises: `database.DatabaseUnusable`, `database.WrongDatabase`, OSError, ChainUnusable, and what the
-database raises; after any of these it is to be closed.
+Raises: `database.DatabaseUnusable` (`ArchiveLost` is one), `database.WrongDatabase`, OSError,
+ChainUnusable, and what the database raises; after any of these it is to be closed.
 
 Does not: try again; `writer` does, with new ones.
 """
@@ -33,6 +33,7 @@ from carbonseal.milter.archive.writing.committing import Committing
 from carbonseal.milter.archive.writing.connection import WriterConnection
 from carbonseal.milter.archive.writing.cycles import Cycles
 from carbonseal.milter.archive.writing.finishing import Finishing
+from carbonseal.milter.archive.writing.known_archive import KnownArchive
 from carbonseal.milter.archive.writing.stopping import Stop
 from carbonseal.milter.archive.writing.under_way import UnderWay
 
@@ -70,6 +71,7 @@ class Passes:
         self._directory = directory
         self._cycles = cycles
         self._account = account
+        self._known = KnownArchive(directory, evidence.directory, url, account.report)
         self._database = WriterConnection(url)
         self._learning = header_learning.Learning()
         self._under_way = UnderWay(self._database, indexed, self._learning.compress_texts)
@@ -84,7 +86,8 @@ class Passes:
 
     def connect(self) -> None:
         """Connect to the database, and have what it lacks of loaded/ back in the spool."""
-        self._database.open(self._catch_up)
+        self._known.check_is_there()
+        self._database.open(self._known.check_is_made, self._catch_up)
 
     def is_removed(self) -> bool:
         """Whether the database is another than the one that is connected."""
@@ -116,6 +119,7 @@ class Passes:
                 self._load_segment(segment, stop)
             except (OSError, ChainUnusable) as fault:
                 trouble = trouble or fault  # one bad file must not hold up all that come after it
+        self._known.remember(name for name, one in self.progress.items() if not one.is_new)
         self._under_way.forget_others({segment.name for segment in pending})
         if trouble is not None:
             raise trouble
@@ -127,6 +131,8 @@ class Passes:
         self._learning.learn(self._database.transaction, wait=_LEARNING_SECONDS)
 
     def _catch_up(self) -> None:
+        with self._database.transaction() as connection:
+            self._known.check(connection)
         bringing_back.bring_back(self._directory, self._database, self._account.report)
         with self._database.transaction() as connection:
             self._learning.recall(connection)

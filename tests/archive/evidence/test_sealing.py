@@ -115,10 +115,7 @@ def test_a_database_filled_anew_from_loaded_gets_the_same_seals(archive: Archive
     for number in range(4):
         archive.fill(salted(number))
     before = _sealed(archive)
-    archive.close()
-    archive._engine = None
-    for path in archive.file.parent.glob("archive.db*"):
-        path.unlink()
+    archive.begin_anew()
     for path in (archive.spool_directory / "loaded").iterdir():
         path.rename(archive.spool_directory / path.name)
     assert archive.load() == 4

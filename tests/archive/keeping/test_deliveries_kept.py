@@ -264,9 +264,7 @@ def test_what_no_search_finds_is_named(sealed: Archive) -> None:
 
 def test_a_lost_database_comes_back_with_its_lines(sealed: Archive) -> None:
     """From loaded/, and verify has nothing to say of it."""
-    sealed.close()
-    for suffix in ("", "-wal", "-shm"):
-        (sealed.file.parent / (sealed.file.name + suffix)).unlink(missing_ok=True)
+    sealed.begin_anew()
     again = Archive.__new__(Archive)
     again.__dict__.update(sealed.__dict__, _engine=None)
     again.load()

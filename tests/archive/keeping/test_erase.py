@@ -249,13 +249,7 @@ def test_a_database_filled_again_from_the_spool_does_not_bring_the_person_back(
     )
     archive.load()
     keeper.run(f"erase {BOB} --apply")
-    archive.close()
-    for path in archive.file.parent.glob("archive.db*"):
-        path.unlink()
-    loaded = archive.spool_directory / "loaded"
-    for path in loaded.iterdir():
-        path.rename(archive.spool_directory / path.name)
-    archive._engine = None
+    archive.begin_anew()
     archive.load()
     assert len(archive.search()) == 2
     assert archive.show(other["record_id"]) == other

@@ -40,6 +40,15 @@ def test_a_trouble_is_said_once_as_long_as_it_is_the_same(account: Account, even
     ]
 
 
+def test_an_archive_that_is_gone_is_an_error(account: Account, events: Events) -> None:
+    """It does not come back by itself, as a database that is down mostly does."""
+    for is_lost in (True, True, False):
+        account.waits("it is gone" if is_lost else "it is down", is_lost=is_lost)
+    account.serves({})
+    names = [name for name, _ in events]
+    assert names == ["archive-lost", "database-waits", "database-serves-again"]
+
+
 def test_the_same_trouble_is_said_again_after_it_was_over(account: Account, events: Events) -> None:
     """Two outages are two."""
     for _ in range(2):

@@ -18,7 +18,7 @@ from carbonseal.milter.archive.writing.under_way import UnderWay
 def under_way(archive: Archive) -> Iterator[UnderWay]:
     """Of an archive in which nothing is loaded."""
     database = WriterConnection(archive.database_url)
-    database.open(database.look_ahead)
+    database.open(lambda engine: None, database.look_ahead)
     yield UnderWay(database, derive.INDEXED, header_store.compress_texts)
     database.close()
 
