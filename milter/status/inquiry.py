@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +40,7 @@ def newest(spool: Path, address: SocketAddress | None) -> dict[str, Any]:
     return page
 
 
-def age_of(page: dict[str, Any]) -> float:
+def age_of(page: Mapping[str, Any]) -> float:
     """Seconds since somebody looked."""
     return max(0.0, time.time() - float(page["at"]))
 

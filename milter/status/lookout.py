@@ -5,7 +5,8 @@ endpoint, which then says how old its page is.  Mail never waits for this proces
 reason for anything but its restart.
 
 Writes `<spool>/state/status.json` every two seconds, for `carbonseal status` and for whoever comes
-later; a file that is old, or that says so, means that nobody looks.
+later; a file that is old, or that says so, means that nobody looks.  That the relay is not ready is
+said on a full disk as well, in room that was kept for it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import socket
 import threading
 import time
-from typing import Final
+from typing import Any, Final
 
 from carbonseal.milter import log, readable, socket_address
 from carbonseal.milter.config import Configuration
@@ -97,7 +98,14 @@ class _Lookout:
             self._was_ready = is_ready
             write = True
         if write:
-            state_files.write(self._spool, NAME, page.as_json(), now=page.at)
+            self._write(page, page.as_json(), is_well=is_ready)
+
+    def _write(self, page: Page, about: dict[str, Any], *, is_well: bool) -> None:
+        """What is not well must not wait until the last page, which knew better days, is old."""
+        if state_files.write(self._spool, NAME, about, now=page.at):
+            state_files.keep_room(self._spool, NAME)
+        elif not is_well:
+            state_files.write_into_room(self._spool, NAME, about, now=page.at)
 
     def leave(self) -> None:
         """Say that nobody looks from now on."""
@@ -105,4 +113,4 @@ class _Lookout:
         newest = state_files.read(self._spool, NAME)
         if page is not None and (newest is None or newest["at"] <= page.at):
             about = page.as_json() | {"ready": False, "has_left": True}
-            state_files.write(self._spool, NAME, about, now=page.at)
+            self._write(page, about, is_well=False)

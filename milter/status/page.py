@@ -30,7 +30,7 @@ from carbonseal.milter.status.board import Board, Crew
 from carbonseal.milter.status.counters import Totals
 from carbonseal.milter.status.key_look import KeyFacts, KeyLook, KeysSeen
 from carbonseal.milter.status.spool_depth import Depth, SpoolDepth
-from carbonseal.policies import readiness
+from carbonseal.policies import quantity, readiness
 from carbonseal.policies.readiness import Check, Reporter, Seen
 
 RATE_SECONDS: Final = 60.0
@@ -213,6 +213,7 @@ class Looker:
             lifetime=configuration.rotation.lifetime,
         )
         self._history: deque[tuple[float, Totals]] = deque()
+        self._last: Totals | None = None  # of the look before
         self._version = metadata.version("carbonseal")
         self._relay = configuration.file.record.relay or socket.gethostname()
         with contextlib.suppress(OSError):
@@ -229,13 +230,17 @@ class Looker:
             depth = self._depth.look(writer_report.said(writer))
         except OSError as fault:
             depth, problem = _NOTHING, problem or f"{self._spool}: {fault.strerror}"
+        limit = self._configuration.file.record.spool_limit
+        # Beyond the limit all are refused as well, and that is said as such.
+        if depth.octets <= limit:
+            problem = problem or self._refusals(totals)
+        self._last = totals
         keys = self._keys.look()
         copies, since, unread = self._copies()
         trouble = _copy_trouble(self._read("copies"))
         unsigned, weakened = readiness.troubles(keys.signers)
         if keys.problem:
             unsigned = {"any domain": keys.problem}
-        limit = self._configuration.file.record.spool_limit
         has_follower = state_files.exists(self._spool, "follow")
         seen = Seen(
             wanted=crew.wanted,
@@ -280,6 +285,19 @@ class Looker:
             completeness=_plain(state_files.read(self._spool, "completeness")),
             seen=seen,
         )
+
+    def _refusals(self, totals: Totals) -> str:
+        """Whether no message since the last look could be put on record, as a sentence.
+
+        The workers may fail where a small file can still be written.
+        """
+        last = self._last
+        if last is None:
+            return ""
+        refused = totals.records_refused - last.records_refused
+        if not refused or refused < totals.answered - last.answered:
+            return ""
+        return f"{self._spool}: the last {quantity.of(refused, 'message')} could not be recorded"
 
     def _read(self, name: str) -> dict[str, Any]:
         return state_files.read(self._spool, name) or {}

@@ -3,7 +3,8 @@
 Promises: `write` replaces the file in one step for everybody who reads it and never raises: what it
 is about goes on without it.  `read` takes what it can read: a file that is missing, damaged, larger
 than `MAX_FILE` or no object is as good as none, and so is one with a number that no float holds.
-Every file says when it was written (`at`, Unix time in seconds).
+Every file says when it was written (`at`, Unix time in seconds).  Room that was kept by `keep_room`
+takes what has to be said on a disk that is full (`write_into_room`).
 
 Does not: fsync; after a power cut nobody is as he was.
 """
@@ -23,6 +24,7 @@ from typing import Any, Final
 
 FOLDER: Final = "state"
 MAX_FILE: Final = 4 * 1024 * 1024  # octets
+ROOM: Final = 128 * 1024  # octets; the page of a relay of a thousand domains has 60,000
 _SUFFIX: Final = ".json"
 _MOST: Final = 1 << 100  # an inode's number has 64 bits
 
@@ -30,15 +32,15 @@ _MOST: Final = 1 << 100  # an inode's number has 64 bits
 def write(spool: Path, name: str, facts: Mapping[str, Any], *, now: float | None = None) -> bool:
     """Say how `name` is; whether that could be written."""
     folder = spool / FOLDER
-    about = {"at": time.time() if now is None else now, **facts}
+    content = _content(facts, now)
     fresh = folder / f".{name}-{secrets.token_hex(4)}"
     try:
         handle = _create(fresh)
         try:
             # Writer, milter and follower are several users: the folder says who may read.
             os.fchmod(handle, 0o644)
-            with os.fdopen(handle, "w", encoding="ascii") as stream:
-                json.dump(about, stream, separators=(",", ":"))
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
             os.replace(fresh, folder / (name + _SUFFIX))
         except OSError:
             with contextlib.suppress(OSError):
@@ -47,6 +49,53 @@ def write(spool: Path, name: str, facts: Mapping[str, Any], *, now: float | None
     except OSError:
         return False
     return True
+
+
+def keep_room(spool: Path, name: str) -> None:
+    """Take room on the disk for a time when there is none; what cannot be had is tried again."""
+    path = _room(spool, name)
+    if os.path.exists(path):
+        return
+    with contextlib.suppress(OSError):
+        handle = _create(path)
+        try:
+            # Octets, no hole: only what was written has its room.
+            if os.write(handle, bytes(ROOM)) < ROOM:
+                os.unlink(path)
+        except OSError:
+            os.unlink(path)
+        finally:
+            os.close(handle)
+
+
+def write_into_room(
+    spool: Path, name: str, facts: Mapping[str, Any], *, now: float | None = None
+) -> bool:
+    """Say how `name` is in the room that was kept for it, and use that up; whether it was there."""
+    path, content = _room(spool, name), _content(facts, now)
+    if len(content) > ROOM:
+        return False
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.write(handle, content)
+            os.ftruncate(handle, len(content))
+            os.fchmod(handle, 0o644)
+        finally:
+            os.close(handle)
+        os.replace(path, spool / FOLDER / (name + _SUFFIX))
+    except OSError:
+        return False
+    return True
+
+
+def _room(spool: Path, name: str) -> Path:
+    return spool / FOLDER / f".{name}-room"
+
+
+def _content(facts: Mapping[str, Any], now: float | None) -> bytes:
+    about = {"at": time.time() if now is None else now, **facts}
+    return json.dumps(about, separators=(",", ":")).encode("ascii")
 
 
 def _create(path: Path) -> int:

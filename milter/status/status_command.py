@@ -31,6 +31,7 @@ from carbonseal.policies.errors import UsageError
 
 _NOT_READY = 1
 _WATCH_EVERY = 2.0
+_FRESH = 5.0  # seconds for which a page needs no word about its age
 _UNITS = ("octets", "KiB", "MiB", "GiB", "TiB")
 _PHASES = ("whole", "decide", "sign", "record")
 _COPY_TROUBLE = {
@@ -101,6 +102,9 @@ def _screen(page: Mapping[str, Any], spool: Path) -> Group:
     for name, about in _lines(page, spool):
         table.add_row(name, Text(tables.presentable(about)))
     word = Text("READY", "bold green") if page["ready"] else Text("NOT READY", "bold red")
+    age = inquiry.age_of(page)
+    if age >= _FRESH:
+        word.append(f" as seen {age:.0f} s ago", "not bold")
     return Group(word, *_complaints(page), table)
 
 

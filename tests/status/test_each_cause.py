@@ -256,6 +256,10 @@ def test_the_spool_is_gone_or_full(watched: Watched) -> None:
     with kept_full(watched.service.spool):
         wait_until(lambda: Answer.TEMPFAIL in watched.send(20), "a refusal")
         assert "nothing can be written there" in watched.assert_seen("spool")
+        # Whoever reads the file instead of asking has it from the same full disk.
+        about = state_files.read(watched.service.spool, "status")
+        assert about is not None
+        assert about["ready"] is False
         watched.server.wait_for("CarbonsealRecordsRefused")
 
 

@@ -218,3 +218,81 @@ def test_ready_is_what_status_says_from_the_first_moment_on(tmp_path: Path) -> N
         assert seen
         assert [one["checks"] for one in seen if not one["ready"]] == []
     assert "the service has stopped" in service.command("status", check=False).stdout
+
+
+def seen(made: Carbonseal) -> tuple[lookout._Lookout, Board]:
+    """One that looks, at a relay with a worker that serves."""
+    (made.directory / "keys").mkdir()
+    made.spool.mkdir()
+    board = Board(1)
+    board.expect(1, with_writer=False)
+    board.settle(0, 1)
+    board.serves(0)
+    return lookout._Lookout(config.load(made.file), board), board
+
+
+def test_a_full_disk_does_not_hide_that_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` says so at once, though its page is a file on that disk, and says it was ready."""
+    made = Carbonseal(tmp_path / "seal")
+    looking, _ = seen(made)
+    looking._look(write=True)
+    assert made.command("status").stdout.splitlines()[0] == "READY"
+
+    def full(path: Path) -> int:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(state_files, "_create", full)
+    monkeypatch.setattr(pages, "probe", lambda spool: f"{spool}: its file system is full")
+    looking._look(write=False)
+    done = made.command("status", check=False)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (1, "NOT READY")
+    assert "its file system is full" in done.stdout
+    monkeypatch.undo()
+    looking._look(write=True)
+    assert made.command("status").returncode == 0
+    room = made.spool / "state" / ".status-room"
+    assert room.stat().st_size == state_files.ROOM  # for the next time
+
+
+def test_a_page_that_is_not_new_says_so(tmp_path: Path) -> None:
+    """On the first line: ready is what it was then."""
+    made = Carbonseal(tmp_path / "seal")
+    looking, _ = seen(made)
+    looking._look(write=True)
+    about = state_files.read(made.spool, "status")
+    assert about is not None
+    state_files.write(made.spool, "status", about | {"at": time.time() - 8})
+    first = made.command("status", check=False).stdout.splitlines()[0]
+    assert re.fullmatch(r"(NOT )?READY as seen \d+ s ago", first)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "is_wrong"),
+    [
+        pytest.param([False, False], True, id="all-refused"),
+        pytest.param([False, True], False, id="one-recorded"),
+        pytest.param([True], False, id="all-recorded"),
+        pytest.param([], False, id="no-mail"),
+    ],
+)
+def test_mail_that_is_refused_for_want_of_a_record_is_seen(
+    outcomes: list[bool], is_wrong: bool, tmp_path: Path
+) -> None:
+    """The workers may be unable to write where the probe is not; it lasts as long as that is so."""
+    made = Carbonseal(tmp_path / "seal")
+    looking, board = seen(made)
+    tally = board.tally(0)
+    tally.message(Facts(is_recorded=False), "tempfail", (0.0, 0.0, 0.0, 0.01))
+    looking._look(write=True)  # what was before the first look is nobody's news
+    assert state_files.read(made.spool, "status")["ready"]  # type: ignore[index]
+    for is_recorded in outcomes:
+        disposition = "accept" if is_recorded else "tempfail"
+        tally.message(Facts(is_recorded=is_recorded), disposition, (0.0, 0.0, 0.0, 0.01))
+    looking._look(write=True)
+    done = made.command("status", check=False)
+    assert done.returncode == is_wrong
+    assert ("the last 2 messages could not be recorded" in done.stdout) is is_wrong
+    looking._look(write=True)
+    assert made.command("status").returncode == 0
