@@ -306,7 +306,7 @@ def _check_is_there(path: Path) -> None:
     except OSError:
         raise DatabaseUnusable(
             f"{path}: no archive database there; check record.database, or start the writer "
-            "(carbonseal archive write), which creates it"
+            "(carbonseal archive write), which creates it or says why not"
         ) from None
 
 

@@ -27,7 +27,7 @@ from carbonseal.milter.archive import (
     terms,
 )
 from carbonseal.milter.archive.command_line import Context
-from carbonseal.milter.archive.keeping import certificate, copies, holds, retain
+from carbonseal.milter.archive.keeping import certificate, copies, holds, lost_holds, retain
 from carbonseal.milter.archive.keeping import erase as erasing
 from carbonseal.milter.archive.keeping.holds import Find, Hold
 from carbonseal.milter.archive.keeping.person import Person
@@ -38,6 +38,7 @@ from carbonseal.policies import address as addresses
 from carbonseal.policies import quantity
 from carbonseal.policies.errors import UsageError
 
+_LOST = 1  # exit status: holds are missing
 _HOLDS = ("name", "is", "records", "set_at", "set_by", "released_at", "reason", "query")
 
 
@@ -102,8 +103,11 @@ def hold_command(context: Context, /, name: str, live: bool, reason: str, **opti
 @command_line.reason_option
 @tables.output_options
 @click.pass_obj
-def holds_command(context: Context, reason: str, output_format: str) -> None:
-    """List legal holds, those that were released as well."""
+def holds_command(context: Context, reason: str, output_format: str) -> int:
+    """List legal holds, those that were released as well.
+
+    Exit status 1: the audit tells of a hold that the archive does not have.
+    """
     with (
         command_line.reading(context) as engine,
         audit.asking(context, "holds", {}, reason) as asked,
@@ -112,9 +116,21 @@ def holds_command(context: Context, reason: str, output_format: str) -> None:
             listed = [
                 _hold_row(one, holds.members(one, connection)) for one in holds.listed(connection)
             ]
+        names = {str(one["name"]) for one in listed}
+        with audit.opened(context.database_url) as beside:
+            gone = lost_holds.lost(beside, names)
         if output_format == "table":
             listed = [_for_people(one) for one in listed]
         tables.write_rows(asked.counted(listed), _HOLDS, output_format)
+    for event in gone:
+        said = (
+            f"hold {event.facts.get('name')}: not in the archive, though the audit says that "
+            f"{event.actor} set it at {rows.moment_text(event.at)[:19]}Z (event {event.number}); "
+            "was the archive begun anew, or an old backup restored?  Before retain runs: "
+            f"{lost_holds.command(event)} (release it if it is over)"
+        )
+        click.echo(tables.presentable(said), err=True)
+    return _LOST if gone else 0
 
 
 def _hold_row(hold: Hold, members: int) -> dict[str, object]:

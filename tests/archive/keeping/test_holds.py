@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import click
 import pytest
 from support.archive import Archive, build_recipient
 from support.keeping import Keeper, expiring, years
 
-from carbonseal.milter.archive import database
+from carbonseal.milter.archive import commands, database
 from carbonseal.milter.archive.keeping import holds, transactions
 from carbonseal.milter.archive.search.wanted import Search
 from carbonseal.policies.errors import DataError, NotFound, UsageError
@@ -60,6 +62,41 @@ def test_a_live_hold_covers_what_comes_later_and_a_fixed_one_does_not(keeper: Ke
     keeper.run("hold fixed to:bob@partner.example --until 2024-01-01")
     keeper.run(APPLY)
     assert keeper.archive.search() == []
+
+
+def test_holds_that_went_with_their_archive_are_named(archive: Archive) -> None:
+    """The audit is a file of its own: it still knows what was set, and not released."""
+    keeper = Keeper(archive)
+    archive.fill(old(1))
+    for name in ("kept", "over", "again"):
+        keeper.run(f"hold {name} to:bob@partner.example")
+    keeper.run("release over")
+    with pytest.raises(DataError):
+        keeper.run("hold kept to:carol@case.example")  # refused, and no hold that was set
+    assert "not in the archive" not in keeper.run("holds")
+    assert listed(keeper) == 0
+    archive.begin_anew()
+    archive.load()
+    keeper.run("hold again to:bob@partner.example")
+    said = keeper.run("holds")
+    assert [name for name in ("kept", "over", "again") if f"hold {name}: not in" in said] == [
+        "kept"
+    ]
+    assert listed(keeper) == 1
+    again = re.search(r"carbonseal archive (hold kept .*?) \(release", " ".join(said.split()))
+    assert again is not None
+    assert "holds 1 record" in keeper.run(again[1])
+    assert listed(keeper) == 0
+    keeper.run("release kept")
+    assert listed(keeper) == 0
+
+
+def listed(keeper: Keeper) -> int:
+    """The exit status of `archive holds`."""
+    command = commands.archive.get_command(click.Context(commands.archive), "holds")
+    assert command is not None
+    status: int = command.main([], standalone_mode=False, obj=keeper.context)
+    return status
 
 
 def test_two_holds_on_one_record_are_two(keeper: Keeper) -> None:
