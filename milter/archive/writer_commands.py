@@ -56,7 +56,7 @@ def write(context: Context, once: bool) -> None:
     )
 
 
-_WAITS: Final = "database-waits"
+_WAITS: Final = ("database-waits", "archive-lost")
 _SERVES: Final = "database-serves-again"
 
 
@@ -81,7 +81,7 @@ class _Service:
     def report(self, event: str, **facts: Any) -> None:
         """To the log; and to the service manager, where it is about the database."""
         account.to_log(event, **facts)
-        if event == _WAITS:
+        if event in _WAITS:
             self._problem = str(facts["problem"])
             self._notices.waits(self._problem)
         elif event == _SERVES:

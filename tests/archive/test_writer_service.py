@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.carbonseal import COMMAND, Carbonseal
 
+from carbonseal.milter.archive.writing import known_archive
 from carbonseal.milter.supervision.service_manager import WriterNotices
 from carbonseal.policies.errors import ConfigurationError, TryLater
 
@@ -84,6 +85,19 @@ def test_a_writer_whose_database_cannot_serve_is_ready_and_says_so(manager: Mana
         assert "127.0.0.1" in status
         process.terminate()
         assert manager.heard() == ["STOPPING=1"]
+
+
+def test_a_writer_whose_archive_is_gone_is_ready_and_says_so(manager: Manager) -> None:
+    """It waits as for a database that is down: a start that failed would end it after a while."""
+    (manager.service.spool / known_archive.MARK).touch()
+    with manager.started() as process:
+        ready, status = manager.heard()
+        assert ready == "READY=1"
+        assert status.startswith("STATUS=waits: ")
+        assert "the archive is gone" in status
+        process.terminate()
+        assert manager.heard() == ["STOPPING=1"]
+    assert not manager.service.database.exists()
 
 
 def test_a_writer_that_cannot_work_is_never_ready(manager: Manager) -> None:
