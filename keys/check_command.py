@@ -138,14 +138,19 @@ def _subjects(
     if sdid is None:
         if by_itself:
             raise errors.UsageError("--foreign needs a name: write SDID and SELECTOR after it.")
-        return list(_published(shelf.lineages(), problems))
+        subjects = list(_published(shelf.lineages(), problems))
+        if not subjects and problems:
+            for name in shelf.sdids():
+                shelf.refuse_hidden(name)
+        return subjects
     sdid, selector = _names(sdid, selector)
     if selector is not None:
         return [_one(shelf, sdid, selector, by_itself=by_itself)]
     if by_itself:
         raise errors.UsageError(f"--foreign {sdid}: write the SELECTOR after it.")
     subjects = list(_published(iter((shelf.lineage(sdid),)), problems))
-    if not subjects and not problems:
+    if not subjects:
+        shelf.refuse_hidden(sdid)
         raise errors.NotFound(
             f"{settings.keys_directory}: no key of {sdid} is published; give a SELECTOR to look"
             " whether anything is."

@@ -145,8 +145,24 @@ def selector_of(text: str, sdid: str) -> str:
 
 
 def sdids_of(world: World, sdid: str | None) -> list[str]:
-    """The signing domain that was named, or all that have or had a key."""
-    return world.shelf.sdids() if sdid is None else [sdid_of(sdid)]
+    """The signing domain that was named, which has a key, or all that have or had one."""
+    return world.shelf.sdids() if sdid is None else [known_sdid(world.shelf, sdid)]
+
+
+def known_sdid(shelf: store.Store, text: str) -> str:
+    """A signing domain in our spelling; `errors.NotFound` if it never had a key here."""
+    name = sdid_of(text)
+    if not shelf.lineage(name).records:
+        shelf.refuse_hidden(name)
+        raise no_key_of(shelf, name)
+    return name
+
+
+def no_key_of(shelf: store.Store, sdid: str) -> errors.NotFound:
+    """The sentence for a domain that may be mistyped."""
+    return errors.NotFound(
+        f"{shelf.directory}: no key of {sdid} is known; `carbonseal keys list` shows all."
+    )
 
 
 def standing_of(done: Report, selector: str) -> Standing:

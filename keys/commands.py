@@ -199,7 +199,13 @@ def import_key(
 def list_keys(settings: Settings, sdid: str | None, output_format: str) -> None:
     """List all keys, or those of one SDID, oldest first, with what is wrong with them."""
     shelf = store.Store(settings.keys_directory)
-    lineages = shelf.lineages() if sdid is None else iter((shelf.lineage(sdid_of(sdid)),))
+    if sdid is None:
+        lineages = shelf.lineages()
+    else:
+        lineage = shelf.lineage(sdid_of(sdid))
+        if not lineage.records:
+            shelf.refuse_hidden(lineage.sdid)
+        lineages = iter((lineage,))
     if not _list(shelf, lineages, output_format):
         click.echo("no keys; `carbonseal keys generate SDID` makes one", err=True)
 
@@ -220,6 +226,7 @@ def show_key(settings: Settings, sdid: str, selector: str | None, output_format:
         return _show((shelf.find(name, selector_of(selector, name)),), output_format)
     records = store.active(shelf.lineage(name).records)
     if not records:
+        shelf.refuse_hidden(name)
         raise errors.NotFound(
             f"{settings.keys_directory}: no key signs for {name};"
             f" `carbonseal keys list {name}` shows what there is."

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import click
 
 from carbonseal.keys import store, tables
+from carbonseal.keys.command_line import known_sdid, selector_of
 from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.relays import report
 from carbonseal.keys.relays.acknowledgement import Worker
-from carbonseal.policies import domains, errors, signing_request
+from carbonseal.policies import errors
 from carbonseal.policies.key_life import RelayReport, Stage
 
 UNREACHABLE = 3  # the exit status when a relay gives no report
@@ -74,9 +75,9 @@ def _wanted(shelf: store.Store, sdid: str | None, selector: str | None) -> list[
     if sdid is None:
         lineages: Iterable[store.Lineage] = shelf.lineages()
     else:
-        name = signing_request.check_sdid(domains.normalize(sdid))
+        name = known_sdid(shelf, sdid)
         if selector is not None:
-            return [shelf.find(name, signing_request.check_selector(selector.lower(), name))]
+            return [shelf.find(name, selector_of(selector, name))]
         lineages = (shelf.lineage(name),)
     return [
         record

@@ -291,6 +291,7 @@ def predecessor(shelf: store.Store, sdid: str) -> str:
     records = shelf.lineage(sdid).records
     retiring = [key for key in records if key.stage is Stage.RETIRING]
     if not retiring:
+        shelf.refuse_hidden(sdid)
         raise Forbidden(
             f"{sdid}: no key is retiring, so there is nothing to go back to;"
             f" `carbonseal keys status {sdid}` shows what there is."

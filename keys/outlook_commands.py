@@ -14,7 +14,15 @@ from typing import Any
 import click
 
 from carbonseal.keys import life_world, lifecycle, store, tables
-from carbonseal.keys.command_line import LEAVING, Settings, say, sdid_of, sdids_of, world_of, write
+from carbonseal.keys.command_line import (
+    LEAVING,
+    Settings,
+    known_sdid,
+    say,
+    sdids_of,
+    world_of,
+    write,
+)
 from carbonseal.keys.life_world import Report, World
 from carbonseal.keys.rotate_commands import each, what_is_open
 from carbonseal.policies import errors, key_life
@@ -110,7 +118,8 @@ def _overview(one: Report) -> dict[str, Any]:
 @click.pass_obj
 def history(settings: Settings, sdid: str, selector: str | None, output_format: str) -> int:
     """Show what happened to the keys of SDID, when, by whom and why."""
-    lineage = store.Store(settings.keys_directory).lineage(sdid_of(sdid))
+    shelf = store.Store(settings.keys_directory)
+    lineage = shelf.lineage(known_sdid(shelf, sdid))
     rows = [
         {
             "at": entry.at,
@@ -124,6 +133,7 @@ def history(settings: Settings, sdid: str, selector: str | None, output_format: 
         for entry in record.history
     ]
     if not rows:
+        shelf.refuse_hidden(lineage.sdid)
         raise errors.NotFound(f"{sdid}: there is no such key; `carbonseal keys list` shows all.")
     rows.sort(key=lambda row: str(row["at"]))
     tables.write_rows(rows, ("at", "sdid", "selector", "what", "why"), output_format)

@@ -18,13 +18,13 @@ from carbonseal.keys import life_world, lifecycle, orders, progress, store, tabl
 from carbonseal.keys.command_line import (
     Settings,
     dry_run_option,
+    no_key_of,
     order_for,
     progress_of,
     reason_option,
     say,
     say_steps,
     sdid_of,
-    sdids_of,
     standing_of,
     wait_option,
     watch,
@@ -90,6 +90,7 @@ def rotate(
         )
         return sum_up(found, output_format, dry_run=dry_run)
     name = sdid_of(sdid)
+    _refuse_hidden(world.shelf, name)
     if dry_run:
         done = lifecycle.preview(
             world, name, relays=life_world.gather(world), forced=True, first=True
@@ -110,6 +111,12 @@ def rotate(
     if done.problem:
         say(done.problem)
     return progress_of(done)
+
+
+def _refuse_hidden(shelf: store.Store, sdid: str) -> None:
+    """Begin no key beside others that are there and cannot be seen."""
+    if shelf.exists() and not shelf.lineage(sdid).records:
+        shelf.refuse_hidden(sdid)
 
 
 def _waits_for_relays(done: Report) -> bool:
@@ -150,7 +157,12 @@ def reconcile(
         raise errors.UsageError("SELECTOR is for --release; without it, give SDID alone.")
     world = world_of(settings)
     why = who(reason)
-    names = sdids_of(world, sdid)
+    names = world.shelf.sdids()
+    if sdid is not None:
+        name = sdid_of(sdid)
+        if name not in names:  # what an interrupted command left has a directory, if no key
+            raise no_key_of(world.shelf, name)
+        names = [name]
     found = each(
         names,
         lambda name, relays: _tend(
@@ -303,6 +315,8 @@ def _signing_selector(shelf: store.Store, sdid: str) -> str:
             f"{sdid}: {leaving[-1].selector} was declared compromised before; name the key that"
             f" has leaked now, or finish with `carbonseal keys rotate {sdid}`."
         )
+    if not signing:
+        shelf.refuse_hidden(sdid)
     if len(signing) != 1:
         names = " ".join(key.selector for key in signing) or "none"
         raise errors.UsageError(f"{sdid}: name the key that has leaked; those that sign: {names}.")

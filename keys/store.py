@@ -91,23 +91,42 @@ class Store:
             yield self.lineage(name)
 
     def lineage(self, sdid: str) -> Lineage:
-        """The keys of one SDID, none if it has none."""
+        """The keys of one SDID, none if it has none; see also `refuse_hidden`."""
+        records, faults = self._read_records(sdid)
+        records.sort(key=lambda record: (record.created_at, record.selector))
+        return Lineage(sdid, tuple(records), tuple(fault.sentence for fault in faults))
+
+    def exists(self) -> bool:
+        """Whether there is anything at all, or the first key is still to be made."""
+        return _exists(self.directory)
+
+    def refuse_hidden(self, sdid: str) -> None:
+        """Raise what bars the sight of a key of `sdid`, before anybody says that there is none.
+
+        To be called before every such sentence: who looks without the right to, or in the wrong
+        place, must hear that, and not a denial that sends him astray.
+        """
+        self.sdids()  # the directory as a whole is there and can be read
+        for fault in self._read_records(sdid)[1]:
+            raise fault
+
+    def _read_records(self, sdid: str) -> tuple[list[KeyRecord], list[errors.CarbonsealError]]:
+        """What could be read, and why the rest could not."""
         records: list[KeyRecord] = []
-        problems: list[str] = []
+        faults: list[errors.CarbonsealError] = []
         try:
             paths = sorted((self.directory / sdid).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             paths = []
         except OSError as error:
-            return Lineage(sdid, (), (str(permission.unreadable(self.directory / sdid, error)),))
+            return [], [permission.unreadable(self.directory / sdid, error)]
         for path in paths:
             if path.name.endswith(".json") and not path.name.startswith("."):
                 try:
                     records.append(self._read_record(path))
                 except errors.CarbonsealError as error:
-                    problems.append(error.sentence)
-        records.sort(key=lambda record: (record.created_at, record.selector))
-        return Lineage(sdid, tuple(records), tuple(problems))
+                    faults.append(error)
+        return records, faults
 
     def is_taken(self, sdid: str, selector: str) -> bool:
         """Whether a key with this name exists or existed; no selector is used twice."""
@@ -120,6 +139,8 @@ class Store:
         """One key; `errors.NotFound` if there is none."""
         path = self.record_path(sdid, selector)
         if not _exists(path):
+            if not self.exists():
+                raise self._missing()
             raise errors.NotFound(
                 f"{self.directory}: there is no key {selector} for {sdid};"
                 " `carbonseal keys list` shows what there is."

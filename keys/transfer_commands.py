@@ -267,6 +267,7 @@ def _chosen(shelf: store.Store, sdid: str, selector: str | None) -> tuple[KeyRec
         return (shelf.find(sdid, name),)
     records = store.active(shelf.lineage(sdid).records)
     if not records:
+        shelf.refuse_hidden(sdid)
         raise errors.NotFound(
             f"{shelf.directory}: no key signs for {sdid}; name one by its selector"
             f" (`carbonseal keys list {sdid}` shows what there is)."

@@ -160,8 +160,10 @@ class _Taking:
         if taken is not None and taken != record.fingerprint:
             raise self._other_key(record)
         try:
-            here = self.shelf.find(record.sdid, record.selector)
+            here = self.shelf.find(record.sdid, record.selector) if self.shelf.exists() else None
         except errors.NotFound:
+            here = None
+        if here is None:
             return record if taken is not None else None  # taken before, in a dry run
         if here.fingerprint != record.fingerprint:
             raise self._other_key(record)

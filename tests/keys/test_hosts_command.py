@@ -117,13 +117,12 @@ SELECTIONS = [
     pytest.param(["Example.COM"], {("example.com", "a"), ("example.com", "b")}, id="sdid"),
     pytest.param(["example.com", "B"], {("example.com", "b")}, id="selector"),
     pytest.param(["example.com", "old"], {("example.com", "old")}, id="even-if-removed"),
-    pytest.param(["example.org"], {(None, None)}, id="no-keys"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "expected"), SELECTIONS)
 def test_keys_can_be_chosen(arguments: list[str], expected: set[Any], settings: Settings) -> None:
-    """Relays are shown even where there is no key to show."""
+    """Every relay is shown with each."""
     shown = rows(settings, *arguments)
     assert {(row.get("sdid"), row.get("selector")) for row in shown} == expected
     assert {row["relay"] for row in shown} == {"relay1", "relay2"}
@@ -133,6 +132,8 @@ def test_a_key_that_never_was_is_an_error(settings: Settings) -> None:
     """Before anybody is asked."""
     with pytest.raises(errors.NotFound):
         run(settings, "example.com", "z")
+    with pytest.raises(errors.NotFound, match=r"no key of example\.org is known"):
+        run(settings, "example.org")
 
 
 @pytest.mark.parametrize("form", ["table", "jsonl", "csv"])

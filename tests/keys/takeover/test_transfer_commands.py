@@ -229,6 +229,7 @@ def test_a_path_that_tables_would_misread_is_refused(
 
 def test_a_domain_without_active_keys_is_told(settings: Settings, tmp_path: Path) -> None:
     """Nothing is made."""
+    settings.keys_directory.mkdir(mode=0o700)
     with pytest.raises(errors.NotFound, match="no key signs"):
         export(settings, "--to", tmp_path / "out", "--form", "pem")
     assert not (tmp_path / "out").exists()
