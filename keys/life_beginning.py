@@ -12,6 +12,7 @@ Does not: decide when a successor is due (`policies.succession`), or take the ke
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 from carbonseal.keys import generate, selector_names, store
 from carbonseal.keys.key_record import KeyRecord, Origin
@@ -22,10 +23,15 @@ from carbonseal.policies.key_life import Goal, Stage
 from carbonseal.policies.succession import Successor
 
 
-def successors(world: World, sdid: str, *, forced: bool, first: bool) -> tuple[Successor, ...]:
-    """Keys that are to be begun, now or later; `first`: one where none signs, too."""
+def successors(
+    world: World, sdid: str, *, forced: bool, first: bool, asked_for: Collection[str] = ()
+) -> tuple[Successor, ...]:
+    """Keys that are to be begun, now or later; `first`: one where none signs, too.
+
+    `asked_for`: the selectors that were on their way when the call began; it begins none beside.
+    """
     keys, now = world.shelf.lineage(sdid).records, world.clock()
-    due = succession.successors(keys, world.rules, now, forced=forced)
+    due = succession.successors(keys, world.rules, now, forced=forced, asked_for=asked_for)
     is_wanted = first or _was_left_by_an_emergency(keys)
     if is_wanted and not due and not any(map(_is_alive, keys)):
         return (succession.first(now),)

@@ -23,7 +23,7 @@ from carbonseal.keys.life_looking import Looking
 from carbonseal.keys.life_steps import Steps
 from carbonseal.keys.life_world import KeyReport, Report, Step, World
 from carbonseal.keys.observed import Observed
-from carbonseal.policies import errors
+from carbonseal.policies import errors, succession
 from carbonseal.policies.key_life import RelayReport, Stage
 from carbonseal.policies.rotation import Action, Due, Standing
 from carbonseal.policies.succession import Successor
@@ -44,7 +44,8 @@ def tend(
     """Take every step that is due for an SDID.
 
     `begin`: also begin keys that are due (`succession.successors`); `forced` begins now what would
-    be begun later; `first` begins a key where none signs and none is on its way.
+    be begun later, unless a key was on its way before this call, which then only goes on with it;
+    `first` begins a key where none signs and none is on its way.
     """
     with world.shelf.writing(sdid) as writer:
         walk = _Walk(Steps(Looking(world, writer, relays), writer, why), first=first)
@@ -122,10 +123,11 @@ class _Walk:
         self.finish_emergency()
         # What strangers have comes first: trouble with another key must not stand in its way.
         keys = sorted(_keys(self.world, self.writer.sdid), key=lambda key: not key.is_compromised)
+        asked_for = succession.on_their_way(keys)
         reports = [self.guarded(key) for key in keys]
         coming: tuple[Successor, ...] = ()
         if begin:
-            coming, fresh = self.begin(forced=forced)
+            coming, fresh = self.begin(forced=forced, asked_for=asked_for)
             reports = [
                 *(one for one in reports if one.record.selector not in fresh),
                 *fresh.values(),
@@ -193,11 +195,13 @@ class _Walk:
             due = Due(Action.WAIT, Standing.NOT_YET, (*due.why, "sent; asked again next time"))
         return KeyReport(record, due, seen)
 
-    def begin(self, *, forced: bool) -> tuple[tuple[Successor, ...], dict[str, KeyReport]]:
+    def begin(
+        self, *, forced: bool, asked_for: tuple[str, ...]
+    ) -> tuple[tuple[Successor, ...], dict[str, KeyReport]]:
         """Begin the keys that are due; the rest, and the reports of those begun."""
         fresh: dict[str, KeyReport] = {}
         due = life_beginning.successors(
-            self.world, self.writer.sdid, forced=forced, first=self.first
+            self.world, self.writer.sdid, forced=forced, first=self.first, asked_for=asked_for
         )
         for one in due:
             if one.at <= self.world.clock():

@@ -37,7 +37,7 @@ from carbonseal.keys.life_commands import finish
 from carbonseal.keys.life_world import Report, World
 from carbonseal.keys.record_text import print_record
 from carbonseal.keys.relays import postfix_queue
-from carbonseal.policies import errors, key_life, quantity
+from carbonseal.policies import errors, key_life, quantity, succession
 from carbonseal.policies.key_life import Stage
 from carbonseal.policies.rotation import Action, Standing
 
@@ -72,6 +72,9 @@ def rotate(
 ) -> int:
     """Take every step that is due; with SDID, begin its next key now.
 
+    Where a key of SDID is on its way already, the command goes on with that one and begins no
+    other: repeat it until the key signs.
+
     `rotate --all` is what the timer runs: it begins a key only when its predecessor is old enough,
     goes on with what was begun, and revokes and removes what is drained.  One SDID in trouble does
     not stop another.
@@ -91,6 +94,9 @@ def rotate(
         return sum_up(found, output_format, dry_run=dry_run)
     name = sdid_of(sdid)
     _refuse_hidden(world.shelf, name)
+    before = succession.on_their_way(world.shelf.lineage(name).records)
+    for selector in before:
+        say(f"{selector} is on its way already: this goes on with it and begins no other key")
     if dry_run:
         done = lifecycle.preview(
             world, name, relays=life_world.gather(world), forced=True, first=True
@@ -107,10 +113,21 @@ def rotate(
         done = lifecycle.tend(world, name, why=why, relays=life_world.gather(world), begin=False)
         say_steps(done)
     done = watch(world, done, why=why, seconds=wait)
+    _say_finished(done, before)
     write(done.keys, output_format)
     if done.problem:
         say(done.problem)
     return progress_of(done)
+
+
+def _say_finished(done: Report, before: Sequence[str]) -> None:
+    """Name the rotations that were under way and are at their end, so that nobody repeats more."""
+    for key in done.keys:
+        if key.record.selector in before and key.record.stage is Stage.ACTIVE:
+            say(
+                f"{key.record.selector} signs now, which ends this rotation; the next"
+                f" `carbonseal keys rotate {done.sdid}` begins another"
+            )
 
 
 def _refuse_hidden(shelf: store.Store, sdid: str) -> None:

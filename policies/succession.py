@@ -2,7 +2,8 @@
 
 Promises: for each algorithm by itself, nothing is begun while a key for the same purpose is on its
 way.  A successor waits for its predecessor's end, unless somebody asked for it now or the
-predecessor may not sign: then whoever is nearest to signing goes first.
+predecessor may not sign: then whoever is nearest to signing goes first.  What somebody asked for
+twice is one key: an order given again goes on with the key that is on its way.
 
 Source: RFC 7583 section 3.3.1 (the successor is published before the predecessor's end).
 
@@ -11,7 +12,7 @@ Does not: say when a key that was begun may go on (`rotation`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -43,11 +44,17 @@ def first(now: datetime) -> Successor:
 
 
 def successors(
-    keys: Sequence[KeyLife], rules: Rules, now: datetime, *, forced: bool = False
+    keys: Sequence[KeyLife],
+    rules: Rules,
+    now: datetime,
+    *,
+    forced: bool = False,
+    asked_for: Collection[str] = (),
 ) -> tuple[Successor, ...]:
     """The next keys of one SDID, for each algorithm it signs with.
 
-    `forced` begins now what would be begun later.
+    `forced` begins now what would be begun later; but where a selector of `asked_for` signs by now,
+    that is the key that was meant (`on_their_way`), and no other is begun.
     """
     signing: dict[str, KeyLife] = {}
     for key in keys:
@@ -59,8 +66,15 @@ def successors(
     for algorithm in sorted(signing, reverse=True):
         coming = [key for key in keys if key.algorithm == algorithm and _is_coming(key)]
         coming.sort(key=lambda key: _NEAREST_FIRST.index(key.stage))
-        found += _next(signing[algorithm], coming, rules, now, forced=forced)
+        now_signing = signing[algorithm]
+        is_forced = forced and now_signing.selector not in asked_for
+        found += _next(now_signing, coming, rules, now, forced=is_forced)
     return tuple(found)
+
+
+def on_their_way(keys: Sequence[KeyLife]) -> tuple[str, ...]:
+    """The selectors of the keys that are to sign and do not yet: rotations that are under way."""
+    return tuple(key.selector for key in keys if _is_coming(key) and key.goal is Goal.ACTIVE)
 
 
 def _next(

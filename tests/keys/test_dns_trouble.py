@@ -92,6 +92,25 @@ def test_the_first_key_signs_after_one_command(relay: Relay) -> None:
     relay.assert_mail_is_signed(relay.newest.selector)
 
 
+def test_the_same_command_again_goes_on_with_the_rotation_and_says_so(signing: Relay) -> None:
+    """Who repeats it, or takes up what was interrupted, burns no key."""
+    before = signing.newest.selector
+    with secondary_stopped(signing):
+        first = signing("rotate", signing.sdid)
+        new = signing.newest.selector
+        assert "on its way already" not in first.text
+        for words in (["--dry-run"], []):
+            said = signing("rotate", signing.sdid, *words)
+            assert f"{new} is on its way already" in said.text
+            assert "begins no other key" in said.text
+    last = signing.go_on(new, Stage.ACTIVE, "rotate", signing.sdid)
+    assert f"{new} signs now, which ends this rotation" in last.text
+    assert last.status == DONE
+    assert {key.selector for key in signing.records} == {before, new}
+    signing("rotate", signing.sdid)
+    assert len(signing.records) == 3
+
+
 # --- faults while a successor is published --------------------------------------------------------
 
 Fault = Callable[[Relay], AbstractContextManager[None]]

@@ -119,6 +119,26 @@ def test_a_key_signs_only_after_the_slowest_server_and_the_wait(house: House) ->
     assert house.signing() == [record_of(house).selector]
 
 
+@pytest.mark.parametrize("keys", [0, 1], ids=["first-key", "successor"])
+def test_an_order_to_rotate_given_again_goes_on_and_begins_no_other_key(
+    keys: int, house: House
+) -> None:
+    """However often, until the key signs, and in the call that lets it; only the next begins one.
+
+    Each call too many would let a fresh key sign for seconds and retire it, with all its waits.
+    """
+    if keys:
+        signing(house)
+    for _ in range(2):
+        house.tend(forced=True)
+    house.servers.sync()
+    for days in (0.0, 0.1, 2.0):
+        house.tend(forced=True, days=days)
+    assert house.stages == [Stage.RETIRING, Stage.ACTIVE][1 - keys :]
+    house.tend(forced=True)
+    assert house.stages[-2:] == [Stage.ACTIVE, Stage.PUBLISHING]
+
+
 def test_a_successor_is_begun_its_lead_before_the_end_and_signs_at_the_end(house: House) -> None:
     house.rules = dataclasses.replace(RULES, lifetime=100 * DAY, lead=10 * DAY)
     signing(house)

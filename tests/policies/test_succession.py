@@ -137,6 +137,29 @@ def test_each_algorithm_has_its_own_succession() -> None:
     assert [one.algorithm for one in both] == [RSA, ED]
 
 
+def test_what_was_asked_for_and_signs_by_now_has_no_successor_begun_beside() -> None:
+    """An order that is given again goes on with the key on its way; the next one begins another."""
+    ed25519 = key("e1", algorithm=ED)
+    assert succession.on_their_way((YOUNG, ed25519, AT_ONCE)) == ("s3",)
+    signs = key("s3", activated_at=NOW)
+    found = succession.successors((signs, ed25519), RULES, NOW, forced=True, asked_for=("s3",))
+    assert [(one.algorithm, one.at > NOW) for one in found] == [(RSA, True), (ED, False)]
+    found = succession.successors((signs,), RULES, NOW, forced=True)
+    assert [one.at for one in found] == [NOW]
+    hastened = succession.successors((LEAD, AWAITED), RULES, NOW, forced=True, asked_for=("s3",))
+    assert [(one.selector, one.activate_from) for one in hastened] == [("s3", None)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [READY, key("s4", Stage.READY, held="foreign"), key("s4", Stage.READY, cancelled_at=NOW)],
+    ids=["standby", "held", "cancelled"],
+)
+def test_who_is_not_to_sign_is_not_on_its_way(other: KeyLife) -> None:
+    """So a rotation that is asked for then begins a key, or takes the standby."""
+    assert succession.on_their_way((YOUNG, other)) == ()
+
+
 def test_of_two_active_keys_the_one_activated_last_counts() -> None:
     """A crash can leave two."""
     found = succession.successors((OLD, key("s2")), RULES, NOW)
