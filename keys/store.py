@@ -339,10 +339,11 @@ class Writer:
             raise _unwritable(private_path.parent, error) from None
 
     def activate(self, record: KeyRecord, *, at: datetime, why: str, assumed: bool) -> KeyRecord:
-        """Let a key sign and retire its predecessor of the same algorithm.
+        """Let a key sign, retire its predecessor of the same algorithm, and tell the workers.
 
         The one step that decides is the replacement of the new key's record: from then on it is
-        the key activated last.  What follows is book-keeping a later writer can finish.
+        the key activated last.  What follows is book-keeping a later writer can finish.  The
+        workers hear of it at once: what the caller does next may take as long as name servers do.
         """
         lineage = self.store.lineage(record.sdid)
         # A clock that was set back must not make the new key look older than its predecessor.
@@ -352,6 +353,7 @@ class Writer:
         fresh = dataclasses.replace(fresh, assumed_published=assumed)
         self.put(fresh)
         self._retire_superseded(self.store.lineage(record.sdid), at=at)
+        self.close()
         return fresh
 
     def put(self, record: KeyRecord) -> None:
@@ -411,6 +413,7 @@ class Writer:
         if self.changed:
             self.tell_workers()
             _forget(self.store.directory / self.sdid / _UNTOLD)
+            self.changed = False
 
     def tell_workers(self) -> None:
         """Replace `generation`; running workers look at it several times a second."""

@@ -21,6 +21,7 @@ from carbonseal.policies import quantity
 
 SILENT = 30.0  # seconds after which a process that writes down how it is counts as gone
 SIGHT = 15.0  # seconds after which what was seen is too old to go by
+TAKE_UP = 5.0  # seconds in which workers surely sign with a key that was activated
 _NAMED = 3  # domains spelled out in a sentence
 
 
@@ -263,19 +264,24 @@ class Signers:
     problems: Mapping[str, str] = field(default_factory=dict)  # 'sdid/selector' -> of its file
     refused: Mapping[str, str] = field(default_factory=dict)  # 'sdid/selector' -> wrong in DNS
     records: Mapping[str, str] = field(default_factory=dict)  # domain -> an unreadable record
+    fresh: frozenset[str] = frozenset()  # 'sdid/selector' of the active ones newer than `TAKE_UP`
 
 
 def troubles(known: Signers) -> tuple[dict[str, str], dict[str, str]]:
     """Domains that must sign and cannot, and those that can with a part of their keys only.
 
     A key is usable if the workers hold it and its file is still there to be read by those that
-    start after them: else the next restart would be the end of it.
+    start after them: else the next restart would be the end of it.  One that was activated moments
+    ago is well without being held while they sign with another of its domain, its predecessor:
+    they take it up within a second, and no mail goes unsigned until then.
     """
     unsigned: dict[str, str] = {}
     weakened: dict[str, str] = {}
+    signing = {name.rpartition("/")[0] for name in known.held}
     for sdid in sorted(known.by_rule | known.active.keys() | known.records.keys()):
         selectors = known.active.get(sdid, ())
-        wrong = list(_wrong(sdid, selectors, known))
+        awaited = known.fresh if sdid in signing else frozenset[str]()
+        wrong = list(_wrong(sdid, selectors, known, awaited))
         if sdid in known.records:
             wrong.append(known.records[sdid])
         if len(wrong) - (sdid in known.records) >= len(selectors):
@@ -285,12 +291,14 @@ def troubles(known: Signers) -> tuple[dict[str, str], dict[str, str]]:
     return unsigned, weakened
 
 
-def _wrong(sdid: str, selectors: tuple[str, ...], known: Signers) -> Iterator[str]:
+def _wrong(
+    sdid: str, selectors: tuple[str, ...], known: Signers, awaited: frozenset[str]
+) -> Iterator[str]:
     for selector in selectors:
         name = f"{sdid}/{selector}"
         if name in known.refused:
             yield f"{selector} may not sign: {known.refused[name]}"
         elif name in known.problems:
             yield known.problems[name]
-        elif name not in known.held:
+        elif name not in known.held and name not in awaited:
             yield f"no worker holds {selector}"

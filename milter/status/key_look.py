@@ -3,11 +3,15 @@
 Promises: opens no private key: of their files it looks at existence, size, owner and mode.  Never
 raises.  With a thousand domains a look costs a good part of a second of the processor, so the next
 one comes the later the longer the last one took.
+
+What workers hold is read before the records: a key can then be active and not held because it was
+activated in between or moments ago (`Signers.fresh`), but none seems lost that was retired.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 import time
@@ -21,7 +25,7 @@ from carbonseal.keys.key_record import KeyRecord
 from carbonseal.keys.relays import acknowledgement
 from carbonseal.policies.errors import CarbonsealError
 from carbonseal.policies.key_life import Stage
-from carbonseal.policies.readiness import Signers
+from carbonseal.policies.readiness import TAKE_UP, Signers
 
 _LEAST_WAIT: Final = 1.0  # seconds between two looks
 _SHARE: Final = 50  # of the time goes by between looks, for each part that one took
@@ -68,6 +72,8 @@ class KeyLook:
         self._lifetime = lifetime
         self._clock = clock
         self._next = 0.0
+        self._active_since: dict[str, float] = {}  # by our clock; -inf: already at the first look
+        self._has_looked = False
         self._seen = KeysSeen(Signers(by_rule, {}, frozenset()))
 
     def look(self) -> KeysSeen:
@@ -80,6 +86,7 @@ class KeyLook:
         return self._seen
 
     def _look(self) -> KeysSeen:
+        held = self._held()
         try:
             sdids = self._shelf.sdids()
             lineages = [self._shelf.lineage(sdid) for sdid in sdids]
@@ -88,11 +95,12 @@ class KeyLook:
         signing = {one.sdid: store.active(one.records) for one in lineages}
         active = {sdid: records for sdid, records in signing.items() if records}
         named = {sdid: tuple(one.selector for one in records) for sdid, records in active.items()}
+        names = frozenset(_name(one) for records in active.values() for one in records)
         return KeysSeen(
             Signers(
                 by_rule=self._by_rule,
                 active=named,
-                held=self._held(named),
+                held=names if held is None else held,
                 problems={
                     _name(record): problem
                     for records in active.values()
@@ -106,20 +114,31 @@ class KeyLook:
                     if record.refused
                 },
                 records={one.sdid: " ".join(one.problems) for one in lineages if one.problems},
+                fresh=self._fresh(names),
             ),
             tuple(self._shown(record) for one in lineages for record in one.records)[:MAX_KEYS],
         )
 
-    def _held(self, active: dict[str, tuple[str, ...]]) -> frozenset[str]:
-        """What the workers sign with; all that is active, as long as none has spoken."""
+    def _fresh(self, active: frozenset[str]) -> frozenset[str]:
+        """The keys that were not active a moment ago, by what was seen here.
+
+        Not by the records' own times: the keys may have been copied from another relay since, and
+        its clock may differ.
+        """
+        now, before = self._clock(), self._active_since
+        new = now if self._has_looked else -math.inf
+        self._active_since = {name: before.get(name, new) for name in active}
+        self._has_looked = True
+        return frozenset(name for name, at in self._active_since.items() if now - at < TAKE_UP)
+
+    def _held(self) -> frozenset[str] | None:
+        """What the workers sign with; None as long as none has spoken."""
         try:
             workers = acknowledgement.read(self._spool)
         except (CarbonsealError, OSError):
             workers = ()
         spoken = [one.signing for one in workers if not one.is_starting]
-        if not spoken:
-            return frozenset(f"{sdid}/{one}" for sdid, some in active.items() for one in some)
-        return frozenset[str]().union(*spoken)
+        return frozenset[str]().union(*spoken) if spoken else None
 
     def _file_problem(self, record: KeyRecord) -> str:
         path = self._shelf.private_path(record.sdid, record.selector)

@@ -213,6 +213,20 @@ def test_every_change_makes_a_new_generation(
     assert shelf.generation() != first
 
 
+def test_workers_hear_of_a_key_that_signs_before_anything_else_is_done(
+    shelf: store.Store, keep: Keep, rsa_private: Any
+) -> None:
+    """Its predecessor is retired: whoever waited for name servers first would keep them behind."""
+    record = keep(rsa_private, "s1", active=False)
+    before = shelf.generation()
+    with shelf.writing("example.com") as writer:
+        fresh = writer.activate(record, at=NOW, why="test", assumed=True)
+        told = shelf.generation()
+        assert told != before
+        writer.put(fresh.noted("test", at=NOW, why="test"))
+    assert shelf.generation() not in (before, told), "what came after it is told as well"
+
+
 def test_a_record_that_was_moved_is_a_problem(
     shelf: store.Store, keep: Keep, rsa_private: Any
 ) -> None:

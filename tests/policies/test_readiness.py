@@ -128,6 +128,7 @@ def test_many_domains_are_counted_and_not_all_spelled_out() -> None:
 RSA, SECOND = "example.com/r", "example.com/e"
 TWO = {"example.com": ("r", "e")}
 HELD = frozenset((RSA, SECOND))
+NEW = frozenset(("example.com/r2",))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +167,32 @@ HELD = frozenset((RSA, SECOND))
             [],
             ["example.com"],
             id="one-record-more-that-is-damaged",
+        ),
+        pytest.param(
+            Signers(frozenset(), {"example.com": ("r2",)}, HELD, fresh=NEW),
+            [],
+            [],
+            id="a-new-key-while-workers-sign-with-its-predecessor",
+        ),
+        pytest.param(
+            Signers(frozenset(), {"example.com": ("r2",)}, HELD),
+            ["example.com"],
+            [],
+            id="a-key-that-workers-should-have-taken-up-by-now",
+        ),
+        pytest.param(
+            Signers(frozenset(), {"example.com": ("r2",)}, frozenset(("a.example/r",)), fresh=NEW),
+            ["example.com"],
+            [],
+            id="a-new-key-and-no-worker-signs-for-its-domain",
+        ),
+        pytest.param(
+            Signers(
+                frozenset(), {"example.com": ("r2",)}, HELD, {"example.com/r2": "gone"}, fresh=NEW
+            ),
+            ["example.com"],
+            [],
+            id="a-new-key-whose-file-is-gone-is-no-matter-of-time",
         ),
         pytest.param(Signers(frozenset(), {}, frozenset()), [], [], id="nobody-must-sign"),
     ],
