@@ -139,6 +139,35 @@ def sdid_of(text: str) -> str:
     return signing_request.check_sdid(domains.normalize(text))
 
 
+class Domains(Protocol):
+    """What is known of the domains that we sign for."""
+
+    def names_domain(self, sdid: str) -> bool:
+        """Whether ours.domains or a signing rule of the configuration names it."""
+
+
+def sdid_to_begin(shelf: store.Store, text: str) -> str:
+    """A signing domain that is to have a key; an address is none: nobody looks up a key there."""
+    name = sdid_of(text)
+    if name.rpartition(".")[2].isdecimal() and not shelf.lineage(name).records:
+        raise errors.DataError(
+            f"{name} is no signing domain but an address; give a domain such as example.com."
+        )
+    return name
+
+
+def warn_if_unknown(settings: Domains, shelf: store.Store, sdid: str) -> None:
+    """Say that a domain may be mistyped, when its first key is about to be begun.
+
+    No more than that: keys may be made before the configuration is written.
+    """
+    if not shelf.lineage(sdid).records and not settings.names_domain(sdid):
+        say(
+            f"warning: neither ours.domains nor a signing rule of the configuration names {sdid};"
+            " see whether it is spelled right"
+        )
+
+
 def selector_of(text: str, sdid: str) -> str:
     """A selector in our spelling."""
     return signing_request.check_selector(text.lower(), sdid)

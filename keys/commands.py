@@ -39,7 +39,9 @@ from carbonseal.keys.command_line import (
     reason_option,
     say,
     sdid_of,
+    sdid_to_begin,
     selector_of,
+    warn_if_unknown,
     who,
 )
 from carbonseal.keys.key_record import KeyRecord, Origin
@@ -68,6 +70,9 @@ class Settings(Protocol):
     @property
     def keys_directory(self) -> Path:
         """`signing.keys` of the configuration."""
+
+    def names_domain(self, sdid: str) -> bool:
+        """Whether ours.domains or a signing rule of the configuration names it."""
 
 
 def _activation(command: Command) -> Command:
@@ -128,7 +133,7 @@ def generate_key(
     """
     _demand_published(activate=activate, assume_published=assume_published)
     shelf = store.Store(settings.keys_directory)
-    name = sdid_of(sdid)
+    name = sdid_to_begin(shelf, sdid)
     now = datetime.now(UTC)
     why = who(reason)
 
@@ -143,6 +148,7 @@ def generate_key(
     shelf.refuse_taken(name, chosen)
     private = generate.generate(_ALGORITHMS[algorithm], bits)
     record = generate.new_record(private, name, chosen, origin=Origin.GENERATED, at=now, why=why)
+    warn_if_unknown(settings, shelf, name)
     _keep(shelf, record, private, activate=activate, why=why, dry_run=dry_run)
     _show_kept(shelf, record, output_format, dry_run=dry_run)
 
@@ -180,7 +186,7 @@ def import_key(
     """
     _demand_published(activate=activate, assume_published=assume_published)
     shelf = store.Store(settings.keys_directory)
-    name = sdid_of(sdid)
+    name = sdid_to_begin(shelf, sdid)
     chosen = selector_of(selector, name)
     why = who(reason)
     shelf.refuse_taken(name, chosen)
@@ -188,6 +194,7 @@ def import_key(
     record = generate.new_record(
         private, name, chosen, origin=Origin.IMPORTED, at=datetime.now(UTC), why=why
     )
+    warn_if_unknown(settings, shelf, name)
     _keep(shelf, record, private, activate=activate, why=why, dry_run=dry_run)
     _show_kept(shelf, record, output_format, dry_run=dry_run)
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import click
 
 from carbonseal.keys import life_world, lifecycle, orders, progress, store, tables
 from carbonseal.keys.command_line import (
+    Domains,
     Settings,
     dry_run_option,
     no_key_of,
@@ -25,8 +27,10 @@ from carbonseal.keys.command_line import (
     say,
     say_steps,
     sdid_of,
+    sdid_to_begin,
     standing_of,
     wait_option,
+    warn_if_unknown,
     watch,
     who,
     world_of,
@@ -45,6 +49,10 @@ _AT_ONCE = 16  # SDIDs looked after at the same time; most of the time is waitin
 _SHOWN_IDS = 20
 
 
+class RotateSettings(Settings, Domains, Protocol):
+    """What begins the first key of a domain needs to know besides."""
+
+
 # --- rotate, reconcile ----------------------------------------------------------------------------
 
 
@@ -60,7 +68,7 @@ _SHOWN_IDS = 20
 @tables.output_options
 @click.pass_obj
 def rotate(
-    settings: Settings,
+    settings: RotateSettings,
     *,
     sdid: str | None,
     every: bool,
@@ -92,8 +100,9 @@ def rotate(
             world,
         )
         return sum_up(found, output_format, dry_run=dry_run)
-    name = sdid_of(sdid)
+    name = sdid_to_begin(world.shelf, sdid)
     _refuse_hidden(world.shelf, name)
+    warn_if_unknown(settings, world.shelf, name)
     before = succession.on_their_way(world.shelf.lineage(name).records)
     for selector in before:
         say(f"{selector} is on its way already: this goes on with it and begins no other key")

@@ -72,6 +72,11 @@ class Context:
         """For the keys commands."""
         return self.configuration.keys_directory
 
+    def names_domain(self, sdid: str) -> bool:
+        """For the keys commands: whether we are said to sign for a domain."""
+        rules = self.configuration.signing.rules
+        return sdid in self.configuration.ours.domains or any(rule.sdid == sdid for rule in rules)
+
     @property
     def dns(self) -> DnsSettings:
         """For the keys commands."""

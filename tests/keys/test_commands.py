@@ -31,6 +31,11 @@ class Settings:
     selectors: str = selector_names.SELECTOR_TEMPLATE
     bits: int = key_size.DEFAULT_BITS
     relay_commands: dict[str, list[str]] = field(default_factory=dict)
+    domains: tuple[str, ...] = ("example.com",)
+
+    def names_domain(self, sdid: str) -> bool:
+        """As the configuration would."""
+        return sdid in self.domains
 
     @property
     def spool_directory(self) -> Path:
@@ -222,6 +227,44 @@ def test_a_dry_run_says_what_would_be_done_and_does_not(
     assert "dry run: " in done.stderr
     assert "v=DKIM1" not in done.stdout
     assert tree(settings) == before
+
+
+NOT_OURS = "nor a signing rule of the configuration names exmaple.com"
+
+
+@pytest.mark.parametrize("begin", [["generate"], ["rotate"]], ids=" ".join)
+def test_a_domain_that_may_be_mistyped_is_warned_about_when_its_first_key_is_begun(
+    begin: list[str], settings: Settings
+) -> None:
+    """It is no error: keys may be made before the configuration is written."""
+    assert NOT_OURS in run(settings, *begin, "exmaple.com", "--dry-run").stderr
+    assert "warning" not in run(settings, *begin, "example.com", "--dry-run").stderr
+    run(settings, "generate", "exmaple.com")
+    assert NOT_OURS not in run(settings, *begin, "exmaple.com", "--dry-run").stderr
+
+
+@pytest.mark.parametrize("command", ["generate", "rotate", "import"])
+def test_an_address_is_no_signing_domain(command: str, settings: Settings, tmp_path: Path) -> None:
+    """Nobody asks for a key below it."""
+    private = ["--private-key", str(tmp_path / "a.pem")]
+    more = ["a", *private] if command == "import" else []
+    with pytest.raises(errors.DataError, match=r"192\.0\.2\.1 is no signing domain"):
+        run(settings, command, "192.0.2.1", *more)
+    assert not settings.keys_directory.exists()
+
+
+@pytest.mark.parametrize("command", ["plan", "status", "hosts", "history", "reconcile"])
+def test_a_domain_that_never_had_a_key_is_said_to_be_unknown(
+    command: str, settings: Settings
+) -> None:
+    """Silence and status 0 would say that all is well with it."""
+    run(settings, "generate", "example.com")
+    before = tree(settings)
+    with pytest.raises(errors.NotFound, match=r"no key of typo\.example is known") as refusal:
+        run(settings, command, "typo.example")
+    assert refusal.value.exit_code == 65
+    assert tree(settings) == before
+    assert not (settings.keys_directory / "typo.example").exists()
 
 
 def test_a_dry_run_does_not_even_make_the_directory(settings: Settings) -> None:
