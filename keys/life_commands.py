@@ -256,13 +256,18 @@ def rollback(
 ) -> int:
     """Sign with the predecessor again, as long as its record stands.
 
-    Without SELECTOR, the key that was retired last.
+    Without SELECTOR, the key that was retired last.  A successor that was on its way stands by.
     """
     name = sdid_of(sdid)
     who(reason)  # refused before anything else is looked at
     chosen = selector or orders.predecessor(store.Store(settings.keys_directory), name)
     order = order_for(settings, name, chosen, reason)
-    orders.rollback(order, dry_run=dry_run)
+    for one in orders.rollback(order, dry_run=dry_run):
+        say(
+            f"{one.selector} was to sign next and {'would stand' if dry_run else 'stands'} by, so"
+            " that nothing undoes the rollback;"
+            f" `carbonseal keys activate {name} {one.selector} --when-ready` lets it sign after all"
+        )
     return finish_unasked(order, dry_run=dry_run, output_format=output_format)
 
 

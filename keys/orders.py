@@ -253,12 +253,17 @@ def _leave(
     return order.carry_on()
 
 
-def rollback(order: Order, *, dry_run: bool) -> None:
-    """Let the predecessor sign again, while its record still stands."""
+def rollback(order: Order, *, dry_run: bool) -> tuple[KeyRecord, ...]:
+    """Let the predecessor sign again, while its record still stands.
+
+    It is to sign until somebody orders otherwise or its time is over: the successors that were on
+    their way stand by from now on, as the key it takes the place of does.  Else the next pass would
+    undo the rollback.  Returns those successors.
+    """
     key = order.key
     _refuse_held(key)
     if key.stage is Stage.ACTIVE:
-        return
+        return ()
     if key.stage is not Stage.RETIRING or key.is_compromised:
         raise Forbidden(
             f"{key.dns_name} is {_condition(key)}: there is no way back to it; make a new key with"
@@ -270,8 +275,13 @@ def rollback(order: Order, *, dry_run: bool) -> None:
     shelf = order.world.shelf
     standby.demand_usable(shelf, key)
     if dry_run:
-        return
+        return _ordered(order, key.algorithm)
     with _changing(order, key) as writer:
+        ordered = _ordered(order, key.algorithm)
+        # First, so that no crash leaves a predecessor that signs and a successor that is to.
+        for one in ordered:
+            fresh = one.noted("stands by", at=order.now, why=f"rolled back: {order.why}")
+            writer.put(dataclasses.replace(fresh, goal=Goal.READY, activate_from=None))
         before = [
             one
             for one in store.active(shelf.lineage(order.sdid).records)
@@ -284,6 +294,19 @@ def rollback(order: Order, *, dry_run: bool) -> None:
             fresh = shelf.find(one.sdid, one.selector)
             fresh = fresh.moved(Stage.READY, at=order.now, why=f"rolled back: {order.why}")
             writer.put(dataclasses.replace(fresh, goal=Goal.READY, activate_from=None))
+        return ordered
+
+
+def _ordered(order: Order, algorithm: str) -> tuple[KeyRecord, ...]:
+    """The keys that were to sign next, the held ones too: they may be released."""
+    return tuple(
+        one
+        for one in order.world.shelf.lineage(order.sdid).records
+        if one.algorithm == algorithm
+        and one.stage in key_life.BEFORE_ACTIVE
+        and one.goal is Goal.ACTIVE
+        and not (one.is_cancelled or one.is_compromised)
+    )
 
 
 def predecessor(shelf: store.Store, sdid: str) -> str:

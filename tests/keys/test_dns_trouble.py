@@ -111,6 +111,28 @@ def test_the_same_command_again_goes_on_with_the_rotation_and_says_so(signing: R
     assert len(signing.records) == 3
 
 
+def test_a_rollback_names_the_successor_that_it_stops_and_what_lets_it_sign(
+    signing: Relay,
+) -> None:
+    """Nobody is to wonder why the ordered key does not sign, or why it does."""
+    old = signing.newest.selector
+    signing("rotate", signing.sdid)
+    signing.go_on(signing.newest.selector, Stage.ACTIVE)
+    with secondary_stopped(signing):
+        signing("rotate", signing.sdid)
+    ordered = signing.newest.selector
+    order = f"carbonseal keys activate {signing.sdid} {ordered} --when-ready"
+    for words, says in (["--dry-run"], "would stand by"), ([], "stands by"):
+        said = signing("rollback", signing.sdid, *words)
+        assert f"{ordered} was to sign next and {says}" in said.text
+        assert order in said.text
+    signing.go_on(ordered, Stage.READY, "rotate", "--all")
+    signing("rotate", "--all")
+    signing.assert_mail_is_signed(old)
+    signing(*order.split()[2:])
+    signing.assert_mail_is_signed(ordered)
+
+
 # --- faults while a successor is published --------------------------------------------------------
 
 Fault = Callable[[Relay], AbstractContextManager[None]]

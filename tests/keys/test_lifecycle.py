@@ -304,6 +304,29 @@ def test_rollback_is_one_order_as_long_as_the_record_stands(house: House) -> Non
     assert house.signing() == [new]
 
 
+@pytest.mark.parametrize("days", [0.0, 2.0], ids=["being-published", "about-to-sign"])
+def test_no_timer_undoes_a_rollback_with_a_successor_that_was_on_its_way(
+    days: float, house: House
+) -> None:
+    """It stands by, like the key that is taken back; an order lets it sign after all."""
+    rotated(house).tend(forced=True)
+    old, _, ordered = house.records
+    house.servers.sync()
+    if days:
+        house.tend(begin=False)
+        house.days += days
+    assert [one.selector for one in orders.rollback(house.order(old), dry_run=True)] == [ordered]
+    assert house.records[ordered].goal is Goal.ACTIVE
+    assert [one.selector for one in orders.rollback(house.order(old), dry_run=False)] == [ordered]
+    for _ in range(3):
+        house.tend(days=1)
+    assert house.signing() == [old]
+    assert house.records[ordered].stage is Stage.READY
+    assert orders.rollback(house.order(old), dry_run=False) == ()
+    orders.activate(house.order(ordered), assume_published=False, when_ready=True, dry_run=False)
+    assert house.signing() == [ordered]
+
+
 def test_rollback_is_refused_when_the_record_is_gone_or_the_key_leaked(house: House) -> None:
     rotated(house)
     old = record_of(house)
