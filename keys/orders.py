@@ -351,7 +351,8 @@ def emergency(order: Order, *, leave_unsigned: bool, dry_run: bool) -> Emergency
             if successor is None and not leave_unsigned:
                 raise Forbidden(
                     f"{key.dns_name} is the only key of {key.sdid} that can sign, and no other is"
-                    f" ready: first `carbonseal keys rotate {key.sdid} --wait 1h`, or give"
+                    f" ready: first `carbonseal keys rotate {key.sdid} --wait 1h`, then"
+                    f" `carbonseal keys emergency {key.sdid} {key.selector}`, or give"
                     " --leave-unsigned to stop signing at once."
                 )
         is_last = key.stage is Stage.ACTIVE and successor is None

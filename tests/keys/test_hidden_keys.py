@@ -69,7 +69,8 @@ def test_without_the_right_to_read_the_remedy_is_said_and_no_denial(
     with user(STRANGER, STRANGER), pytest.raises(permission.WrongPermission) as refusal:
         run(settings, *arguments)
     assert refusal.value.exit_code == 78
-    assert refusal.value.sentence.startswith(f"{path}: ")
+    # Any of them, as other runs of the tests may close what lies above at this moment.
+    assert Path(refusal.value.sentence.split(": ", 1)[0]) in (path, *path.parents)
     assert "; run: " in refusal.value.sentence
 
 

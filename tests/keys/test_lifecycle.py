@@ -397,8 +397,11 @@ def test_an_emergency_switches_to_the_standby_and_revokes_at_once(house: House) 
 
 def test_an_emergency_without_a_standby_is_a_decision_of_a_person(house: House) -> None:
     signing(house)
-    with pytest.raises(orders.Forbidden, match="--leave-unsigned"):
+    with pytest.raises(orders.Forbidden, match="--leave-unsigned") as refusal:
         orders.emergency(house.order(0), leave_unsigned=False, dry_run=False)
+    # With its name: after the rotation, the key that signs is the new one.
+    leaked = f"`carbonseal keys emergency {house.sdid} {record_of(house).selector}`"
+    assert leaked in refusal.value.sentence
     assert house.stages == [Stage.ACTIVE]
     orders.emergency(house.order(0), leave_unsigned=True, dry_run=False)
     assert house.signing() == []
