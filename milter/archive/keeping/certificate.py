@@ -192,6 +192,8 @@ def findings(content: Certificate, engine: Engine, audit_engine: Engine) -> Iter
         yield "the certificate was changed: what it should say is not there"
         return
     yield from _about_audit(content, number, audit_engine)
+    if not hashes:  # those of persons erased before were made so once
+        yield "the certificate has no mailbox, so nothing can be looked for: erase again"
     with engine.connect() as connection:
         for one in hashes:
             yield from _about_mailbox(one, connection)

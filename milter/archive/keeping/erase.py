@@ -70,7 +70,7 @@ class Done:
     record_digest: str = ""  # SHA-256 over their ids in order
     parts: dict[str, int] = field(default_factory=dict)  # changed, by name of the part
     addresses: int = 0
-    hashes: list[str] = field(default_factory=list)  # of the mailboxes that were emptied
+    hashes: list[str] = field(default_factory=list)  # of the mailboxes that are to be nobody's
     waiting_lines: int = 0  # of the mail log, of messages without a record
     refused_lines: int = 0  # sentences about lines set aside that named the person
     copies: Copies = field(default_factory=Copies)
@@ -245,7 +245,9 @@ class Erasure:
         self.done.records = len(self._changed)
         self.done.record_digest = sha256("\n".join(sorted(self._changed)).encode()).hexdigest()
         self.done.addresses = len(self._emptied)
-        self.done.hashes = [terms.mailbox_hash(text).hex() for text in sorted(self._emptied)]
+        # Whoever was asked for as well, though the dictionary may have forgotten them before.
+        mailboxes = sorted({self._who.mailbox, *self._emptied})
+        self.done.hashes = [terms.mailbox_hash(text).hex() for text in mailboxes]
         return self.done
 
     def _mark(self, mailboxes: dict[str, int]) -> None:

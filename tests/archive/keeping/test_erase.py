@@ -301,6 +301,30 @@ def test_what_makes_no_sense_is_refused(
     assert len(archive.search(f"to:{BOB}")) == 1
 
 
+def test_a_second_certificate_can_be_checked_like_the_first(archive: Archive) -> None:
+    """The dictionary has forgotten the person, and the certificate knows whom to look for."""
+    keeper = Keeper(archive)
+    archive.fill(to_bob(1))
+    for name in ("first", "second"):
+        keeper.run(f"erase {BOB} --apply --certificate {name}.json")
+    assert keeper.run("erase --check second.json") == "all of it is still so\n"
+    archive.fill(to_bob(2))
+    for name in ("first", "second"):
+        said = keeper.run(f"erase --check {name}.json", status=1)
+        assert "in the dictionary again, with 1 record" in said
+
+
+def test_a_certificate_that_has_no_mailbox_proves_nothing(archive: Archive) -> None:
+    """Second certificates were made so once; they are read, and said to be of no use."""
+    keeper = Keeper(archive)
+    archive.fill(to_bob(1))
+    keeper.run(f"erase {BOB} --apply --certificate c.json")
+    content = json.loads(Path("c.json").read_text())
+    content["person"]["mailboxes_sha256_16"] = []
+    Path("old.json").write_text(json.dumps(content))
+    assert "has no mailbox" in keeper.run("erase --check old.json", status=1)
+
+
 def test_the_audit_says_who_erased_when_and_why_but_not_whom(archive: Archive) -> None:
     """It is kept for ever, so it has the digest of the mailbox only."""
     keeper = Keeper(archive)
