@@ -60,7 +60,7 @@ _ROOMS: Final[Mapping[str, Room]] = {
         "Take out what is past its time: subjects, header sections, records.",
     ),
     "erase": Room(
-        "keeping.commands:erase_command",
+        "keeping.erase_command:erase_command",
         "Take one person out of the archive: what names ADDRESS is replaced by a token.",
     ),
     "completeness": Room(

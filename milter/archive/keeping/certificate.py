@@ -3,7 +3,8 @@
 Promises: it names nobody: mailboxes stand in it as SHA-256 with a hint for whoever knows them.  Its
 own SHA-256 stands in the audit.  `findings` says what is not, or no longer, so: a certificate that
 was changed, that the audit does not know, or a mailbox that is in the dictionary again, because the
-person wrote again or a backup was played back.
+person wrote again or a backup was played back.  `about_spool` says it of the spool.  Certificates
+of earlier versions, which say nothing of what was left, are read and checked as well.
 
 Raises: DataError for a file that is no certificate.
 """
@@ -23,8 +24,9 @@ from sqlalchemy.types import BigInteger
 
 from carbonseal.milter.archive import audit, postings, rows, schema
 from carbonseal.milter.archive.audit import Event
+from carbonseal.milter.archive.keeping.copies import Copies
 from carbonseal.milter.archive.keeping.erase import Done
-from carbonseal.milter.archive.keeping.person import Person
+from carbonseal.milter.archive.keeping.person import Certified, Person
 from carbonseal.policies import quantity
 from carbonseal.policies.errors import DataError
 
@@ -73,6 +75,7 @@ def made(
             "lines_in_spool": copies.lines,
             "lines_set_aside": copies.set_aside,
         },
+        "left": {"records_waiting_in_spool": copies.waiting},
         "not_covered": list(LEFT),
     }
     return content | {"sha256": digest(content)}
@@ -90,6 +93,47 @@ def digest(content: Certificate) -> str:
     return sha256(text.encode("ascii")).hexdigest()
 
 
+def left(content: Certificate) -> str:
+    """What is left of the person for another erasure, in one sentence; empty: nothing."""
+    waiting = content.get("left", {}).get("records_waiting_in_spool", 0)
+    return _waiting(waiting) if waiting else ""
+
+
+def _waiting(count: int) -> str:
+    what = quantity.of(
+        count,
+        "record that waits in the spool names the person: let the writer load it",
+        "records that wait in the spool name the person: let the writer load them",
+    )
+    return f"{what}, and erase again"
+
+
+def about_spool(found: Copies) -> Iterator[str]:
+    """What is not so, as the spool has it."""
+    if found.waiting:
+        yield _waiting(found.waiting)
+    for count, one, many in (
+        (found.lines, "line in loaded segments names", "lines in loaded segments name"),
+        (found.set_aside, "line that was set aside names", "lines that were set aside name"),
+    ):
+        if count:
+            yield f"{quantity.of(count, one, many)} the person: erase again"
+
+
+def person(content: Certificate) -> Certified | None:
+    """Whom it is about, as far as it says; None: it says nothing that could be looked for."""
+    try:
+        said = content["person"]
+        hint, _, domain = said["hint"].rpartition("@")
+        hashes = frozenset(bytes.fromhex(one) for one in said["mailboxes_sha256_16"])
+        is_wide = said["with_extensions"] is True
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    if not (hashes and domain):
+        return None
+    return Certified(hashes, domain, hint.removesuffix("..."), is_wide)
+
+
 def text(content: Certificate) -> str:
     """The certificate for people."""
     changed, person = content["changed"], content["person"]
@@ -103,6 +147,7 @@ def text(content: Certificate) -> str:
         f"Done            {content['done_at']} by {content['by']}",
         f"Reason          {content['reason'] or 'none given'}",
         f"Audit           event {content['audit']['number']}",
+        *([f"NOT COMPLETE    {remainder}"] if (remainder := left(content)) else []),
         "",
         f"Records changed           {changed['records']}",
         f"  parts of them           {parts}",

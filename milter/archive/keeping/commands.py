@@ -1,9 +1,9 @@
-"""`carbonseal archive hold|holds|release|retain|erase`: what must stay, and what must go.
+"""`carbonseal archive hold|holds|release|retain`: what must stay, and what goes with time.
 
-Promises: everything stands in the audit before it is done.  `retain` and `erase` change nothing
-without --apply.  What was interrupted is finished by the same command.
+Promises: everything stands in the audit before it is done.  `retain` changes nothing without
+--apply.  What was interrupted is finished by the same command.
 
-See also: `holds`, `retain`, `erase`, `certificate`.
+See also: `holds`, `retain`, `erase_command`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,21 +19,17 @@ from sqlalchemy import Engine
 from carbonseal.keys import progress, tables
 from carbonseal.milter.archive import (
     audit,
-    audit_place,
     command_line,
     database,
     rows,
     terms,
 )
 from carbonseal.milter.archive.command_line import Context
-from carbonseal.milter.archive.keeping import certificate, copies, holds, lost_holds, retain
-from carbonseal.milter.archive.keeping import erase as erasing
+from carbonseal.milter.archive.keeping import holds, lost_holds, retain
 from carbonseal.milter.archive.keeping.holds import Find, Hold
-from carbonseal.milter.archive.keeping.person import Person
 from carbonseal.milter.archive.search import options as options_
 from carbonseal.milter.archive.search import query, written
 from carbonseal.milter.archive.search.wanted import Search
-from carbonseal.policies import address as addresses
 from carbonseal.policies import quantity
 from carbonseal.policies.errors import UsageError
 
@@ -43,7 +38,7 @@ _HOLDS = ("name", "is", "records", "set_at", "set_by", "released_at", "reason", 
 
 
 @contextmanager
-def _keeping(context: Context) -> Iterator[tuple[Engine, Find]]:
+def changing(context: Context) -> Iterator[tuple[Engine, Find]]:
     """An engine that may change the archive, and how records are found in it."""
     with command_line.reading(context) as reader:  # it is there, and of this version
         engine = database.writing_engine(context.database_url, patience=None)
@@ -77,7 +72,7 @@ def hold_command(context: Context, /, name: str, live: bool, reason: str, **opti
     if said.keys() <= {"v"}:
         raise UsageError("no query says what to hold; write one, such as after:2000-01-01 for all")
     with (
-        _keeping(context) as (engine, find),
+        changing(context) as (engine, find),
         audit.asking(context, "hold", {"name": name, "live": live, **said}, reason) as asked,
     ):
         for _ in find(search):  # a search that cannot be answered is refused before it holds
@@ -162,7 +157,7 @@ def _for_people(row: dict[str, object]) -> dict[str, object]:
 def release_command(context: Context, name: str, reason: str) -> None:
     """End the legal hold NAME; what it held and what is past its time goes with the next retain."""
     with (
-        _keeping(context) as (engine, _),
+        changing(context) as (engine, _),
         audit.asking(context, "release", {"name": name}, reason) as asked,
     ):
         holds.release(engine, name, by=asked.event.actor, now=datetime.now(UTC))
@@ -189,7 +184,7 @@ def retain_command(context: Context, /, is_applied: bool, moment: str | None, re
     if is_applied and now > real_now:
         raise UsageError("--now lies ahead: with --apply it would shorten what was promised")
     with (
-        _keeping(context) as (engine, find),
+        changing(context) as (engine, find),
         audit.asking(
             context, "retain", {"now": now.isoformat(), "apply": is_applied}, reason
         ) as asked,
@@ -278,139 +273,3 @@ def _give_back(context: Context) -> None:
             "the file system stop the writer and run VACUUM with sqlite3",
             err=True,
         )
-
-
-@click.command("erase")
-@click.argument("address", required=False)
-@click.option("--with-extensions", is_flag=True, help="bob+tag@x is the same person as bob@x.")
-@click.option(
-    "--everywhere", is_flag=True, help="Read every record for mentions no index knows; slow."
-)
-@click.option("--apply", "is_applied", is_flag=True, help="Do it; without this it is only said.")
-@click.option(
-    "--certificate",
-    "certificate_path",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="Where the certificate goes; its text goes beside it.  [default: erasure-NUMBER.json]",
-)
-@click.option(
-    "--check",
-    "checked",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="Say whether what a certificate says is still so.",
-)
-@command_line.reason_option
-@click.pass_obj
-def erase_command(
-    context: Context,
-    /,
-    *,
-    address: str | None,
-    with_extensions: bool,
-    everywhere: bool,
-    is_applied: bool,
-    certificate_path: Path | None,
-    checked: Path | None,
-    reason: str,
-) -> None:
-    """Take one person out of the archive: what names ADDRESS is replaced by a token.
-
-    The other parties' mail is found as before, and the evidence of what is left still holds.  A
-    legal hold on any of the records stops it.  On other relays give it again: their spools have
-    copies for record.keep_loaded.
-    """
-    if checked is not None:
-        if address is not None or is_applied:
-            raise UsageError("--check takes a certificate and nothing else; leave out ADDRESS")
-        _check(context, checked, reason)
-        return
-    if address is None:
-        raise UsageError("no ADDRESS says whom to erase; write one, or --check FILE.json")
-    who = Person(terms.mailbox(str(addresses.parse_address(address))), with_extensions)
-    if certificate_path is not None:
-        certificate.check_place(certificate_path)
-    # The audit is kept for ever, so it gets no name.
-    detail = {
-        "mailbox_sha256_16": terms.mailbox_hash(who.mailbox).hex(),
-        "with_extensions": with_extensions,
-        "everywhere": everywhere,
-        "apply": is_applied,
-    }
-    with (
-        _keeping(context) as (engine, find),
-        audit.asking(context, "erase", detail, reason) as asked,
-    ):
-        spooled = copies.look(context.spool_directory, who)
-        with progress.counting(0, "records read") as advance:
-            found = erasing.look(engine, who, find, everywhere=everywhere, progress=advance)
-        asked.note(found=len(found.record_ids), held=sum(found.holds.values()))
-        _show_found(found, spooled)
-        erasing.refuse_held(found)
-        if not is_applied:
-            click.echo("nothing was changed; --apply does it", err=True)
-            return
-        path = certificate_path or Path(f"erasure-{asked.event.number}.json")
-        certificate.check_place(path)
-        with progress.counting(len(found.record_ids), "records") as advance:
-            done = erasing.Erasure(
-                engine,
-                who,
-                found,
-                event=asked.event.number,
-                now=datetime.now(UTC),
-                indexed=context.index_headers,
-                spool_directory=context.spool_directory,
-                progress=advance,
-            ).apply()
-        made = certificate.made(
-            done,
-            who,
-            asked.event,
-            everywhere=everywhere,
-            archive=database.place(engine.url),
-            at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-        )
-        certificate.write(made, path)
-        asked.note(certificate_sha256=made["sha256"], records=done.records)
-    click.echo(certificate.text(made), nl=False)
-    if done.copies.waiting:
-        waiting = quantity.of(
-            done.copies.waiting,
-            "record that waits in the spool names the person: load it",
-            "records that wait in the spool name the person: load them",
-        )
-        click.echo(f"{waiting} and give this command again", err=True)
-
-
-def _show_found(found: erasing.Found, spooled: copies.Copies) -> None:
-    click.echo(f"mailboxes in the dictionary   {len(found.mailboxes)}")
-    click.echo(f"records that name the person  {len(found.record_ids)}")
-    click.echo(f"lines in loaded segments      {spooled.lines}")
-    click.echo(f"lines set aside               {spooled.set_aside}")
-    click.echo(f"records waiting in the spool  {spooled.waiting}")
-    if found.extensions:
-        click.echo(
-            f"not asked for: {quantity.of(len(found.extensions), 'mailbox', 'mailboxes')} with an "
-            "extension (--with-extensions)",
-            err=True,
-        )
-
-
-def _check(context: Context, path: Path, reason: str) -> None:
-    content = certificate.read(path)
-    with (
-        command_line.reading(context) as engine,
-        audit.asking(
-            context, "check-erasure", {"certificate_sha256": content.get("sha256")}, reason
-        ) as asked,
-        audit_place.opened(context.database_url) as audit_engine,
-    ):
-        found = list(certificate.findings(content, engine, audit_engine))
-        asked.note(findings=len(found))
-    for one in found:
-        click.echo(one)
-    if found:
-        raise SystemExit(1)
-    click.echo("all of it is still so")

@@ -27,7 +27,7 @@ from typing import Any
 from carbonseal.keys import durable
 from carbonseal.milter.archive import merkle, open_segment, record, segments
 from carbonseal.milter.archive.keeping import person
-from carbonseal.milter.archive.keeping.person import Person
+from carbonseal.milter.archive.keeping.person import Named, Person
 from carbonseal.milter.archive.segments import Segment
 from carbonseal.policies.errors import TryLater
 
@@ -60,16 +60,27 @@ class Copies:
     set_aside: int = 0
     waiting: int = 0  # records not loaded yet; they are never touched
 
+    def and_then(self, later: Copies) -> Copies:
+        """All that was done, and what waits after it."""
+        return Copies(
+            self.segments + later.segments,
+            self.lines + later.lines,
+            self.set_aside + later.set_aside,
+            later.waiting,
+        )
 
-def look(directory: Path, who: Person) -> Copies:
+
+def look(directory: Path, who: Named) -> Copies:
     """What names the person, without touching it."""
     with _reaching(directory):
+        # First what waits: a segment that is loaded meanwhile is counted twice, and never missed.
+        count_waiting = waiting(directory, who)
         counts = [_named_lines(one, who) for one in segments.loaded(directory)]
         return Copies(
             segments=sum(1 for count in counts if count),
             lines=sum(counts),
             set_aside=sum(1 for _ in _set_aside(directory, who)),
-            waiting=waiting(directory, who),
+            waiting=count_waiting,
         )
 
 
@@ -81,6 +92,7 @@ def rewrite(directory: Path, who: Person, erase: Erase) -> Copies:
 
 def _rewritten(directory: Path, who: Person, erase: Erase) -> Copies:
     touched = lines = 0
+    count_waiting = waiting(directory, who)  # first, as in `look`
     for one in segments.loaded(directory):
         if _named_lines(one, who):
             lines += _rewrite(one, who, erase)
@@ -90,27 +102,27 @@ def _rewritten(directory: Path, who: Person, erase: Erase) -> Copies:
         path.unlink(missing_ok=True)
     if removed:
         durable.sync_directory(directory / segments.SET_ASIDE)
-    return Copies(touched, lines, len(removed), waiting(directory, who))
+    return Copies(touched, lines, len(removed), count_waiting)
 
 
-def waiting(directory: Path, who: Person) -> int:
+def waiting(directory: Path, who: Named) -> int:
     """Records that name the person and are not loaded yet."""
     return sum(_named_lines(one, who) for one in segments.pending(directory))
 
 
-def _named_lines(segment: Segment, who: Person) -> int:
+def _named_lines(segment: Segment, who: Named) -> int:
     return sum(1 for entry in segments.read(segment, 0) if _is_named(entry, who))
 
 
-def _is_named(entry: segments.Entry, who: Person) -> bool:
+def _is_named(entry: segments.Entry, who: Named) -> bool:
     if entry.is_footer:
         return False
     text = entry.line.decode("ascii", "surrogateescape")
     # Most lines name nobody of that name, and hold nothing encoded in which they could.
-    local, _, domain = who.mailbox.rpartition("@")
     lower = text.lower()
-    is_plain = who.mailbox.isascii() and "xn--" not in domain and "\\u" not in lower
-    if is_plain and "=?" not in lower and not (local in lower and domain in lower):
+    domain = who.parts[0]
+    is_plain = "".join(who.parts).isascii() and "xn--" not in domain and "\\u" not in lower
+    if is_plain and "=?" not in lower and not all(one in lower for one in who.parts):
         return False
     return person.names(entry.content, who) if entry.fault is None else who.is_named_in(text)
 
@@ -153,7 +165,7 @@ def _without(entry: segments.Entry, who: Person, erase: Erase) -> bytes:
     return record.encode(changed)
 
 
-def _set_aside(directory: Path, who: Person) -> Iterator[Path]:
+def _set_aside(directory: Path, who: Named) -> Iterator[Path]:
     try:
         paths = sorted((directory / segments.SET_ASIDE).iterdir())
     except FileNotFoundError:

@@ -226,6 +226,7 @@ class Erasure:
         self._seen: set[str] = set()
         self._changed: set[str] = set()
         self._known = frozenset[int]()
+        self._came_late = False
         self.done = Done()
 
     def apply(self) -> Done:
@@ -242,6 +243,9 @@ class Erasure:
         self.done.copies = copies.rewrite(self._spool, self._who, self._in_copy)
         while not transactions.run(self._engine, self._empty):
             pass  # records came meanwhile, more than belong into that transaction
+        if self.done.copies.waiting or self._came_late:  # and are copies by now
+            again = copies.rewrite(self._spool, self._who, self._in_copy)
+            self.done.copies = self.done.copies.and_then(again)
         self.done.records = len(self._changed)
         self.done.record_digest = sha256("\n".join(sorted(self._changed)).encode()).hexdigest()
         self.done.addresses = len(self._emptied)
@@ -380,6 +384,7 @@ class Erasure:
             if one not in self._seen
         ]
         late += [one for one in delivery_taking.naming(ids, connection) if one not in self._seen]
+        self._came_late |= bool(late)
         self._changed |= self._replaced(late[: self._batch], connection)
         self._seen.update(late[: self._batch])
         if len(late) > self._batch:

@@ -15,10 +15,10 @@ or a host name that only people understand stays, as does the client's IP addres
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import idna
 
@@ -35,8 +35,23 @@ _LISTING = frozenset(
 # What a local part may go on with in front of a name; `=` and quotes stand there for other reasons
 # (smtp.mailfrom=bob@x, prvs=1a2b=bob@x).
 _BEFORE = r"\w.+-"
+# What a name can begin behind: outside an address, and inside one that was made of it.
+_BEFORE_ANY, _WITHIN = re.compile(rf"[^{_BEFORE}]"), re.compile(r"[^\w.]")
+_RUN = re.compile(r'[^\s<>"@]+\Z')
+_LONGEST = 256  # characters of a local part that is looked at
 
 Record = dict[str, Any]
+
+
+class Named(Protocol):
+    """Whoever can be recognised in a text."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """In lower case, what stands in every plain text with the name; the domain first."""
+
+    def is_named_in(self, text: str) -> bool:
+        """Whether the text names the person."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,12 @@ class Person:
     def __post_init__(self) -> None:
         if not self.mailbox.rpartition("@")[0]:
             raise DataError(f"{self.mailbox[:80]!r}: write the whole address, with its domain")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """As Named."""
+        local, _, domain = self.mailbox.rpartition("@")
+        return domain, local
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -94,7 +115,68 @@ def _spellings(domain: str) -> set[str]:
     return found
 
 
-def names(record: Any, person: Person) -> bool:
+@dataclass(frozen=True)
+class Certified:
+    """Somebody of whom a certificate says hashes, the domain and how the mailbox begins.
+
+    Recognised in the same places as a Person, but for local parts that need quotes.
+    """
+
+    hashes: frozenset[bytes]  # as terms.mailbox_hash
+    domain: str
+    begins: str
+    with_extensions: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """As Named."""
+        return (self.domain,)
+
+    @cached_property
+    def _behind(self) -> re.Pattern[str]:
+        """What a local part stands before."""
+        names = "|".join(re.escape(one) for one in _spellings(self.domain))
+        return re.compile(
+            rf'"?\s*@\s*(?:{names})\.?(?![\w-])(?!\.\w)'
+            rf"|(?:[=%]|\+40)(?:{names})(?![\w-])(?!\.\w)",
+            re.IGNORECASE,
+        )
+
+    @cached_property
+    def _before(self) -> re.Pattern[str]:
+        """The same the other way round."""
+        names = "|".join(re.escape(one) for one in _spellings(self.domain))
+        return re.compile(rf"(?<![\w.-])(?:{names})[=!]([\w.+-]{{1,{_LONGEST}}})", re.IGNORECASE)
+
+    def is_named_in(self, text: str) -> bool:
+        """Whether the text names the person."""
+        return any(map(self._is_local_part, self._local_parts(text)))
+
+    def _local_parts(self, text: str) -> Iterator[str]:
+        """Everything that may be the local part of a mailbox of that domain."""
+        for found in self._behind.finditer(text):
+            is_inside = "@" not in found[0]
+            run = _RUN.search(text, max(0, found.start() - _LONGEST), found.start())
+            if run is None:
+                continue
+            yield run[0]
+            within = _WITHIN if is_inside else _BEFORE_ANY
+            yield from (run[0][one.end() :] for one in within.finditer(run[0]))
+        for found in self._before.finditer(text):
+            yield found[1]
+
+    def _is_local_part(self, local: str) -> bool:
+        if not local.lower().startswith(self.begins.lower()):
+            return False
+        mailbox = terms.mailbox(f"{local}@{self.domain}")
+        if terms.mailbox_hash(mailbox) in self.hashes:
+            return True
+        return self.with_extensions and (
+            terms.mailbox_hash(terms.without_extension(mailbox)) in self.hashes
+        )
+
+
+def names(record: Any, person: Named) -> bool:
     """Whether anything in it names the person, header fields read as people see them."""
     if isinstance(record, str):
         return person.is_named_in(record)
@@ -108,7 +190,7 @@ def names(record: Any, person: Person) -> bool:
     return False
 
 
-def _fields_name(fields: Any, person: Person) -> bool:
+def _fields_name(fields: Any, person: Named) -> bool:
     return any(
         person.is_named_in(name) or person.is_named_in(value) or person.is_named_in(_decoded(value))
         for name, value in fields or ()

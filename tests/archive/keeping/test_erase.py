@@ -21,7 +21,8 @@ from support.keeping import Keeper
 
 from carbonseal.milter.archive import database, loader, record, rows, schema
 from carbonseal.milter.archive.dictionary import Dictionary
-from carbonseal.milter.archive.keeping import erase
+from carbonseal.milter.archive.keeping import certificate, erase
+from carbonseal.milter.archive.keeping.erase_command import Unfinished
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.policies.errors import DataError, UsageError
 
@@ -221,14 +222,18 @@ def test_whoever_is_interrupted_goes_on_with_the_same_command(
 def test_a_record_that_arrives_meanwhile_is_changed_as_well(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the dictionary is emptied there is a last look, while nothing can be loaded."""
+    """Before the dictionary is emptied there is a last look, while nothing can be loaded.
+
+    Its copy has come to the loaded segments meanwhile, and is cleaned as well.
+    """
     keeper = Keeper(archive)
     archive.fill(to_bob(1))
     whole = erase.copies.rewrite
 
     def loads(*given: Any) -> Any:
         found = whole(*given)
-        archive.fill(to_bob(2))
+        if len(archive.search()) == 1:
+            archive.fill(to_bob(2))
         return found
 
     monkeypatch.setattr(erase.copies, "rewrite", loads)
@@ -236,6 +241,8 @@ def test_a_record_that_arrives_meanwhile_is_changed_as_well(
     assert archive.search(f"participant:{BOB}") == []
     assert len(archive.search(f"participant:{CAROL}")) == 2
     assert "bob@partner" not in dump(archive)
+    for path in (archive.spool_directory / "loaded").iterdir():
+        assert b"bob@partner" not in path.read_bytes().lower()
 
 
 def test_a_database_filled_again_from_the_spool_does_not_bring_the_person_back(
@@ -323,6 +330,72 @@ def test_a_certificate_that_has_no_mailbox_proves_nothing(archive: Archive) -> N
     content["person"]["mailboxes_sha256_16"] = []
     Path("old.json").write_text(json.dumps(content))
     assert "has no mailbox" in keeper.run("erase --check old.json", status=1)
+
+
+def test_what_waits_in_the_spool_makes_an_erasure_that_is_not_complete(keeper: Keeper) -> None:
+    """The certificate says so in both forms, and so does the status; once more and it is whole."""
+    keeper.archive.fill(to_bob(1))
+    open_segment = keeper.archive.put(to_bob(2), from_bob(3), to_carol(), is_closed=False)
+    with pytest.raises(Unfinished, match="2 records that wait in the spool") as refused:
+        keeper.run(f"erase {BOB} --apply --certificate first.json")
+    assert refused.value.exit_code == 75
+    made = json.loads(Path("first.json").read_text())
+    assert made["left"] == {"records_waiting_in_spool": 2}
+    assert "NOT COMPLETE    2 records that wait" in Path("first.txt").read_text()
+    assert "2 records that wait" in keeper.run("erase --check first.json", status=1)
+    open_segment.close()
+    keeper.archive.load()
+    keeper.run(f"erase {BOB} --apply --certificate second.json")
+    assert json.loads(Path("second.json").read_text())["left"] == {"records_waiting_in_spool": 0}
+    assert "NOT COMPLETE" not in Path("second.txt").read_text()
+    for name in ("first", "second"):
+        assert keeper.run(f"erase --check {name}.json") == "all of it is still so\n"
+
+
+def test_a_copy_of_a_loaded_record_is_found_by_the_check(archive: Archive) -> None:
+    """It can be loaded again as long as it is kept, whatever the dictionary says."""
+    keeper = Keeper(archive)
+    archive.fill(to_bob(1))
+    [copy] = (archive.spool_directory / "loaded").iterdir()
+    before = copy.read_bytes()
+    keeper.run(f"erase {BOB} --apply --certificate c.json")
+    copy.write_bytes(before)
+    said = keeper.run("erase --check c.json", status=1)
+    assert "1 line in loaded segments names the person" in said
+    copy.unlink()
+    aside = archive.spool_directory / "set-aside" / "x-0.json"
+    aside.parent.mkdir(exist_ok=True)
+    aside.write_text('{"line": "to <Bob@partner.example>"}')
+    assert "1 line that was set aside" in keeper.run("erase --check c.json", status=1)
+
+
+def test_a_check_says_of_what_it_could_not_look_at(archive: Archive) -> None:
+    """Officers may not look into the spool; what had been left in it is not taken for gone."""
+    keeper = Keeper(archive)
+    archive.fill(to_bob(1))
+    keeper.run(f"erase {BOB} --apply --certificate whole.json")
+    archive.put(to_bob(2))
+    with pytest.raises(Unfinished):
+        keeper.run(f"erase {BOB} --apply --certificate part.json")
+    keeper.context.spool_directory = archive.spool_directory / "nowhere"
+    said = keeper.run("erase --check whole.json")
+    assert "the spool was not looked through" in said
+    assert "as far as it was looked" in said
+    assert "when it was made, 1 record" in keeper.run("erase --check part.json", status=1)
+
+
+def test_a_certificate_of_an_earlier_version_is_read_and_checked(archive: Archive) -> None:
+    """It says nothing of what was left in the spool."""
+    keeper = Keeper(archive)
+    archive.fill(to_bob(1))
+    keeper.run(f"erase {BOB} --apply --certificate c.json")
+    content = json.loads(Path("c.json").read_text())
+    del content["left"]
+    content["sha256"] = certificate.digest(content)
+    Path("old.json").write_text(json.dumps(content))
+    assert "NOT COMPLETE" not in certificate.text(content)
+    said = keeper.run("erase --check old.json", status=1).splitlines()
+    assert said == ["the audit has another certificate for event 1"]
 
 
 def test_the_audit_says_who_erased_when_and_why_but_not_whom(archive: Archive) -> None:

@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.archive import build_recipient, build_record, build_reverse_path, headers
 
+from carbonseal.milter.archive import terms
 from carbonseal.milter.archive.keeping import person
-from carbonseal.milter.archive.keeping.person import Person
+from carbonseal.milter.archive.keeping.person import Certified, Person
 from carbonseal.policies.errors import DataError
 
 BOB = Person("bob@partner.example")
 ALL_OF_BOB = Person("bob@partner.example", with_extensions=True)
+HASH = frozenset([terms.mailbox_hash("bob@partner.example")])
+CERTIFIED = Certified(HASH, "partner.example", "b")
 TOKEN = {"bob@partner.example": "erased-1f@partner.example"}
 
 
@@ -37,8 +40,9 @@ TOKEN = {"bob@partner.example": "erased-1f@partner.example"}
     ],
 )
 def test_the_address_is_known_in_whatever_is_made_of_it(text: str) -> None:
-    """And gone afterwards."""
+    """And gone afterwards; whoever has the certificate alone knows it as well."""
     assert BOB.is_named_in(text)
+    assert CERTIFIED.is_named_in(text)
     assert not BOB.is_named_in(BOB.without(text, "T"))
 
 
@@ -57,6 +61,7 @@ def test_the_address_is_known_in_whatever_is_made_of_it(text: str) -> None:
 def test_others_are_others(text: str) -> None:
     """Whoever only looks like it keeps his mail as it was."""
     assert not BOB.is_named_in(text)
+    assert not CERTIFIED.is_named_in(text)
 
 
 def test_extensions_are_the_same_person_when_that_is_said() -> None:
@@ -64,6 +69,8 @@ def test_extensions_are_the_same_person_when_that_is_said() -> None:
     for text in ("bob+tag@partner.example", "bob+a=b@partner.example", "Bob+@partner.example"):
         assert not BOB.is_named_in(text)
         assert ALL_OF_BOB.is_named_in(text)
+        assert not CERTIFIED.is_named_in(text)
+        assert Certified(HASH, "partner.example", "b", with_extensions=True).is_named_in(text)
 
 
 def test_an_address_without_a_domain_is_nobody() -> None:
@@ -76,6 +83,8 @@ def test_a_u_label_is_the_same_domain() -> None:
     """However the header section spells it."""
     who = Person("bob@xn--bcher-kva.example")
     assert who.is_named_in("<bob@bücher.example>")
+    hashes = frozenset([terms.mailbox_hash(who.mailbox)])
+    assert Certified(hashes, "xn--bcher-kva.example", "b").is_named_in("<bob@bücher.example>")
 
 
 def erase(**changes: Any) -> dict[str, Any]:
@@ -150,8 +159,11 @@ def test_wherever_the_name_stands_it_is_gone(
     names = ("To", "Received", "X-Note", "Subject", "Reply-To")
     fields = [[names[n], " ".join(one)] for n, one in enumerate(values)]
     before = build_record(1, header_fields=fields, helo=login, login=login)
+    if person.names(before, BOB):
+        assert person.names(before, CERTIFIED)
     after = person.erased(before, BOB, TOKEN)
     assert not person.names(after, BOB)
+    assert not person.names(after, CERTIFIED)
     assert person.erased(after, BOB, TOKEN) == after
 
 

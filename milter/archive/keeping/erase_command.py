@@ -1,0 +1,186 @@
+"""`carbonseal archive erase`: one person out of the archive, and whether it is still so.
+
+Promises: it stands in the audit before it is done; nothing is changed without --apply; what was
+interrupted is finished by the same command.  Where something of the person is left in the spool the
+certificate says so, and the exit status is that of a command to be given again.
+
+Raises: DataError, UsageError, Unfinished.
+
+See also: `erase`, `certificate`.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from carbonseal.keys import progress
+from carbonseal.milter.archive import audit, audit_place, command_line, database, terms
+from carbonseal.milter.archive.command_line import Context
+from carbonseal.milter.archive.keeping import certificate, copies
+from carbonseal.milter.archive.keeping import erase as erasing
+from carbonseal.milter.archive.keeping.certificate import Certificate
+from carbonseal.milter.archive.keeping.commands import changing
+from carbonseal.milter.archive.keeping.person import Person
+from carbonseal.policies import address as addresses
+from carbonseal.policies import quantity
+from carbonseal.policies.errors import TryLater, UsageError
+
+
+class Unfinished(TryLater):
+    """Records that wait in the spool name the person; they have to be loaded first."""
+
+
+@click.command("erase")
+@click.argument("address", required=False)
+@click.option("--with-extensions", is_flag=True, help="bob+tag@x is the same person as bob@x.")
+@click.option(
+    "--everywhere", is_flag=True, help="Read every record for mentions no index knows; slow."
+)
+@click.option("--apply", "is_applied", is_flag=True, help="Do it; without this it is only said.")
+@click.option(
+    "--certificate",
+    "certificate_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Where the certificate goes; its text goes beside it.  [default: erasure-NUMBER.json]",
+)
+@click.option(
+    "--check",
+    "checked",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Say whether what a certificate says is still so.",
+)
+@command_line.reason_option
+@click.pass_obj
+def erase_command(
+    context: Context,
+    /,
+    *,
+    address: str | None,
+    with_extensions: bool,
+    everywhere: bool,
+    is_applied: bool,
+    certificate_path: Path | None,
+    checked: Path | None,
+    reason: str,
+) -> None:
+    """Take one person out of the archive: what names ADDRESS is replaced by a token.
+
+    The other parties' mail is found as before, and the evidence of what is left still holds.  A
+    legal hold on any of the records stops it.  On other relays give it again: their spools have
+    copies for record.keep_loaded.  Exit status 75: records that wait in the spool name the person
+    still; let them be loaded, and give it again.
+    """
+    if checked is not None:
+        if address is not None or is_applied:
+            raise UsageError("--check takes a certificate and nothing else; leave out ADDRESS")
+        _check(context, checked, reason)
+        return
+    if address is None:
+        raise UsageError("no ADDRESS says whom to erase; write one, or --check FILE.json")
+    who = Person(terms.mailbox(str(addresses.parse_address(address))), with_extensions)
+    if certificate_path is not None:
+        certificate.check_place(certificate_path)
+    # The audit is kept for ever, so it gets no name.
+    detail = {
+        "mailbox_sha256_16": terms.mailbox_hash(who.mailbox).hex(),
+        "with_extensions": with_extensions,
+        "everywhere": everywhere,
+        "apply": is_applied,
+    }
+    with (
+        changing(context) as (engine, find),
+        audit.asking(context, "erase", detail, reason) as asked,
+    ):
+        spooled = copies.look(context.spool_directory, who)
+        with progress.counting(0, "records read") as advance:
+            found = erasing.look(engine, who, find, everywhere=everywhere, progress=advance)
+        asked.note(found=len(found.record_ids), held=sum(found.holds.values()))
+        _show_found(found, spooled)
+        erasing.refuse_held(found)
+        if not is_applied:
+            click.echo("nothing was changed; --apply does it", err=True)
+            return
+        path = certificate_path or Path(f"erasure-{asked.event.number}.json")
+        certificate.check_place(path)
+        with progress.counting(len(found.record_ids), "records") as advance:
+            done = erasing.Erasure(
+                engine,
+                who,
+                found,
+                event=asked.event.number,
+                now=datetime.now(UTC),
+                indexed=context.index_headers,
+                spool_directory=context.spool_directory,
+                progress=advance,
+            ).apply()
+        made = certificate.made(
+            done,
+            who,
+            asked.event,
+            everywhere=everywhere,
+            archive=database.place(engine.url),
+            at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        )
+        certificate.write(made, path)
+        asked.note(certificate_sha256=made["sha256"], records=done.records)
+    click.echo(certificate.text(made), nl=False)
+    if left := certificate.left(made):
+        raise Unfinished(left)
+
+
+def _show_found(found: erasing.Found, spooled: copies.Copies) -> None:
+    click.echo(f"mailboxes in the dictionary   {len(found.mailboxes)}")
+    click.echo(f"records that name the person  {len(found.record_ids)}")
+    click.echo(f"lines in loaded segments      {spooled.lines}")
+    click.echo(f"lines set aside               {spooled.set_aside}")
+    click.echo(f"records waiting in the spool  {spooled.waiting}")
+    if found.extensions:
+        click.echo(
+            f"not asked for: {quantity.of(len(found.extensions), 'mailbox', 'mailboxes')} with an "
+            "extension (--with-extensions)",
+            err=True,
+        )
+
+
+def _check(context: Context, path: Path, reason: str) -> None:
+    content = certificate.read(path)
+    with (
+        command_line.reading(context) as engine,
+        audit.asking(
+            context, "check-erasure", {"certificate_sha256": content.get("sha256")}, reason
+        ) as asked,
+        audit_place.opened(context.database_url) as audit_engine,
+    ):
+        found = list(certificate.findings(content, engine, audit_engine))
+        in_spool, unseen = _in_spool(context.spool_directory, content)
+        found += in_spool
+        asked.note(findings=len(found))
+    for one in found:
+        click.echo(one)
+    if unseen is not None:
+        click.echo(f"the spool was not looked through: {unseen}", err=True)
+    if found:
+        raise SystemExit(1)
+    click.echo("all of it is still so" + ("" if unseen is None else ", as far as it was looked"))
+
+
+def _in_spool(directory: Path, content: Certificate) -> tuple[list[str], str | None]:
+    """What the spool has of the person, and why it could not be looked through, if so."""
+    who = certificate.person(content)
+    if who is None:
+        return [], None  # said by `certificate.findings`
+    if not os.path.isdir(directory):
+        unseen = f"{directory} is not there, or closed to this user; check on each relay as well"
+    else:
+        try:
+            return list(certificate.about_spool(copies.look(directory, who))), None
+        except copies.CopiesUnreachable as fault:
+            unseen = fault.sentence
+    left = certificate.left(content)
+    return ([f"when it was made, {left}"] if left else []), unseen
