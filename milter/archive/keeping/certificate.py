@@ -39,6 +39,7 @@ LEFT = (
     "clients, are not recognised",
     "copies of the mail itself, backups, and the spools of other relays are not in this archive",
 )
+_NOTHING = "NOTHING FOUND   nothing named the person any more; an earlier erasure is in the audit"
 _ANY = schema.ANY_ROLE | schema.ANY_ROLE << schema.INDIRECT
 
 Certificate = dict[str, Any]
@@ -134,6 +135,10 @@ def person(content: Certificate) -> Certified | None:
     return Certified(hashes, domain, hint.removesuffix("..."), is_wide)
 
 
+def _counts(changed: dict[str, Any]) -> Iterator[int]:
+    return (value for value in changed.values() if isinstance(value, int))
+
+
 def text(content: Certificate) -> str:
     """The certificate for people."""
     changed, person = content["changed"], content["person"]
@@ -148,6 +153,7 @@ def text(content: Certificate) -> str:
         f"Reason          {content['reason'] or 'none given'}",
         f"Audit           event {content['audit']['number']}",
         *([f"NOT COMPLETE    {remainder}"] if (remainder := left(content)) else []),
+        *([] if remainder or any(_counts(changed)) else [_NOTHING]),
         "",
         f"Records changed           {changed['records']}",
         f"  parts of them           {parts}",

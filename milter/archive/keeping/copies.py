@@ -60,6 +60,11 @@ class Copies:
     set_aside: int = 0
     waiting: int = 0  # records not loaded yet; they are never touched
 
+    @property
+    def names_anybody(self) -> bool:
+        """Whether anything was found."""
+        return bool(self.lines or self.set_aside or self.waiting)
+
     def and_then(self, later: Copies) -> Copies:
         """All that was done, and what waits after it."""
         return Copies(

@@ -1,10 +1,12 @@
 """`carbonseal archive erase`: one person out of the archive, and whether it is still so.
 
 Promises: it stands in the audit before it is done; nothing is changed without --apply; what was
-interrupted is finished by the same command.  Where something of the person is left in the spool the
-certificate says so, and the exit status is that of a command to be given again.
+interrupted is finished by the same command.  No certificate is made about nobody, unless the audit
+says that the person was erased before; then it says that nothing was found.  Where something of
+the person is left in the spool the certificate says so, and the exit status is that of a command to
+be given again.
 
-Raises: DataError, UsageError, Unfinished.
+Raises: DataError, UsageError, Unfinished; NotFound where nothing names the person.
 
 See also: `erase`, `certificate`.
 """
@@ -27,7 +29,7 @@ from carbonseal.milter.archive.keeping.commands import changing
 from carbonseal.milter.archive.keeping.person import Person
 from carbonseal.policies import address as addresses
 from carbonseal.policies import quantity
-from carbonseal.policies.errors import TryLater, UsageError
+from carbonseal.policies.errors import DataError, NotFound, TryLater, UsageError
 
 
 class Unfinished(TryLater):
@@ -83,6 +85,7 @@ def erase_command(
         return
     if address is None:
         raise UsageError("no ADDRESS says whom to erase; write one, or --check FILE.json")
+    _check_wildcards(address)
     who = Person(terms.mailbox(str(addresses.parse_address(address))), with_extensions)
     if certificate_path is not None:
         certificate.check_place(certificate_path)
@@ -103,6 +106,8 @@ def erase_command(
         asked.note(found=len(found.record_ids), held=sum(found.holds.values()))
         _show_found(found, spooled)
         erasing.refuse_held(found)
+        if not (found.mailboxes or found.record_ids or spooled.names_anybody):
+            _refuse_nobody(context, who, asked, everywhere=everywhere)
         if not is_applied:
             click.echo("nothing was changed; --apply does it", err=True)
             return
@@ -132,6 +137,39 @@ def erase_command(
     click.echo(certificate.text(made), nl=False)
     if left := certificate.left(made):
         raise Unfinished(left)
+
+
+def _check_wildcards(address: str) -> None:
+    """Refuse what would be taken for the name of somebody; in quotes it is that.  DataError."""
+    if '"' not in address and any(sign in address for sign in "*?"):
+        raise DataError(
+            f"nobody can be erased by the wildcard in {address[:80]!r}; write one whole address, "
+            "with --with-extensions for bob+*@example.com; for a domain, give each address of it"
+        )
+
+
+def _refuse_nobody(context: Context, who: Person, asked: audit.Asked, *, everywhere: bool) -> None:
+    """Go on only where the audit has an erasure of the person.  Raises: NotFound."""
+    digest = terms.mailbox_hash(who.mailbox).hex()
+    with audit_place.opened(context.database_url) as engine:
+        erased = {
+            event.number
+            for event in audit.events(engine, action="erase")
+            if event.facts.get("mailbox_sha256_16") == digest and event.facts.get("apply") is True
+        }
+        erased.discard(asked.event.number)
+        if erased:
+            answers = audit.events(engine, action=audit.ANSWERED)
+            erased -= {one.facts.get("of") for one in answers if one.facts.get("nobody")}
+    if erased:
+        click.echo(f"erased before, by event {max(erased)} of the audit", err=True)
+        return
+    asked.note(nobody=True)
+    how = "" if everywhere else ", or add --everywhere, which reads every record"
+    raise NotFound(
+        f"nothing in the archive or in the spool names {who.mailbox[:80]!r}, so nothing was "
+        f"changed and there is no certificate; look at how it is written{how}"
+    )
 
 
 def _show_found(found: erasing.Found, spooled: copies.Copies) -> None:

@@ -24,7 +24,7 @@ from carbonseal.milter.archive.dictionary import Dictionary
 from carbonseal.milter.archive.keeping import certificate, erase
 from carbonseal.milter.archive.keeping.erase_command import Unfinished
 from carbonseal.milter.archive.loader import Arrival
-from carbonseal.policies.errors import DataError, UsageError
+from carbonseal.policies.errors import DataError, NotFound, UsageError
 
 BOB, CAROL, ALICE = "bob@partner.example", "carol@third.example", "alice@example.com"
 NAMES = ("bob@partner", "bob=partner", "miller", "u4711")
@@ -293,6 +293,8 @@ def test_a_certificate_that_was_changed_or_that_nobody_gave_is_known(archive: Ar
         pytest.param("erase", UsageError, "no ADDRESS", id="nobody"),
         pytest.param("erase bob", DataError, "no domain", id="no-domain"),
         pytest.param("erase a@b@", DataError, "address", id="no-address"),
+        pytest.param("erase '*@partner.example' --apply", DataError, "wildcard", id="domain"),
+        pytest.param("erase bob+*@partner.example", DataError, "--with-ext", id="extensions"),
         pytest.param(f"erase {BOB} --check x.json", UsageError, "nothing else", id="both"),
         pytest.param(f"erase {BOB} --certificate x.txt", DataError, r"\.json", id="suffix"),
         pytest.param("erase --check nowhere.json", DataError, "cannot be read", id="no-file"),
@@ -306,6 +308,28 @@ def test_what_makes_no_sense_is_refused(
     with pytest.raises(error, match=words):
         Keeper(archive).run(line)
     assert len(archive.search(f"to:{BOB}")) == 1
+
+
+def test_nobody_is_not_erased(keeper: Keeper) -> None:
+    """Neither is there a certificate, however often it is asked for; quotes make a sign a name."""
+    keeper.archive.fill(to_bob(1))
+    for line in ("erase nobody@partner.example", "erase '\"b*b\"@partner.example' --everywhere"):
+        for option in ("", "--apply", "--apply"):
+            with pytest.raises(NotFound, match="there is no certificate"):
+                keeper.run(f"{line} {option}")
+    assert not list(Path.cwd().glob("erasure-*"))
+    assert [action for action, _ in keeper.events()].count("answered") == 6
+
+
+def test_a_certificate_that_found_nothing_says_so(archive: Archive) -> None:
+    """There is one only of somebody whom the audit knows as erased."""
+    keeper = Keeper(archive)
+    archive.fill(to_bob(1))
+    keeper.run(f"erase {BOB} --apply --certificate first.json")
+    said = keeper.run(f"erase {BOB} --apply --certificate second.json")
+    assert "erased before, by event 1 of the audit" in said
+    assert "NOTHING FOUND" in Path("second.txt").read_text()
+    assert "NOTHING FOUND" not in Path("first.txt").read_text()
 
 
 def test_a_second_certificate_can_be_checked_like_the_first(archive: Archive) -> None:
