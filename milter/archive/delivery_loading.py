@@ -3,7 +3,8 @@
 Promises: a line arrives once however often it is loaded, and with the record it belongs to,
 whichever of the two comes first: a line whose record is unknown waits in `delivery_waiting`, and
 what waited for a record moves when it comes.  So do the lines of what Postfix made from its
-message.  A batch of records for which nothing waits costs one query.
+message.  A batch of records for which nothing waits costs one query.  Nobody comes in again who was
+erased from the record of a new line (`keeping.told_afterwards`).
 
 Raises: what the database raises.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, any_, bindparam, delete, select
@@ -32,6 +33,8 @@ from carbonseal.milter.archive import (
 )
 from carbonseal.milter.archive.dictionary import Dictionary, chunks, insert_missing
 from carbonseal.milter.archive.event_line import EventLine
+from carbonseal.milter.archive.keeping import told_afterwards
+from carbonseal.milter.archive.keeping.told_afterwards import Erasure
 from carbonseal.milter.archive.matching import Candidate
 
 _LONGEST_QUEUE = 60 * 86_400_000  # milliseconds: no line is of an older record
@@ -55,8 +58,9 @@ class _Item:
 
     where: Line
     line: EventLine
-    facts: bytes
-    address_ids: frozenset[int]
+    facts: bytes = b""  # once it is packed
+    address_ids: frozenset[int] = frozenset()
+    pseudonyms: Mapping[str, int] = field(default_factory=dict)  # ids of those in the line
     redaction: str | None = None
     is_new: bool = True
 
@@ -79,28 +83,35 @@ def load(
     dictionary: Dictionary,
 ) -> None:
     """Insert what is not there yet.  `fresh`: queue ids of records just inserted."""
-    items = _packed(events, connection, dictionary)
+    items = [_Item((one.segment_id, one.position), one.line) for one in events]
     waiting = _which_wait(set(fresh), connection)
     if items or waiting:
-        _Loading(connection).run(items, waiting)
+        _Loading(connection, dictionary).run(items, waiting)
 
 
 def _packed(
-    events: Sequence[EventArrival], connection: Connection, dictionary: Dictionary
-) -> list[_Item]:
+    items: Sequence[_Item], connection: Connection, dictionary: Dictionary
+) -> dict[Line, _Item]:
+    """With the ids of their addresses, which are learned where they are new."""
     named = [
-        {terms.mailbox(text) for text in delivery_facts.addresses(one.line.facts)} for one in events
+        {terms.mailbox(text) for text in delivery_facts.addresses(one.line.facts)} for one in items
     ]
-    ids = dictionary.ids("address", set().union(*named), connection) if named else {}
-    return [
-        _Item(
-            (one.segment_id, one.position),
-            one.line,
-            delivery_facts.pack(one.line.facts, one.line.rest, ids),
-            frozenset(ids[text] for text in texts),
+    unknown = {
+        text
+        for one, texts in zip(items, named, strict=True)
+        for text in texts
+        if text not in one.pseudonyms
+    }
+    ids = dictionary.ids("address", unknown, connection) if unknown else {}
+    packed = {}
+    for one, texts in zip(items, named, strict=True):
+        own = {**ids, **one.pseudonyms} if one.pseudonyms else ids
+        packed[one.where] = replace(
+            one,
+            facts=delivery_facts.pack(one.line.facts, one.line.rest, own),
+            address_ids=frozenset(own[text] for text in texts),
         )
-        for one, texts in zip(events, named, strict=True)
-    ]
+    return packed
 
 
 def _which_wait(queue_ids: set[str], connection: Connection) -> list[_Item]:
@@ -124,7 +135,7 @@ def _which_wait(queue_ids: set[str], connection: Connection) -> list[_Item]:
             ),
             bytes(row.facts),
             frozenset(values.address_ids),
-            row.redaction,
+            redaction=row.redaction,
             is_new=False,
         )
         for row, values in zip(found, read, strict=True)
@@ -134,8 +145,11 @@ def _which_wait(queue_ids: set[str], connection: Connection) -> list[_Item]:
 class _Loading:
     """One batch of lines on their way to their records."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, dictionary: Dictionary) -> None:
         self._connection = connection
+        self._dictionary = dictionary
+        self._erasures: dict[str, list[Erasure]] = {}  # by record id
+        self._attached: list[tuple[_Item, Candidate, str | None]] = []  # with their queue id
         self._candidates: dict[tuple[str, str], list[Candidate]] = {}  # by relay and queue id
         self._homes: dict[str, _Home] = {}
         self._rows: list[tuple[Any, ...]] = []
@@ -158,7 +172,7 @@ class _Loading:
                 found = self._match(one)
                 if found is not None:
                     del left[one.where]
-                    told |= self._attach(one, found)
+                    told |= self._attach(self._without_erased(one, found), found)
             for one in _which_wait(told, self._connection):
                 if one.where not in self._moved:
                     left.setdefault(one.where, one)
@@ -187,6 +201,19 @@ class _Loading:
         ]
         return matching.match(queue_id, at, entered_at, now)
 
+    def _without_erased(self, one: _Item, found: Candidate) -> _Item:
+        known = self._erasures.get(found.record_id)
+        if not (known and one.is_new):
+            return one
+        taking_part = self._homes[found.record_id].known
+        made = told_afterwards.without(
+            one.line, found.record_id, taking_part, known, self._connection
+        )
+        if made is None:
+            return one
+        line = made.line
+        return replace(one, line=line, redaction=made.redaction, pseudonyms=made.ids)
+
     def _attach(self, one: _Item, found: Candidate) -> set[str]:
         """Put a line to its record; the queue ids that it tells to be of the same."""
         line, home = one.line, self._homes[found.record_id]
@@ -209,15 +236,16 @@ class _Loading:
         is_own = line.queue_id == home.queue_id
         if is_own and line.removed_at is not None:
             home.removed_at = max(line.removed_at, home.removed_at or 0)
-        self._add_row(one, found, queue_id=None if is_own else line.queue_id)
+        self._attached.append((one, found, None if is_own else line.queue_id))
         if found.kinship != schema.NOTIFICATION:
             self._states.update((state, found.record_id) for state in line.states)
-        self._addresses.update(
-            (identifier, found.record_id) for identifier in one.address_ids - home.known
-        )
         return self._tell(line, found)
 
-    def _add_row(self, one: _Item, found: Candidate, *, queue_id: str | None) -> None:
+    def _add_row(self, one: _Item, found: Candidate, queue_id: str | None) -> None:
+        known = self._homes[found.record_id].known
+        self._addresses.update(
+            (identifier, found.record_id) for identifier in one.address_ids - known
+        )
         key = schema.RecordId().process_bind_param(found.record_id, self._connection.dialect)
         line = one.line
         self._rows.append(
@@ -283,7 +311,8 @@ class _Loading:
         return found
 
     def _recall(self, record_ids: Sequence[str]) -> None:
-        """What these records have been told before."""
+        """What these records have been told before, and whom they must not be told of."""
+        self._erasures |= told_afterwards.erasures(record_ids, self._connection)
         for row in _LINES.rows(record_ids, self._connection):
             home = self._homes[row.record_id]
             where = (row.segment_id, row.position)
@@ -295,6 +324,11 @@ class _Loading:
 
     def _store(self, left: Sequence[_Item]) -> None:
         connection = self._connection
+        fresh = [one for one, _, _ in self._attached if one.is_new]
+        packed = _packed([*fresh, *left], connection, self._dictionary)
+        for one, found, queue_id in self._attached:
+            self._add_row(packed.get(one.where, one), found, queue_id)
+        left = [packed[one.where] for one in left]
         unwait(self._moved, connection)
         inserting.insert(schema.delivery, self._rows, connection)
         self._wait(left)

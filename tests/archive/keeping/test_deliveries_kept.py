@@ -141,6 +141,79 @@ def test_an_erased_person_is_in_no_line(keeper: Keeper, who: str) -> None:
     assert keeper.findings() == []
 
 
+def again(line: dict[str, Any]) -> dict[str, Any]:
+    """The line of a follower that has read the log once more."""
+    return build(line["queue_id"], *line["facts"])
+
+
+@pytest.mark.parametrize("who", [BOB, FAX], ids=["recipient", "known-to-the-log-only"])
+def test_a_log_read_again_does_not_bring_an_erased_person_back(keeper: Keeper, who: str) -> None:
+    """Its lines are about the pseudonym, once; they stay provable, and the check finds nothing."""
+    sealed = build_record(0, queue_id="4A", recipients=both(), salt="0a" * 16)
+    lines = told("4A", 0)
+    keeper.archive.put(sealed, *lines)
+    keeper.archive.load()
+    keeper.run(f"erase {who} --apply --certificate c.json")
+    before = _story(keeper.archive, sealed)
+    keeper.archive.put(*map(again, lines))
+    keeper.archive.load()
+    assert _story(keeper.archive, sealed) == before
+    assert who.partition("@")[0] + "@" not in dump(keeper.archive)
+    assert keeper.findings() == []
+    said = keeper.run("erase --check c.json", status=1).splitlines()
+    assert [one.partition(" in ")[2] for one in said] == [
+        "loaded segments names the person: erase again"
+    ]
+    keeper.run(f"erase {who} --apply --certificate d.json")
+    for name in "cd":
+        assert keeper.run(f"erase --check {name}.json") == "all of it is still so\n"
+    assert keeper.findings() == []
+
+
+def test_a_log_that_comes_after_an_erasure_tells_of_the_pseudonym(keeper: Keeper) -> None:
+    """What became of each recipient is known, and of two of one domain who is who."""
+    dora = "dora@partner.example"
+    recipients = [*both(), build_recipient(dora)]
+    sealed = build_record(0, queue_id="4A", recipients=recipients, salt="0a" * 16)
+    keeper.archive.put(sealed)
+    keeper.archive.load()
+    for one in (BOB, dora):
+        keeper.run(f"erase {one} --apply")
+    keeper.archive.put(
+        build("4A", active(), attempt(BOB, "bounced"), attempt(CAROL), attempt(dora, seconds=3)),
+    )
+    keeper.archive.load()
+    states = [one.state.value for one in _story(keeper.archive, sealed).passages]
+    assert states[:3] == ["bounced", "delivered", "delivered"]
+    assert "@partner.example" in dump(keeper.archive)
+    assert not any(one in dump(keeper.archive) for one in (BOB, dora))
+    assert keeper.findings() == []
+
+
+def test_whoever_writes_again_after_an_erasure_is_told_of_by_name(keeper: Keeper) -> None:
+    """Only records from which the person was erased are told of the pseudonym."""
+    old = build_record(0, queue_id="4A", recipients=both(), salt="0a" * 16)
+    new = build_record(5, queue_id="4B", recipients=both(), salt="0b" * 16)
+    keeper.archive.put(old)
+    keeper.archive.load()
+    keeper.run(f"erase {BOB} --apply")
+    keeper.archive.put(new, build("4B", active(5), attempt(BOB, seconds=6)))
+    keeper.archive.load()
+    assert BOB in {one.address for one in _story(keeper.archive, new).passages}
+    assert [one.to for one in _story(keeper.archive, new).facts if hasattr(one, "to")] == [BOB]
+    keeper.run(f"erase {CAROL} --apply")
+    keeper.archive.put(build("4A", active(), attempt(BOB)), build("4B", attempt(BOB, seconds=9)))
+    keeper.archive.load()
+    assert BOB not in str(_story(keeper.archive, old))
+    tos = [one.to for one in _story(keeper.archive, new).facts if hasattr(one, "to")]
+    assert tos == [BOB, BOB]
+
+
+def _story(archive: Archive, sealed: dict[str, Any]) -> Any:
+    with archive.engine.connect() as connection:
+        return deliveries.told([sealed["record_id"]], connection)[sealed["record_id"]]
+
+
 def test_a_hold_stops_the_erasure_of_whom_only_the_log_names(archive: Archive) -> None:
     """Before anything is changed."""
     archive.put(build_record(0, queue_id="4A", recipients=both()), *told("4A", 0))
