@@ -4,7 +4,9 @@ Promises: this is the only place that exits; every error of ours becomes one sen
 error and the exit status of its class (sysexits: 0, 64 usage, 65 data, 75 try later, 78
 configuration).  A defect of ours becomes one as well, with status 70; its traceback is shown with
 CARBONSEAL_DEBUG=1 only, because a traceback may show what a message or a key file held.  Help and
-completion work without a configuration file.
+completion work without a configuration file.  Whoever stops reading the output changes no outcome:
+the command goes on without printing and exits with its own status, and one that only lists stops,
+with status 141.
 
 Does not: hold any command's work, or load the rooms that a command does not need: `keys list` gets
 by without SQLAlchemy, and so does the service that forks the workers; help gets by without what
@@ -22,7 +24,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import click
 
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
     from carbonseal.policies.domains import DomainSet
 
 _INTERRUPTED = 130
+_CUT_SHORT = 141  # what a shell says of a program that SIGPIPE ended
+# Lists of any length that decide and change nothing: what nobody reads needs no work.
+_LISTS: Final = frozenset(
+    ("archive", name) for name in ("search", "show", "trace", "stats", "holds", "audit")
+)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _DEBUG = "CARBONSEAL_DEBUG"
 
@@ -221,6 +228,59 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
+class _Output(io.FileIO):
+    """A standard stream that takes everything, also when nobody reads it any more.
+
+    A verdict must not become another one by `| head -1`, nor a change stop half-way.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, "wb", closefd=False)
+        self._is_read = True
+
+    def write(self, data: Any, /) -> int:
+        """Octets taken.  Raises: BrokenPipeError, once, in a command that only lists; OSError."""
+        if self._is_read:
+            try:
+                return super().write(data)
+            except BrokenPipeError:
+                self._is_read = False
+                if _only_lists(click.get_current_context(silent=True)):
+                    raise
+        return memoryview(data).nbytes
+
+
+def _only_lists(context: click.Context | None) -> bool:
+    """Whether the command that runs may stop when nobody reads what it prints."""
+    if context is None:
+        return False
+    if context.params.get("watch"):
+        return True  # it would never end
+    path = []
+    while context.parent is not None:
+        path.append(context.info_name)
+        context = context.parent
+    return tuple(reversed(path)) in _LISTS
+
+
+def _over_output(stream: Any, number: int) -> Any:
+    """The standard stream `number` over an `_Output`; anything else that stands for it as it is."""
+    try:
+        if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != number:
+            return stream
+    except (OSError, ValueError):  # of a test, without a number
+        return stream
+    raw = _Output(number)
+    return io.TextIOWrapper(
+        # Unbuffered (python -u), nothing may lie between the text and the descriptor.
+        cast("BinaryIO", raw if stream.write_through else io.BufferedWriter(raw)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
 def _open_standard_streams() -> None:
     """Let 0, 1 and 2 be open: a file opened later must not get the number, and then the output."""
     for number in range(3):
@@ -230,6 +290,7 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
+    sys.stdout, sys.stderr = _over_output(sys.stdout, 1), _over_output(sys.stderr, 2)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the terminal cannot show is escaped, as on standard error, and no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -244,7 +305,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else 0
         if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):  # private in click 9
-            return 0  # whoever read our output has enough; click has seen it first
+            return _CUT_SHORT  # click has seen first that whoever read our list has enough
         sys.stdout.flush()
     except CarbonsealError as fault:
         return _complain(fault.sentence, fault.exit_code)
@@ -256,7 +317,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     except BrokenPipeError:
-        return 0
+        return _CUT_SHORT
     except Exception as fault:  # the outermost edge
         return _give_up(fault)
     return status

@@ -95,8 +95,8 @@ def commands(group: click.Group = cli.carbonseal, above: str = "") -> dict[str, 
 
 
 def exit_codes() -> set[int]:
-    """0, the code of every error class, and that of an interrupt."""
-    codes = {0, 130}
+    """0, the code of every error class, that of an interrupt and that of a list cut short."""
+    codes = {0, 130, 141}
     waiting: list[type[errors.CarbonsealError]] = [errors.CarbonsealError]
     while waiting:
         one = waiting.pop()

@@ -34,6 +34,7 @@ from carbonseal.milter import cli
 
 USAGE, DATA, DEFECT, LATER, CONFIGURATION = 64, 65, 70, 75, 78
 NOT_YET, REFUSED = 1, 4  # of the life of a key
+CUT_SHORT = 141  # a list whose reader had enough
 NOBODY = 65534
 NOWHERE = click.Context(cli.carbonseal)
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other users, mounts")
@@ -107,6 +108,13 @@ class World:
             timeout=60,
             **(streams | options),
         )
+
+    def unread(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """The same, its output going to somebody who reads no more."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "w") as pipe:
+            return self.run(*arguments, stdout=pipe, **options)
 
     def call(
         self, *arguments: str, env: dict[str, str] | None = None
@@ -1261,12 +1269,33 @@ def test_output_to_a_full_disk_is_said_in_one_sentence(world: World, arguments: 
 
 @pytest.mark.parametrize("arguments", PRINTING)
 def test_a_reader_that_has_enough_is_no_error(world: World, arguments: list[str]) -> None:
-    """As in `carbonseal archive search | head -1`."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    with open(writing, "w") as pipe:
-        done = world.run(*arguments, stdout=pipe)
-    assert (done.returncode, done.stderr) == (0, "")
+    """As in `carbonseal archive search | head -1`: what only lists stops as SIGPIPE would end it,
+    and all else ends as it would have."""
+    done = world.unread(*arguments)
+    is_list = arguments[0] == "archive"
+    assert (done.returncode, done.stderr) == (CUT_SHORT if is_list else 0, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["archive", "verify"], id="verify"),
+        pytest.param(["archive", "completeness"], id="completeness"),
+        pytest.param(["config", "check"], id="config"),
+        pytest.param(["status"], id="status"),
+    ],
+)
+def test_a_verdict_stays_the_same_when_nobody_reads_it(world: World, arguments: list[str]) -> None:
+    """`set -o pipefail; archive verify | head -1`: what is not true does not become true."""
+    world.change("archive@archive.example.net", "")
+    with sqlite3.connect(world.database) as archive:
+        archive.execute("DELETE FROM header_section")
+    told = world.run(*arguments)
+    assert told.returncode != 0
+    assert told.stdout + told.stderr
+    assert world.unread(*arguments).returncode == told.returncode
+    quiet = world.unread(*arguments, stderr=subprocess.STDOUT)  # `2>&1 | head -1`
+    assert quiet.returncode == told.returncode
 
 
 @pytest.mark.parametrize("arguments", PRINTING)

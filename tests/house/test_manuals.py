@@ -121,8 +121,8 @@ def test_keys_that_are_named_exist(page: Path) -> None:
 
 
 def exit_codes() -> set[int]:
-    """0, the code of every error class, and that of an interrupt."""
-    codes = {0, 130}
+    """0, the code of every error class, that of an interrupt and that of a list cut short."""
+    codes = {0, 130, 141}
     waiting: list[type[errors.CarbonsealError]] = [errors.CarbonsealError]
     while waiting:
         one = waiting.pop()
