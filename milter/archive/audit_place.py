@@ -64,7 +64,7 @@ def file_of_archive(url: str) -> Path | None:
     """The SQLite file of an archive; None when it is on a server.  Raises: WrongDatabase."""
     try:
         parsed = sqlalchemy.make_url(url)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):
         return None  # the engine says what is wrong with it
     return Path(database.place(parsed)) if parsed.get_backend_name() == "sqlite" else None
 

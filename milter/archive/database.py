@@ -37,6 +37,12 @@ _UPGRADE_SECONDS = 20  # for another writer's upgrade to be done
 _CACHE_KIB = 16 * 1024
 
 
+_NO_PORT = (
+    "record.database: what stands after host and colon is no port; write a number, and an IPv6 "
+    "address in brackets"
+)
+
+
 class DatabaseUnusable(TryLater):
     """The database cannot serve now."""
 
@@ -276,14 +282,19 @@ def _remedy(cause: str, *, is_reader: bool) -> str:
 
 
 def _parsed(url: str) -> URL:
+    # The text is not repeated: it may hold a password.
     try:
-        return sqlalchemy.make_url(url)
+        parsed = sqlalchemy.make_url(url)
     except SQLAlchemyError:
-        # The text is not repeated: it may hold a password.
         raise WrongDatabase(
             "record.database is no database URL; write it like "
             "sqlite:////var/lib/carbonseal/archive.db"
         ) from None
+    except ValueError:
+        raise WrongDatabase(_NO_PORT) from None
+    if parsed.port is not None and not 0 < parsed.port < 65_536:
+        raise WrongDatabase(_NO_PORT)
+    return parsed
 
 
 def _sqlite_path(url: URL) -> Path:
@@ -363,6 +374,11 @@ def _engine(url: URL, *, is_writer: bool, patience: float | None = None) -> Engi
             f"record.database: no driver for {url.drivername} ({fault}); write sqlite:, "
             "postgresql+psycopg: or mysql+pymysql:, with carbonseal[postgresql] or "
             "carbonseal[mysql] installed"
+        ) from None
+    except ValueError:
+        raise WrongDatabase(
+            "record.database: the driver cannot read a value behind the question mark; write "
+            "numbers where it wants them, as in connect_timeout=5"
         ) from None
 
 

@@ -996,6 +996,12 @@ DOORS = [
             ("word", "archive", CONFIGURATION, "--database is no database URL"),
             ("dialect", "oracel://u:secret@h/d", CONFIGURATION, "--database: no driver for oracel"),
             ("nowhere", "sqlite:////none/x.db", LATER, "/none"),
+            ("port-word", "postgresql+psycopg://u:secret@h:port/d", CONFIGURATION,
+             "--database: what stands after host and colon is no port"),
+            ("port-huge", "postgresql+psycopg://u:secret@h:99999/d", CONFIGURATION, "no port"),
+            ("port-of-six", "mysql+pymysql://u:secret@[::1/d", CONFIGURATION, "in brackets"),
+            ("number", "mysql+pymysql://u:secret@h/d?connect_timeout=soon", CONFIGURATION,
+             "behind the question mark"),
         )
     ),
     door("upgrade-newer", "archive upgrade", CONFIGURATION, "upgrade carbonseal",
