@@ -4,7 +4,8 @@ Promises: everything goes to a temporary name beside the target, is synced, and 
 step; nothing that is there already is replaced.  When anything fails the temporary is removed.
 Files have mode 0640.  Memory does not grow with what is written.
 
-Raises: BundleUnwritable (disk full, no permission), UsageError when the name is taken.
+Raises: BundleUnwritable (disk full, no permission), UsageError when the name is taken, or is that
+of a compressed archive, which is not made.
 
 Safe direction: a process that is killed leaves a `.NAME.*.part`, which no one takes for a bundle.
 
@@ -34,6 +35,13 @@ from carbonseal.policies.errors import TryLater, UsageError
 _BLOCK = tarfile.BLOCKSIZE
 _BUFFER = 1 << 20
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems that have none
+
+
+# Whoever types these expects a file, and would get a directory.
+_OTHER_ARCHIVES = (
+    *(".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar", ".cpio"),
+    *(".gz", ".bz2", ".xz", ".zst", ".lz", ".lz4", ".lzma"),
+)
 
 
 class BundleUnwritable(TryLater):
@@ -79,8 +87,13 @@ def being_made(path: Path) -> Iterator[Bundle]:
     path = Path(os.path.abspath(path))
     if os.path.lexists(path):
         raise UsageError(f"{path}: is there already; choose another name")
+    if path.name.lower().endswith(_OTHER_ARCHIVES):
+        raise UsageError(
+            f"{path}: no bundle of that kind is made; write a name that ends in .tar and compress "
+            "the file afterwards, or one without such an ending for a directory"
+        )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    kind = _Tar if path.suffix == ".tar" else _Directory
+    kind = _Tar if path.suffix.lower() == ".tar" else _Directory
     try:
         made = kind(temporary)
         try:

@@ -69,7 +69,8 @@ def export_command(
 ) -> None:
     """Write complete records and what proves them into the bundle PATH, for somebody else.
 
-    PATH becomes a directory, or a tar file if it ends in .tar.  QUERY is as for archive search.
+    PATH becomes a directory, or a tar file if it ends in .tar, which is not compressed.  QUERY is
+    as for archive search.
     """
     now = datetime.now(UTC)
     wanted = options_.wanted(options, now, limit=None)

@@ -25,6 +25,8 @@ from carbonseal.policies.errors import DataError
 LONGEST = 64 << 20
 _MANIFEST_BYTES = 16 << 20
 _MOST_FILES = 10_000  # a relay may have had several keys
+# gzip, zip, xz, bzip2, Zstandard, 7-Zip
+_COMPRESSED = (b"\x1f\x8b", b"PK", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")
 _REMEDY = "name what archive export has made"
 
 
@@ -44,14 +46,33 @@ def opened(path: Path) -> Iterator[Bundle]:
     if os.path.isdir(path):  # False, too, for a name that cannot be
         yield _Directory(path)
         return
+    with _plain(path) as stream:
+        try:
+            archive = tarfile.open(fileobj=stream, mode="r:")
+        except OSError as fault:
+            raise DataError(f"{path}: cannot be read ({fault.strerror}); {_REMEDY}") from None
+        except tarfile.TarError:
+            stream.seek(0)
+            if stream.read(6).startswith(_COMPRESSED):
+                raise DataError(
+                    f"{path}: is compressed; uncompress it first, and name the directory or the "
+                    "tar file that comes out"
+                ) from None
+            raise DataError(f"{path}: is neither a directory nor a tar file; {_REMEDY}") from None
+        with archive:
+            yield _Tar(path, archive)
+
+
+def _plain(path: Path) -> IO[bytes]:
+    """A plain file; anything else may let us wait for ever.  Raises: DataError."""
     try:
-        archive = tarfile.open(path, "r:")
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as fault:
         raise DataError(f"{path}: cannot be read ({fault.strerror}); {_REMEDY}") from None
-    except tarfile.TarError:
-        raise DataError(f"{path}: is neither a directory nor a tar file; {_REMEDY}") from None
-    with archive:
-        yield _Tar(path, archive)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DataError(f"{path}: is no regular file; {_REMEDY}")
+    return open(handle, "rb")
 
 
 def manifest(bundle: Bundle) -> tuple[Manifest, bytes]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,6 +222,38 @@ def test_what_is_refused_leaves_nothing(
         assert isinstance(result.exception, CarbonsealError), result.output
         assert what in str(result.exception)
         assert os.listdir(tmp_path / "to") == []
+
+
+@pytest.mark.parametrize("name", ["b.tar.gz", "b.TGZ", "b.zip", "b.tar.zst", "b.xz"])
+def test_the_name_of_a_compressed_archive_is_refused(
+    archive: Archive, tmp_path: Path, name: str
+) -> None:
+    """A directory of that name is not what anybody meant; there is none."""
+    archive.fill(build_record(1))
+    result = bundles.call(archive, "export", str(tmp_path / "to" / name), "--all")
+    assert isinstance(result.exception, UsageError)
+    assert "ends in .tar and compress the file afterwards" in str(result.exception)
+    assert not (tmp_path / "to").exists()
+
+
+def test_capitals_make_a_tar_file_as_well(archive: Archive, tmp_path: Path) -> None:
+    """As they come from other systems."""
+    archive.fill(build_record(1))
+    assert bundles.call(archive, "export", str(tmp_path / "B.TAR"), "--all").exit_code == 0
+    assert tarfile.is_tarfile(tmp_path / "B.TAR")
+
+
+@pytest.mark.parametrize("command", ["import", "verify"])
+def test_a_compressed_bundle_is_said_to_be_one(
+    archive: Archive, tmp_path: Path, command: str
+) -> None:
+    """What is to be done is not guessed from "neither a directory nor a tar file"."""
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(b"octets"))
+    path = str(tmp_path / "b.tar.gz")
+    arguments = [path, "--dry-run"] if command == "import" else ["--bundle", path]
+    result = bundles.call(archive, command, *arguments)
+    assert isinstance(result.exception, DataError)
+    assert "is compressed; uncompress it first" in str(result.exception)
 
 
 @pytest.mark.parametrize("name", ["b", "b.tar"])
