@@ -1,6 +1,7 @@
 """`carbonseal archive audit`: who asked for, saw, exported, held and deleted what.
 
-Promises: newest first; whoever looks stands in the audit as well.
+Promises: newest first; whoever looks stands in the audit as well.  A word that no event has is
+refused: nothing found would pass for nothing done.
 
 See also: `audit`.
 """
@@ -17,7 +18,14 @@ import click
 from carbonseal.keys import tables
 from carbonseal.milter.archive import audit, command_line
 from carbonseal.milter.archive.command_line import Context
+from carbonseal.policies.errors import DataError
 
+# What `audit.asking` is given everywhere, and what it adds itself.
+ACTIONS = (
+    *("search", "show", "trace", "stats", "copies", "export", "import", "hold", "holds"),
+    *("release", "retain", "erase", "check-erasure", "completeness", "verify", "audit"),
+    audit.ANSWERED,
+)
 _COLUMNS = ("number", "at", "actor", "action", "reason", "detail")
 
 
@@ -25,7 +33,12 @@ _COLUMNS = ("number", "at", "actor", "action", "reason", "detail")
 @click.option("--since", metavar="TIME", help="2026-11-21, 2026-11-21T10:00Z, or 7d for days ago.")
 @click.option("--until", metavar="TIME", help="The same; a date means its end.")
 @click.option("--actor", metavar="NAME", help="Who, as the audit writes it.")
-@click.option("--action", metavar="WORD", help="search, show, export, hold, retain, erase, ...")
+@click.option(
+    "--action",
+    metavar="WORD",
+    type=click.Choice(ACTIONS),
+    help="search, show, export, hold, retain, erase, ...",
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -55,6 +68,8 @@ def audit_command(
     first = command_line.moment("--since", since, now)
     last = command_line.moment("--until", until, now, end_of_day=True)
     command_line.check_order(first, last, since, until)
+    if actor is not None and not actor.strip():
+        raise DataError("--actor is empty; name somebody as the audit writes it, or leave it out")
     query = {"since": since, "until": until, "actor": actor, "action": action}
     with (
         audit.asking(context, "audit", query, reason) as asked,

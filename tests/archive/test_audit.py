@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine, delete, insert, update
 
-from carbonseal.milter.archive import audit, commands, database, schema
+from carbonseal.milter.archive import audit, audit_commands, commands, database, schema
 from carbonseal.policies.errors import DataError, UsageError
 
 WRITERS, EVENTS_EACH = 3, 15
@@ -485,6 +486,15 @@ def test_the_command_finds(
     add(engine, 2, actor="bob", action="export")
     result = call(url, "audit", "--json", *options)
     assert [json.loads(line)["number"] for line in result.stdout.splitlines()] == numbers
+
+
+def test_every_action_that_the_audit_gets_can_be_asked_for() -> None:
+    """A word that the list lacks could not be looked for any more."""
+    room = Path(audit.__file__).parent
+    asked = re.compile(r'audit\.asking\(\s*context,\s*"([a-z-]+)"')
+    used = {word for path in room.rglob("*.py") for word in asked.findall(path.read_text())}
+    assert len(used) > 10
+    assert used | {audit.ANSWERED} == set(audit_commands.ACTIONS)
 
 
 def test_times_are_those_of_the_clock(engine: Engine) -> None:

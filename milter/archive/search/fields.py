@@ -56,6 +56,19 @@ def canonical(name: str, text: str, label: str = "") -> str:
     return field.canonical(label, text)
 
 
+def typed(name: str, text: str, label: str = "") -> str:
+    """The same of what somebody types now.
+
+    A range that ends before it begins is refused: that nothing was found would be a wrong answer.
+    (What a hold has kept is taken as it is.)
+    """
+    value = canonical(name, text, label)
+    first, dots, last = value.partition("..")
+    if name == "size" and dots and int(first) > int(last):
+        raise DataError(f"{label or f'{name}:'} {text[:80]!r} ends before it begins; exchange them")
+    return value
+
+
 def bounded(text: str, label: str = "a value") -> str:
     """The same.  Raises: DataError when it is longer than anything we keep."""
     if len(text) > _LONGEST:

@@ -210,7 +210,7 @@ class _Reader:
             return All((self._moment("after", first), self._moment("before", last)))
         if field in ("after", "before"):
             return self._moment(field, period.moment(field, text, self._now))
-        return Is(field, fields.canonical(field, text))
+        return Is(field, fields.typed(field, text))
 
     def _moment(self, field: str, moment: datetime) -> Is:
         return Is(field, fields.moment_text(moment))
@@ -218,10 +218,12 @@ class _Reader:
     def _range(self, node: tree.Range, field: str | None) -> Condition:
         first, last = (self._plain(one) for one in (node.low, node.high))
         if field == "size" and "*" not in (first, last):
-            return Is("size", fields.canonical("size", f"{first}..{last}"))
+            return Is("size", fields.typed("size", f"{first}..{last}"))
         if field in ("after", "before", "on"):
             since = period.moment("on", first, self._now)
             until = period.period("on:", last, self._now)[1]
+            if since >= until:
+                raise DataError(f"{str(node)[:80]!r} ends before it begins; exchange them")
             return All((self._moment("after", since), self._moment("before", until)))
         raise DataError(
             f"a range like {str(node).strip()[:80]!r} is known for size: and on: only; "

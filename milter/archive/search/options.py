@@ -160,7 +160,7 @@ def _conditions(given: Mapping[str, Any]) -> list[Condition]:
     for name in _PLAIN:
         text = given[_parameter(name)]
         if text is not None:
-            value = fields.canonical(name, text, f"--{name}")
+            value = fields.typed(name, text, f"--{name}")
             is_mailbox = fields.FIELDS[name].roles and name != "domain" and value[0] not in "@<"
             found.append(Is(name, widen(value) if is_mailbox else value))
     found += [Is(name, given[name]) for name in _CHOICES if given[name] is not None]
