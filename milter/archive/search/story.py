@@ -112,13 +112,14 @@ class Telling:
                     words = f"{_BEFORE[line.kinship]}taken up again"
                     found.append(Event(one.at, line.queue_id, words))
         kinships = {line.queue_id: line.kinship for line in self.lines}
-        found += (
+        queued = (
             # smtpd, cleanup and the queue manager each say a part of it.
             Event(known[0].at, queue_id, _QUEUED[kinships[queue_id]] + _about_queued(known))
             for queue_id, known in entering.items()
             if known
         )
-        return sorted(found, key=lambda one: one.at)
+        # First, for where the log has whole seconds: what is queued within one goes on in it.
+        return sorted([*queued, *found], key=lambda one: one.at)
 
     def _words(
         self, one: Attempt | delivery.Change | delivery.Notified, said: Mapping[str, Any]

@@ -1,7 +1,9 @@
 """`carbonseal archive trace`: the way of one message as a story in order of time.
 
 Promises: how each recipient and copy stands comes first, then the story: every record, and all that
-the mail log told of it.  JSON Lines have one line per record with all facts.
+the mail log told of it.  What a log of whole seconds tells of the second in which the message was
+handed over comes after that, as it must have happened.  JSON Lines have one line per record with
+all facts.
 
 See also: `trace`, `story`.
 """
@@ -18,6 +20,7 @@ from carbonseal.milter.archive import audit, command_line
 from carbonseal.milter.archive.command_line import Context
 from carbonseal.milter.archive.search import trace as trace_
 
+_WHOLE_SECOND = ".000000Z"
 _COLUMNS = ("at", "relay", "queue_id", "told")
 _ENDS = ("queue_id", "address", "is", "state")
 
@@ -41,7 +44,8 @@ def trace(context: Context, name: str, reason: str, output_format: str) -> None:
         return
     if output_format == "table":
         _write_states(steps)
-    story = sorted((row for step in steps for row in _story(step)), key=lambda row: row["at"])
+    dated = [one for step in steps for one in _story(step)]
+    story = [row for _, row in sorted(dated, key=lambda one: one[0])]
     if output_format == "table":
         story = [row | {"at": f"{row['at'][:19]}Z"} for row in story]
     tables.write_rows(story, _COLUMNS, output_format)
@@ -77,14 +81,17 @@ def _write_states(steps: Iterable[trace_.Step]) -> None:
         click.echo(tables.escape(f"what became of {', '.join(queue_ids)}: {why}"))
 
 
-def _story(step: trace_.Step) -> Iterator[dict[str, str]]:
-    """Lines of the story of one record."""
-    relay = step.found.relay
-    yield {
-        "at": step.found.recorded_at,
-        "relay": relay,
-        "queue_id": step.found.queue_id,
-        "told": step.told,
-    }
+def _story(step: trace_.Step) -> Iterator[tuple[str, dict[str, str]]]:
+    """Lines of the story of one record, each with the time that says where it belongs."""
+    relay, sealed = step.found.relay, step.found.recorded_at
+    about = {"at": sealed, "relay": relay, "queue_id": step.found.queue_id, "told": step.told}
+    yield sealed, about
     for event in step.telling.events():
-        yield {"at": event.at, "relay": relay, "queue_id": event.queue_id, "told": event.told}
+        row = {"at": event.at, "relay": relay, "queue_id": event.queue_id, "told": event.told}
+        yield _place(event.at, sealed), row
+
+
+def _place(at: str, sealed: str) -> str:
+    """When something is told; `at`, unless that is no more than the second of the sealing."""
+    is_vague = at.endswith(_WHOLE_SECOND) and at[:19] == sealed[:19]
+    return sealed if is_vague else at

@@ -204,6 +204,19 @@ def test_trace_mixes_records_and_log_in_order_of_time(told: Archive) -> None:
     assert table.index(f"bounced, led outside to {AWAY}") < table.index("handed over by")
 
 
+def test_a_log_of_whole_seconds_tells_in_the_order_in_which_it_happened(archive: Archive) -> None:
+    """Postfix's usual time stamps: all of it within the second in which the message was sealed."""
+    archive.put(
+        message(50, "4SECOND", seconds=50.69),
+        build("4SECOND", client(50), active(50, recipients=1)),
+        build("4SECOND", attempt(BOB, seconds=50), change("removed", 50)),
+    )
+    archive.load()
+    text = answer(archive, "trace", "4SECOND", "--format", "csv")
+    words = [row["told"].partition(" ")[0] for row in csv.DictReader(io.StringIO(text))]
+    assert words == ["handed", "queued", "delivered:", "left"]
+
+
 @pytest.mark.parametrize(
     ("name", "log", "said"),
     [
