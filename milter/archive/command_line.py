@@ -116,6 +116,17 @@ def moment(
 def check_order(
     first: datetime | None, last: datetime | None, since: str | None, until: str | None
 ) -> None:
-    """Refuse a period that ends before it begins.  Raises: DataError."""
+    """Refuse a period that ends before it begins.  Raises: DataError.
+
+    `first` or `last` may be what is meant where nothing was given for it.
+    """
     if first and last and first >= last:
+        if since is None:
+            raise DataError(
+                f"--until {until} lies before what is looked at without --since; give that as well"
+            )
+        if until is None:
+            raise DataError(
+                f"--since {since}: nothing of that time has come so far; write an earlier one"
+            )
         raise DataError(f"--since {since} is not before --until {until}; exchange them")

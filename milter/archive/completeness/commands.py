@@ -90,7 +90,7 @@ def completeness_command(
 def _period(since: str | None, until: str | None, now: datetime) -> Period:
     last = command_line.moment("--until", until, now, end_of_day=True) or now
     first = command_line.moment("--since", since, now) or last - _DAY
-    command_line.check_order(first, last, since or "", until or "")
+    command_line.check_order(first, last, since, until)
     if first >= now:
         raise DataError(
             f"{'--until ' + until if since is None and until else f'--since {since}'}: nothing of"

@@ -69,12 +69,11 @@ _NOTHING = {
 @click.command()
 @click.option("--since", metavar="TIME", help="Messages from then on; default: the last 7 days.")
 @click.option("--until", metavar="TIME", help="Messages before then; a day counts as a whole.")
-@click.option("--lost", "which", flag_value="lost", help="Only those that nobody will try again.")
-@click.option("--pending", "which", flag_value="pending", help="Only those that wait in a queue.")
+@click.option("--lost", is_flag=True, help="Only those that nobody will try again.")
+@click.option("--pending", is_flag=True, help="Only those that wait in a queue.")
 @click.option(
     "--exits",
-    "which",
-    flag_value="exits",
+    is_flag=True,
     help="Instead: mail for inside that left our domains after it was sealed, as by an alias.",
 )
 @click.option(
@@ -89,7 +88,9 @@ def copies(
     *,
     since: str | None,
     until: str | None,
-    which: str | None,
+    lost: bool,
+    pending: bool,
+    exits: bool,
     here: bool,
     reason: str,
     output_format: str,
@@ -98,6 +99,7 @@ def copies(
 
     Exit status 0: none.  1: some are listed.
     """
+    which = _which(lost=lost, pending=pending, exits=exits)
     if here and which == "exits":
         raise UsageError("--here knows copies only; leave it out to ask the archive for --exits")
     now = datetime.now(UTC)
@@ -128,6 +130,17 @@ def copies(
         for sentence in _advice(found):
             click.echo(tables.presentable(sentence), err=True)
     return _FOUND if found else 0
+
+
+def _which(**given: bool) -> str | None:
+    """The one that was given, if any.  Raises: UsageError."""
+    found = [name for name, is_given in given.items() if is_given]
+    if len(found) > 1:
+        raise UsageError(
+            f"{' and '.join(f'--{name}' for name in found)} contradict each other; give one of "
+            "them, or none for the copies that wait and those that are lost"
+        )
+    return found[0] if found else None
 
 
 def _here(
