@@ -272,10 +272,17 @@ def policy() -> None:
 @click.option("--rcpt", "recipients", multiple=True, required=True, help="Recipient; repeatable.")
 @click.option("--author", default="", help="Author in From; default: the reverse-path.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-@click.argument("message", required=False, type=click.Path(path_type=Path, readable=False))
+@click.argument(
+    "message",
+    required=False,
+    type=click.Path(path_type=Path, allow_dash=True, readable=False),
+)
 @click.pass_obj
 def explain_command(context: Context, /, as_json: bool, **question: Any) -> None:
-    """Say what would happen to a message, and why; nothing is sent."""
+    """Say what would happen to a message, and why; nothing is sent.
+
+    MESSAGE is a file that holds it; - is standard input.
+    """
     answer = explain.explain(explain.Question(**question), context.configuration)
     if as_json:
         click.echo(

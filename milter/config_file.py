@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from carbonseal.milter import named_file
 from carbonseal.policies.errors import ConfigurationError
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -48,7 +49,7 @@ class Document:
 def read(path: Path) -> Document:
     """Read and check the form of `path`."""
     try:
-        with open(path, "rb") as stream:
+        with named_file.opened(path) as stream:
             raw = stream.read(MAX_BYTES + 1)
     except OSError as fault:
         raise ConfigurationError(

@@ -16,9 +16,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Final
 
 from carbonseal.keys import keyring
-from carbonseal.milter import decisions, seal
+from carbonseal.milter import decisions, named_file, seal
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies import disposition
@@ -27,6 +28,7 @@ from carbonseal.policies.errors import DataError
 from carbonseal.policies.reason import Reason
 from carbonseal.policies.retention import Stamp
 
+STANDARD_INPUT: Final = Path("-")
 _MAX_MESSAGE = 256 * 1024 * 1024
 _MAX_ADDRESS = 2048  # Postfix's line_length_limit: no longer one arrives
 
@@ -41,7 +43,7 @@ class Question:
     login: str = ""
     listener: str = ""
     author: str = ""
-    message: Path | None = None
+    message: Path | None = None  # STANDARD_INPUT: that
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def _checked_client(client: str) -> str:
 
 def _read_message(path: Path, transaction: Transaction) -> None:
     try:
-        with open(path, "rb") as stream:
+        with _opened(path) as stream:
             raw = stream.read(_MAX_MESSAGE + 1)
     except OSError as fault:
         raise DataError(
@@ -141,7 +143,12 @@ def _read_message(path: Path, transaction: Transaction) -> None:
         ) from None
     if len(raw) > _MAX_MESSAGE:
         raise DataError(f"{path}: larger than {_MAX_MESSAGE} octets; is it one message?")
-    add_message(raw, str(path), transaction)
+    place = "standard input" if path == STANDARD_INPUT else str(path)
+    add_message(raw, place, transaction)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return open(0, "rb", closefd=False) if path == STANDARD_INPUT else named_file.opened(path)
 
 
 def add_message(raw: bytes, place: str, transaction: Transaction) -> None:

@@ -690,6 +690,13 @@ DOORS = [
     door("explain-message-database", [*EXPLAIN, "archive.db"], DATA, "no header field"),
     door("explain-message-line", [*EXPLAIN, "l.eml"], DATA, "no header field",
          given=written("l.eml", b"x" * 5_000_000)),
+    door("explain-message-fifo", [*EXPLAIN, "f.eml"], DATA, "f.eml", "no regular file",
+         given=lambda world: os.mkfifo(world.directory / "f.eml")),
+    door("explain-message-nobody", [*EXPLAIN, "-"], DATA, "standard input", "empty"),
+    door("config-fifo", "--config f.yaml config show", CONFIGURATION, "f.yaml", "no regular file",
+         given=lambda world: os.mkfifo(world.directory / "f.yaml")),
+    door("import-fifo", "archive import f.tar", DATA, "f.tar", "no regular file",
+         given=lambda world: os.mkfifo(world.directory / "f.tar")),
     door("explain-without-keys", EXPLAIN, CONFIGURATION, "keys directory", given=no_keys),
     # The service.
     door("run-occupied-port", "run", CONFIGURATION, "cannot listen", "stop what uses",
@@ -1324,6 +1331,18 @@ def test_output_that_is_closed_does_no_harm(world: World, arguments: list[str]) 
     assert world.content() == before
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdin", "/proc/self/fd/0"])
+def test_a_message_comes_through_a_pipe(world: World, name: str) -> None:
+    """As in `... | policy explain ... -` and `policy explain ... <(...)`."""
+    reading, writing = os.pipe()
+    os.write(writing, b"From: bob@partner.example\r\n\r\nHello\r\n")  # whom we do not sign for
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        done = world.run(*EXPLAIN, name, stdin=pipe)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "signatures   none" in done.stdout
+
+
 def test_complaints_that_nobody_can_read_keep_their_status(world: World) -> None:
     """Scripts look at the exit code."""
     with open("/dev/full", "w") as full:
@@ -1332,17 +1351,20 @@ def test_complaints_that_nobody_can_read_keep_their_status(world: World) -> None
 
 def test_an_interrupt_ends_a_command_quietly(world: World) -> None:
     """Ctrl-C while a message is read."""
-    os.mkfifo(world.directory / "slow.eml")
+    reading, writing = os.pipe()
     process = subprocess.Popen(
         # A shell starts what runs in the background with this signal ignored, tests as well.
-        ["env", "--default-signal=INT", COMMAND, *EXPLAIN, "slow.eml"],
+        ["env", "--default-signal=INT", COMMAND, *EXPLAIN, "-"],
+        stdin=reading,
         cwd=world.directory,
         env={**os.environ, "CARBONSEAL_CONFIG": str(world.file)},
         stderr=subprocess.PIPE,
         text=True,
     )
-    # Opening waits until the command has opened the message as well.
-    with (world.directory / "slow.eml").open("wb"):
+    os.close(reading)
+    with open(writing, "wb") as message:
+        # More than a pipe holds: it is written when the command has read some of it.
+        message.write(b"x" * (1 << 20))
         process.send_signal(signal.SIGINT)
     # Closed only now, but before the wait: a signal that came just before read(2) is acted upon
     # when that returns.
