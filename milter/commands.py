@@ -12,6 +12,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -253,10 +254,19 @@ def _about_rotation(configuration: Configuration) -> Iterator[str]:
 def show(context: Context, changed: bool, as_json: bool) -> None:
     """Print the configuration in force, defaults included."""
     content = context.configuration.file.model_dump(mode="json", exclude_defaults=changed)
+    record = content.get("record", {})
+    if "database" in record:
+        record["database"] = _without_password(record["database"])
     if as_json:
         click.echo(json.dumps(content, indent=2))
     else:
         click.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _without_password(url: str) -> str:
+    """A database URL that may be shown to others, as when they are asked for help."""
+    shown = re.sub(r"^([^:/]*://[^:/]*:)[^@]*@", r"\1***@", url)
+    return re.sub(r"([?&][^=&]*pass[^=&]*=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)
 
 
 @click.group()

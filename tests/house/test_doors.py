@@ -1343,6 +1343,25 @@ def test_a_message_comes_through_a_pipe(world: World, name: str) -> None:
     assert "signatures   none" in done.stdout
 
 
+@pytest.mark.parametrize("form", [[], ["--json"], ["--changed"]])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://carbonseal:s3cr%2Ft%20@db.example.net:5432/archive?host=a",
+        "mysql+pymysql://carbonseal@/archive?host=a&password=s3cr/t&read_timeout=5",
+    ],
+)
+def test_the_configuration_is_shown_without_the_password(
+    world: World, url: str, form: list[str]
+) -> None:
+    """It gets pasted into tickets; all else of the URL is as it was written."""
+    world.change("sqlite:///archive.db", url)
+    done = world.call("config", "show", *form)
+    assert done.returncode == 0, done.stderr
+    assert "s3cr" not in done.stdout
+    assert url.replace("s3cr%2Ft%20", "***").replace("s3cr/t", "***") in done.stdout
+
+
 def test_complaints_that_nobody_can_read_keep_their_status(world: World) -> None:
     """Scripts look at the exit code."""
     with open("/dev/full", "w") as full:
