@@ -10,6 +10,7 @@ Does not: hold the work of the commands, only their options and their words.
 from __future__ import annotations
 
 import grp
+import ipaddress
 import json
 import os
 import re
@@ -171,6 +172,7 @@ def _surroundings(configuration: Configuration) -> list[str]:
                 f"signing.rules: {rule.sdid} has no active key; make one with "
                 f"carbonseal keys generate {rule.sdid}"
             )
+    complaints += _about_networks(configuration)
     complaints += _about_rotation(configuration)
     complaints += _about_retention(configuration)
     if configuration.archive.when != "never" and not configuration.archive.all_recipients():
@@ -179,6 +181,21 @@ def _surroundings(configuration: Configuration) -> list[str]:
             "archive.when to never"
         )
     return complaints
+
+
+def _about_networks(configuration: Configuration) -> Iterator[str]:
+    networks = configuration.ours.networks
+    old = [one for one in networks if isinstance(one, ipaddress.IPv4Network)]
+    new = [one for one in networks if isinstance(one, ipaddress.IPv6Network)]
+    # Collapsed, because two halves are the whole.
+    found = {str(one) for one in ipaddress.collapse_addresses(old)}
+    found |= {str(one) for one in ipaddress.collapse_addresses(new)}
+    for whole in ("0.0.0.0/0", "::/0"):
+        if whole in found:
+            yield (
+                f"ours.networks: {whole} is every client there is, so anybody may send, and have "
+                "signed, mail as ours; name the networks of your own hosts"
+            )
 
 
 def _about_database(configuration: Configuration) -> Iterator[str]:
@@ -252,7 +269,7 @@ def _about_rotation(configuration: Configuration) -> Iterator[str]:
 @click.option("--json", "as_json", is_flag=True, help="As JSON instead of YAML.")
 @click.pass_obj
 def show(context: Context, changed: bool, as_json: bool) -> None:
-    """Print the configuration in force, defaults included."""
+    """Print the configuration in force, defaults included, but for the database's password."""
     content = context.configuration.file.model_dump(mode="json", exclude_defaults=changed)
     record = content.get("record", {})
     if "database" in record:

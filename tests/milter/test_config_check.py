@@ -60,6 +60,30 @@ def test_a_key_that_is_made_and_not_active_signs_nothing(tmp_path: Path) -> None
     assert "hint" not in service.command("config", "check").stdout
 
 
+@pytest.mark.parametrize(
+    ("networks", "says"),
+    [
+        pytest.param(["192.0.2.0/24", "0.0.0.0/0"], ["0.0.0.0/0"], id="everybody"),
+        pytest.param(["0.0.0.0/1", "128.0.0.0/1"], ["0.0.0.0/0"], id="in two halves"),
+        pytest.param(["::/0", "0.0.0.0/0"], ["0.0.0.0/0", "::/0"], id="both versions"),
+        pytest.param(["192.0.2.0/24", "2001:db8::/32"], [], id="some"),
+    ],
+)
+def test_that_everybody_may_speak_for_us_is_a_complaint(
+    tmp_path: Path, networks: list[str], says: list[str]
+) -> None:
+    """An open relay that signs."""
+    home = tmp_path / "relay"
+    check(home)
+    service = Carbonseal(home)
+    service.configure({"ours": {"domains": ["example.com"], "networks": networks}})
+    done = service.command("config", "check", check=False)
+    assert done.returncode == (78 if says else 0)
+    assert [line.split()[:2] for line in done.stderr.splitlines()] == [
+        ["ours.networks:", one] for one in says
+    ]
+
+
 def test_a_limit_below_what_open_files_take_is_a_hint(tmp_path: Path) -> None:
     """They count although all in them was loaded; two workers and the follower have three."""
     hint = "hint: record.spool_limit: the files that are being written count too, up to 64MiB each"
