@@ -104,10 +104,11 @@ def erase_command(
         with progress.counting(0, "records read") as advance:
             found = erasing.look(engine, who, find, everywhere=everywhere, progress=advance)
         asked.note(found=len(found.record_ids), held=sum(found.holds.values()))
+        if not (found.mailboxes or found.record_ids or spooled.names_anybody):
+            _say_extensions(found)
+            _refuse_nobody(context, who, asked, everywhere=everywhere)
         _show_found(found, spooled)
         erasing.refuse_held(found)
-        if not (found.mailboxes or found.record_ids or spooled.names_anybody):
-            _refuse_nobody(context, who, asked, everywhere=everywhere)
         if not is_applied:
             click.echo("nothing was changed; --apply does it", err=True)
             return
@@ -178,6 +179,10 @@ def _show_found(found: erasing.Found, spooled: copies.Copies) -> None:
     click.echo(f"lines in loaded segments      {spooled.lines}")
     click.echo(f"lines set aside               {spooled.set_aside}")
     click.echo(f"records waiting in the spool  {spooled.waiting}")
+    _say_extensions(found)
+
+
+def _say_extensions(found: erasing.Found) -> None:
     if found.extensions:
         click.echo(
             f"not asked for: {quantity.of(len(found.extensions), 'mailbox', 'mailboxes')} with an "
