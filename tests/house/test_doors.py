@@ -891,7 +891,7 @@ DOORS = [
             ("message", "message.eml", ("neither a directory nor a tar file",), None),
             ("keys", "keys", ("manifest.json", "archive export"), None),
             ("huge", HUGE, ("too long",), None),
-            ("device", "/dev/zero", ("manifest.json",), None),
+            ("device", "/dev/zero", ("regular file", "archive export"), None),
             ("no-manifest", "bundle", ("no manifest",),
              written("bundle/manifest.json", "[" * 9999)),
             ("changed", "bundle", ("nothing was imported", "records.jsonl"),
