@@ -81,6 +81,8 @@ def _quoted(value: str) -> str:
 
 _render: Renderer = _text_line
 _least = logging.INFO
+_looked_at: Any = None  # what stood for standard error at the last line
+_is_own = False  # whether that was the process's own, however it is wrapped
 _torn: list[bytes] = []  # the line of which a part was written, while that is the end of the log
 
 
@@ -130,7 +132,9 @@ def _put(line: bytes) -> None:
 
     What stays in these after a fault would come out in the middle of a later line.
     """
-    if sys.stderr is not sys.__stderr__:
+    if sys.stderr is not _looked_at:
+        _look_at(sys.stderr)
+    if not _is_own:
         _put_elsewhere(line)
         return
     if _torn:
@@ -142,6 +146,15 @@ def _put(line: bytes) -> None:
         return
     if written < len(line):
         _put_rest(line, written)
+
+
+def _look_at(stream: Any) -> None:
+    global _looked_at, _is_own  # noqa: PLW0603  (once for each stream, and never for a line)
+    try:
+        _is_own = stream.fileno() == _STANDARD_ERROR
+    except (AttributeError, OSError, ValueError):  # none, one without a file, one that is closed
+        _is_own = False
+    _looked_at = stream
 
 
 def _put_rest(line: bytes, written: int) -> None:

@@ -138,7 +138,10 @@ def leave_room(octets):
     limit = os.fstat(2).st_size + octets
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
-kind, form = sys.argv[1:]
+kind, form, stream = sys.argv[1:]
+if stream == "program":
+    from carbonseal.milter import cli
+    cli._open_standard_streams()
 log.configure(form=form, level="info")
 say("before")
 leave_room(30)
@@ -152,15 +155,16 @@ say("last")
 """
 
 
+@pytest.mark.parametrize("stream", ["bare", "program"])
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("kind", ["message", "event"])
 def test_after_a_line_that_a_full_disk_cut_the_next_one_begins_anew(
-    kind: str, form: str, tmp_path: Path
+    kind: str, form: str, stream: str, tmp_path: Path
 ) -> None:
     """Whoever reads the log misses what could not be written, and nothing of what could."""
-    with open(tmp_path / "log", "wb") as stream:
-        command = [sys.executable, "-c", FULL_DISK, kind, form]
-        subprocess.run(command, stderr=stream, check=True, timeout=60)
+    with open(tmp_path / "log", "wb") as file:
+        command = [sys.executable, "-c", FULL_DISK, kind, form, stream]
+        subprocess.run(command, stderr=file, check=True, timeout=60)
     before, torn, *lines = (tmp_path / "log").read_text().splitlines()
     assert len(torn) == 30
     assert torn[:4] == before[:4]
