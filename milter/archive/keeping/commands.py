@@ -53,6 +53,17 @@ def changing(context: Context) -> Iterator[tuple[Engine, Find]]:
             engine.dispose()
 
 
+def refuse_without_holds(context: Context, engine: Engine) -> None:
+    """Let nothing be taken out while the audit tells of a hold that the archive does not have.
+
+    Raises: DataError.
+    """
+    with query.reading(engine) as connection:
+        there = {one.name for one in holds.listed(connection)}
+    with audit.opened(context.database_url) as beside:
+        lost_holds.refuse_without(beside, there)
+
+
 @click.command("hold")
 @click.argument("name")
 @options_.search_options
@@ -177,7 +188,8 @@ def retain_command(context: Context, /, is_applied: bool, moment: str | None, re
 
     How long a record is kept was stamped on it when it was made (section retention of the
     configuration).  What a legal hold covers stays.  It can be interrupted at any moment, and goes
-    on the next time.
+    on the next time.  While the audit tells of a hold that the archive does not have, --apply takes
+    nothing.
     """
     real_now = datetime.now(UTC)
     now = command_line.moment("--now", moment, real_now) or real_now
@@ -191,6 +203,8 @@ def retain_command(context: Context, /, is_applied: bool, moment: str | None, re
     ):
         if moment is None:
             retain.check_clock(engine, now)
+        if is_applied:
+            refuse_without_holds(context, engine)
         for hold in _live(engine):
             holds.extend(engine, hold, find, until=now, progress=lambda count: None)
         plan = retain.plan(engine, now)

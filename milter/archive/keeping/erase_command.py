@@ -25,7 +25,7 @@ from carbonseal.milter.archive.command_line import Context
 from carbonseal.milter.archive.keeping import certificate, copies
 from carbonseal.milter.archive.keeping import erase as erasing
 from carbonseal.milter.archive.keeping.certificate import Certificate
-from carbonseal.milter.archive.keeping.commands import changing
+from carbonseal.milter.archive.keeping.commands import changing, refuse_without_holds
 from carbonseal.milter.archive.keeping.person import Person
 from carbonseal.policies import address as addresses
 from carbonseal.policies import quantity
@@ -112,6 +112,7 @@ def erase_command(
         if not is_applied:
             click.echo("nothing was changed; --apply does it", err=True)
             return
+        refuse_without_holds(context, engine)
         path = certificate_path or Path(f"erasure-{asked.event.number}.json")
         certificate.check_place(path)
         with progress.counting(len(found.record_ids), "records") as advance:

@@ -6,7 +6,7 @@ SQLite archive is a file of its own and may still be there.
 Promises: a hold that was set to its end, was not released since and is not among those that the
 archive lists is named, with the command that sets it again.
 
-Raises: AuditUnusable.
+Raises: AuditUnusable; `refuse_without` DataError.
 
 Does not: set anything, or see what the audit has lost with the archive, as on a server.
 """
@@ -47,6 +47,19 @@ def command(event: Event) -> str:
         query = "QUERY"  # of another version; `archive audit` shows what it was
     live = " --live" if event.facts.get("live") is True else ""
     return f"carbonseal archive hold {event.facts.get('name')} {query}{live}"
+
+
+def refuse_without(audit_engine: Engine, there: Collection[str]) -> None:
+    """Let nothing be taken out as long as a hold is missing that may cover it.
+
+    Raises: DataError.
+    """
+    for event in lost(audit_engine, there):
+        raise DataError(
+            f"hold {event.facts.get('name')}: the audit says that {event.actor} set it (event "
+            f"{event.number}), and the archive does not have it, so what it covers would be taken "
+            f"out; set it again: {command(event)} (and release it if it is over)"
+        )
 
 
 def _done(engine: Engine, action: str) -> list[Event]:

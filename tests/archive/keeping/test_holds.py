@@ -77,16 +77,22 @@ def test_holds_that_went_with_their_archive_are_named(archive: Archive) -> None:
     assert listed(keeper) == 0
     archive.begin_anew()
     archive.load()
+    with pytest.raises(DataError, match="hold kept: the audit says"):
+        keeper.run("erase bob@partner.example --apply")
     keeper.run("hold again to:bob@partner.example")
     said = keeper.run("holds")
     assert [name for name in ("kept", "over", "again") if f"hold {name}: not in" in said] == [
         "kept"
     ]
     assert listed(keeper) == 1
+    with pytest.raises(DataError, match="hold kept: the audit says"):
+        keeper.run("retain --apply --now 2024-11-20")
+    assert "nothing was changed" in keeper.run("retain --now 2024-11-20")
     again = re.search(r"carbonseal archive (hold kept .*?) \(release", " ".join(said.split()))
     assert again is not None
     assert "holds 1 record" in keeper.run(again[1])
     assert listed(keeper) == 0
+    assert "the audit says" not in keeper.run("retain --apply --now 2024-11-20")
     keeper.run("release kept")
     assert listed(keeper) == 0
 
