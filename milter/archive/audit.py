@@ -43,6 +43,7 @@ from carbonseal.policies.errors import DataError, UsageError
 __all__ = ["AuditUnusable", "audit_file", "opened"]
 
 ANSWERED = "answered"
+REWRITTEN = "rewritten"  # copies of records, by an erasure; see `evidence.rewriting`
 COMPLETE, CUT_SHORT, FAILED = "complete", "cut short", "failed"
 
 _BEGINNING = bytes(32)  # stands for the digest before the first event

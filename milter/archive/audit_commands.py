@@ -24,7 +24,7 @@ from carbonseal.policies.errors import DataError
 ACTIONS = (
     *("search", "show", "trace", "stats", "copies", "export", "import", "hold", "holds"),
     *("release", "retain", "erase", "check-erasure", "completeness", "verify", "audit"),
-    audit.ANSWERED,
+    *(audit.ANSWERED, audit.REWRITTEN),
 )
 _COLUMNS = ("number", "at", "actor", "action", "reason", "detail")
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -188,8 +189,8 @@ class OpenSegment:
         os.close(self._file)
 
 
-def footer(name: str, tree: merkle.Tree) -> bytes:
-    """The last line of a closed segment."""
-    return record.encode(
-        {"footer": {"segment": name, "records": tree.leaves, "merkle_root": tree.root().hex()}}
-    )
+def footer(name: str, tree: merkle.Tree, as_sealed: Mapping[str, str] | None = None) -> bytes:
+    """The last line of a closed segment; `as_sealed`: see `evidence.rewriting`."""
+    said = {"segment": name, "records": tree.leaves, "merkle_root": tree.root().hex()}
+    more = {} if as_sealed is None else {"as_sealed": as_sealed}
+    return record.encode({"footer": said | more})

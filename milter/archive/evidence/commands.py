@@ -261,6 +261,15 @@ def _facts(report: Report) -> dict[str, Any]:
         "not_sealed_yet": counts.waiting,
         "event_lines": counts.deliveries,
         "event_lines_taken_out": counts.deliveries_gone,
+        "rewritten": [
+            {
+                "event": by.event,
+                "day": by.day,
+                "lines": counts.rewritten.get(by, 0),
+                "segments": report.copies.get(by, 0),
+            }
+            for by in sorted(counts.rewritten.keys() | report.copies.keys())
+        ],
         "stamps": report.stamps,
         "held_against": report.held_against,
     }
@@ -304,6 +313,12 @@ def _lines(report: Report) -> list[str]:
     ):
         if count:
             lines.append(quantity.of(count, one, several))
+    for by, count in sorted(counts.rewritten.items()):
+        was = quantity.of(count, "line was", "lines were")
+        lines.append(f"{was} loaded again as rewritten by {by}")
+    for by, count in sorted(report.copies.items()):
+        is_so = quantity.of(count, "loaded segment was", "loaded segments were")
+        lines.append(f"{is_so} rewritten by {by}")
     against = ", ".join(report.held_against) or "nothing outside of the database"
     lines.append(f"held against {against}")
     lines += [f"head of {one.name}: {one.head} ({one.sealed_at})" for one in report.chains]

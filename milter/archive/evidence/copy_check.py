@@ -1,7 +1,9 @@
 """Are the segments that the relay still has (loaded/) those that were sealed?
 
 Promises: names the first line that differs; a segment of which SQL knows nothing is named, since
-SQL once knew it.  Where a record in SQL is not what was sealed, `Segments` says in which part.
+SQL once knew it; one that an erasure has rewritten is said to be that (`rewriting`), and of it not
+an octet of evidence may differ from what the erasure has noted.  Where a record in SQL is not what
+was sealed, `Segments` says in which part.
 
 Does not: look at segments that wait in the spool: they are not sealed yet.
 """
@@ -9,8 +11,9 @@ Does not: look at segments that wait in the spool: they are not sealed yet.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
@@ -18,12 +21,15 @@ from carbonseal.milter.archive import open_segment, rows, schema, segments, term
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.evidence import absence, leaf, seal
 from carbonseal.milter.archive.evidence.finding import Finding
+from carbonseal.milter.archive.evidence.rewriting import Erasure, Rewritten
 from carbonseal.milter.archive.evidence.seal import BadEntry
 from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.segments import Segment
 
 _EXPLAINED = 20  # each reads a segment up to its line
 _NAMED = 6  # parts in one sentence
+
+Look = Callable[[], Rewritten]
 
 
 class Segments:
@@ -86,8 +92,14 @@ def _inside(part: str, was: object, now: object) -> str:
     return f"{part} ({', '.join(map(str, names))})"
 
 
-def check(engine: Engine, copies: Segments, names: list[str]) -> Iterator[Finding | int]:
-    """Findings, and 1 after each segment of `names`."""
+def check(
+    engine: Engine, copies: Segments, names: list[str], look: Look
+) -> Iterator[Finding | Erasure | int]:
+    """Findings, the erasures that have rewritten segments, and 1 after each segment of `names`.
+
+    `look`: asks the audit what erasures have noted, once more where a segment was rewritten since.
+    """
+    rewritten = look()
     columns = schema.seal.c
     for name in names:
         query = select(columns.entry, columns.leaves).where(columns.segment_id == terms.term(name))
@@ -97,13 +109,21 @@ def check(engine: Engine, copies: Segments, names: list[str]) -> Iterator[Findin
             what = "the relay has loaded this segment, and the database has no seal of it"
             yield Finding("lost", what, segment=name)
         else:
-            yield from _compare(engine, copies.segment(name), row.entry, bytes(row.leaves))
+            for one in _compare(engine, copies.segment(name), row, rewritten):
+                if not isinstance(one, Finding):
+                    yield one
+                    continue
+                rewritten = look()
+                yield from _compare(engine, copies.segment(name), row, rewritten)
         yield 1
 
 
-def _compare(engine: Engine, segment: Segment, entry: str, leaves: bytes) -> Iterator[Finding]:
+def _compare(
+    engine: Engine, segment: Segment, row: Any, rewritten: Rewritten
+) -> Iterator[Finding | Erasure]:
+    leaves = bytes(row.leaves)
     try:
-        facts = seal.read(entry)
+        facts = seal.read(row.entry)
         found = seal.survey(segment)
     except BadEntry:
         return  # said by `chain_check`
@@ -111,17 +131,28 @@ def _compare(engine: Engine, segment: Segment, entry: str, leaves: bytes) -> Ite
         return  # its time was over just now
     if (found.root, found.lines) == (facts.root, facts.lines):
         return
+    left = rewritten.of(segment.name, facts.root)
+    by = left.roots.get(found.root)
+    if by is not None and found.lines == facts.lines:
+        yield by
+        return
     places = [
         at
         for at in range(max(found.lines, facts.lines))
-        if found.leaves[at * leaf.ENTRY : (at + 1) * leaf.ENTRY]
-        != leaves[at * leaf.ENTRY : (at + 1) * leaf.ENTRY]
+        if _entry(found.leaves, at) not in (_entry(leaves, at), *left.line(at))
     ]
-    wrong = _not_erased(engine, segment, places)
-    if wrong or found.lines != facts.lines or not places:
+    # An erasure of an earlier version has noted nothing: what SQL says of it has to do.
+    wrong = places if left else _not_erased(engine, segment, places)
+    if left or wrong or found.lines != facts.lines or not places:
         what = f"{segment.path} is not what was sealed"
+        if left:
+            what = f"{segment.path} is neither what was sealed nor what {left.last} has left of it"
         place = wrong[0] if wrong else None
         yield Finding("segment", what, facts.relay, facts.number, segment.name, place)
+
+
+def _entry(leaves: bytes, at: int) -> bytes:
+    return leaves[at * leaf.ENTRY : (at + 1) * leaf.ENTRY]
 
 
 def _not_erased(engine: Engine, segment: Segment, places: list[int]) -> list[int]:

@@ -26,11 +26,12 @@ from sqlalchemy import Engine, select
 from carbonseal.milter.archive import delivery_facts, event_line, retrieve, schema, terms
 from carbonseal.milter.archive.dictionary import chunks
 from carbonseal.milter.archive.event_line import EventLine
-from carbonseal.milter.archive.evidence import absence, event_leaf, sealed_segment
+from carbonseal.milter.archive.evidence import absence, event_leaf, rewriting, sealed_segment
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.reckoning import BROKEN
 from carbonseal.milter.archive.evidence.record_check import Counts
 from carbonseal.milter.archive.evidence.record_scan import EVERYTHING, Span
+from carbonseal.milter.archive.evidence.rewriting import Rewritten
 from carbonseal.milter.archive.evidence.sealed_segment import SealedSegment
 from carbonseal.policies import quantity
 
@@ -66,6 +67,7 @@ class DeliveryCheck:
         *,
         span: Span = EVERYTHING,
         relay: str | None = None,
+        rewritten: Rewritten = rewriting.NOTHING,
         now: float | None = None,
     ) -> None:
         """`with_events`: segments whose event lines must be there; those of the relay, if any."""
@@ -74,6 +76,7 @@ class DeliveryCheck:
         self._wanted = with_events
         self._span = span
         self._relay = relay
+        self._rewritten = rewritten
         moment = time.time() if now is None else now
         self._patience = int(moment * 1_000_000) - _PATIENCE
         self._open: OrderedDict[int, SealedSegment | None] = OrderedDict()
@@ -191,12 +194,12 @@ class DeliveryCheck:
         seen[position >> 3] |= 1 << (position & 7)
         if name is None:
             return
-        problem, line, event = self._reckoned(row, name, segment.entry(position))
+        problem, line, event = self._reckoned(row, name, segment)
         if problem is not None:
             again = self._again(row, record_id)
             if again is not None:
                 self._mailboxes |= self._named([again])
-                problem, line, event = self._reckoned(again, name, segment.entry(position))
+                problem, line, event = self._reckoned(again, name, segment)
         if event is not None:
             self._counts.events.add(event)
             self._counts.redacted += 1
@@ -218,7 +221,7 @@ class DeliveryCheck:
         return self._relay in (None, segment.relay)
 
     def _reckoned(
-        self, row: Any, name: _Name, entry: bytes
+        self, row: Any, name: _Name, segment: SealedSegment
     ) -> tuple[str | None, EventLine | None, int | None]:
         """What is wrong with a row, what it says, and the audit event that redacted it."""
         event = None
@@ -228,7 +231,7 @@ class DeliveryCheck:
             salt = None if row.salt is None else bytes(row.salt)
             salts, event = event_leaf.stored(salt, row.redaction)
             content = event_line.content(*name, facts, values.rest)
-            if event_leaf.entry(content, salts) != entry:
+            if not self._fits(event_leaf.entry(content, salts), segment, row.position):
                 return "the event line is not what was sealed", None, event
             line = event_line.stored(*name, facts, salt, values.rest)
         except BROKEN as fault:
@@ -237,6 +240,15 @@ class DeliveryCheck:
             what = "the event line is what was sealed, and removed_at does not follow from it"
             return what, line, event
         return None, line, event
+
+    def _fits(self, found: bytes, segment: SealedSegment, position: int) -> bool:
+        """Whether it is what was sealed, or what an erasure has left of that."""
+        if found == segment.entry(position):
+            return True
+        by = segment.left(self._rewritten).line(position).get(found)
+        if by is not None:
+            self._counts.take_rewritten(by)
+        return by is not None
 
     def _again(self, row: Any, record_id: str | None) -> Any:
         table = schema.delivery_waiting if record_id is None else schema.delivery

@@ -5,8 +5,9 @@ last record; the leaves of a segment are in memory from its first record that co
 
 Promises: says which records were changed (their header section, or the rest of them), removed,
 added or moved.  What retention took out and erasure redacted is told from loss by its tombstones
-and redactions, whose audit events are handed on to be looked up.  What SQL has changed while it was
-read is read again before anything is said of it.
+and redactions, and what came back as an erasure had left it by its note (`rewriting`); their audit
+events are handed on to be looked up.  What SQL has changed while it was read is read again before
+anything is said of it.
 
 Does not: look at signatures (`chain_check`): leaves are held against the root in the entry.
 """
@@ -27,12 +28,14 @@ from carbonseal.milter.archive.evidence import (
     index_check,
     leaf,
     reckoning,
+    rewriting,
     seal,
     sealed_segment,
 )
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.reckoning import BROKEN
 from carbonseal.milter.archive.evidence.record_scan import EVERYTHING, Scan, Span
+from carbonseal.milter.archive.evidence.rewriting import Erasure, Rewritten
 from carbonseal.milter.archive.evidence.seal import BadEntry
 from carbonseal.milter.archive.evidence.sealed_segment import SealedSegment
 from carbonseal.milter.archive.rows import Rows
@@ -60,6 +63,8 @@ class Counts:
     deliveries: int = 0  # event lines
     deliveries_gone: int = 0
     events: set[int] = field(default_factory=set)  # audit events of tombstones and redactions
+    # Lines that came back as an erasure had left them in loaded/.
+    rewritten: dict[Erasure, int] = field(default_factory=dict)
     # What tombstones and redactions say was taken out: audit event, part, how many records.
     taken: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -67,6 +72,10 @@ class Counts:
         """So many more were taken out by an event."""
         self.events.add(event)
         self.taken[event, part] = self.taken.get((event, part), 0) + count
+
+    def take_rewritten(self, by: Erasure) -> None:
+        """One more line is as that erasure has left it."""
+        self.rewritten[by] = self.rewritten.get(by, 0) + 1
 
 
 class RecordCheck:
@@ -80,12 +89,14 @@ class RecordCheck:
         span: Span = EVERYTHING,
         relay: str | None = None,
         explain: Explain = lambda segment, position, one: None,
+        rewritten: Rewritten = rewriting.NOTHING,
         now: float | None = None,
     ) -> None:
         self._engine = engine
         self._counts = counts
         self._scan = Scan(engine, span, relay)
         self._explain = explain
+        self._rewritten = rewritten
         self._patience = int((time.time() if now is None else now) * 1000) - _PATIENCE_MS
         self._active: dict[int, SealedSegment] = {}
         # Of the page at hand: records as stored, as they would be made now, and where they are.
@@ -185,7 +196,7 @@ class RecordCheck:
     ) -> Iterator[Finding]:
         problem, found, content = reckoning.reckoned(one, redaction)
         entry = segment.entry(position)
-        if found is not None and reckoning.fits(found, entry):
+        if found is not None and self._fits(found, segment, position):
             self._note_gone(one, redaction, segment, position)
             made = derived_check.made_anew(one, content, is_redacted=redaction is not None)
             if made is not None:
@@ -195,7 +206,7 @@ class RecordCheck:
         if again is not None and again[0].message["position"] == position:
             one, redaction = again
             problem, found = reckoning.evidence_of(one, redaction)
-            if found is not None and reckoning.fits(found, entry):
+            if found is not None and self._fits(found, segment, position):
                 self._note_gone(one, redaction, segment, position)
                 return
         if found is None:
@@ -214,6 +225,16 @@ class RecordCheck:
         detail = self._explain(segment.name, position, one)
         what = f"{part} is not what was sealed" if detail is None else f"changed in {detail}"
         yield segment.finding("changed", what, position, one.record_id)
+
+    def _fits(self, found: leaf.Commitments, segment: SealedSegment, position: int) -> bool:
+        """Whether it is what was sealed, or what an erasure has left of that."""
+        if reckoning.fits(found, segment.entry(position)):
+            return True
+        for entry, by in segment.left(self._rewritten).line(position).items():
+            if reckoning.fits(found, entry):
+                self._counts.take_rewritten(by)
+                return True
+        return False
 
     def _again(self, record_id: str) -> tuple[Rows, tuple[str, int] | None] | None:
         for one, redaction, _ in self._fetched([record_id]):

@@ -164,6 +164,7 @@ class Survey:
     first_record_id: str
     last_record_id: str
     findings: tuple[str, ...]
+    as_sealed: Any = None  # what the footer of a rewritten one says; see `rewriting`
 
     @property
     def lines(self) -> int:
@@ -238,6 +239,7 @@ class Surveying:
             first_record_id=self._first or named,
             last_record_id=self._last or named,
             findings=_compare(self._footer, bytes(self._digests), self._broken),
+            as_sealed=_said(self._footer).get("as_sealed"),
         )
 
 
@@ -256,14 +258,18 @@ def _usable_id(value: Any) -> str | None:
     return found
 
 
+def _said(footer: dict[str, Any] | None) -> dict[str, Any]:
+    said = (footer or {}).get("footer")
+    return said if isinstance(said, dict) else {}
+
+
 def _compare(
     footer: dict[str, Any] | None, digests: bytes, broken: Sequence[int]
 ) -> tuple[str, ...]:
     """What the footer says otherwise than the lines."""
     if footer is None:
         return ("the segment has no footer: lines may be missing at its end",)
-    said = footer.get("footer")
-    said = said if isinstance(said, dict) else {}
+    said = _said(footer)
     count, root = said.get("records"), said.get("merkle_root")
     size = leaf.DIGEST
     lines = len(digests) // size

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, select
 from carbonseal.milter.archive import schema
 from carbonseal.milter.archive.evidence import event_leaf, leaf, seal
 from carbonseal.milter.archive.evidence.finding import Finding
+from carbonseal.milter.archive.evidence.rewriting import Left, Rewritten
 from carbonseal.milter.archive.evidence.seal import BadEntry
 
 
@@ -26,11 +27,13 @@ class SealedSegment:
     first: str
     last: str
     leaves: bytes
+    root: bytes  # over them, as it was signed
     aside: int
     seen: bytearray
     bare: set[int] = field(default_factory=set)  # positions without their header section
     unheaded: set[int] = field(default_factory=set)  # without their subject
     _places: dict[bytes, int] | None = None
+    _left: Left | None = None
 
     @property
     def lines(self) -> int:
@@ -56,6 +59,12 @@ class SealedSegment:
         places = range(self.lines)
         return {place for place in places if self.entry(place)[header] == event_leaf.MARK}
 
+    def left(self, rewritten: Rewritten) -> Left:
+        """What erasures have made of it in loaded/."""
+        if self._left is None:
+            self._left = rewritten.of(self.name, self.root)
+        return self._left
+
     def place_of(self, entry: bytes) -> int | None:
         """Where in the segment such a line was sealed."""
         if self._places is None:
@@ -77,28 +86,19 @@ def fetch(engine: Engine, segment_id: int) -> SealedSegment | None:
     if row is None:
         return None
     leaves = bytes(row.leaves)
+    try:
+        facts = seal.read(row.entry)
+    except BadEntry:
+        facts = None  # said by `chain_check`
     return SealedSegment(
         relay=row.relay,
         number=row.number,
-        name=_name(row.entry),
+        name="?" if facts is None else facts.segment,
         segment_id=segment_id,
         first=row.first_record_id,
         last=row.last_record_id,
         leaves=leaves,
-        aside=_aside_of(row.entry),
+        root=b"" if facts is None else facts.root,
+        aside=0 if facts is None else facts.aside,
         seen=bytearray(len(leaves) // leaf.ENTRY),
     )
-
-
-def _aside_of(entry: str) -> int:
-    try:
-        return seal.read(entry).aside
-    except BadEntry:
-        return 0
-
-
-def _name(entry: str) -> str:
-    try:
-        return seal.read(entry).segment
-    except BadEntry:
-        return "?"

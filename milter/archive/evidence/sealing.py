@@ -2,8 +2,9 @@
 
 Promises: the entry is in the relay's chain, on disk, before it is in SQL; a crash anywhere between
 is made good by sealing again, which finds the entry.  A segment whose seal is in SQL is not sealed
-again.  What the relay's chain has lost (an old backup of it) it gets back from SQL, as far as its
-own key has signed it.
+again.  One that an erasure has rewritten since it was sealed, as the audit has it, is said to be
+that; any other that is not what was sealed is said to be damaged.  What the relay's chain has lost
+(an old backup of it) it gets back from SQL, as far as its own key has signed it.
 
 The chain is named after the relay of its first records; if the archive holds a chain of that name
 from another key (two relays of one name, a lost evidence directory), the name gets the key's id.
@@ -16,17 +17,18 @@ See also: `chain`, `seal`; `stamping` for time stamps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, insert, select
 
 from carbonseal.keys import evidence_key
 from carbonseal.milter.archive import audit, audit_place, record, schema, terms
-from carbonseal.milter.archive.evidence import absence, seal, stamp
+from carbonseal.milter.archive.evidence import absence, rewriting, seal, stamp
 from carbonseal.milter.archive.evidence.chain import Chain, ChainUnusable
-from carbonseal.milter.archive.evidence.seal import Sealed, Survey, Surveying
+from carbonseal.milter.archive.evidence.rewriting import Left, Rewritten
+from carbonseal.milter.archive.evidence.seal import Sealed, Surveying
 from carbonseal.milter.archive.evidence.settings import Settings
 from carbonseal.milter.archive.segments import Segment
 
@@ -44,6 +46,7 @@ class Outcome:
     digest: bytes
     findings: tuple[str, ...]
     is_new: bool
+    rewritten: str | None = None  # by which erasure, where it was sealed before that
 
     @property
     def head(self) -> str:
@@ -76,7 +79,7 @@ class Sealer:
                 return None
         survey = seal.survey(segment) if seen is None else seen.survey(segment)
         sealed = chain.find(segment.name)
-        findings = survey.findings
+        findings, leaves, erasure = survey.findings, survey.leaves, None
         if sealed is None:
             sealed = chain.append(
                 survey,
@@ -86,10 +89,18 @@ class Sealer:
                 sealed_at=record.timestamp(time.time()),
             )
         elif (sealed.facts.root, sealed.facts.lines) != (survey.root, survey.lines):
-            findings = (*findings, "the segment is not what it was when it was sealed")
+            left = self._rewritten(transaction).of(segment.name, sealed.facts.root)
+            was = rewriting.leaves_as_sealed(survey, sealed.facts.root)
+            # Who has fitted them together can have changed those lines only, and `verify` has
+            # something to hold all others against.
+            leaves = was or leaves
+            erasure = None if was is None else left.roots.get(survey.root)
+            if erasure is None:
+                findings = (*findings, _damage(left, is_rewritten=was is not None))
         with transaction() as connection:
-            is_new = _store(sealed, survey, connection)
-        return Outcome(sealed.facts.number, sealed.digest, findings, is_new)
+            is_new = _store(sealed, leaves, connection)
+        told = None if erasure is None else str(erasure)
+        return Outcome(sealed.facts.number, sealed.digest, findings, is_new, told)
 
     def stamp_if_due(self, transaction: Transaction) -> str | None:
         """Have the head stamped, unless it is, or was not long ago; the head if it was now.
@@ -133,13 +144,31 @@ class Sealer:
             return len(absence.aside(terms.term(segment.name), connection))
 
     def _audit_head(self, transaction: Transaction) -> tuple[int, bytes]:
+        with self._audit(transaction) as connection:
+            head = audit.head(connection)
+        return head.number, head.digest
+
+    def _rewritten(self, transaction: Transaction) -> Rewritten:
+        with self._audit(transaction) as connection:
+            return rewriting.noted(connection)
+
+    @contextmanager
+    def _audit(self, transaction: Transaction) -> Iterator[Connection]:
         if audit_place.file_of_archive(self._database_url) is None:
             with transaction() as connection:
-                head = audit.head(connection)
+                yield connection
         else:
             with audit.opened(self._database_url) as engine, engine.connect() as connection:
-                head = audit.head(connection)
-        return head.number, head.digest
+                yield connection
+
+
+def _damage(left: Left, *, is_rewritten: bool) -> str:
+    """What is wrong with a segment that is not what was sealed, nor what an erasure has left."""
+    if left:
+        return f"the segment is neither what was sealed nor what {left.last} has left of it"
+    if is_rewritten:
+        return "the segment says that an erasure has rewritten it, and the audit knows of none"
+    return "the segment is not what it was when it was sealed"
 
 
 def _is_sealed(segment: str, connection: Connection) -> bool:
@@ -177,7 +206,7 @@ def _catch_up(chain: Chain, name: str, connection: Connection) -> None:
             chain.adopt(Sealed(entry, bytes(signature)))
 
 
-def _store(sealed: Sealed, survey: Survey, connection: Connection) -> bool:
+def _store(sealed: Sealed, leaves: bytes, connection: Connection) -> bool:
     """Put a seal into SQL; whether it was not there."""
     facts = sealed.facts
     there = connection.execute(
@@ -201,7 +230,7 @@ def _store(sealed: Sealed, survey: Survey, connection: Connection) -> bool:
             "last_record_id": facts.last_record_id,
             "entry": sealed.entry,
             "signature": sealed.signature,
-            "leaves": survey.leaves,
+            "leaves": leaves,
         },
     )
     return True

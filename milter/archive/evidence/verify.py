@@ -24,12 +24,13 @@ from sqlalchemy import Engine, select
 
 from carbonseal.milter.archive import audit, schema
 from carbonseal.milter.archive.dictionary import chunks
-from carbonseal.milter.archive.evidence import absence, chain_check, copy_check, stamp
+from carbonseal.milter.archive.evidence import absence, chain_check, copy_check, rewriting, stamp
 from carbonseal.milter.archive.evidence.chain_check import Chain, Expected, Known
 from carbonseal.milter.archive.evidence.delivery_check import DeliveryCheck
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.record_check import Counts, RecordCheck
 from carbonseal.milter.archive.evidence.record_scan import Span
+from carbonseal.milter.archive.evidence.rewriting import Erasure, Rewritten
 from carbonseal.milter.archive.evidence.seal import Sealed
 from carbonseal.policies import quantity
 
@@ -58,6 +59,7 @@ class Report:
     chains: list[Chain] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     stamps: int = 0
+    copies: dict[Erasure, int] = field(default_factory=dict)  # rewritten segments in loaded/
     audit_head: str = ""
     held_against: list[str] = field(default_factory=list)
 
@@ -73,12 +75,14 @@ def verify(
     report.held_against = _held_against(question, seen, copies, names)
     yield from _check_audit(audit_engine, (*seen.heads(), *question.expected_audit), report)
     yield from _check_stamps(engine, question.certificate, report)
+    rewritten = _noted(audit_engine)
     checking = RecordCheck(
         engine,
         report.counts,
         span=question.span,
         relay=question.relay,
         explain=_no_explanation if copies is None else copies.explain,
+        rewritten=rewritten,
     )
     yield from _counted(checking.run(), "segments", checking.total(), progress)
     deliveries = DeliveryCheck(
@@ -87,6 +91,7 @@ def verify(
         checking.with_events,
         span=question.span,
         relay=question.relay,
+        rewritten=rewritten,
     )
     yield from _counted(
         deliveries.run(), "segments of deliveries", len(checking.with_events), progress
@@ -94,9 +99,23 @@ def verify(
     yield from _check_events(audit_engine, report.counts)
     if copies is not None:
         wanted = [name for name in names if _is_in(name, question.span)]
-        yield from _counted(
-            copy_check.check(engine, copies, wanted), "files", len(wanted), progress
-        )
+        found = copy_check.check(engine, copies, wanted, lambda: _noted(audit_engine))
+        yield from _counted(_without_erasures(found, report), "files", len(wanted), progress)
+
+
+def _noted(engine: Engine) -> Rewritten:
+    with engine.connect() as connection:
+        return rewriting.noted(connection)
+
+
+def _without_erasures(
+    found: Iterator[Finding | Erasure | int], report: Report
+) -> Iterator[Finding | int]:
+    for one in found:
+        if isinstance(one, Erasure):
+            report.copies[one] = report.copies.get(one, 0) + 1
+        else:
+            yield one
 
 
 def _check_audit(engine: Engine, known: Iterable[audit.Head], report: Report) -> Iterator[Finding]:

@@ -3,7 +3,9 @@
 Loaded segments are kept for `record.keep_loaded`, so that a lost database can be filled again; a
 person who was erased from the database must not come back that way.  A segment that names the
 person is written anew with those lines as the database has them now; its other lines stay octet by
-octet.  Its seal was made of the lines as they were: who fills a database from it is told so.
+octet.  Its seal was made of the lines as they were: its footer has their leaves, and `note` is told
+what becomes of it before it is replaced, so that whoever fills a database from it can tell what the
+erasure did from what somebody else did (`evidence.rewriting`).
 
 Promises: a file is replaced whole or not at all, keeps its time (and so is removed when it would
 have been) and its owner; doing it twice changes nothing.  A line set aside that names the person is
@@ -18,7 +20,7 @@ spools of other relays: the same command has to be given there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ from typing import Any
 
 from carbonseal.keys import durable
 from carbonseal.milter.archive import merkle, open_segment, record, segments
+from carbonseal.milter.archive.evidence import rewriting, seal
+from carbonseal.milter.archive.evidence.rewriting import Rewriting
 from carbonseal.milter.archive.keeping import person
 from carbonseal.milter.archive.keeping.person import Named, Person
 from carbonseal.milter.archive.segments import Segment
@@ -33,6 +37,12 @@ from carbonseal.policies.errors import TryLater
 
 Record = dict[str, Any]
 Erase = Callable[[Record], Record]
+Note = Callable[[Sequence[Rewriting]], None]  # durable when it returns
+
+_AT_ONCE, _LINES_AT_ONCE = (
+    20,
+    2000,
+)  # segments, and changed lines of them, in one event of the audit
 
 
 class CopiesUnreachable(TryLater):
@@ -89,19 +99,29 @@ def look(directory: Path, who: Named) -> Copies:
         )
 
 
-def rewrite(directory: Path, who: Person, erase: Erase) -> Copies:
+def rewrite(directory: Path, who: Person, erase: Erase, note: Note) -> Copies:
     """Take the person out of every copy; the counts are of what was changed now."""
     with _reaching(directory):
-        return _rewritten(directory, who, erase)
+        return _rewritten(directory, who, erase, note)
 
 
-def _rewritten(directory: Path, who: Person, erase: Erase) -> Copies:
+def _rewritten(directory: Path, who: Person, erase: Erase, note: Note) -> Copies:
     touched = lines = 0
     count_waiting = waiting(directory, who)  # first, as in `look`
-    for one in segments.loaded(directory):
-        if _named_lines(one, who):
-            lines += _rewrite(one, who, erase)
+    fresh: list[_Fresh] = []
+    try:
+        for one in segments.loaded(directory):
+            if not _named_lines(one, who):
+                continue
             touched += 1
+            fresh.append(_written_anew(one, who, erase))
+            lines += fresh[-1].count
+            if len(fresh) == _AT_ONCE or sum(it.count for it in fresh) >= _LINES_AT_ONCE:
+                _replace(fresh, note)
+        _replace(fresh, note)
+    finally:
+        for left in fresh:
+            left.path.unlink(missing_ok=True)
     removed = list(_set_aside(directory, who))
     for path in removed:
         path.unlink(missing_ok=True)
@@ -132,13 +152,39 @@ def _is_named(entry: segments.Entry, who: Named) -> bool:
     return person.names(entry.content, who) if entry.fault is None else who.is_named_in(text)
 
 
-def _rewrite(segment: Segment, who: Person, erase: Erase) -> int:
-    """Write the segment anew; how many lines were changed."""
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """What is to take the place of a segment."""
+
+    segment: Segment
+    path: Path
+    count: int  # lines that are others
+    rewriting: Rewriting
+
+
+def _replace(fresh: list[_Fresh], note: Note) -> None:
+    """Put these where the old ones are, and forget them.
+
+    Noted before: who is interrupted between leaves a note of what nobody has, and segments that are
+    as they were.
+    """
+    if not fresh:
+        return
+    note([one.rewriting for one in fresh])
+    for one in fresh:
+        os.replace(one.path, one.segment.path)
+    durable.sync_directory(fresh[0].path.parent)
+    fresh.clear()
+
+
+def _written_anew(segment: Segment, who: Person, erase: Erase) -> _Fresh:
+    """Write the segment anew, beside the old one."""
     status = os.stat(segment.path)
     temporary = segment.path.with_name(segment.name + ".rewriting")
     tree, count = merkle.Tree(), 0
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as stream:
+    before = seal.survey(segment)
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w+b") as stream:
         for entry in segments.read(segment, 0):
             if entry.is_footer:
                 continue
@@ -149,24 +195,25 @@ def _rewrite(segment: Segment, who: Person, erase: Erase) -> int:
             if entry.fault is None:
                 tree.add(line)
             stream.write(line)
-        stream.write(open_segment.footer(segment.name, tree))
+        stream.flush()
+        after = seal.survey(Segment(segment.name, temporary, True))
+        told = rewriting.footer_of(before, after)
+        stream.write(open_segment.footer(segment.name, tree, told))
         os.fchmod(stream.fileno(), status.st_mode & 0o777)
         if os.geteuid() == 0:
             os.fchown(stream.fileno(), status.st_uid, status.st_gid)
         stream.flush()
         os.fsync(stream.fileno())
     os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
-    os.replace(temporary, segment.path)
-    durable.sync_directory(segment.path.parent)
-    return count
+    return _Fresh(segment, temporary, count, Rewriting.between(before, after))
 
 
 def _without(entry: segments.Entry, who: Person, erase: Erase) -> bytes:
     if entry.fault is not None:  # no record: nothing can be kept of it
         return b"erased\n"
     changed = erase(entry.content)
-    if "salt" in changed:  # it would let people try out names
-        changed = {**changed, "salt": None}
+    if "salt" in changed:  # the old one would let people try out names; none, what is left
+        changed = {**changed, "salt": record.new_salt()}
     return record.encode(changed)
 
 

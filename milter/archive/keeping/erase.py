@@ -209,6 +209,7 @@ class Erasure:
         now: datetime,
         indexed: frozenset[str],
         spool_directory: Path,
+        note: copies.Note,
         progress: Callable[[int], None] = lambda count: None,
         batch: int = BATCH,
     ) -> None:
@@ -219,6 +220,7 @@ class Erasure:
         self._now = int(now.astimezone(UTC).timestamp() * 1_000_000)
         self._indexed = indexed
         self._spool = spool_directory
+        self._note = note
         self._progress = progress
         self._batch = batch
         self._ids = taking.Ids()
@@ -240,12 +242,11 @@ class Erasure:
             self._batch_of(record_ids)
             self._progress(len(record_ids))
         self.done.refused_lines = transactions.run(self._engine, self._set_aside_sentences)
-        self.done.copies = copies.rewrite(self._spool, self._who, self._in_copy)
+        self.done.copies = self._rewritten_copies()
         while not transactions.run(self._engine, self._empty):
             pass  # records came meanwhile, more than belong into that transaction
         if self.done.copies.waiting or self._came_late:  # and are copies by now
-            again = copies.rewrite(self._spool, self._who, self._in_copy)
-            self.done.copies = self.done.copies.and_then(again)
+            self.done.copies = self.done.copies.and_then(self._rewritten_copies())
         self.done.records = len(self._changed)
         self.done.record_digest = sha256("\n".join(sorted(self._changed)).encode()).hexdigest()
         self.done.addresses = len(self._emptied)
@@ -354,6 +355,9 @@ class Erasure:
         domain = self._who.mailbox.rpartition("@")[2]
         found.setdefault(self._who.mailbox, f"{retrieve.ERASED}@{domain}")
         return found
+
+    def _rewritten_copies(self) -> Copies:
+        return copies.rewrite(self._spool, self._who, self._in_copy, self._note)
 
     def _in_copy(self, content: dict[str, Any]) -> dict[str, Any]:
         return person.erased(content, self._who, self._tokens())

@@ -14,6 +14,8 @@ See also: `erase`, `certificate`.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +23,10 @@ import click
 
 from carbonseal.keys import progress
 from carbonseal.milter.archive import audit, audit_place, command_line, database, terms
+from carbonseal.milter.archive.audit import Event
 from carbonseal.milter.archive.command_line import Context
+from carbonseal.milter.archive.evidence import rewriting
+from carbonseal.milter.archive.evidence.rewriting import Rewriting
 from carbonseal.milter.archive.keeping import certificate, copies
 from carbonseal.milter.archive.keeping import erase as erasing
 from carbonseal.milter.archive.keeping.certificate import Certificate
@@ -115,7 +120,10 @@ def erase_command(
         refuse_without_holds(context, engine)
         path = certificate_path or Path(f"erasure-{asked.event.number}.json")
         certificate.check_place(path)
-        with progress.counting(len(found.record_ids), "records") as advance:
+        with (
+            _noting(context, asked.event) as note,
+            progress.counting(len(found.record_ids), "records") as advance,
+        ):
             done = erasing.Erasure(
                 engine,
                 who,
@@ -124,6 +132,7 @@ def erase_command(
                 now=datetime.now(UTC),
                 indexed=context.index_headers,
                 spool_directory=context.spool_directory,
+                note=note,
                 progress=advance,
             ).apply()
         made = certificate.made(
@@ -139,6 +148,18 @@ def erase_command(
     click.echo(certificate.text(made), nl=False)
     if left := certificate.left(made):
         raise Unfinished(left)
+
+
+@contextmanager
+def _noting(context: Context, event: Event) -> Iterator[copies.Note]:
+    """Puts into the audit what the erasure is about to make of segments."""
+    with audit_place.opened(context.database_url) as engine:
+
+        def note(done: Sequence[Rewriting]) -> None:
+            said = rewriting.detail(event.number, done)
+            audit.append(engine, action=audit.REWRITTEN, reason=event.reason, detail=said)
+
+        yield note
 
 
 def _check_wildcards(address: str) -> None:

@@ -56,6 +56,8 @@ class Finishing:
         if outcome is None:
             return
         self._report("segment-sealed", segment=segment.name, seal=outcome.head)
+        if outcome.rewritten is not None:
+            self._report("segment-rewritten", segment=segment.name, by=outcome.rewritten)
         for problem in outcome.findings:
             self._report("segment-damaged", segment=segment.name, problem=problem)
         self._stamp()
