@@ -61,6 +61,10 @@ class Erasure:
         """As it stands in a sentence."""
         return f"the erasure of {self.day}, certificate {self.event}"
 
+    def to_json(self) -> dict[str, Any]:
+        """As values."""
+        return {"event": self.event, "day": self.day}
+
 
 @dataclass(frozen=True, slots=True)
 class Left:
@@ -94,6 +98,9 @@ class Rewritten:
         self._notes: dict[str, list[_Note]] = defaultdict(list)
         for one in notes:
             self._notes[one.rewriting.segment].append(one)
+
+    def __bool__(self) -> bool:
+        return bool(self._notes)
 
     def of(self, segment: str, sealed: bytes) -> Left:
         """What was left of a segment that was sealed with this root."""

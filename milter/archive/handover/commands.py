@@ -20,6 +20,8 @@ from sqlalchemy import Engine
 from carbonseal.keys import progress, tables
 from carbonseal.milter.archive import audit, command_line
 from carbonseal.milter.archive.command_line import Context
+from carbonseal.milter.archive.evidence import rewriting
+from carbonseal.milter.archive.evidence.rewriting import Rewritten
 from carbonseal.milter.archive.handover import check, export, importing
 from carbonseal.milter.archive.handover.given import Given
 from carbonseal.milter.archive.keeping import holds
@@ -92,6 +94,7 @@ def export_command(
                 audit={"number": asked.event.number, "digest": asked.event.digest.hex()},
                 with_table=output_format != "jsonl",
                 most=most,
+                rewritten=_rewritten(context),
             )
             known = command_line.known(context)
             watched = progress.is_watched()
@@ -110,6 +113,12 @@ def export_command(
     if partly := max(sums.without_header_section, sums.redacted):
         _say(f"of {partly} of them parts were taken out by retention or erasure")
     _say(f"SHA-256 of the manifest: {sums.manifest_sha256}")
+
+
+def _rewritten(context: Context) -> Rewritten:
+    """What the audit says of records that erasures have rewritten."""
+    with audit.opened(context.database_url) as engine, engine.connect() as connection:
+        return rewriting.noted(connection)
 
 
 def _what_is_held(engine: Engine, name: str) -> Search:

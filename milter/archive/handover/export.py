@@ -27,7 +27,8 @@ from sqlalchemy import Engine
 
 from carbonseal.keys import evidence_key, tables
 from carbonseal.milter.archive import derive
-from carbonseal.milter.archive.evidence import chain, leaf
+from carbonseal.milter.archive.evidence import chain, leaf, rewriting
+from carbonseal.milter.archive.evidence.rewriting import Rewritten
 from carbonseal.milter.archive.handover import bundle, manifest
 from carbonseal.milter.archive.handover import proof as proofs
 from carbonseal.milter.archive.handover.bundle import Bundle, File
@@ -52,6 +53,7 @@ class Order:
     audit: Mapping[str, Any]  # number and digest of the event
     with_table: bool = False  # records.csv
     most: int | None = None  # records; more are refused
+    rewritten: Rewritten = rewriting.NOTHING  # what the audit says of that
 
 
 @dataclass(slots=True)
@@ -94,7 +96,7 @@ def export(
     `watch` hands on every record, and may show how far it is.  Raises: see above.
     """
     sums = Sums()
-    source = Source(engine)
+    source = Source(engine, order.rewritten)
     with bundle.being_made(path) as made:
         files = _Files(made, with_table=order.with_table)
         for one in watch(source.records(pages)):

@@ -21,7 +21,8 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from carbonseal.milter.archive import database, retrieve, rows, schema
-from carbonseal.milter.archive.evidence import leaf
+from carbonseal.milter.archive.evidence import leaf, rewriting
+from carbonseal.milter.archive.evidence.rewriting import Rewritten
 from carbonseal.milter.archive.evidence.seal import BadEntry, Sealed
 from carbonseal.milter.archive.handover import proof as proofs
 from carbonseal.milter.archive.handover import telling
@@ -46,9 +47,9 @@ class Given:
 class Source:
     """Records with their proofs; one for each bundle."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, rewritten: Rewritten = rewriting.NOTHING) -> None:
         self._engine = engine
-        self._prover = Prover()
+        self._prover = Prover(rewritten)
 
     def records(self, pages: Iterable[Sequence[str]]) -> Iterator[Given]:
         """The records with these ids, in this order.  Raises: database.DatabaseUnusable."""

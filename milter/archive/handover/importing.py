@@ -52,7 +52,7 @@ def refuse_damaged(
     """
     outcome = check.Outcome()
     for finding in check.check(path, outcome, trusted=trusted, manifest_sha256=manifest_sha256):
-        if not finding.what.startswith(_UNSEALED):
+        if not finding.what.startswith((_UNSEALED, proofs.REWRITTEN)):
             raise DataError(f"{path}: nothing was imported, since the bundle is damaged: {finding}")
     return outcome
 
@@ -71,7 +71,11 @@ def contents(path: Path, sums: Sums) -> Iterator[dict[str, Any]]:
         ):
             content: dict[str, Any] = json.loads(line)
             proof = proofs.read(json.loads(evidence))
-            if not proof.is_whole or content["header_fields"] is None:
+            if (
+                not proof.is_whole
+                or proof.rewritten is not None
+                or content["header_fields"] is None
+            ):
                 sums.left_out += 1
                 continue
             sums.records += 1

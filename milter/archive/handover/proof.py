@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from carbonseal.milter.archive.evidence import inclusion, leaf
@@ -22,6 +23,8 @@ from carbonseal.milter.archive.evidence.leaf import Salts
 from carbonseal.milter.archive.evidence.seal import Facts
 
 UNPROVEN = "unproven"
+# The bundle has nothing that proves it.
+REWRITTEN = "it is not what was sealed: as the archive says, "
 _MOST_HASHES = 64
 
 
@@ -37,6 +40,7 @@ class Proof:
     header: bytes = b""  # and of that
     path: tuple[bytes, ...] = ()  # hashes beside the way to the root
     salts: Salts | None = field(default=None, repr=False)  # None: those of the line's own salt
+    rewritten: str | None = None  # by which erasure, as the archive says
 
     @property
     def is_whole(self) -> bool:
@@ -67,9 +71,19 @@ def read(said: Any) -> Proof:
             header=_digest(said["header"]),
             path=path,
             salts=_salts(said["salts"]) if "salts" in said else None,
+            rewritten=rewritten_by(said),
         )
     except (KeyError, TypeError, AttributeError, OverflowError) as fault:
         raise ValueError(f"it is no proof ({fault})") from None
+
+
+def rewritten_by(said: Mapping[str, Any]) -> str | None:
+    """The erasure that a proof names.  Raises: KeyError, TypeError, ValueError."""
+    if "rewritten" not in said:
+        return None
+    one = said["rewritten"]
+    day = date.fromisoformat(one["day"]).isoformat()
+    return f"the erasure of {day}, certificate {int(one['event'])}"
 
 
 def _digest(text: str) -> bytes:
@@ -101,6 +115,9 @@ def fault(content: Mapping[str, Any], proof: Proof, facts: Facts) -> str | None:
         return f"it still says {claimed}, which was taken out and which nothing proves"
     known = leaf.salts(leaf.line_salt(content)) if proof.salts is None else proof.salts
     found = leaf.commitments_of(content, known, has_header=has_header)
+    is_whole = found.rest == proof.rest and found.header in (None, proof.header)
+    if proof.rewritten is not None and not is_whole:
+        return f"{REWRITTEN}{proof.rewritten} has rewritten it"
     if found.rest != proof.rest:
         return "it is not the record that was sealed"
     if found.header is not None and found.header != proof.header:

@@ -6,7 +6,9 @@ the segment that the seal `number` of the chain `relay` has sealed, and `path` (
 first; RFC 9162) leads from there to the root in the seal.  `salts` stands only where the record is
 not complete any more: {"message", "header"} (hex or null, the columns `salt`), or {"redaction"}
 (the text of redaction.evidence); a complete record has its salt in itself.  A record whose segment
-was not sealed yet, or from before there were seals, has {"record_id", "is_sealed": false}.
+was not sealed yet, or from before there were seals, has {"record_id", "is_sealed": false}.  Where
+a record came back as an erasure had left it in loaded/ (`evidence.rewriting`), `rewritten` says
+which: {"event", "day"}; the proof is that of the record as it was sealed.
 
 Promises: each segment's leaves are read once as long as records come in order; memory for the
 seals, and for the hashes of some segments.
@@ -17,14 +19,16 @@ Does not: judge (`proof` does).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from carbonseal.milter.archive import schema
-from carbonseal.milter.archive.evidence import leaf
+from carbonseal.milter.archive.evidence import leaf, reckoning, rewriting, seal
 from carbonseal.milter.archive.evidence.inclusion import Levels
+from carbonseal.milter.archive.evidence.rewriting import Erasure, Left, Rewritten
+from carbonseal.milter.archive.evidence.seal import BadEntry
 from carbonseal.milter.archive.rows import Rows
 
 _MOST_LEAVES = 150_000  # of the segments that are kept; some 40 MB
@@ -33,7 +37,9 @@ _MOST_LEAVES = 150_000  # of the segments that are kept; some 40 MB
 class Prover:
     """Makes the proofs of the records of one bundle."""
 
-    def __init__(self) -> None:
+    def __init__(self, rewritten: Rewritten = rewriting.NOTHING) -> None:
+        self._rewritten = rewritten
+        self._left: dict[tuple[str, int], Left] = {}
         self._segments: dict[int, tuple[str, int]] = {}  # relay and number of the seal
         self._trees: OrderedDict[tuple[str, int], tuple[Levels, bytes]] = OrderedDict()
         self._kept = 0  # leaves of them
@@ -79,7 +85,47 @@ class Prover:
         place = self._place(*found, position, connection)
         proof: dict[str, Any] = {"record_id": one.record_id, **place}
         salts = _salts(one, redaction)
-        return proof if salts is None else {**proof, "salts": salts}
+        if salts is not None:
+            proof["salts"] = salts
+
+        def fits(entry: bytes) -> bool:
+            known = None if redaction is None else (redaction, 0)
+            held = reckoning.evidence_of(one, known)[1]
+            return held is not None and reckoning.fits(held, entry)
+
+        by = self.erasure(segment_id, position, fits, connection)
+        return proof if by is None else {**proof, "rewritten": by.to_json()}
+
+    def erasure(
+        self, segment_id: int, position: int, fits: Callable[[bytes], bool], connection: Connection
+    ) -> Erasure | None:
+        """The erasure that has left a line as it is; `fits`: whether it has a leaf.  After `learn`.
+
+        None where it is as it was sealed, or where nobody knows why it is not.
+        """
+        found = self._segments.get(segment_id)
+        if found is None or not self._rewritten:
+            return None
+        known = self._left_of(*found, connection).line(position)
+        if not known:
+            return None
+        _, leaves = self._tree(*found, connection)
+        if fits(leaves[position * leaf.ENTRY : (position + 1) * leaf.ENTRY]):
+            return None
+        return next((by for entry, by in known.items() if fits(entry)), None)
+
+    def _left_of(self, relay: str, number: int, connection: Connection) -> Left:
+        found = self._left.get((relay, number))
+        if found is None:
+            columns = schema.seal.c
+            query = select(columns.entry).where(columns.relay == relay, columns.number == number)
+            try:
+                facts = seal.read(connection.execute(query).scalar_one())
+                found = self._rewritten.of(facts.segment, facts.root)
+            except BadEntry:
+                found = Left()  # the check says so
+            self._left[relay, number] = found
+        return found
 
     def _place(
         self, relay: str, number: int, position: int, connection: Connection

@@ -34,7 +34,7 @@ def lines(
     rows = [row for some in found.values() for row in some]
     prover.learn({row.segment_id for row in rows}, connection)
     made = (
-        _said(row, line, prover.prove_line(row.segment_id, row.position, connection))
+        _said(row, line, _proof(row, line, prover, connection))
         for row, line in zip(rows, _read(rows, contents, connection), strict=True)
     )
     return {record_id: [next(made) for _ in some] for record_id, some in found.items()}
@@ -51,6 +51,19 @@ def _read(
         facts = delivery_facts.facts(values, names)
         queue_id = row.queue_id or content["queue_id"]
         yield event_line.content(content["relay"], queue_id, facts, values.rest)
+
+
+def _proof(
+    row: Any, line: dict[str, Any], prover: Prover, connection: Connection
+) -> dict[str, Any] | None:
+    proof = prover.prove_line(row.segment_id, row.position, connection)
+    salt = None if row.salt is None else bytes(row.salt)
+
+    def fits(entry: bytes) -> bool:
+        return event_leaf.entry(line, event_leaf.stored(salt, row.redaction)[0]) == entry
+
+    by = prover.erasure(row.segment_id, row.position, fits, connection)
+    return proof if proof is None or by is None else {**proof, "rewritten": by.to_json()}
 
 
 def _said(row: Any, line: dict[str, Any], proof: dict[str, Any] | None) -> dict[str, Any]:

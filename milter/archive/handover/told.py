@@ -21,6 +21,7 @@ from typing import Any
 
 from carbonseal.milter.archive.evidence import event_leaf, inclusion, leaf
 from carbonseal.milter.archive.evidence.seal import Facts
+from carbonseal.milter.archive.handover.proof import REWRITTEN, rewritten_by
 
 UNPROVEN = "unproven"
 _FACT = "fact/"
@@ -46,7 +47,8 @@ def set_apart(content: Mapping[str, Any], gone: Mapping[str, Any]) -> dict[str, 
 
 def is_whole(said: Mapping[str, Any]) -> bool:
     """Whether nothing of the line was taken out."""
-    return "redaction" not in said
+    proof = said["proof"]
+    return "redaction" not in said and (proof is None or "rewritten" not in proof)
 
 
 def seal_of(said: Mapping[str, Any]) -> tuple[str, int] | None:
@@ -65,7 +67,10 @@ def fault(said: Mapping[str, Any], facts: Facts) -> str | None:
     for name, value in event_leaf.parts(line).items():
         if name in salts.gone and value not in (None, {}):
             return f"it still says {name}, which was taken out and which nothing proves"
-    if event_leaf.entry(line, salts)[: leaf.DIGEST].hex() != proof["rest"]:
+    is_sealed = event_leaf.entry(line, salts)[: leaf.DIGEST].hex() == proof["rest"]
+    if (by := rewritten_by(proof)) is not None and not is_sealed:
+        return f"{REWRITTEN}{by} has rewritten it"
+    if not is_sealed:
         return "it is not the event line that was sealed"
     path = [bytes.fromhex(one) for one in proof["path"]]
     hashed = leaf.leaf(bytes.fromhex(proof["rest"]), event_leaf.MARK)

@@ -17,12 +17,13 @@ from sqlalchemy import delete, inspect
 from support import event_lines
 from support.archive import Archive, Record, build_recipient, build_record, headers
 from support.evidence import found_by, question, tampering
-from support.keeping import Keeper
+from support.keeping import Keeper, expiring, years
 
 from carbonseal.milter.archive import audit, merkle, open_segment, record, schema
 from carbonseal.milter.archive.evidence import commands, rewriting, seal, verify
 from carbonseal.milter.archive.evidence.finding import Finding
 from carbonseal.milter.archive.evidence.rewriting import Rewriting
+from carbonseal.milter.archive.handover import check
 from carbonseal.milter.archive.keeping import copies, person
 from carbonseal.milter.archive.keeping.copies import CopiesUnreachable
 from carbonseal.milter.archive.segments import Segment
@@ -170,6 +171,25 @@ def test_loaded_again_it_is_what_the_erasure_says_and_nobody_is_accused(keeper: 
     erase(keeper, CAROL)
     archive.fill(to_carol(5))
     assert looked(archive)[0] == []
+
+
+def test_retention_takes_its_part_of_what_came_back(keeper: Keeper) -> None:
+    """Subject, header section and record, each of a line that an erasure had rewritten."""
+    archive = keeper.archive
+    archive.fill(
+        expiring(1, seconds=years(2), keep=9000, subject=30, name="subject"),
+        expiring(2, seconds=years(2), keep=9000, headers=30, name="headers"),
+        expiring(3, seconds=years(2), keep=30),
+        expiring(4, seconds=0, keep=9000, name="whole"),
+    )
+    erase(keeper)
+    lose(archive)
+    load_again(archive)
+    keeper.run("retain --apply --now 0d")
+    assert len(archive.search()) == 3
+    found, report = looked(archive)
+    assert found == []
+    assert sum(report.counts.rewritten.values()) == 3
 
 
 def test_two_erasures_of_one_segment_are_followed_one_after_the_other(keeper: Keeper) -> None:
@@ -348,3 +368,40 @@ def test_the_leaves_of_a_rewritten_line_cannot_be_tried_out(archive: Archive) ->
     [noted] = [facts for action, facts in keeper.events() if action == audit.REWRITTEN]
     assert noted["segments"][0]["now"] == seal.survey(Segment("x", path, True)).root.hex()
     assert line["salt"] not in json.dumps(noted)
+
+
+def test_a_bundle_proves_what_the_erasure_left_alone_and_names_what_it_did_not(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    """The other records of the segment are proven and can be imported elsewhere."""
+    archive = keeper.archive
+    fill(archive)
+    erase(keeper)
+    lose(archive)
+    archive.load()
+    keeper.run(f"export {tmp_path / 'bundle'} --all")
+    outcome = check.Outcome()
+    found = list(check.check(tmp_path / "bundle", outcome))
+    assert (outcome.records, outcome.proven) == (4, 2)
+    assert {one.record_id for one in found} == {to_bob(1)["record_id"], to_bob(3)["record_id"]}
+    day = next(iter(looked(archive)[1].copies)).day
+    assert all(f"the erasure of {day}, certificate 1 has rewritten it" in one.what for one in found)
+    said = keeper.run(f"import {tmp_path / 'bundle'} --dry-run")
+    assert "2 records" in said
+
+
+def test_a_record_that_was_changed_besides_is_not_excused_in_a_bundle(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    """A bundle names an erasure only where the audit has that very leaf."""
+    archive = keeper.archive
+    fill(archive)
+    erase(keeper)
+    forge(loaded(archive)[0], resized(1))
+    lose(archive)
+    archive.load()
+    keeper.run(f"export {tmp_path / 'bundle'} --all")
+    found = check.check(tmp_path / "bundle")
+    what = {one.record_id: one.what for one in found if one.where.startswith("records")}
+    assert what[to_bob(1)["record_id"]] == "it is not the record that was sealed"
+    assert "certificate 1" in what[to_bob(3)["record_id"]]
