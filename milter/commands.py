@@ -129,6 +129,7 @@ def check(context: Context, is_probed: bool) -> None:
     if configuration.archive.alternates and not os.path.exists(watched):
         hints.append(_NOBODY_FOLLOWS)
     hints += [*_unsigned(configuration), *_narrow_spool(configuration)]
+    hints += _another_archive(configuration)
     for sentence in hints:
         click.echo(tables.presentable(f"hint: {sentence}"))
     if complaints:
@@ -220,6 +221,17 @@ def _unsigned(configuration: Configuration) -> Iterator[str]:
             "signing: no key is active, so no mail is signed; carbonseal keys rotate "
             f"{domain} makes one and says what is to be published"
         )
+
+
+def _another_archive(configuration: Configuration) -> Iterator[str]:
+    """A slip of the pen in a name begins an empty archive, and nothing else shows it."""
+    from carbonseal.milter.archive.writing import known_archive  # noqa: PLC0415 -- as above
+
+    if next(_about_database(configuration), None) is not None:
+        return  # no such place can be
+    place = known_archive.other_place(configuration.spool_directory, configuration.database_url)
+    if place is not None:
+        yield f"record.database: {place}"
 
 
 def _narrow_spool(configuration: Configuration) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,19 @@ def test_a_database_that_is_only_away_is_none(tmp_path: Path, url: str) -> None:
     done = check(tmp_path / "relay", database=url)
     assert (done.returncode, done.stderr) == (0, "")
     assert "secret" not in done.stdout
+
+
+def test_another_archive_than_that_of_the_spool_is_a_hint(tmp_path: Path) -> None:
+    """A slip of the pen begins an empty one; the writer's mark tells which it was before."""
+    home = tmp_path / "relay"
+    assert "hint: record.database" not in check(home).stdout
+    mark = home / "spool" / "writer.archive"
+    mark.write_text(json.dumps({"database": str(home / "a.db"), "segment": "x"}))
+    assert "hint: record.database" not in check(home).stdout
+    done = check(home, database="sqlite:///ab.db")
+    assert (done.returncode, done.stderr) == (0, "")
+    [hint] = [line for line in done.stdout.splitlines() if line.startswith("hint: record.database")]
+    assert f"{home / 'a.db'}, and this names {home / 'ab.db'}, where nothing is" in hint
 
 
 def test_a_key_that_is_made_and_not_active_signs_nothing(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ the archive is, and one segment that it has.
 Promises: where the mark says that this spool was loaded into the archive at that place, and nothing
 of it is there, `check_is_there`, `check_is_made` or `check` raises before anything is made or
 changed.  An archive that has any segment of this spool, an old backup even, is the one that is
-meant, and one at another place was chosen in the configuration.  Removing the mark is how an
-administrator says that a new archive is to be begun.
+meant, and one at another place was chosen in the configuration: `archive-changed` says it to the
+log where nothing of this spool is in it, and `other_place` to whoever asks before.  Removing the
+mark is how an administrator says that a new archive is to be begun.
 
 Safe direction: records wait in the spool, as in any outage, rather than going into an archive that
 has lost its legal holds and that nobody asked for.
@@ -39,6 +40,10 @@ from carbonseal.milter.archive.writing.account import Report
 MARK: Final = "writer.archive"
 _ACCESS: Final = durable.Access(mode=0o640)
 _LONGEST: Final = 64 * 1024  # octets of a mark that makes sense
+_CHANGED: Final = (
+    "nothing of this relay is in it yet, and the legal holds are in the one before; if that is not "
+    "meant, correct record.database: what is loaded meanwhile comes there again from loaded/"
+)
 _columns = schema.segment.c
 
 
@@ -90,7 +95,9 @@ class KnownArchive:
         elif self._is_expected():
             raise self._lost("the archive has nothing of what this relay has loaded into it")
         elif mark is not None:
-            self._report("archive-changed", database=self._place(), before=mark.place)
+            self._report(
+                "archive-changed", database=self._place(), before=mark.place, problem=_CHANGED
+            )
 
     def remember(self, loaded: Iterable[str]) -> None:
         """Mark the archive by one of these segments, which it has, unless that is done."""
@@ -103,7 +110,7 @@ class KnownArchive:
         return self._mark is not None and self._mark.place == self._place()
 
     def _place(self) -> str:
-        return database.place(sqlalchemy.make_url(self._url))
+        return _place(self._url)
 
     def _candidates(self) -> Iterator[str]:
         """Segments of this spool that an archive of it may have, the oldest first."""
@@ -116,15 +123,7 @@ class KnownArchive:
             yield segment.name
 
     def _read(self) -> _Mark | None:
-        try:
-            with open(self._path, "rb") as stream:
-                about = json.loads(stream.read(_LONGEST))
-            return _Mark(str(about["database"]), str(about["segment"]))
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, RecursionError):
-            # Somebody was here, and whatever archive has a segment of this spool is the one.
-            return _Mark(self._place(), "")
+        return _read(self._path, self._place())
 
     def _keep(self, segment: str) -> None:
         mark = _Mark(self._place(), segment)
@@ -140,6 +139,45 @@ class KnownArchive:
             f"{self._place()}: {what}; mount its file system, or restore the newest backup, which "
             f"alone has the legal holds. To begin a new archive instead, remove {self._path}"
         )
+
+
+def other_place(spool: Path, url: str) -> str | None:
+    """What to think of before this URL is used, where the spool's archive is at another place.
+
+    None where it is not, or where this user cannot see that.  Nothing is opened but the mark.
+    """
+    place = _place(url)
+    try:
+        mark = _read(spool / MARK, place)
+    except OSError:
+        return None
+    if mark is None or mark.place == place:
+        return None
+    file = audit_place.file_of_archive(url)
+    is_new = file is not None and not file.exists()
+    what = "where nothing is: an empty archive is begun there" if is_new else "another place"
+    return (
+        f"what this relay has recorded is in the archive at {mark.place}, and this names {place}, "
+        f"{what}; unless that is the same archive moved, it has neither the records nor the legal "
+        "holds of before"
+    )
+
+
+def _place(url: str) -> str:
+    return database.place(sqlalchemy.make_url(url))
+
+
+def _read(path: Path, place: str) -> _Mark | None:
+    """The mark; `place`: what one that makes no sense is taken for.  OSError."""
+    try:
+        with open(path, "rb") as stream:
+            about = json.loads(stream.read(_LONGEST))
+        return _Mark(str(about["database"]), str(about["segment"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        # Somebody was here, and whatever archive has a segment of this spool is the one.
+        return _Mark(place, "")
 
 
 def _first(connection: Connection, names: Iterable[str]) -> str | None:

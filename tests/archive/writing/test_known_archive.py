@@ -118,10 +118,45 @@ def test_another_place_in_the_configuration_is_meant(archive: Archive) -> None:
     archive.database_url = f"sqlite:///{archive.file}"
     archive.put(build_record(2))
     assert archive.load() == 2
-    assert said(archive, "archive-changed") == [{"database": str(archive.file), "before": before}]
+    [told] = said(archive, "archive-changed")
+    assert (told["database"], told["before"]) == (str(archive.file), before)
+    assert "the legal holds are in the one before" in told["problem"]
     archive.put(build_record(3))
     archive.load()
     assert len(said(archive, "archive-changed")) == 1
+
+
+def test_a_slip_that_is_corrected_costs_nothing(archive: Archive) -> None:
+    """As the log says: what went into the other one comes again from loaded/."""
+    archive.fill(build_record(1))
+    right = archive.database_url
+    archive.database_url = f"sqlite:///{archive.file.with_name('archiv.db')}"
+    archive.put(build_record(2))
+    archive.load()
+    archive.database_url = right
+    archive.put(build_record(3))
+    assert archive.load() == 2
+    assert archive.rows("message") == 3
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["nothing-there", "a-file-there"])
+def test_who_asks_before_is_told_of_the_other_place(archive: Archive, is_there: bool) -> None:
+    """As long as the writer has not gone there; nothing is made by the question."""
+    other = archive.file.with_name("archiv.db")
+    url = f"sqlite:///{other}"
+    assert known_archive.other_place(archive.spool_directory, url) is None
+    archive.fill(build_record(1))
+    if is_there:
+        other.touch()
+    told = known_archive.other_place(archive.spool_directory, url)
+    assert told is not None
+    assert f"in the archive at {archive.file}, and this names {other}, " in told
+    assert ("an empty archive is begun there" in told) is not is_there
+    assert other.exists() is is_there
+    for good in (archive.database_url, "postgresql+psycopg://u:secret@192.0.2.1/x"):
+        told = known_archive.other_place(archive.spool_directory, good)
+        assert "secret" not in (told or "")
+        assert (told is None) is (good == archive.database_url)
 
 
 def test_an_archive_that_was_moved_is_the_same(archive: Archive) -> None:
