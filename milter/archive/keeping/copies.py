@@ -23,12 +23,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from carbonseal.keys import durable
 from carbonseal.milter.archive import merkle, open_segment, record, segments
-from carbonseal.milter.archive.evidence import rewriting, seal
+from carbonseal.milter.archive.evidence import leaf, rewriting, seal
 from carbonseal.milter.archive.evidence.rewriting import Rewriting
 from carbonseal.milter.archive.keeping import person
 from carbonseal.milter.archive.keeping.person import Named, Person
@@ -39,10 +40,9 @@ Record = dict[str, Any]
 Erase = Callable[[Record], Record]
 Note = Callable[[Sequence[Rewriting]], None]  # durable when it returns
 
-_AT_ONCE, _LINES_AT_ONCE = (
-    20,
-    2000,
-)  # segments, and changed lines of them, in one event of the audit
+# In one event of the audit.
+_AT_ONCE, _LINES_AT_ONCE = 20, 2000  # segments, and changed lines of them
+_SECRET = 32  # octets
 
 
 class CopiesUnreachable(TryLater):
@@ -109,12 +109,13 @@ def _rewritten(directory: Path, who: Person, erase: Erase, note: Note) -> Copies
     touched = lines = 0
     count_waiting = waiting(directory, who)  # first, as in `look`
     fresh: list[_Fresh] = []
+    secret = os.urandom(_SECRET)
     try:
         for one in segments.loaded(directory):
             if not _named_lines(one, who):
                 continue
             touched += 1
-            fresh.append(_written_anew(one, who, erase))
+            fresh.append(_written_anew(one, who, erase, secret))
             lines += fresh[-1].count
             if len(fresh) == _AT_ONCE or sum(it.count for it in fresh) >= _LINES_AT_ONCE:
                 _replace(fresh, note)
@@ -177,7 +178,7 @@ def _replace(fresh: list[_Fresh], note: Note) -> None:
     fresh.clear()
 
 
-def _written_anew(segment: Segment, who: Person, erase: Erase) -> _Fresh:
+def _written_anew(segment: Segment, who: Person, erase: Erase, secret: bytes) -> _Fresh:
     """Write the segment anew, beside the old one."""
     status = os.stat(segment.path)
     temporary = segment.path.with_name(segment.name + ".rewriting")
@@ -190,7 +191,7 @@ def _written_anew(segment: Segment, who: Person, erase: Erase) -> _Fresh:
                 continue
             line = entry.line
             if _is_named(entry, who):
-                line = _without(entry, who, erase)
+                line = _without(entry, who, erase, secret)
                 count += 1
             if entry.fault is None:
                 tree.add(line)
@@ -208,13 +209,18 @@ def _written_anew(segment: Segment, who: Person, erase: Erase) -> _Fresh:
     return _Fresh(segment, temporary, count, Rewriting.between(before, after))
 
 
-def _without(entry: segments.Entry, who: Person, erase: Erase) -> bytes:
+def _without(entry: segments.Entry, who: Person, erase: Erase, secret: bytes) -> bytes:
     if entry.fault is not None:  # no record: nothing can be kept of it
         return b"erased\n"
     changed = erase(entry.content)
     if "salt" in changed:  # the old one would let people try out names; none, what is left
-        changed = {**changed, "salt": record.new_salt()}
+        changed = {**changed, "salt": _new_salt(entry.line, secret)}
     return record.encode(changed)
+
+
+def _new_salt(line: bytes, secret: bytes) -> str:
+    """The same for a line that stands twice: one that repeats another has to go on doing so."""
+    return sha256(secret + line).digest()[: leaf.SALT].hex()
 
 
 def _set_aside(directory: Path, who: Named) -> Iterator[Path]:

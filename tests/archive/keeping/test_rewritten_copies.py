@@ -340,6 +340,45 @@ def test_an_erasure_that_is_cut_off_leaves_whole_segments_and_goes_on(
     assert looked(archive)[0] == []
 
 
+def test_nothing_is_rewritten_that_the_audit_does_not_have(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note comes first: a segment that was replaced without one would look like an attack."""
+    keeper = Keeper(archive)
+    fill(archive)
+    before = [path.read_bytes() for path in loaded(archive)]
+    append = audit.append
+
+    def closed(engine: Any, *, action: str, **given: Any) -> audit.Event:
+        if action == audit.REWRITTEN:
+            raise audit.AuditUnusable("the audit cannot be used, so there is no answer")
+        return append(engine, action=action, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "append", closed)
+        with pytest.raises(audit.AuditUnusable):
+            erase(keeper)
+    assert [path.read_bytes() for path in loaded(archive)] == before
+    erase(keeper)
+    assert looked(archive)[0] == []
+
+
+def test_a_line_that_repeats_another_goes_on_doing_so(archive: Archive) -> None:
+    """The same record in two segments, both rewritten, and sealed anew by a relay that has lost
+    its chain as well."""
+    keeper = Keeper(archive)
+    archive.put(to_bob(1))
+    archive.put(to_bob(1), to_carol(2))
+    archive.load()
+    erase(keeper)
+    assert looked(archive)[0] == []
+    lose(archive)
+    (archive.spool_directory / "evidence").rename(archive.file.parent / "lost")
+    load_again(archive)
+    assert archive.rows("message") == 2
+    assert looked(archive)[0] == []
+
+
 def test_many_segments_are_noted_some_at_a_time(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
