@@ -266,12 +266,8 @@ def test_a_rewriting_without_an_erasure_is_damage(keeper: Keeper) -> None:
     lose(archive)
     [told] = load_again(archive)["segment-damaged"]
     assert "the audit knows of none" in told["problem"]
-    found, *rest = sorted(looked(archive)[0], key=lambda one: one.kind == "segment")
-    assert {one.record_id for one in (found, *rest) if one.kind == "changed"} >= {
-        to_bob(1)["record_id"],
-        to_bob(3)["record_id"],
-    }
-    assert to_carol(2)["record_id"] not in {one.record_id for one in (found, *rest)}
+    changed = {one.record_id for one in looked(archive)[0] if one.kind == "changed"}
+    assert changed == {to_bob(1)["record_id"], to_bob(3)["record_id"]}
 
 
 @pytest.mark.parametrize("what", ["root", "no-erasure", "dry-run", "too-late", "not-before"])
@@ -361,6 +357,27 @@ def test_nothing_is_rewritten_that_the_audit_does_not_have(
     assert [path.read_bytes() for path in loaded(archive)] == before
     erase(keeper)
     assert looked(archive)[0] == []
+
+
+def test_an_erasure_that_has_noted_nothing_holds_as_it_did(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of earlier versions: SQL excuses the records that it calls redacted, and no other."""
+    keeper = Keeper(archive)
+    fill(archive)
+    append = audit.append
+
+    def silent(engine: Any, *, action: str, **given: Any) -> audit.Event | None:
+        return None if action == audit.REWRITTEN else append(engine, action=action, **given)
+
+    monkeypatch.setattr(audit, "append", silent)
+    erase(keeper)
+    found, report = looked(archive)
+    assert (found, report.copies) == ([], {})
+    forge(loaded(archive)[0], resized(2), keep_note=False)
+    [damage] = looked(archive)[0]
+    assert damage.what.endswith("is not what was sealed")
+    assert damage.position == 1
 
 
 def test_a_line_that_repeats_another_goes_on_doing_so(archive: Archive) -> None:
