@@ -35,13 +35,14 @@
 enum {
     N_MESSAGE, N_RECIPIENTS, N_SIGNATURES, N_SECTION, N_PARTICIPANTS, N_DOMAINS, N_TERMS, N_KIND,
     N_ADDRESS, N_SPELLING, N_RAW, N_RESOLVED, N_ESMTP, N_ABOUT, N_ROUTE, N_FORM, N_AUID,
-    N_SIGNED_AT, N_EXPIRES_AT, N_RECORDED_AT, N_CIRCUMSTANCE, N_VERDICT, N_PATH, N_AUTHOR, NAMES
+    N_SIGNED_AT, N_EXPIRES_AT, N_RECORDED_AT, N_CIRCUMSTANCE, N_VERDICT, N_PATH, N_AUTHOR,
+    N_RETENTION, NAMES
 };
 static const char *const name_texts[NAMES] = {
     "message", "recipients", "signatures", "header_section", "participants", "domains",
     "header_terms", "kind", "address", "spelling", "raw", "resolved", "esmtp", "about", "route",
     "form", "auid", "signed_at", "expires_at", "recorded_at", "circumstance", "verdict",
-    "reverse_path", "author",
+    "reverse_path", "author", "retention",
 };
 
 /* Ids by what they stand for, and lists of rows, in the order in which they are given. */
@@ -68,6 +69,9 @@ typedef struct {
     PyObject *names[NAMES];
     Columns message, section;
     Buffer packed; /* in which values are packed */
+    /* What was looked up last in each dictionary, and what stood there: from record to record it is
+       often the same object, and tuples have to be hashed each time.  While a call lasts only. */
+    PyObject *asked[IDS], *found[IDS];
 } Packer;
 
 static PyObject *gathering_type;
@@ -130,6 +134,23 @@ static Outcome moment_of(PyObject *object, long long *moment) {
     return *moment > -LARGEST && *moment < LARGEST ? DONE : UNUSUAL;
 }
 
+/* What stands for `key` in one of the dictionaries of ids; None where nothing does. */
+static Outcome find_id(Packer *self, PyObject *const ids[IDS], int which, PyObject *key,
+                       PyObject **value) {
+    if (key == self->asked[which]) {
+        *value = self->found[which];
+        return DONE;
+    }
+    TRY(look_up(ids[which], key, value));
+    self->asked[which] = key;
+    self->found[which] = *value;
+    return DONE;
+}
+
+static void forget_ids(Packer *self) {
+    memset(self->asked, 0, sizeof self->asked);
+}
+
 /* ---- Recipients ------------------------------------------------------------------------------ */
 
 static Outcome append_text(Packer *self, PyObject *value) {
@@ -182,8 +203,8 @@ static Outcome append_recipient(Packer *self, PyObject *recipient, PyObject *con
     size_t count;
     TRY(get(recipient, self->names[N_ADDRESS], &address));
     TRY(get(recipient, self->names[N_ROUTE], &route));
-    TRY(look_up(ids[I_ADDRESS], address, &address_id));
-    TRY(look_up(ids[I_ROUTE], route, &route_id));
+    TRY(find_id(self, ids, I_ADDRESS, address, &address_id));
+    TRY(find_id(self, ids, I_ROUTE, route, &route_id));
     if (!is_copy && route_id == Py_None) return UNUSUAL;
     int flags = address_id == Py_None ? 0 : HAS_ADDRESS;
     TRY(find_tail(self, recipient, tail, &count, &flags));
@@ -236,7 +257,8 @@ static Outcome append_signature(Packer *self, PyObject *signature, PyObject *con
     TRY(get(signature, self->names[N_AUID], &auid));
     TRY(get(signature, self->names[N_SIGNED_AT], &signed_at));
     TRY(get(signature, self->names[N_EXPIRES_AT], &expires_at));
-    TRY(get(ids[I_FORM], form, &form_id));
+    TRY(find_id(self, ids, I_FORM, form, &form_id));
+    if (form_id == Py_None) return UNUSUAL;
     TRY(number_of(form_id, &number));
     TRY(moment_of(signed_at, &at));
     if (expires_at != Py_None) TRY(moment_of(expires_at, &until));
@@ -287,9 +309,9 @@ static Outcome made_value(Packer *self, const Given *given, PyObject *const ids[
     default: break;
     }
     TRY(get(given->message, self->names[known[which].name], &key));
-    if (which == C_CIRCUMSTANCE || which == C_VERDICT)
-        return get(ids[known[which].ids], key, value);
-    return look_up(ids[known[which].ids], key, value);
+    TRY(find_id(self, ids, known[which].ids, key, value));
+    bool is_needed = which == C_CIRCUMSTANCE || which == C_VERDICT;
+    return is_needed && *value == Py_None ? UNUSUAL : DONE;
 }
 
 static Outcome make_row(Packer *self, const Columns *columns, PyObject *values, const Given *given,
@@ -490,6 +512,7 @@ static PyObject *add_method(PyObject *object, PyObject *const *args, Py_ssize_t 
     }
     Given given = {.key = args[1], .segment_id = arrival[0], .position = arrival[1]};
     Outcome outcome = DONE;
+    forget_ids(self);
     for (size_t place = 0; place < N_KIND && outcome == DONE; place++)
         if (!(parts[place] = PyObject_GetAttr(arrival[2], self->names[place]))) outcome = ERROR;
     if (outcome == DONE)
@@ -505,12 +528,139 @@ static PyObject *add_method(PyObject *object, PyObject *const *args, Py_ssize_t 
     return PyBool_FromLong(outcome == DONE);
 }
 
+/* ---- A run of records ------------------------------------------------------------------------ */
+
+#define ROW_PARTS (N_KIND + 1) /* of what _usual_rows makes: the record's id, then its rows */
+
+static bool spread_row(PyObject *rows, Py_ssize_t at, PyObject *parts[ROW_PARTS]) {
+    return spread(PyList_GetItem(rows, at), parts, ROW_PARTS);
+}
+
+/* `place`: of the first record, that is its segment and its position there. */
+static Outcome gather_run(Packer *self, PyObject *const *args, PyObject *const place[2],
+                          PyObject *const ids[IDS], PyObject *left) {
+    long long position;
+    Gathering *to = (Gathering *)args[4];
+    TRY(number_of(place[1], &position));
+    forget_ids(self);
+    for (Py_ssize_t at = 0; at < PyList_Size(args[0]); at++) {
+        PyObject *parts[ROW_PARTS];
+        Given given = {.key = PyList_GetItem(args[1], at), .segment_id = place[0]};
+        Outcome outcome = spread_row(args[0], at, parts) ? DONE : UNUSUAL;
+        if (!(given.position = PyLong_FromLongLong(position + at))) return ERROR;
+        if (outcome == DONE) outcome = gather_whole(self, parts + 1, &given, ids, to);
+        Py_DECREF(given.position);
+        Py_XDECREF(given.packed_recipients);
+        Py_XDECREF(given.packed_signatures);
+        PyObject *number = outcome == UNUSUAL ? PyLong_FromSsize_t(at) : NULL;
+        if (number && PyList_Append(left, number) < 0) outcome = ERROR;
+        Py_XDECREF(number);
+        if (outcome == ERROR || PyErr_Occurred()) return ERROR;
+    }
+    return DONE;
+}
+
+static PyObject *add_run_method(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    PyObject *ids[IDS], *place[2];
+    if (count != 5 || !PyList_Check(args[0]) || !PyList_Check(args[1])
+        || PyList_Size(args[0]) != PyList_Size(args[1]) || !spread(args[2], place, 2)
+        || !PyLong_Check(place[1]) || !spread(args[3], ids, IDS)
+        || !PyObject_TypeCheck(args[4], (PyTypeObject *)gathering_type)
+        || ((Gathering *)args[4])->is_given) {
+        PyErr_SetString(PyExc_TypeError,
+                        "add_run(rows, keys, (segment_id, position), ids, gathering) expected");
+        return NULL;
+    }
+    PyObject *left = PyList_New(0);
+    if (left && gather_run((Packer *)object, args, place, ids, left) != DONE)
+        Py_CLEAR(left);
+    return left;
+}
+
+/* ---- What stands in dictionaries ------------------------------------------------------------- */
+
+/* Sets of values, and what was added last: from record to record it is often the same object. */
+enum { S_ADDRESS, S_DOMAIN, S_CIRCUMSTANCE, S_VERDICT, S_ROUTE, S_FORM, S_RETENTION, SETS };
+
+typedef struct {
+    PyObject *sets[SETS], *last[SETS]; /* not our own */
+} Values;
+
+static Outcome add_to_set(Values *values, int which, PyObject *value) {
+    if (value == values->last[which] || value == Py_None) return DONE;
+    if (PySet_Add(values->sets[which], value) < 0) return ERROR;
+    values->last[which] = value; /* which the set holds, or the record, for as long as this takes */
+    return DONE;
+}
+
+static Outcome add_keys(Values *values, int which, PyObject *held) {
+    PyObject *key, *roles;
+    Py_ssize_t place = 0;
+    if (!PyDict_Check(held)) return UNUSUAL;
+    while (PyDict_Next(held, &place, &key, &roles)) TRY(add_to_set(values, which, key));
+    return DONE;
+}
+
+static Outcome add_of_each(const Packer *self, Values *values, int which, PyObject *list, int name) {
+    if (!PyList_Check(list)) return UNUSUAL;
+    for (Py_ssize_t at = 0; at < PyList_Size(list); at++) {
+        PyObject *value;
+        TRY(get(PyList_GetItem(list, at), self->names[name], &value));
+        TRY(add_to_set(values, which, value));
+    }
+    return DONE;
+}
+
+static Outcome add_values(const Packer *self, Values *values, PyObject *const parts[N_KIND]) {
+    static const struct {
+        int name, set;
+    } of_message[] = {{N_PATH, S_ADDRESS},           {N_AUTHOR, S_ADDRESS},
+                      {N_CIRCUMSTANCE, S_CIRCUMSTANCE}, {N_VERDICT, S_VERDICT},
+                      {N_RETENTION, S_RETENTION}};
+    for (size_t at = 0; at < sizeof of_message / sizeof *of_message; at++) {
+        PyObject *value;
+        TRY(get(parts[N_MESSAGE], self->names[of_message[at].name], &value));
+        TRY(add_to_set(values, of_message[at].set, value));
+    }
+    TRY(add_keys(values, S_ADDRESS, parts[N_PARTICIPANTS]));
+    TRY(add_keys(values, S_DOMAIN, parts[N_DOMAINS]));
+    TRY(add_of_each(self, values, S_ADDRESS, parts[N_RECIPIENTS], N_ADDRESS));
+    TRY(add_of_each(self, values, S_ROUTE, parts[N_RECIPIENTS], N_ROUTE));
+    return add_of_each(self, values, S_FORM, parts[N_SIGNATURES], N_FORM);
+}
+
+static PyObject *values_method(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    Values values = {{NULL}, {NULL}};
+    bool is_right = count == 2 && PyList_Check(args[0]) && spread(args[1], values.sets, SETS);
+    for (size_t which = 0; is_right && which < SETS; which++)
+        is_right = PySet_Check(values.sets[which]);
+    Outcome outcome = is_right ? DONE : UNUSUAL;
+    for (Py_ssize_t at = 0; outcome == DONE && at < PyList_Size(args[0]); at++) {
+        PyObject *parts[ROW_PARTS];
+        outcome = spread_row(args[0], at, parts) ? DONE : UNUSUAL;
+        if (outcome == DONE) outcome = add_values((const Packer *)object, &values, parts + 1);
+    }
+    if (outcome == DONE) Py_RETURN_NONE;
+    if (outcome == UNUSUAL) PyErr_SetString(PyExc_TypeError, "values(rows, seven sets) expected");
+    return NULL;
+}
+
 /* ---- Keys ------------------------------------------------------------------------------------ */
 
-static Outcome append_key(PyObject *keys, PyObject *arrival, PyObject *name) {
-    if (!PyTuple_Check(arrival) || PyTuple_Size(arrival) != ARRIVAL) return UNUSUAL;
-    PyObject *id = PyObject_GetAttr(PyTuple_GetItem(arrival, ARRIVAL - 1), name);
-    if (!id) return ERROR;
+/* The id of an arrival, or of a row of a run; NULL with or without an exception.  Our own. */
+static PyObject *id_of(PyObject *one, PyObject *name) {
+    if (!PyTuple_Check(one)) return NULL;
+    if (PyTuple_Size(one) == ARRIVAL)
+        return PyObject_GetAttr(PyTuple_GetItem(one, ARRIVAL - 1), name);
+    if (PyTuple_Size(one) != ROW_PARTS) return NULL;
+    PyObject *id = PyTuple_GetItem(one, 0);
+    Py_INCREF(id);
+    return id;
+}
+
+static Outcome append_key(PyObject *keys, PyObject *one, PyObject *name) {
+    PyObject *id = id_of(one, name);
+    if (!id) return PyErr_Occurred() ? ERROR : UNUSUAL;
     Py_ssize_t size = 0;
     const char *text = PyUnicode_Check(id) ? PyUnicode_AsUTF8AndSize(id, &size) : NULL;
     octet octets[ID_OCTETS];
@@ -588,6 +738,10 @@ static void deallocate(PyObject *object) {
 static PyMethodDef methods[] = {
     {"add", FASTCALL(add_method),
      "Add a record's rows to lists; False for one that is left to the twin."},
+    {"add_run", FASTCALL(add_run_method),
+     "Gather the rows of many records; the places of those that are left to the twin."},
+    {"values", FASTCALL(values_method),
+     "Add to sets what stands in dictionaries for many records."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -608,7 +762,7 @@ static PyType_Spec spec = {
 
 static PyMethodDef functions[] = {
     {"keys", keys_method, METH_O,
-     "Keys of the records of a list of arrivals; None where one is not plain."},
+     "Keys of the records of a list of arrivals, or of rows; None where one is not plain."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -16,5 +16,15 @@ class Packer:
         to: object,  # a gathering, or lists as loader.Made has them
         /,
     ) -> bool: ...
+    def add_run(
+        self,
+        rows: list[tuple[Any, ...]],
+        keys: list[bytes],
+        place: tuple[int, int],
+        ids: tuple[dict[Any, int], ...],
+        to: object,  # a gathering
+        /,
+    ) -> list[int]: ...
+    def values(self, rows: list[tuple[Any, ...]], sets: tuple[set[Any], ...], /) -> None: ...
 
-def keys(arrivals: list[Any], /) -> list[bytes] | None: ...
+def keys(some: list[Any], /) -> list[bytes] | None: ...

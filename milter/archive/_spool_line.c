@@ -14,7 +14,11 @@
 
 #include "_growing.h"
 #include "_record_text.h"
+/* SHA-256 by its older interface: a record takes fifteen hashes, most of them of less than three
+   hundred octets, and the newer one spends 1,400 instructions on finding its way to each. */
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include <openssl/evp.h>
+#include <openssl/sha.h>
 
 #define DEEPEST 16        /* of lists and objects in one another */
 #define MOST_KEYS 64      /* of one object */
@@ -77,8 +81,8 @@ typedef struct {
     size_t name_count;
     Key keys[KEYS];
     Term terms[TERMS];
-    EVP_MD *sha256, *shake128;
-    EVP_MD_CTX *hashing, *shaking; /* one each: changing the hash costs as much as hashing */
+    EVP_MD *shake128;
+    EVP_MD_CTX *shaking;
     Node *nodes;
     uint32_t count;
     size_t room;
@@ -320,12 +324,16 @@ static Outcome failed_hash(void) {
     return ERROR;
 }
 
-static Outcome hash(Reader *self, const void *octets, size_t size, octet digest[DIGEST]) {
-    EVP_MD_CTX *context = self->hashing;
-    if (EVP_DigestInit_ex(context, self->sha256, NULL) && EVP_DigestUpdate(context, octets, size)
-        && EVP_DigestFinal_ex(context, digest, NULL))
-        return DONE;
-    return failed_hash();
+/* Of a mark, unless it is negative, and then of octets. */
+static bool hash_marked(int mark, const void *octets, size_t size, octet digest[DIGEST]) {
+    SHA256_CTX context;
+    octet first = (octet)mark;
+    return SHA256_Init(&context) && (mark < 0 || SHA256_Update(&context, &first, 1))
+           && SHA256_Update(&context, octets, size) && SHA256_Final(digest, &context);
+}
+
+static Outcome hash(const void *octets, size_t size, octet digest[DIGEST]) {
+    return hash_marked(-1, octets, size, digest) ? DONE : failed_hash();
 }
 
 static Outcome shake(Reader *self, const void *octets, size_t size, octet *made, size_t wanted) {
@@ -345,7 +353,7 @@ static Outcome begin_part(Reader *self, const octet *salt, const char *name) {
 /* The commitment of the part that was written, to the end of `digests`. */
 static Outcome end_part(Reader *self) {
     TRY(make_room(&self->digests, DIGEST));
-    TRY(hash(self, self->part.octets, self->part.size, self->digests.octets + self->digests.size));
+    TRY(hash(self->part.octets, self->part.size, self->digests.octets + self->digests.size));
     self->digests.size += DIGEST;
     return DONE;
 }
@@ -369,7 +377,7 @@ typedef struct {
     size_t fact_count;
 } Record;
 
-static Outcome take(uint32_t *slot, uint32_t value) {
+static Outcome take_slot(uint32_t *slot, uint32_t value) {
     if (*slot) return UNUSUAL; /* the key is there twice */
     *slot = value;
     return DONE;
@@ -386,7 +394,7 @@ static Outcome find_parts(Reader *self, Record *record) {
         if (is_text(self, key, "header_fields")) slot = &record->fields;
         if (is_text(self, key, "salt")) slot = &record->salt;
         if (slot) {
-            TRY(take(slot, key + 1));
+            TRY(take_slot(slot, key + 1));
         } else {
             if (record->fact_count == MOST_KEYS || is_text(self, key, "event")) return UNUSUAL;
             record->facts[record->fact_count++] = key;
@@ -455,7 +463,7 @@ static Outcome hash_together(Reader *self, size_t recipients, octet digest[DIGES
     TRY(append_parts(self, names, digests, after_recipients, sizeof after_recipients));
     TRY(append(names, "]", 2)); /* and the zero octet */
     TRY(append(names, digests->octets, digests->size));
-    return hash(self, names->octets, names->size, digest);
+    return hash(names->octets, names->size, digest);
 }
 
 /* The next salt of the rest: ten come from one hash. */
@@ -572,7 +580,7 @@ static Outcome commit_header(Reader *self, uint32_t fields, const octet *groups,
     self->part.size = 0;
     TRY(append(&self->part, names, sizeof names)); /* and the zero octet */
     TRY(append(&self->part, self->digests.octets, self->digests.size));
-    return hash(self, self->part.octets, self->part.size, digest);
+    return hash(self->part.octets, self->part.size, digest);
 }
 
 /* ---- Texts without escapes ------------------------------------------------------------------- */
@@ -773,9 +781,9 @@ typedef struct {
     bool has_subject, has_identifier;                         /* one came by */
 } Plain;
 
-static PyObject *make_term(Reader *self, const octet *text, size_t size) {
+static PyObject *make_term(const octet *text, size_t size) {
     octet digest[DIGEST];
-    if (hash(self, text, size, digest) != DONE) return NULL;
+    if (hash(text, size, digest) != DONE) return NULL;
     long long number = digest[0] < 128 ? 0 : -1; /* signed, the highest octet first */
     for (size_t place = 0; place < 6; place++) number = number * 256 + digest[place];
     return PyLong_FromLongLong(number);
@@ -783,12 +791,12 @@ static PyObject *make_term(Reader *self, const octet *text, size_t size) {
 
 /* The same of a word: subjects use the same ones over and over. */
 static PyObject *word_term(Reader *self, const octet *word, size_t size) {
-    if (size > COMMON_WORD) return make_term(self, word, size);
+    if (size > COMMON_WORD) return make_term(word, size);
     uint32_t mixed = 2166136261u;
     for (size_t place = 0; place < size; place++) mixed = (mixed ^ word[place]) * 16777619u;
     Term *known = &self->terms[(mixed ^ mixed >> 16) % TERMS];
     if (!known->number || known->size != size || memcmp(known->word, word, size)) {
-        PyObject *number = make_term(self, word, size);
+        PyObject *number = make_term(word, size);
         if (!number) return NULL;
         Py_XDECREF(known->number);
         known->number = number;
@@ -869,14 +877,14 @@ static Outcome derive_folded_subject(Reader *self, PyObject *value, Plain *plain
     return derive_subject(self, self->text.octets, self->text.size, plain);
 }
 
-static Outcome derive_identifier(Reader *self, const octet *text, size_t size, Plain *plain) {
+static Outcome derive_identifier(const octet *text, size_t size, Plain *plain) {
     while (size && *text == ' ') text++, size--;
     while (size && text[size - 1] == ' ') size--;
     if (size < 3 || text[0] != '<' || text[size - 1] != '>') return DONE;
     for (size_t place = 1; place < size - 1; place++)
         if (text[place] == ' ' || text[place] == '<' || text[place] == '>') return DONE;
     plain->identifier = PyUnicode_FromStringAndSize((const char *)text + 1, (Py_ssize_t)size - 2);
-    plain->identifier_term = plain->identifier ? make_term(self, text + 1, size - 2) : NULL;
+    plain->identifier_term = plain->identifier ? make_term(text + 1, size - 2) : NULL;
     return plain->identifier_term ? DONE : ERROR;
 }
 
@@ -896,7 +904,7 @@ static Outcome derive(Reader *self, const Name *name, const Node *value, PyObjec
         break;
     case IDENTIFIER:
         if (!plain->has_identifier && !value->escaped
-            && derive_identifier(self, text, size, plain) == ERROR)
+            && derive_identifier(text, size, plain) == ERROR)
             return ERROR;
         plain->has_identifier = true;
         break;
@@ -951,7 +959,7 @@ static const char *const signature_members[SIGNATURE_MEMBERS] = {
     "auid", "sdid", "selector", "algorithm", "canonicalization", "fields", "signed_at",
     "expires_at",
 };
-enum { CANONICALIZATION, SHA256, HASH_MEMBERS };
+enum { CANONICALIZATION, DIGEST_OF_BODY, HASH_MEMBERS };
 static const char *const hash_members[HASH_MEMBERS] = {"canonicalization", "sha256"};
 static const char *const crossings[] = {"internal", "outbound", "inbound", "transit", NULL};
 static const char *const dispositions[] = {"accept", "tempfail", "reject", NULL};
@@ -980,7 +988,7 @@ static Outcome find_members(const Reader *self, uint32_t place, const char *cons
             if (++tried == count) return UNUSUAL;
             number = (number + 1) % count;
         }
-        TRY(take(&values[number], key + 1));
+        TRY(take_slot(&values[number], key + 1));
         number = (number + 1) % count;
     }
     return DONE;
@@ -1085,7 +1093,7 @@ static Outcome find_flat(Reader *self, Flat *flat) {
     memset(flat->hash, 0, sizeof flat->hash);
     if (self->nodes[record[M_BODY_HASH]].kind != NOTHING) {
         TRY(find_members(self, record[M_BODY_HASH], hash_members, HASH_MEMBERS, flat->hash));
-        TRY(read_digest(self, flat->hash[SHA256], flat->digest));
+        TRY(read_digest(self, flat->hash[DIGEST_OF_BODY], flat->digest));
     }
     flat->crossing = choice(self, record[M_CROSSING], crossings);
     flat->disposition = choice(self, record[M_DISPOSITION], dispositions);
@@ -1157,7 +1165,7 @@ static PyObject *make_common(Reader *self, const Flat *flat) {
              : APPEND(&self->text, ",") != DONE
                    || append_written(self, flat->origin[ABOUT]) != DONE)
         return NULL;
-    if (flat->hash[SHA256] ? APPEND(&self->text, ",") != DONE
+    if (flat->hash[DIGEST_OF_BODY] ? APPEND(&self->text, ",") != DONE
                                  || append_written(self, flat->hash[CANONICALIZATION]) != DONE
                            : APPEND(&self->text, ",null") != DONE)
         return NULL;
@@ -1275,7 +1283,7 @@ static PyObject *make_flat(Reader *self, const Flat *flat, const octet salts[2 *
         make_value_of(self, record[M_ARCHIVE_ADDRESSED]),
         make_value_of(self, record[M_SIZE]),
         make_numbers(self, flat),
-        flat->hash[SHA256] ? make_octets(flat->digest, DIGEST) : make_value_of(self, record[M_BODY_HASH]),
+        flat->hash[DIGEST_OF_BODY] ? make_octets(flat->digest, DIGEST) : make_value_of(self, record[M_BODY_HASH]),
         make_octets(salts, SALT),
         make_octets(salts + SALT, SALT),
     };
@@ -1326,12 +1334,8 @@ static Outcome commit(Reader *self, Record *record, const octet *groups, octet s
     return commit_header(self, record->fields, groups, bases + SALT, entry + DIGEST);
 }
 
-static Outcome digest_line(Reader *self, const octet *line, size_t size, octet digest[DIGEST]) {
-    EVP_MD_CTX *context = self->hashing;
-    if (EVP_DigestInit_ex(context, self->sha256, NULL) && EVP_DigestUpdate(context, "", 1)
-        && EVP_DigestUpdate(context, line, size) && EVP_DigestFinal_ex(context, digest, NULL))
-        return DONE;
-    return failed_hash();
+static Outcome digest_line(const octet *line, size_t size, octet digest[DIGEST]) {
+    return hash_marked(0, line, size, digest) ? DONE : failed_hash();
 }
 
 /* All of the record but its header section; where it comes flat, its id alone. */
@@ -1343,14 +1347,21 @@ static PyObject *make_content(Reader *self, const Record *record, PyObject *flat
     return content;
 }
 
-static PyObject *answer(Reader *self, const Record *record, PyObject *values, const Plain *plain,
-                        const octet entry[2 * DIGEST], const octet digest[DIGEST],
-                        PyObject *flat) {
-    PyObject *parts[4] = {
-        make_content(self, record, flat),
-        header_text(self, record->fields),
-        PyBytes_FromStringAndSize((const char *)entry, 2 * DIGEST),
-        PyBytes_FromStringAndSize((const char *)digest, DIGEST),
+/* A line, taken apart but for its octets. */
+typedef struct {
+    Record record;
+    Plain plain;
+    PyObject *values, *flat; /* our own; NULL: it is not usual */
+    octet entry[2 * DIGEST], digest[DIGEST];
+} Taken;
+
+static PyObject *answer(Reader *self, const Taken *taken) {
+    const Plain *plain = &taken->plain;
+    PyObject *values = taken->values, *flat = taken->flat, *parts[4] = {
+        make_content(self, &taken->record, flat),
+        header_text(self, taken->record.fields),
+        PyBytes_FromStringAndSize((const char *)taken->entry, 2 * DIGEST),
+        PyBytes_FromStringAndSize((const char *)taken->digest, DIGEST),
     };
     PyObject *made = NULL;
     if (parts[0] && parts[1] && parts[2] && parts[3])
@@ -1363,33 +1374,39 @@ static PyObject *answer(Reader *self, const Record *record, PyObject *values, co
 }
 
 static Outcome take_line(Reader *self, const octet *line, size_t size, unsigned long checksum,
-                         PyObject *values, Plain *plain, PyObject **made) {
+                         Taken *taken) {
     char tail[TAIL + 2];
     if (size <= TAIL + 1 || size > LONGEST || *line != '{') return UNUSUAL;
     snprintf(tail, sizeof tail, ",\"crc32\":\"%08lx\"}\n", checksum & 0xFFFFFFFF);
     if (memcmp(line + size - TAIL - 1, tail, TAIL + 1)) return UNUSUAL;
     self->line = line, self->at = 0, self->end = size - TAIL - 1, self->count = 0;
     TRY(read_many(self, OBJECT, 1));
-    Record record;
-    TRY(find_parts(self, &record));
-    octet *groups = malloc(self->nodes[record.fields].count + 1u);
+    Record *record = &taken->record;
+    TRY(find_parts(self, record));
+    octet *groups = malloc(self->nodes[record->fields].count + 1u);
     if (!groups) {
         PyErr_NoMemory();
         return ERROR;
     }
-    octet salts[4 * SALT], entry[2 * DIGEST], digest[DIGEST];
-    Outcome outcome = survey_fields(self, record.fields, groups, values, plain);
-    if (outcome == DONE) outcome = commit(self, &record, groups, salts, entry);
-    if (outcome == DONE) outcome = digest_line(self, line, size, digest);
+    octet salts[4 * SALT];
+    Outcome outcome = survey_fields(self, record->fields, groups, taken->values, &taken->plain);
+    if (outcome == DONE) outcome = commit(self, record, groups, salts, taken->entry);
+    if (outcome == DONE) outcome = digest_line(line, size, taken->digest);
     free(groups);
     if (outcome != DONE) return outcome;
     Flat found;
-    PyObject *flat = NULL;
-    if (self->flat && find_flat(self, &found) == DONE && !(flat = make_flat(self, &found, salts)))
-        return ERROR;
-    *made = answer(self, &record, values, plain, entry, digest, flat);
-    Py_XDECREF(flat);
-    return *made ? DONE : ERROR;
+    if (!self->flat || find_flat(self, &found) != DONE) return DONE;
+    return (taken->flat = make_flat(self, &found, salts)) ? DONE : ERROR;
+}
+
+/* Take a line apart; whatever comes of it, `forget_taken` afterwards. */
+static Outcome take(Reader *self, PyObject *line, PyObject *checksum, Taken *taken) {
+    taken->plain = (Plain){0};
+    taken->values = taken->flat = NULL;
+    unsigned long number = PyLong_AsUnsignedLong(checksum);
+    if (PyErr_Occurred() || !(taken->values = PyList_New(0))) return ERROR;
+    return take_line(self, (const octet *)PyBytes_AsString(line), (size_t)PyBytes_Size(line), number,
+                     taken);
 }
 
 static void forget_line(Reader *self) {
@@ -1404,51 +1421,152 @@ static void forget_line(Reader *self) {
         if (buffers[number]->room > KEPT) release(buffers[number]);
 }
 
+static void forget_taken(Reader *self, Taken *taken) {
+    Py_XDECREF(taken->values);
+    Py_XDECREF(taken->flat);
+    forget_plain(&taken->plain);
+    forget_line(self);
+}
+
 static PyObject *take_method(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     Reader *self = (Reader *)object;
     if (count != 2 || !PyBytes_Check(args[0]) || !PyLong_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "take(line: bytes, checksum: int) expected");
         return NULL;
     }
-    unsigned long checksum = PyLong_AsUnsignedLong(args[1]);
-    PyObject *values = PyErr_Occurred() ? NULL : PyList_New(0), *made = NULL;
-    if (!values) return NULL;
-    Plain plain = {0};
-    Outcome outcome = take_line(self, (const octet *)PyBytes_AsString(args[0]),
-                                (size_t)PyBytes_Size(args[0]), checksum, values, &plain, &made);
-    Py_DECREF(values);
-    forget_plain(&plain);
-    forget_line(self);
+    Taken taken;
+    Outcome outcome = take(self, args[0], args[1], &taken);
+    PyObject *made = outcome == DONE ? answer(self, &taken) : NULL;
+    forget_taken(self, &taken);
     if (outcome == UNUSUAL) Py_RETURN_NONE;
+    return made;
+}
+
+/* ---- A run of usual lines -------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject *checksum, *tail, *make, *indexed; /* not our own, but for `tail` */
+    PyObject *rows, *texts;
+    Buffer evidence, digests;
+    size_t octets;
+} Run;
+
+/* What `make` makes of a line: UNUSUAL where that is nothing, or an exception that it will raise
+   again when Python takes the line. */
+static Outcome make_rows(const Run *run, const Taken *taken, PyObject **rows) {
+    const Plain *plain = &taken->plain;
+    PyObject *apart = PyTuple_Pack(10, Py_None, Py_None, taken->values, Py_None, Py_None,
+                                   or_none(plain->subject), or_none(plain->terms),
+                                   or_none(plain->identifier), or_none(plain->identifier_term),
+                                   taken->flat);
+    if (!apart) return ERROR;
+    *rows = PyObject_CallFunctionObjArgs(run->make, apart, run->indexed, NULL);
+    Py_DECREF(apart);
+    if (*rows && *rows != Py_None) return DONE;
+    Py_CLEAR(*rows);
+    if (!PyErr_Occurred()) return UNUSUAL;
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) return ERROR;
+    PyErr_Clear();
+    return UNUSUAL;
+}
+
+static Outcome append_line(Reader *self, Run *run, PyObject *line, const Taken *taken) {
+    PyObject *rows = NULL, *text = NULL;
+    if (!taken->flat) return UNUSUAL;
+    Outcome outcome = (text = header_text(self, taken->record.fields)) ? DONE : ERROR;
+    if (outcome == DONE) outcome = make_rows(run, taken, &rows);
+    if (outcome == DONE
+        && (PyList_Append(run->rows, rows) < 0 || PyList_Append(run->texts, text) < 0))
+        outcome = ERROR;
+    Py_XDECREF(rows);
+    Py_XDECREF(text);
+    TRY(outcome);
+    TRY(append(&run->evidence, taken->entry, sizeof taken->entry));
+    TRY(append(&run->digests, taken->digest, sizeof taken->digest));
+    run->octets += (size_t)PyBytes_Size(line);
+    return DONE;
+}
+
+static Outcome run_over(Reader *self, Run *run, PyObject *line) {
+    PyObject *checksum = PyObject_CallFunctionObjArgs(run->checksum, line, run->tail, NULL);
+    if (!checksum) return ERROR;
+    Taken taken;
+    Outcome outcome = take(self, line, checksum, &taken);
+    if (outcome == DONE) outcome = append_line(self, run, line, &taken);
+    Py_DECREF(checksum);
+    forget_taken(self, &taken);
+    return outcome;
+}
+
+static PyObject *answer_run(const Run *run) {
+    PyObject *octets[] = {make_octets(run->evidence.octets, run->evidence.size),
+                          make_octets(run->digests.octets, run->digests.size),
+                          PyLong_FromSize_t(run->octets)};
+    PyObject *made = NULL;
+    if (octets[0] && octets[1] && octets[2])
+        made = PyTuple_Pack(5, run->rows, run->texts, octets[0], octets[1], octets[2]);
+    for (size_t number = 0; number < 3; number++) Py_XDECREF(octets[number]);
+    return made;
+}
+
+static PyObject *run_method(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    Reader *self = (Reader *)object;
+    Py_ssize_t first = -1, end = -1;
+    if (count == 4 && PyList_Check(args[0]) && PyTuple_Check(args[3])
+        && PyTuple_Size(args[3]) == 3) {
+        first = PyLong_AsSsize_t(args[1]);
+        end = PyErr_Occurred() ? -1 : PyLong_AsSsize_t(args[2]);
+    }
+    if (first < 0 || end < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError,
+                            "run(lines: list, first: int, end: int, (checksum, make, indexed)) "
+                            "expected");
+        return NULL;
+    }
+    Run run = {.checksum = PyTuple_GetItem(args[3], 0),
+               .make = PyTuple_GetItem(args[3], 1),
+               .indexed = PyTuple_GetItem(args[3], 2)};
+    run.tail = PyLong_FromLong(TAIL + 1);
+    run.rows = PyList_New(0);
+    run.texts = PyList_New(0);
+    Outcome outcome = run.tail && run.rows && run.texts ? DONE : ERROR;
+    for (Py_ssize_t at = first; outcome == DONE && at < end && at < PyList_Size(args[0]); at++) {
+        PyObject *line = PyList_GetItem(args[0], at);
+        if (!PyBytes_Check(line)) {
+            outcome = UNUSUAL;
+            break;
+        }
+        Py_INCREF(line); /* whatever is asked meanwhile does to the list */
+        outcome = run_over(self, &run, line);
+        Py_DECREF(line);
+    }
+    PyObject *made = outcome == ERROR ? NULL : answer_run(&run);
+    Py_XDECREF(run.tail);
+    Py_XDECREF(run.rows);
+    Py_XDECREF(run.texts);
+    release(&run.evidence);
+    release(&run.digests);
     return made;
 }
 
 /* ---- Merkle roots ---------------------------------------------------------------------------- */
 
-static bool hash_node(EVP_MD_CTX *context, const EVP_MD *sha256, octet mark, const octet *octets,
-                      size_t size, octet *digest) {
-    return EVP_DigestInit_ex(context, sha256, NULL) && EVP_DigestUpdate(context, &mark, 1)
-           && EVP_DigestUpdate(context, octets, size) && EVP_DigestFinal_ex(context, digest, NULL);
-}
-
 /* Leaves of lines of `size` octets; 0: they are leaves. */
-static bool make_leaves(EVP_MD_CTX *context, const EVP_MD *sha256, const octet *octets, size_t size,
-                        octet *leaves, size_t count) {
+static bool make_leaves(const octet *octets, size_t size, octet *leaves, size_t count) {
     bool is_made = true;
     if (!size) memcpy(leaves, octets, count * DIGEST);
     for (size_t number = 0; size && is_made && number < count; number++)
-        is_made = hash_node(context, sha256, 0, octets + number * size, size,
-                            leaves + number * DIGEST);
+        is_made = hash_marked(0, octets + number * size, size, leaves + number * DIGEST);
     return is_made;
 }
 
 /* Each level in the place of the one below; the root is then the first. */
-static bool grow_to_root(EVP_MD_CTX *context, const EVP_MD *sha256, octet *nodes, size_t count) {
+static bool grow_to_root(octet *nodes, size_t count) {
     bool is_made = true;
     for (; is_made && count > 1; count = count / 2 + count % 2) {
         for (size_t pair = 0; is_made && pair < count / 2; pair++)
-            is_made = hash_node(context, sha256, 1, nodes + 2 * pair * DIGEST, 2 * DIGEST,
-                                nodes + pair * DIGEST);
+            is_made = hash_marked(1, nodes + 2 * pair * DIGEST, 2 * DIGEST, nodes + pair * DIGEST);
         if (count % 2) memmove(nodes + count / 2 * DIGEST, nodes + (count - 1) * DIGEST, DIGEST);
     }
     return is_made;
@@ -1456,18 +1574,9 @@ static bool grow_to_root(EVP_MD_CTX *context, const EVP_MD *sha256, octet *nodes
 
 static bool make_root(const octet *octets, size_t size, size_t count, octet *nodes,
                       octet digest[DIGEST]) {
-    EVP_MD *sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
-    EVP_MD_CTX *context = EVP_MD_CTX_new();
-    bool is_made = sha256 && context;
-    if (is_made && !count)
-        is_made = EVP_DigestInit_ex(context, sha256, NULL)
-                  && EVP_DigestFinal_ex(context, digest, NULL);
-    else if (is_made)
-        is_made = make_leaves(context, sha256, octets, size, nodes, count)
-                  && grow_to_root(context, sha256, nodes, count);
-    if (is_made && count) memcpy(digest, nodes, DIGEST);
-    EVP_MD_CTX_free(context);
-    EVP_MD_free(sha256);
+    if (!count) return hash_marked(-1, "", 0, digest);
+    bool is_made = make_leaves(octets, size, nodes, count) && grow_to_root(nodes, count);
+    if (is_made) memcpy(digest, nodes, DIGEST);
     return is_made;
 }
 
@@ -1551,11 +1660,9 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
     Reader *self = new_object(type);
     if (!self) return NULL;
     self->flat = flat;
-    self->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
     self->shake128 = EVP_MD_fetch(NULL, "SHAKE128", NULL);
-    self->hashing = EVP_MD_CTX_new();
     self->shaking = EVP_MD_CTX_new();
-    if (!self->sha256 || !self->shake128 || !self->hashing || !self->shaking)
+    if (!self->shake128 || !self->shaking)
         failed_hash();
     else if (!add_names(self, wanted, FIELDS) && !add_names(self, naming, ADDRESSES)
              && !add_names(self, about, SUBJECT))
@@ -1575,9 +1682,7 @@ static void deallocate(PyObject *object) {
     release(&self->part);
     release(&self->digests);
     release(&self->text);
-    EVP_MD_free(self->sha256);
     EVP_MD_free(self->shake128);
-    EVP_MD_CTX_free(self->hashing);
     EVP_MD_CTX_free(self->shaking);
     free_object(object);
 }
@@ -1585,6 +1690,8 @@ static void deallocate(PyObject *object) {
 static PyMethodDef methods[] = {
     {"take", FASTCALL(take_method),
      "What a line says, taken apart; None for one that is not usual."},
+    {"run", FASTCALL(run_method),
+     "Rows, header sections, evidence, digests and octets of usual lines up to the first other."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,5 +1,5 @@
 # What _spool_line.c makes; see spool_line.py.
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 class Reader:
@@ -11,5 +11,17 @@ class Reader:
         flat: bool = False,
     ) -> Reader: ...
     def take(self, line: bytes, checksum: int, /) -> tuple[Any, ...] | None: ...
+    def run(
+        self,
+        lines: list[bytes],
+        first: int,
+        end: int,
+        how: tuple[
+            Callable[[bytes, int], int],
+            Callable[[Any, frozenset[str]], tuple[Any, ...] | None],
+            frozenset[str],
+        ],
+        /,
+    ) -> tuple[list[tuple[Any, ...]], list[bytes], bytes, bytes, int]: ...
 
 def root(lines: bytes, size: int, /) -> bytes: ...

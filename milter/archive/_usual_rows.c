@@ -356,33 +356,45 @@ static Outcome add_domain(Making *made, PyObject *domain, PyObject *parents, lon
     return add_all_roles(made->domains, parents, held << INDIRECT);
 }
 
-/* Under what else a mailbox is found. */
-static Outcome add_found_by(Maker *self, Making *made, PyObject *mailbox, long held) {
-    Text text;
-    TRY(text_of(mailbox, &text));
-    TRY(add_roles(made->participants, mailbox, held));
-    if (memchr(text.text, '+', text.size)) { /* an extension, perhaps */
-        PyObject *found = asked(self, ASK_FOUND_BY, mailbox, NULL, NULL);
-        if (!found) return ERROR;
-        Outcome outcome = UNUSUAL;
-        if (PyTuple_Check(found) && PyTuple_Size(found) == 3) {
-            PyObject *base = PyTuple_GetItem(found, 0), *domain = PyTuple_GetItem(found, 1);
-            outcome = DONE;
-            if (PyObject_IsTrue(base) == 1)
-                outcome = add_roles(made->participants, base, held << INDIRECT);
-            if (outcome == DONE && PyObject_IsTrue(domain) == 1)
-                outcome = add_domain(made, domain, PyTuple_GetItem(found, 2), held);
-        }
-        Py_DECREF(found);
-        return outcome;
-    }
-    Text name = domain_of(text);
-    if (!name.size) return DONE;
-    PyObject *domain = new_text(name);
-    PyObject *parents = domain ? asked_once(self, ASK_PARENTS, domain, NULL, NULL) : NULL;
-    Outcome outcome = parents ? add_domain(made, domain, parents, held) : ERROR;
+/* Under what else a mailbox is found: without extension (none: an empty text), its domain, and the
+   parents of that. */
+static PyObject *new_found_by(Maker *self, PyObject *mailbox) {
+    Text text, name;
+    Outcome outcome = text_of(mailbox, &text);
+    if (outcome == ERROR) return NULL;
+    if (outcome == UNUSUAL || memchr(text.text, '+', text.size)) /* an extension, perhaps */
+        return asked(self, ASK_FOUND_BY, mailbox, NULL, NULL);
+    name = domain_of(text);
+    PyObject *base = PyUnicode_FromStringAndSize("", 0);
+    PyObject *domain = name.size ? new_text(name) : PyUnicode_FromStringAndSize("", 0);
+    PyObject *parents = !domain    ? NULL
+                        : name.size ? asked_once(self, ASK_PARENTS, domain, NULL, NULL)
+                                    : PyTuple_New(0);
+    PyObject *found = base && parents ? PyTuple_Pack(3, base, domain, parents) : NULL;
     Py_XDECREF(parents);
     Py_XDECREF(domain);
+    Py_XDECREF(base);
+    return found;
+}
+
+static Outcome add_found_by(Maker *self, Making *made, PyObject *mailbox, long held) {
+    TRY(add_roles(made->participants, mailbox, held));
+    PyObject *found = remembered(self, ASK_FOUND_BY, mailbox);
+    if (!found && !PyErr_Occurred()) {
+        found = new_found_by(self, mailbox);
+        if (is_short(mailbox)) found = remember(self, ASK_FOUND_BY, mailbox, found);
+    }
+    if (!found) return ERROR;
+    Outcome outcome = UNUSUAL;
+    if (PyTuple_Check(found) && PyTuple_Size(found) == 3) {
+        PyObject *base = PyTuple_GetItem(found, 0), *domain = PyTuple_GetItem(found, 1);
+        outcome = DONE;
+        if (PyObject_IsTrue(base) == 1)
+            outcome = add_roles(made->participants, base, held << INDIRECT);
+        if (outcome == DONE && PyObject_IsTrue(domain) == 1)
+            outcome = add_domain(made, domain, PyTuple_GetItem(found, 2), held);
+    }
+    Py_DECREF(found);
     return outcome;
 }
 
@@ -777,11 +789,13 @@ static PyObject *plain_mailboxes(Text value) {
 static PyObject *mailboxes_of(Maker *self, PyObject *values, int question) {
     Text value;
     if (!values) return PyTuple_New(0);
-    if (PyList_Size(values) == 1 && octets_of(PyList_GetItem(values, 0), &value) == DONE) {
-        PyObject *found = plain_mailboxes(value);
-        if (found || PyErr_Occurred()) return found;
-    }
-    return asked(self, question, values, NULL, NULL);
+    if (PyList_Size(values) != 1 || octets_of(PyList_GetItem(values, 0), &value) != DONE)
+        return PyErr_Occurred() ? NULL : asked(self, question, values, NULL, NULL);
+    PyObject *key = PyList_GetItem(values, 0), *found = remembered(self, question, key);
+    if (found || PyErr_Occurred()) return found;
+    found = plain_mailboxes(value);
+    if (!found && !PyErr_Occurred()) found = asked(self, question, values, NULL, NULL);
+    return is_short(key) ? remember(self, question, key, found) : found;
 }
 
 /* ---- What is derived from the header section ------------------------------------------------- */

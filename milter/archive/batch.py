@@ -1,9 +1,9 @@
 """A batch: some lines of one segment, taken apart, before they go to SQL in one transaction.
 
-Promises: every line of the batch is in `entries`; those that are records in `arrivals`, those that
-should be and are not in `refused`, each with why; event lines in `events`.  Of events of a later
-kind nothing is made; the relays that they name are in `others`.  A defect of ours while one record
-is taken apart costs that record only.
+Promises: every line of the batch is in a run of usual lines or in `entries`; of the latter those
+that are records in `arrivals`, those that should be and are not in `refused`, each with why; event
+lines in `events`.  Of events of a later kind nothing is made; the relays that they name are in
+`others`.  A defect of ours while one record is taken apart costs that record only.
 
 Does not: touch the database, or decide what becomes of a refused line.
 """
@@ -11,7 +11,7 @@ Does not: touch the database, or decide what becomes of a refused line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from carbonseal.milter import log
@@ -29,6 +29,7 @@ from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.header_learning import CompressTexts
 from carbonseal.milter.archive.loader import Arrival
 from carbonseal.milter.archive.segments import Entry, Segment
+from carbonseal.milter.archive.usual_lines import Lines, Run
 
 _TOGETHER = 100  # lines read, and header sections compressed, before anything else is done
 
@@ -43,23 +44,46 @@ class Batch:
     refused: list[tuple[Entry, str]]
     events: list[EventArrival] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)  # lines that are neither entries nor arrivals
 
     @property
-    def start(self) -> int:
-        """Octets of the segment before it."""
-        return self.entries[0].offset
+    def count(self) -> int:
+        """How many lines there are."""
+        return len(self.entries) + sum(len(run.lines) for run in self.runs)
+
+    @property
+    def end(self) -> int:
+        """Where the next one begins."""
+        return max(one[-1].end for one in (self.entries, self.runs) if one)
+
+    def line_by_line(self) -> Batch:
+        """The same without runs."""
+        if not self.runs:
+            return self
+        segment_id, arrivals, entries = (
+            terms.term(self.segment.name),
+            [*self.arrivals],
+            [*self.entries],
+        )
+        for run in self.runs:
+            entries += run.entries()
+            arrivals += (Arrival(segment_id, at, made) for at, made in run.made())
+        entries.sort(key=lambda one: one.offset)
+        arrivals.sort(key=lambda one: one.position)
+        return replace(self, entries=entries, arrivals=arrivals, runs=[])
 
     def halves(self) -> Iterator[Batch]:
         """Two that together are this one."""
-        middle = len(self.entries) // 2
-        for part in (self.entries[:middle], self.entries[middle:]):
+        whole = self.line_by_line()
+        middle = len(whole.entries) // 2
+        for part in (whole.entries[:middle], whole.entries[middle:]):
             positions = {entry.position for entry in part}
             yield Batch(
-                self.segment,
+                whole.segment,
                 part,
-                [one for one in self.arrivals if one.position in positions],
-                [one for one in self.refused if one[0].position in positions],
-                [one for one in self.events if one.position in positions],
+                [one for one in whole.arrivals if one.position in positions],
+                [one for one in whole.refused if one[0].position in positions],
+                [one for one in whole.events if one.position in positions],
             )
 
 
@@ -85,11 +109,43 @@ def read(
         before = len(batch.arrivals)
         for entry in some:
             _take_apart(entry, batch, segment_id, indexed, seen)
-        sections = [one.rows.header_section for one in batch.arrivals[before:]]
-        stored = compress([section["fields"] for section in sections])
-        for section, octets in zip(sections, stored, strict=True):
-            section["fields"] = octets
+        _store_sections(batch.arrivals[before:], compress)
     return batch if batch.entries else None
+
+
+def read_runs(
+    lines: Lines,
+    size: int,
+    indexed: frozenset[str] = derive.INDEXED,
+    seen: Surveying | None = None,
+    compress: CompressTexts = header_store.compress_texts,
+) -> Batch | None:
+    """The next `size` lines, usual ones in runs; else as `read`."""
+    batch = Batch(lines.segment, [], [], [])
+    segment_id = terms.term(lines.segment.name)
+    left, stored = size, 0  # lines to come; arrivals whose header sections are stored
+    while left and (some := lines.next(left)) is not None:
+        if isinstance(some, Run):
+            batch.runs.append(some)
+            left -= len(some.lines)
+            if seen is not None:
+                seen.add_records(some.end, some.record_ids(), some.evidence, some.digests)
+            some.store(compress)
+            continue
+        left -= 1
+        _take_apart(some, batch, segment_id, indexed, seen)
+        if len(batch.arrivals) - stored >= _TOGETHER:
+            _store_sections(batch.arrivals[stored:], compress)
+            stored = len(batch.arrivals)
+    _store_sections(batch.arrivals[stored:], compress)
+    return batch if batch.entries or batch.runs else None
+
+
+def _store_sections(arrivals: list[Arrival], compress: CompressTexts) -> None:
+    sections = [one.rows.header_section for one in arrivals]
+    stored = compress([section["fields"] for section in sections])
+    for section, octets in zip(sections, stored, strict=True):
+        section["fields"] = octets
 
 
 def _take_apart(

@@ -46,6 +46,7 @@ from carbonseal.milter.archive.dictionary import Dictionary, chunks, insert_miss
 from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Route, SigningForm
 from carbonseal.milter.archive.rows import Rows
+from carbonseal.milter.archive.usual_lines import Run
 from carbonseal.milter.archive.verdicts import Verdict
 
 
@@ -55,6 +56,9 @@ class Arrival(NamedTuple):
     segment_id: int
     position: int  # among the lines of that segment
     rows: Rows
+
+
+KeyedRun = tuple[list[bytes], Run]  # with the keys of its records
 
 
 class Ids(NamedTuple):
@@ -83,27 +87,75 @@ def load_counting(
     connection: Connection,
     dictionary: Dictionary,
     events: Sequence[EventArrival] = (),
+    runs: Sequence[Run] = (),
 ) -> Counter[int]:
     """Insert what is not there yet; returns how many records that were, by segment id."""
     dictionary.refresh(connection)
-    fresh = _load_records(arrivals, connection, dictionary)
+    keyed_runs = _new_runs(arrivals, runs, connection)
+    if keyed_runs is None:
+        arrivals, keyed_runs = _one_by_one(arrivals, runs), []
+    fresh = _load_records(arrivals, keyed_runs, connection, dictionary)
+    counts = Counter(one.segment_id for one in fresh)
     queue_ids = [one.rows.message["queue_id"] for one in fresh]
+    for _, run in keyed_runs:
+        counts[run.segment_id] += len(run.rows)
+        queue_ids += run.queue_ids()
     delivery_loading.load(events, queue_ids, connection, dictionary)
-    return Counter(one.segment_id for one in fresh)
+    return counts
+
+
+def _new_runs(
+    arrivals: Sequence[Arrival], runs: Sequence[Run], connection: Connection
+) -> list[KeyedRun] | None:
+    """The runs with the keys of their records; None where one has to be looked at by itself.
+
+    That is where a record is there already, or came twice, or the helper is missing.
+    """
+    if not runs:
+        return []
+    if _packer is None or _KEYS is None or not inserting.takes_packs(connection):
+        return None
+    keyed = []
+    all_keys = _keys(arrivals, connection)
+    for run in runs:
+        keys = _KEYS(run.rows)
+        if keys is None:
+            return None
+        keyed.append((keys, run))
+        all_keys += keys
+    if len(set(all_keys)) < len(all_keys):
+        return None
+    for chunk in chunks(_perhaps_known(all_keys, connection)):
+        if _KNOWN.rows(chunk, connection, is_repeated=False):
+            return None
+    return keyed
+
+
+def _one_by_one(arrivals: Sequence[Arrival], runs: Sequence[Run]) -> list[Arrival]:
+    """Those of runs as well, segment by segment in the order in which they came."""
+    found = [*arrivals]
+    for run in runs:
+        found += (Arrival(run.segment_id, at, made) for at, made in run.made())
+    order = {one: place for place, one in enumerate(dict.fromkeys(one[0] for one in found))}
+    return sorted(found, key=lambda one: (order[one.segment_id], one.position))
 
 
 def _load_records(
-    arrivals: Sequence[Arrival], connection: Connection, dictionary: Dictionary
+    arrivals: Sequence[Arrival],
+    runs: Sequence[KeyedRun],
+    connection: Connection,
+    dictionary: Dictionary,
 ) -> list[Arrival]:
+    """Insert these; returns those of `arrivals` that were not there."""
     # Before anything else is locked: making a partition waits for those who read.
     partitions.make({one.rows.record_id for one in arrivals}, connection, dictionary)
     keyed = _unknown(arrivals, connection)
-    if not keyed:
+    if not (keyed or runs):
         return []
     fresh = [one for _, one in keyed]
-    ids = _ids([one.rows for one in fresh], connection, dictionary)
+    ids = _ids([one.rows for one in fresh], [run for _, run in runs], connection, dictionary)
     has_arrays = connection.dialect.name == "postgresql"
-    keyed = _gather(keyed, ids, connection)
+    keyed = _gather(keyed, runs, ids, connection)
     batch = Made()
     for key, one in keyed:
         add(batch, one, key, ids, with_index=not has_arrays)
@@ -125,13 +177,19 @@ def _load_records(
 
 
 def _gather(
-    keyed: list[tuple[Any, Arrival]], ids: Ids, connection: Connection
+    keyed: list[tuple[Any, Arrival]], runs: Sequence[KeyedRun], ids: Ids, connection: Connection
 ) -> list[tuple[Any, Arrival]]:
     """Insert as packs what can be packed; returns the others."""
     if _packer is None or GATHERING is None or not inserting.takes_packs(connection):
         return keyed
     gathering, add_one = GATHERING(), _packer.add
     others = [(key, one) for key, one in keyed if not add_one(one, key, ids, gathering)]
+    for keys, run in runs:
+        left = _packer.add_run(run.rows, keys, (run.segment_id, run.position), ids, gathering)
+        others += (
+            (keys[at], Arrival(run.segment_id, run.position + at, Rows(*run.rows[at])))
+            for at in left
+        )
     for table, packs in zip(_PACKED, gathering.packs(), strict=True):
         inserting.insert_packs(table, packs, connection)
     return others
@@ -230,7 +288,7 @@ def _perhaps_known(keys: list[Any], connection: Connection) -> list[Any]:
     return [] if last is None else [key for key in keys if key <= last]
 
 
-def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> Ids:
+def _ids(batch: list[Rows], runs: list[Run], connection: Connection, dictionary: Dictionary) -> Ids:
     addresses: set[str | None] = set()
     domains: set[str] = set()
     circumstances, verdicts, retentions, forms = set(), set(), set(), set()
@@ -249,6 +307,11 @@ def _ids(batch: list[Rows], connection: Connection, dictionary: Dictionary) -> I
             routes.add(recipient["route"])
         for signature in rows.signatures:
             forms.add(signature["form"])
+    for run in runs:
+        assert _packer is not None  # else they would have come one by one
+        _packer.values(
+            run.rows, (addresses, domains, circumstances, verdicts, routes, forms, retentions)
+        )
     for some in (addresses, retentions, routes):
         some.discard(None)
     dictionary.ids(Retention.__name__, retentions, connection)  # circumstances have its key
@@ -277,6 +340,16 @@ class _Compiled(Protocol):
         lists: tuple[list[tuple[Any, ...]] | None, ...] | _Gathering,
         /,
     ) -> bool: ...
+    def add_run(
+        self,
+        rows: list[tuple[Any, ...]],
+        keys: list[bytes],
+        place: tuple[int, int],
+        ids: tuple[dict[Any, int], ...],
+        to: _Gathering,
+        /,
+    ) -> list[int]: ...
+    def values(self, rows: list[tuple[Any, ...]], sets: tuple[set[Any], ...], /) -> None: ...
 
 
 class _Gathering(Protocol):

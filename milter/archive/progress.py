@@ -51,6 +51,8 @@ class Progress:
         """When this batch is loaded, too, which brought so many records."""
         read = [one for one in batch.entries if one.position is not None and one.end > one.offset]
         relay = self.relay
+        if not relay and batch.runs:
+            relay = batch.runs[0].relay
         if not relay and batch.arrivals:
             relay = batch.arrivals[0].rows.message["circumstance"].relay
         if not relay and batch.events:
@@ -58,8 +60,8 @@ class Progress:
         if not relay and batch.others:
             relay = batch.others[0]
         return Progress(
-            offset=batch.entries[-1].end,
-            lines=self.lines + len(read),
+            offset=batch.end,
+            lines=self.lines + len(read) + sum(len(run.lines) for run in batch.runs),
             records=self.records + loaded,
             refused=self.refused + len(batch.refused),
             is_complete=self.is_complete or any(one.is_footer for one in batch.entries),

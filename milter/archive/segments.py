@@ -84,31 +84,49 @@ def read(
     was moved away yields nothing.
     """
     try:
-        stream = _open(segment)
+        stream = opened(segment, offset)
     except FileNotFoundError:
         return
     with stream:
-        stream.seek(offset)
         for line in stream:
-            if not segment.is_closed and b"\0" in line:
-                # Room that nothing stands in yet, or a line that is being written into it: its end
-                # may be seen before its beginning.  No line has such an octet, it is JSON.
+            found = entry(segment, line, offset, position, take)
+            if found is None:
                 return
-            if not line.endswith(b"\n"):
-                if segment.is_closed:
-                    # It does not count as read: the whole segment may come back from a copy.
-                    yield Entry(offset, offset, line, position, _CUT, False, False, {})
-                return  # still being written, or torn: recovery decides
-            end = offset + len(line)
-            apart = None if take is None else take(line)
-            if apart is not None:
-                yield Entry(offset, end, line, position, None, False, False, apart.content, apart)
-                position += 1
-            else:
-                entry = _entry(line, offset, end, position)
-                yield entry
-                position += entry.position is not None
-            offset = end
+            yield found
+            if found.end == offset:
+                return
+            position += found.position is not None
+            offset = found.end
+
+
+def opened(segment: Segment, offset: int) -> BinaryIO:
+    """A segment from there on, under whichever name it has now.  Raises: OSError."""
+    stream = _open(segment)
+    stream.seek(offset)
+    return stream
+
+
+def entry(
+    segment: Segment, line: bytes, offset: int, position: int, take: Take | None = None
+) -> Entry | None:
+    """A line as it was read from there; None where there is none yet.  See `read`.
+
+    What is cut off at the end of a closed segment comes as a line without octets of its own.
+    """
+    if not segment.is_closed and b"\0" in line:
+        # Room that nothing stands in yet, or a line that is being written into it: its end
+        # may be seen before its beginning.  No line has such an octet, it is JSON.
+        return None
+    if not line.endswith(b"\n"):
+        if segment.is_closed:
+            # It does not count as read: the whole segment may come back from a copy.
+            return Entry(offset, offset, line, position, _CUT, False, False, {})
+        return None  # still being written, or torn: recovery decides
+    end = offset + len(line)
+    apart = None if take is None else take(line)
+    if apart is not None:
+        return Entry(offset, end, line, position, None, False, False, apart.content, apart)
+    return _entry(line, offset, end, position)
 
 
 def has_more(segment: Segment, offset: int) -> bool:

@@ -74,6 +74,14 @@ class Apart(NamedTuple):
 
 class _Compiled(Protocol):
     def take(self, line: bytes, checksum: int, /) -> tuple[Any, ...] | None: ...
+    def run(
+        self,
+        lines: list[bytes],
+        first: int,
+        end: int,
+        how: How,
+        /,
+    ) -> TakenRun: ...
 
 
 class _MakeCompiled(Protocol):
@@ -95,6 +103,14 @@ else:
     COMPILED = _spool_line.Reader
 
 Take = Callable[[bytes], Apart | None]
+# What is made of a line whose rows alone are asked for, or None.
+Make = Callable[[Apart, frozenset[str]], tuple[Any, ...] | None]
+# How a run is taken: what finds checksums, what makes rows, and `indexed` for the latter.
+How = tuple[Callable[[bytes, int], int], Make, frozenset[str]]
+# What was made of each line, and their header sections; their evidence and digests, one behind
+# the other; their octets.
+TakenRun = tuple[list[tuple[Any, ...]], list[bytes], bytes, bytes, int]
+TakeRun = Callable[[list[bytes], int, int], TakenRun]
 
 
 def taking(wanted: Collection[str], *, flat: bool = False) -> Take | None:
@@ -122,3 +138,19 @@ def taking(wanted: Collection[str], *, flat: bool = False) -> Take | None:
         return new(Apart, found)
 
     return take
+
+
+def running(wanted: Collection[str], make: Make, indexed: frozenset[str]) -> TakeRun | None:
+    """What takes usual lines apart and has `make` make rows of them, up to the first other.
+
+    It is given lines, and the places of the first and behind the last.  None where everything is
+    left to Python.
+    """
+    if COMPILED is None:
+        return None
+    try:
+        run = COMPILED(wanted, leaf.NAMING, leaf.ABOUT, True).run
+    except ValueError:
+        return None
+    how = (message_lines.checksum_before, make, indexed)
+    return lambda lines, first, end: run(lines, first, end, how)

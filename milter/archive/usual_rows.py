@@ -314,3 +314,5 @@ QUESTIONS: tuple[Callable[..., Any], ...] = (
     verdicts.of_texts,
 )
 _maker = None if COMPILED is None else COMPILED(QUESTIONS)
+# The helper's own, which says None for a record that is left to `by_python`.
+MAKE = None if _maker is None else _maker.make

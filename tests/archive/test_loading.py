@@ -87,14 +87,27 @@ def gathered(some: list[tuple[bytes, rows.Rows, Ids]]) -> tuple[Made, list[bool]
     assert loader.GATHERING is not None
     assert loader._packer is not None
     gathering, taken = loader.GATHERING(), []
+    in_runs = loader.GATHERING()
     for key, one, ids in some:
         arrival = Arrival(5, 7, copy.copy(one))
         arrival.rows.message = dict(one.message)
         try:
             taken.append(loader._packer.add(arrival, key, ids, gathering))
-        except Exception:
+        except Exception as fault:
             taken.append(False)
-    return Made(*map(unpacked, gathering.packs())), taken
+            with pytest.raises(type(fault)):
+                loader._packer.add_run([row_of(one)], [key], (5, 7), ids, in_runs)
+        else:
+            left = loader._packer.add_run([row_of(one)], [key], (5, 7), ids, in_runs)
+            assert left == ([] if taken[-1] else [0])
+    packs = gathering.packs()
+    assert in_runs.packs() == packs
+    return Made(*map(unpacked, packs)), taken
+
+
+def row_of(some: rows.Rows) -> tuple[Any, ...]:
+    """Rows of a record as the helper of usual lines makes them."""
+    return tuple(getattr(some, name) for name in rows.Rows.__slots__)
 
 
 def sorted_by_id(made: Made) -> Made:
@@ -141,6 +154,86 @@ def test_all_mail_of_the_generator_makes_the_same_rows(monkeypatch: pytest.Monke
     monkeypatch.undo()
     keyed = [(terms.pack_record_id(one.record_id), one, ids_of(one)) for one in made]
     assert all(assert_gathered(keyed))
+
+
+def test_a_run_is_gathered_as_its_records_are() -> None:
+    """With places that count on, and whoever cannot be gathered among them."""
+    assert loader.GATHERING is not None
+    packer: Any = loader._packer
+    made = [rows.split(one) for one in generator.records(50)]
+    every = [ids_of(one) for one in made]
+    ids = Ids(
+        *({k: v for one in every for k, v in one[at].items()} for at in range(len(Ids._fields)))
+    )
+    made[9].header_terms = (1 << 63,)
+    keys = [terms.pack_record_id(one.record_id) for one in made]
+    one_by_one, in_a_run = loader.GATHERING(), loader.GATHERING()
+    for number, (key, one) in enumerate(zip(keys, made, strict=True)):
+        assert packer.add(Arrival(3, 40 + number, one), key, ids, one_by_one) is (number != 9)
+    assert packer.add_run(list(map(row_of, made)), keys, (3, 40), ids, in_a_run) == [9]
+    assert in_a_run.packs() == one_by_one.packs()
+
+
+def test_values_of_a_run_are_those_of_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has to have an id before they are gathered."""
+    packer: Any = loader._packer
+    found: tuple[set[Any], ...] = tuple(set() for _ in range(7))
+    made = [rows.split(one) for one in generator.records(200)]
+    packer.values(list(map(row_of, made)), found)
+    assert found == (
+        {
+            text
+            for one in made
+            for text in (
+                one.message["reverse_path"],
+                one.message["author"],
+                *one.participants,
+                *(recipient["address"] for recipient in one.recipients),
+            )
+            if text is not None
+        },
+        {name for one in made for name in one.domains},
+        {one.message["circumstance"] for one in made},
+        {one.message["verdict"] for one in made},
+        {way["route"] for one in made for way in one.recipients if way["route"] is not None},
+        {signature["form"] for one in made for signature in one.signatures},
+        {one.message["retention"] for one in made if one.message["retention"] is not None},
+    )
+
+
+def test_a_run_that_is_none_is_refused() -> None:
+    """A mistake of the caller is an exception, not a crash."""
+    assert loader.GATHERING is not None
+    packer: Any = loader._packer
+    some = rows.split(salted(1))
+    ids, row, gathering = ids_of(some), row_of(some), loader.GATHERING()
+    for wrong in (
+        (),
+        ([row], [], (1, 1), ids, gathering),
+        ((row,), [KEY], (1, 1), ids, gathering),
+        ([row], [KEY], (1, None), ids, gathering),
+        ([row], [KEY], (1, 1), ids[1:], gathering),
+        ([row], [KEY], (1, 1), ids, []),
+    ):
+        with pytest.raises(TypeError):
+            packer.add_run(*wrong)
+    assert packer.add_run([row[1:], None, row], [KEY, KEY, b"x"], (1, 1), ids, gathering) == [
+        0,
+        1,
+        2,
+    ]
+    assert gathering.packs() == ([], [], [], [], [])
+    sets: tuple[set[Any], ...] = tuple(set() for _ in range(7))
+    for wrong in ((), ([row], sets[1:]), (row, sets), ([row[1:]], sets), ([row], (*sets[1:], []))):
+        with pytest.raises(TypeError):
+            packer.values(*wrong)
+    for place in range(len(row)):
+        for odd in (None, 1, [], {}, (), [None], [{}], {"x": "y"}, {None: []}):
+            strange = (*row[:place], odd, *row[place + 1 :])
+            with contextlib.suppress(TypeError):
+                packer.values([strange], sets)
+            with contextlib.suppress(TypeError):
+                packer.add_run([strange], [KEY], (1, 1), ids, loader.GATHERING())
 
 
 def test_large_records_are_gathered_in_several_packs() -> None:

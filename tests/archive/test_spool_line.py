@@ -24,6 +24,7 @@ from carbonseal.milter.archive import (
     derive,
     header_store,
     merkle,
+    message_lines,
     open_segment,
     record,
     rows,
@@ -687,6 +688,100 @@ def test_the_helper_refuses_what_is_no_line() -> None:
     with pytest.raises(ValueError, match="so long a name"):
         compiled(("x" * 256,), (), ())
     assert spool_line.taking({"x" * 256}) is None
+
+
+def as_run(lines: list[bytes], first: int = 0, end: int = 1 << 40) -> Any:
+    assert usual_rows.MAKE is not None
+    run = spool_line.running(derive.wanted(INDEXED), usual_rows.MAKE, INDEXED)
+    assert run is not None
+    return run(lines, first, end)
+
+
+def assert_run(lines: list[bytes], first: int = 0, end: int = 1 << 40) -> int:
+    """It says of its lines what is said of each, and ends where one is not usual."""
+    made, texts, evidence, digests, octets = as_run(lines, first, end)
+    take = taking(flat=True)
+    for number, line in enumerate(lines[first:end]):
+        apart = take(line)
+        found = None
+        if apart is not None and apart.flat is not None:
+            with contextlib.suppress(Exception):
+                found = usual_rows.MAKE and usual_rows.MAKE(apart, INDEXED)
+        if apart is None or found is None:
+            assert len(made) == number
+            break
+        assert made[number] == found
+        assert types(rows.Rows(*made[number])) == types(rows.Rows(*found))
+        assert texts[number] == apart.text
+        assert evidence[number * 64 :][:64] == apart.evidence
+        assert digests[number * 32 :][:32] == apart.digest
+    taken = lines[first:end][: len(made)]
+    assert octets == sum(map(len, taken))
+    assert (len(texts), len(evidence), len(digests)) == (len(made), 64 * len(made), 32 * len(made))
+    return len(made)
+
+
+def test_a_run_says_of_the_generators_mail_what_is_said_of_each() -> None:
+    """All of it comes in one."""
+    lines = [record.encode(one) for one in generator.records(100)]
+    assert assert_run(lines) == 100
+    assert assert_run(lines, 7, 20) == 13
+    assert assert_run(lines, 99) == 1
+    assert assert_run(lines, 100) == 0
+    assert assert_run([*lines[:5], b"rubbish\n", *lines[5:]]) == 5
+
+
+@settings(max_examples=EXAMPLES)
+@given(
+    st.lists(
+        st.builds(
+            lambda number, fields, changes: record.encode(
+                {**salted(number, header_fields=fields), **changes}
+            ),
+            st.integers(0, 5),
+            FIELDS,
+            st.just({}) | st.sampled_from([{"v": 0}, {"retention": {}}, {"login": "\ud800"}]),
+        ),
+        max_size=4,
+    ),
+    st.integers(0, 4),
+)
+def test_a_run_says_of_any_lines_what_is_said_of_each(lines: list[bytes], first: int) -> None:
+    """Whichever of them is odd, and wherever it begins."""
+    assert_run(lines, first)
+
+
+def test_what_is_no_run_is_refused() -> None:
+    """A mistake of the caller is an exception; one of whoever makes rows ends the run."""
+    assert spool_line.COMPILED is not None
+    reader: Any = spool_line.COMPILED(("from",), (), (), True)
+    line = record.encode(salted(1))
+    checksum, make = message_lines.checksum_before, usual_rows.MAKE
+    for wrong in (
+        (),
+        ((line,), 0, 1, (checksum, make, INDEXED)),
+        ([line], -1, 1, (checksum, make, INDEXED)),
+        ([line], 0, -1, (checksum, make, INDEXED)),
+        ([line], None, 1, (checksum, make, INDEXED)),
+        ([line], 0, 1, (None, make, INDEXED)),
+        ([line], 0, 1, (lambda *_: "x", make, INDEXED)),
+    ):
+        with pytest.raises(TypeError):
+            reader.run(*wrong)
+
+    def wrong_make(*_: Any) -> Any:
+        raise ValueError
+
+    def stops(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    nothing = ([], [], b"", b"", 0)
+    assert reader.run([line], 0, 1, (checksum, wrong_make, INDEXED)) == nothing
+    assert reader.run([line], 0, 1, (checksum, lambda *_: None, INDEXED)) == nothing
+    assert reader.run([None, line], 0, 2, (checksum, make, INDEXED)) == nothing
+    with pytest.raises(KeyboardInterrupt):
+        reader.run([line], 0, 1, (checksum, stops, INDEXED))
+    assert spool_line.running({"x" * 256}, lambda *_: None, INDEXED) is None
 
 
 def test_the_maker_of_rows_refuses_what_is_no_record() -> None:

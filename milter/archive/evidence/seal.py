@@ -210,6 +210,16 @@ class Surveying:
         else:
             self._evidence += leaf.evidence_of(one.line, content)
 
+    def add_records(
+        self, end: int, record_ids: Sequence[str], evidence: bytes, digests: bytes
+    ) -> None:
+        """The next lines up to `end`, all of them records; what is said of each, in a row."""
+        self.end = end
+        self._digests += digests
+        self._evidence += evidence
+        self._take_id(min(record_ids))
+        self._take_id(max(record_ids))
+
     def _take_ids(self, content: Mapping[str, Any]) -> None:
         event_id = _usable_id(content.get("event_id"))
         if event_id is None:

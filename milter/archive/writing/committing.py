@@ -72,7 +72,7 @@ class Committing:
                 self._dictionary.forget()
                 self._cycles.failed()
                 kind = faults.kind(fault)
-                if kind is faults.Kind.POISON and (batch.arrivals or batch.events):
+                if kind is faults.Kind.POISON and (batch.arrivals or batch.runs or batch.events):
                     self._halve(batch, f"the database refuses it: {faults.plain(fault)}")
                     return
                 if kind is not faults.Kind.COLLISION or wait is None:
@@ -108,7 +108,8 @@ class Committing:
                 progress.hold(batch.segment, known[batch.segment.name], connection)
             arrivals = [*chain.from_iterable(batch.arrivals for batch in some)]
             events = [*chain.from_iterable(batch.events for batch in some)]
-            counts = loader.load_counting(arrivals, connection, self._dictionary, events)
+            runs = [*chain.from_iterable(batch.runs for batch in some)]
+            counts = loader.load_counting(arrivals, connection, self._dictionary, events, runs)
             for batch in some:
                 name = batch.segment.name
                 reached[name] = known[name].after(batch, counts[terms.term(name)])
@@ -120,10 +121,10 @@ class Committing:
         self._account.has_loaded(counts.total(), known)
 
     def _halve(self, batch: Batch, why: str) -> None:
-        if len(batch.entries) > 1:
+        if batch.count > 1:
             for half in batch.halves():
                 self.commit(half)
             return
-        [entry] = batch.entries
+        [entry] = batch.line_by_line().entries
         self.set_aside(batch.segment, entry, why)
-        self.commit(Batch(batch.segment, batch.entries, [], [(entry, why)]))
+        self.commit(Batch(batch.segment, [entry], [], [(entry, why)]))

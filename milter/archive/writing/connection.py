@@ -20,7 +20,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from carbonseal.milter.archive import database, partitions, servers
+from carbonseal.milter.archive import database, inserting, partitions, servers
 from carbonseal.milter.archive.beside import Beside
 
 _AHEAD_SECONDS: Final = 3600.0  # between two looks whether the months to come have their tables
@@ -35,6 +35,7 @@ class WriterConnection:
         self._connection: Connection | None = None
         self._file: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
+        self._takes_packs = False
         self._ahead_at = 0.0  # by the monotonic clock
 
     def open(self, check: Callable[[Engine], None], at_first: Callable[[], None]) -> None:
@@ -47,6 +48,8 @@ class WriterConnection:
         check(self._engine)
         database.upgrade(self._engine)
         self._connection = self._engine.connect()
+        with self.transaction() as connection:
+            self._takes_packs = inserting.takes_packs(connection)
         at_first()
         self._log = database.log_of(self._engine)  # the first transaction has begun it
 
@@ -54,6 +57,11 @@ class WriterConnection:
         """Whether an SQLite archive, or its log, is another than the one that is written to."""
         engine = self._engine
         return database.file_of(engine) != self._file or database.log_of(engine) != self._log
+
+    @property
+    def takes_packs(self) -> bool:
+        """Whether rows can be given to it as packs; see `inserting`."""
+        return self._takes_packs
 
     @contextmanager
     def transaction(self, meanwhile: Callable[[], None] | None = None) -> Iterator[Connection]:

@@ -151,7 +151,7 @@ class Passes:
             if some and not self._committing.commit_together(some):
                 break
             self._learning.learn(self._database.transaction)
-            growing = [one.segment for one in some if len(one.entries) == size]
+            growing = [one.segment for one in some if one.count == size]
             # Those that may have more are done for only by a later turn, or one at a time.
             is_left = {*growing, *(one for one, batch in read.items() if batch is _LEFT)}
             done.update(one.name for one in read.keys() - is_left)
@@ -186,7 +186,7 @@ class Passes:
             for entry, why in batch.refused:
                 self._committing.set_aside(segment, entry, why)
             # More than fits into a batch is there, most likely.
-            is_full = len(batch.entries) == BATCH
+            is_full = batch.count == BATCH
             self._committing.commit(batch, ahead.prepare if is_full else None)
             self._cycles.collect_if_due()
             self._learning.learn(self._database.transaction)

@@ -15,12 +15,13 @@ from collections.abc import Callable, Set
 from itertools import islice
 
 from carbonseal.milter.archive import batch as batches
-from carbonseal.milter.archive import derive, progress, segments, spool_line
+from carbonseal.milter.archive import derive, progress, segments, spool_line, usual_lines
 from carbonseal.milter.archive.batch import Batch
 from carbonseal.milter.archive.evidence.seal import Surveying
 from carbonseal.milter.archive.header_learning import CompressTexts
 from carbonseal.milter.archive.progress import Progress
 from carbonseal.milter.archive.segments import Segment
+from carbonseal.milter.archive.usual_lines import Lines
 from carbonseal.milter.archive.writing.connection import WriterConnection
 
 
@@ -34,6 +35,7 @@ class UnderWay:
         self._indexed = indexed
         self._compress = compress
         self._take = spool_line.taking(derive.wanted(indexed), flat=True)
+        self._make_run = usual_lines.making(indexed)
         self._seen: dict[str, Surveying] = {}
         self.progress: dict[str, Progress] = {}  # by the names of segments
 
@@ -47,9 +49,12 @@ class UnderWay:
             return None
         if not (segment.is_closed or segments.has_more(segment, known.offset)):
             return None
-        entries = segments.read(segment, known.offset, known.lines, self._take)
         seen = self._seen_until(segment, known.offset)
         indexed, compress = self._indexed, self._compress
+        if self._make_run is not None and self._database.takes_packs:
+            lines = Lines(segment, known.offset, known.lines, self._take, self._make_run)
+            return lambda: batches.read_runs(lines, size, indexed, seen, compress)
+        entries = segments.read(segment, known.offset, known.lines, self._take)
         return lambda: batches.read(segment, islice(entries, size), indexed, seen, compress)
 
     def seen_whole(self, segment: Segment) -> Surveying | None:

@@ -31,7 +31,7 @@ def next_of(under_way: UnderWay, segment: Segment, size: int) -> Batch | None:
 def has_committed(under_way: UnderWay, batch: Batch | None) -> None:
     assert batch is not None
     name = batch.segment.name
-    under_way.progress[name] = under_way.progress[name].after(batch, len(batch.arrivals))
+    under_way.progress[name] = under_way.progress[name].after(batch, batch.count)
 
 
 def test_what_came_by_once_is_there_for_the_seal(archive: Archive, under_way: UnderWay) -> None:
@@ -55,7 +55,7 @@ def test_what_came_by_twice_is_not_there_for_the_seal(
     first, again = next_of(under_way, segment, 2), next_of(under_way, segment, 10)
     assert first is not None
     assert again is not None
-    assert again.entries[:2] == first.entries
+    assert again.line_by_line().entries[:2] == first.line_by_line().entries
     has_committed(under_way, again)
     assert under_way.seen_whole(segment) is None
 
@@ -71,7 +71,7 @@ def test_an_open_segment_that_has_not_grown_is_not_read(
     spool.put(record.encode(build_record(2)))
     found = next_of(under_way, segment, 10)
     assert found is not None
-    assert len(found.entries) == 1
+    assert found.count == 1
     spool.close()
 
 
@@ -83,7 +83,7 @@ def test_what_is_forgotten_is_asked_of_the_database(archive: Archive, under_way:
     under_way.forget(segment)
     found = next_of(under_way, segment, 10)
     assert found is not None
-    assert len(found.arrivals) == 3
+    assert len(found.line_by_line().arrivals) == 3
     under_way.forget_others({segment.name})
     assert under_way.progress.keys() == {segment.name}
     under_way.forget_others(set())
