@@ -33,6 +33,16 @@ static inline void free_object(PyObject *object) {
     Py_DECREF(type); /* each object holds the type that was made of a specification */
 }
 
+/* A named tuple of these parts; NULL with an exception set.  As tuple.__new__ makes it: calling its
+   class runs a frame of Python. */
+static inline PyObject *named_tuple(PyObject *kind, PyObject *parts) {
+    newfunc make = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    PyObject *args = PyTuple_Pack(1, parts);
+    PyObject *made = args ? make((PyTypeObject *)kind, args, NULL) : NULL;
+    Py_XDECREF(args);
+    return made;
+}
+
 /* Make a type and put it into the module under its name; 0, or -1 with an exception set. */
 static inline int add_type(PyObject *module, PyType_Spec *spec) {
     PyObject *type = PyType_FromSpec(spec);

@@ -9,7 +9,7 @@ A body whose last line has no CRLF is treated as if it had one, white space befo
 is how it leaves, because SMTP ends each body with CRLF.  Bare CR and bare LF are octets like all
 others; what to do about them is decided above.
 
-The twin of `_canonical_body.c`, which runs wherever a compiler was at hand.  This one can be read,
+The twin of `_body_hash.c`, which runs wherever a compiler was at hand.  This one can be read,
 works without, and is what the compiled one is held against.
 """
 

@@ -164,4 +164,4 @@ def add_message(raw: bytes, place: str, transaction: Transaction) -> None:
         elif line and not line.startswith(b"From "):
             shown = line[:40].decode("utf-8", "backslashreplace")
             raise DataError(f"{place}: {shown!r} is no header field; is it a message file?")
-    transaction.body.add(body.replace(b"\n", b"\r\n"))
+    transaction.body.update(body.replace(b"\n", b"\r\n"))

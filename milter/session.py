@@ -131,7 +131,7 @@ class Session:
         if transaction is not None:
             if not transaction.body_at:
                 transaction.body_at = time.perf_counter()
-            transaction.body.add(chunk)
+            transaction.body.update(chunk)
 
     def end_of_message(self, context: Any) -> Steps[int]:
         """Seal, apply the edits; returns what to answer (SMFIS_*)."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from carbonseal.milter.body import Body
+from carbonseal.keys.body_hash import BodyHash
 from carbonseal.milter.header_section import HeaderSection
 from carbonseal.policies import address
 from carbonseal.policies.address import Path
@@ -112,7 +112,7 @@ class Transaction:
         self.recipients: list[Recipient] = []
         self.header = HeaderSection()
         self.fields = self.header.fields  # in order, values exactly as received
-        self.body = Body(body_canonicalization)
+        self.body = BodyHash(body_canonicalization)
         # By the clock of performance, 0 for never: its last recipient, the first piece of its body.
         self.envelope_at = 0.0
         self.body_at = 0.0

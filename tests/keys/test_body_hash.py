@@ -12,10 +12,11 @@ from dkim import canonicalization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carbonseal.keys.body_hash import IMPLEMENTATION, BodyHash
+from carbonseal.keys.body_hash import IMPLEMENTATION, IMPLEMENTATIONS
+from carbonseal.policies.survival import BodyFacts
 
 KINDS = ("relaxed", "simple")
-IMPLEMENTATIONS = ("compiled", "python")  # every promise is kept by both
+BOTH = ("compiled", "python")  # every promise is kept by both
 # What canonicalization looks at, so that short random bodies meet every rule.
 PIECES = (
     b"\r\n",
@@ -45,13 +46,13 @@ def reference(kind: str, body: bytes) -> bytes:
 
 
 def streamed(kind: str, chunks: list[bytes], implementation: str) -> bytes:
-    one = BodyHash(kind, implementation)
+    one = IMPLEMENTATIONS[implementation](kind)
     for chunk in chunks:
         one.update(chunk)
     return one.digest()
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", BOTH)
 @pytest.mark.parametrize("kind", KINDS)
 @given(chunks=st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map(b"".join), max_size=8))
 @settings(max_examples=600)
@@ -63,7 +64,7 @@ def test_any_division_into_chunks_gives_the_hash_of_the_whole(
     assert streamed(kind, chunks, implementation) == expected
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", BOTH)
 @pytest.mark.parametrize("kind", KINDS)
 @given(
     body=st.lists(st.sampled_from((*PIECES, b"text")), max_size=40).map(b"".join),
@@ -82,7 +83,7 @@ def test_it_agrees_with_dkimpy_on_bodies_that_end_in_crlf(
     assert streamed(kind, [*chunks], implementation) == expected
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", BOTH)
 @pytest.mark.parametrize(
     ("kind", "body", "canonical"),
     [
@@ -111,17 +112,17 @@ def test_canonical_form(kind: str, body: bytes, canonical: bytes, implementation
     assert streamed(kind, octets, implementation) == expected
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", BOTH)
 def test_digest_may_be_asked_in_the_middle(implementation: str) -> None:
     """Asking does not change what later chunks give."""
-    one = BodyHash("relaxed", implementation)
+    one = IMPLEMENTATIONS[implementation]("relaxed")
     for chunk in (b"a ", b" b\r", b"\n\r\n", b"c\r\n"):
         one.update(chunk)
         one.digest()
     assert one.digest() == streamed("relaxed", [b"a  b\r\n\r\nc\r\n"], implementation)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", BOTH)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "piece",
@@ -135,7 +136,7 @@ def test_a_hostile_body_needs_the_memory_of_a_few_chunks(
     kind: str, piece: bytes, implementation: str
 ) -> None:
     """32 MB of white space or empty lines: held back is a count or an octet, never the octets."""
-    one = BodyHash(kind, implementation)
+    one = IMPLEMENTATIONS[implementation](kind)
     tracemalloc.start()
     try:
         for _ in range(512):
@@ -145,6 +146,57 @@ def test_a_hostile_body_needs_the_memory_of_a_few_chunks(
         assert tracemalloc.get_traced_memory()[1] < 16 * len(piece)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("implementation", BOTH)
+@pytest.mark.parametrize(
+    ("body", "longest", "eight_bit", "bare"),
+    [
+        pytest.param(b"", 0, False, False, id="empty"),
+        pytest.param(b"a\r\nbb\r\n", 2, False, False, id="two-lines"),
+        pytest.param(b"x" * 998 + b"\r\n", 998, False, False, id="just-fits"),
+        pytest.param(b"x" * 999 + b"\r\n", 999, False, False, id="too-long"),
+        pytest.param(b"x" * 1200, 1200, False, False, id="long-line-without-end"),
+        pytest.param(b"gr\xc3\xbc\xc3\x9fe\r\n", 7, True, False, id="eight-bit"),
+        pytest.param(b"a\nb\r\n", 1, False, True, id="bare-lf"),
+        pytest.param(b"a\rb\r\n", 3, False, True, id="bare-cr"),
+        pytest.param(b"a\r\r\n", 2, False, True, id="cr-before-crlf"),
+        pytest.param(b"a\r\nb\r", 2, False, True, id="cr-at-the-very-end"),
+    ],
+)
+def test_the_facts_of_a_body(
+    body: bytes, longest: int, eight_bit: bool, bare: bool, implementation: str
+) -> None:
+    """Each thing that can break a signature later is counted."""
+    one = IMPLEMENTATIONS[implementation]("relaxed")
+    one.update(body)
+    assert one.facts() == BodyFacts(len(body), longest, eight_bit, bare)
+    assert isinstance(one.facts(), BodyFacts)
+    assert one.size == len(body)
+
+
+@pytest.mark.parametrize("implementation", BOTH)
+def test_a_part_is_what_it_would_be_alone(implementation: str) -> None:
+    """Of octets that hold more than the body; and what is no part of them is none of the body."""
+    one = IMPLEMENTATIONS[implementation]("simple")
+    octets = b"head\x00a\r\nb\r\ntail"
+    for begin, end in ((5, 7), (7, 7), (7, 11)):
+        one.update_part(octets, begin, end)
+    for begin, end in ((-1, 3), (4, 3), (3, len(octets) + 1)):
+        with pytest.raises(ValueError, match="not a part"):
+            one.update_part(octets, begin, end)
+    assert one.digest() == streamed("simple", [b"a\r\nb\r\n"], implementation)
+    assert one.size == 6
+
+
+@pytest.mark.parametrize("implementation", BOTH)
+def test_it_knows_its_canonicalization_and_no_other(implementation: str) -> None:
+    """A mistake in the configuration does not become another hash."""
+    for kind in KINDS:
+        assert IMPLEMENTATIONS[implementation](kind).canonicalization == kind
+    for wrong in ("", "relaxed ", "Relaxed", "nofws"):
+        with pytest.raises(ValueError, match="no canonicalization"):
+            IMPLEMENTATIONS[implementation](wrong)
 
 
 def test_the_compiled_implementation_is_the_one_that_runs() -> None:

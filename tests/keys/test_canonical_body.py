@@ -1,7 +1,9 @@
-"""The compiled canonical body and its twin in Python cannot be told apart."""
+"""The compiled body hash and its twin in Python cannot be told apart."""
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import sanitizers
 
-from carbonseal.keys import canonical_body
-from carbonseal.keys.body_hash import IMPLEMENTATIONS
+from carbonseal.keys import _body_hash, body_hash
+from carbonseal.keys.body_hash import PlainBodyHash
 
-SOURCE = sanitizers.ROOT / "keys/_canonical_body.c"
+SOURCE = sanitizers.ROOT / "keys/_body_hash.c"
 FULL_CHUNK = 65_535
 
 UNDER_SANITIZERS = sanitizers.are_at_work()
@@ -29,31 +31,32 @@ CHUNKS = st.lists(
 )
 
 
-class Watched:
-    """One canonical body with what it fed, and in between what it measured."""
-
-    def __init__(self, implementation: str, relaxed: bool) -> None:
-        self._body = IMPLEMENTATIONS[implementation](relaxed=relaxed)
-        self._fed = bytearray()
-
-    def take(self, chunk: bytes) -> tuple[bytes, bytes, tuple[int, int, bool, bool]]:
-        """What was fed up to now, what the end would add, and the facts."""
-        self._body.take(chunk, self._fed.extend)
-        end = bytearray()
-        self._body.finish(end.extend)
-        return bytes(self._fed), bytes(end), self._body.facts()
-
-
 def assert_twins(relaxed: bool, chunks: list[bytes]) -> None:
-    compiled, python = Watched("compiled", relaxed), Watched("python", relaxed)
+    """After every chunk, and however it is handed over."""
+    kind = "relaxed" if relaxed else "simple"
+    compiled, part, python = (
+        _body_hash.BodyHash(kind),
+        _body_hash.BodyHash(kind),
+        PlainBodyHash(kind),
+    )
     for chunk in chunks:
-        assert compiled.take(chunk) == python.take(chunk)
+        compiled.update(chunk)
+        part.update_part(b"\r" + chunk + b"\n", 1, 1 + len(chunk))
+        python.update(chunk)
+        assert compiled.digest() == part.digest() == python.digest()
+        assert compiled.facts() == part.facts() == python.facts()
+        assert compiled.size == python.size
+    # And what is asked for once only, at the end.
+    unasked = _body_hash.BodyHash(kind)
+    for chunk in chunks:
+        unasked.update(chunk)
+    assert (unasked.digest(), unasked.facts()) == (python.digest(), python.facts())
 
 
 @pytest.mark.parametrize("relaxed", [True, False])
 @given(chunks=CHUNKS)
 @settings(max_examples=EXAMPLES, deadline=None)
-def test_both_feed_and_measure_the_same_after_every_chunk(
+def test_both_hash_and_measure_the_same_after_every_chunk(
     relaxed: bool, chunks: list[bytes]
 ) -> None:
     """Whatever the octets and wherever the chunks end."""
@@ -76,7 +79,7 @@ def test_both_agree_on_arbitrary_octets(relaxed: bool, body: bytes, step: int) -
 @example(piece=b"text", ends=[b"", b"\r", b"\n", b" \r"])
 @settings(max_examples=EXAMPLES // 10, deadline=None)
 def test_both_agree_on_full_chunks(relaxed: bool, piece: bytes, ends: list[bytes]) -> None:
-    """Full chunks are handed to the hash whole, and without a copy when nothing changes."""
+    """While full chunks are hashed others may run, and nothing is copied when nothing changes."""
     full = piece * (FULL_CHUNK // len(piece) + 1)
     assert_twins(relaxed, [ends[0] + full + ends[1], ends[2] + full + ends[3], b"end\r\n"])
 
@@ -93,50 +96,54 @@ def test_any_three_octets_in_a_row_across_any_border(relaxed: bool) -> None:
                 assert_twins(relaxed, [body[:cut], body[cut:], b"z"])
 
 
-@pytest.mark.parametrize("implementation", ["compiled", "python"])
-def test_more_empty_lines_than_fit_a_piece_are_fed_when_text_follows(implementation: str) -> None:
-    """A count was held back, and all of it comes out."""
-    watched = Watched(implementation, relaxed=True)
-    for lines in (1, 1022, 1023, 1024, 2046, 100_000):
-        watched.take(b"a" + b"\r\n" * lines)
-    fed, end, _ = watched.take(b"b\r")
-    counts = (1, 1022, 1023, 1024, 2046, 100_000)
-    assert fed == b"".join(b"a" + b"\r\n" * lines for lines in counts) + b"b"
-    assert end == b"\r\r\n"
-
-
-@pytest.mark.parametrize("lines", [1, 1022, 1023, 1024, 2046])
-def test_an_end_held_back_after_many_empty_lines_comes_whole(lines: int) -> None:
-    """Empty lines, SP CR, and the CRLF that a body ends with: the most that is fed at once."""
-    watched = Watched("compiled", relaxed=True)
-    _, end, _ = watched.take(b"a" + b"\r\n" * lines + b" \r")
-    assert end == b"\r\n" * lines + b" \r\r\n"
-
-
-@pytest.mark.parametrize("implementation", ["compiled", "python"])
-def test_what_the_hash_raises_comes_through(implementation: str) -> None:
-    """Nothing is swallowed, whatever is being fed."""
-
-    def fail(octets: bytes | memoryview) -> None:
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        IMPLEMENTATIONS[implementation](relaxed=False).finish(fail)
-    for body in (b"a", b"a\r\n  b", b"a" * FULL_CHUNK, b"\t" + b"a" * FULL_CHUNK):
-        one = IMPLEMENTATIONS[implementation](relaxed=True)
-        with pytest.raises(MemoryError):
-            one.take(body, fail)
+@pytest.mark.parametrize("lines", [1, 3, 4, 5, 511, 512, 513, 1024, 100_000])
+@pytest.mark.parametrize("end", [b"b\r", b" \r", b"\r", b"b\r\n"])
+def test_empty_lines_that_were_held_back_all_count_when_text_follows(
+    lines: int, end: bytes
+) -> None:
+    """A number was held back, and all of it comes out."""
+    body = b"a" + b"\r\n" * lines + end
+    one = _body_hash.BodyHash("simple")
+    for chunk in (body[:1], body[1 : -len(end)], end):
+        one.update(chunk)
+    assert one.digest() == hashlib.sha256(body.removesuffix(b"\r\n") + b"\r\n").digest()
+    assert_twins(True, [body[:1], body[1 : -len(end)], end])
 
 
 def test_the_compiled_one_refuses_what_is_no_octets() -> None:
     """A mistake of the caller is an exception, not a crash."""
-    one = IMPLEMENTATIONS["compiled"](relaxed=True)
+    one = _body_hash.BodyHash("relaxed")
     for wrong in ("text", None, bytearray(b"changes"), memoryview(b"view")):
         with pytest.raises(TypeError):
-            one.take(wrong, bytearray().extend)  # type: ignore[arg-type]
+            one.update(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            one.update_part(wrong, 0, 0)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        one.take(b"no feed")  # type: ignore[call-arg]
+        one.update_part(b"no end", 0)  # type: ignore[call-arg]
+    for arguments in ((), (b"relaxed",), ("relaxed", 1)):
+        with pytest.raises(TypeError):
+            _body_hash.BodyHash(*arguments)  # type: ignore[arg-type]
     assert one.facts() == (0, 0, False, False)
+
+
+def test_bodies_in_several_threads_are_hashed_each_for_itself() -> None:
+    """Full chunks, while which others run."""
+    chunks = [bytes([65 + number]) * FULL_CHUNK for number in range(4)]
+    found: dict[int, bytes] = {}
+
+    def hash_one(number: int) -> None:
+        one = _body_hash.BodyHash("simple")
+        for _ in range(20):
+            one.update(chunks[number])
+        found[number] = one.digest()
+
+    threads = [threading.Thread(target=hash_one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = [hashlib.sha256(chunk * 20 + b"\r\n").digest() for chunk in chunks]
+    assert [found[number] for number in range(4)] == expected
 
 
 @pytest.mark.skipif(UNDER_SANITIZERS, reason="this is the run that it starts")
@@ -145,10 +152,14 @@ def test_the_compiled_one_refuses_what_is_no_octets() -> None:
 )
 def test_the_compiled_one_stays_within_its_memory(flags: list[str], tmp_path: Path) -> None:
     """All of the above once more under the sanitizers, and for processors without SSE2."""
-    sanitizers.run(SOURCE, __file__, tmp_path, *flags)
+    sanitizers.run(SOURCE, __file__, tmp_path, *flags, "-lcrypto")
 
 
+@pytest.mark.skipif(UNDER_SANITIZERS, reason="this is the run that it starts")
 def test_the_twin_is_what_an_installation_without_a_compiler_runs() -> None:
     """Both are always there to be compared; the last one is used."""
-    assert list(IMPLEMENTATIONS) == ["python", "compiled"]
-    assert IMPLEMENTATIONS["python"] is canonical_body.CanonicalBody
+    assert list(body_hash.IMPLEMENTATIONS.items()) == [
+        ("python", PlainBodyHash),
+        ("compiled", _body_hash.BodyHash),
+    ]
+    assert body_hash.BodyHash is _body_hash.BodyHash
