@@ -7,7 +7,7 @@
  * Bounds: those of header_section.py; time is linear in the octets of the values.
  */
 
-#include "../keys/_extension.h"
+#include "_fault.h"
 
 #define MAX_FIELDS 20000
 #define MAX_HEADER_OCTETS (8 * 1024 * 1024)
@@ -74,25 +74,6 @@ static PyObject *add(PyObject *self, PyObject *const *args, Py_ssize_t given) {
 
 /* ---- The callback ---------------------------------------------------------------------------- */
 
-/* Hands the exception that is set to session.fail; -1 when that fails, too. */
-static int tell(PyObject *session) {
-    PyObject *type, *fault, *traceback;
-    PyErr_Fetch(&type, &fault, &traceback);
-    PyErr_NormalizeException(&type, &fault, &traceback);
-    PyObject *done = NULL;
-    if (!PyErr_GivenExceptionMatches(type, PyExc_Exception))
-        PyErr_Restore(type, fault, traceback); /* the end of the process is nobody's to keep */
-    else {
-        if (traceback) PyException_SetTraceback(fault, traceback);
-        done = PyObject_CallMethod(session, "fail", "sO", "field", fault);
-        Py_XDECREF(type);
-        Py_XDECREF(fault);
-        Py_XDECREF(traceback);
-    }
-    Py_XDECREF(done);
-    return done ? 0 : -1;
-}
-
 /* What an object of another type than ours wants done with a field. */
 static int hand_on(PyObject *header, PyObject *name, PyObject *value) {
     PyObject *done = PyObject_CallMethod(header, "add", "OO", name, value);
@@ -109,7 +90,7 @@ static int take(const Parts *parts, PyObject *session, PyObject *name, PyObject 
                                                                      value)
                                                               : hand_on(header, name, value);
     Py_XDECREF(header);
-    return failed ? tell(session) : 0;
+    return failed ? tell_fault(session, "field") : 0;
 }
 
 static PyObject *field(PyObject *module, PyObject *const *args, Py_ssize_t given) {
@@ -139,7 +120,7 @@ static int take_packet(const Parts *parts, PyObject *session, const char *payloa
     }
     const char *begin = border + 1, *end = payload + size - 1;
     PyObject *value = PyBytes_FromStringAndSize(begin, end - begin);
-    int failed = value ? take(parts, session, name, value) : tell(session);
+    int failed = value ? take(parts, session, name, value) : tell_fault(session, "field");
     Py_DECREF(name);
     Py_XDECREF(value);
     return failed ? -1 : 1;

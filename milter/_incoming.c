@@ -7,34 +7,20 @@
  * in the octets.
  */
 
-#include "../keys/_extension.h"
+#include "_incoming.h"
 
-#define PREFIX 4 /* octets of a packet's length, which counts what comes after them */
-#define HEAD 5   /* octets before a packet's payload: the length and the command */
-#define LONGEST (96 * 1024)
-#define MOST_MACROS 256
-#define MOST_OF_MACROS (32 * 1024)
-#define STAGES 7
-#define NOTHING (-1L)
+#define STAGE_COMMANDS "CHMRTNE" /* in the order in which a macro is looked for */
 
-typedef struct {
-    PyObject_HEAD
-    PyObject *stages[STAGES]; /* the payload of its macros, or NULL */
-    bool is_open;
-} Incoming;
-
-/* In the order in which a macro is looked for; -1 for what is no stage. */
+/* -1 for what is no stage. */
 static int stage_of(int command) {
-    static const char commands[STAGES] = {'C', 'H', 'M', 'R', 'T', 'N', 'E'};
     for (int stage = 0; stage < STAGES; stage++)
-        if (commands[stage] == command) return stage;
+        if (STAGE_COMMANDS[stage] == command) return stage;
     return -1;
 }
 
 /* ---- Packets --------------------------------------------------------------------------------- */
 
-/* 0, or -1 with an exception set. */
-static int keep(Incoming *self, const char *payload, size_t size) {
+int keep_macros(Incoming *self, const char *payload, size_t size) {
     int stage = size ? stage_of((octet)*payload) : -1;
     if (stage < 0) return 0;
     size_t ends = 0;
@@ -74,8 +60,7 @@ static PyObject *next(PyObject *object, PyObject *const *args, Py_ssize_t given)
     if (PyErr_Occurred()) return NULL;
     while (at <= size && size - at >= HEAD) {
         const octet *head = (const octet *)data + at;
-        size_t length =
-            (size_t)head[0] << 24 | (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
+        size_t length = length_at(head);
         if (!length || length > LONGEST + 1) {
             PyErr_Format(PyExc_ValueError, "a packet of %zu octets", length);
             return NULL;
@@ -85,7 +70,7 @@ static PyObject *next(PyObject *object, PyObject *const *args, Py_ssize_t given)
         at += PREFIX + length;
         if (head[PREFIX] != 'D' || !self->is_open)
             return found(head[PREFIX], at, payload, length - 1);
-        if (keep(self, payload, length - 1)) return NULL;
+        if (keep_macros(self, payload, length - 1)) return NULL;
     }
     return found(NOTHING, at, data, 0);
 }
@@ -121,8 +106,7 @@ static Octets look(PyObject *kept, Octets sought) {
     return last;
 }
 
-static PyObject *macro(PyObject *object, PyObject *given) {
-    const Incoming *self = (const Incoming *)object;
+PyObject *macro_of(const Incoming *self, PyObject *given) {
     Octets sought;
     if (!(sought.from = PyUnicode_AsUTF8AndSize(given, &sought.size))) return NULL;
     char letter[] = {'{', sought.size ? *sought.from : 0, '}'};
@@ -138,8 +122,16 @@ static PyObject *macro(PyObject *object, PyObject *given) {
     Py_RETURN_NONE;
 }
 
+static PyObject *macro(PyObject *self, PyObject *given) {
+    return macro_of((const Incoming *)self, given);
+}
+
 static void forget_from(Incoming *self, int stage) {
     for (; stage < STAGES; stage++) Py_CLEAR(self->stages[stage]);
+}
+
+void forget_macros_after(Incoming *self, int command) {
+    forget_from(self, stage_of(command) + 1);
 }
 
 static PyObject *forget_after(PyObject *self, PyObject *command) {
@@ -206,11 +198,38 @@ static PyType_Spec spec = {
 
 /* ---- The module ------------------------------------------------------------------------------ */
 
-static int fill(PyObject *module) { return add_type(module, &spec); }
+static int fill(PyObject *module) {
+    Known *known = PyModule_GetState(module);
+    known->incoming = PyType_FromSpec(&spec);
+    if (!known->incoming || PyModule_AddType(module, (PyTypeObject *)known->incoming)) return -1;
+    return know_usual(module, known);
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg) {
+    const Known *known = PyModule_GetState(module);
+    Py_VISIT(known->incoming);
+    Py_VISIT(known->gathered);
+    return 0;
+}
+
+static int clear(PyObject *module) {
+    Known *known = PyModule_GetState(module);
+    Py_CLEAR(known->incoming);
+    Py_CLEAR(known->gathered);
+    for (size_t name = 0; name < NAMES; name++) Py_CLEAR(known->names[name]);
+    return 0;
+}
+
+static PyMethodDef methods[] = {
+    {"take", FASTCALL(take_usual),
+     "take(session, incoming, octets, at, stage): see usual_message.py."},
+    {NULL, NULL, 0, NULL},
+};
 
 static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill}, {0, NULL}};
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "_incoming", .m_size = 0, .m_slots = parts,
+    PyModuleDef_HEAD_INIT, .m_name = "_incoming", .m_size = sizeof(Known),
+    .m_methods = methods, .m_slots = parts, .m_traverse = traverse, .m_clear = clear,
 };
 
 PyMODINIT_FUNC PyInit__incoming(void) { return PyModuleDef_Init(&definition); }

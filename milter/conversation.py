@@ -20,15 +20,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from carbonseal.milter import log, packets
+from carbonseal.milter import log, packets, usual_message
 from carbonseal.milter.archive.spool import Steps
 from carbonseal.milter.header_section import HeaderSection, fields
 from carbonseal.milter.incoming import NOTHING, Incoming
+from carbonseal.milter.usual_message import Means
 
 _NR_CONN, _NR_HELO, _NR_MAIL, _NR_RCPT = 0x1000, 0x2000, 0x4000, 0x8000  # SMFIP_NR_*
 _NR_FIELD, _NR_BODY = 0x80, 0x80000
+# Where the MTA waits for none of these answers, messages are taken in runs of packets.
+_SILENT = _NR_MAIL | _NR_RCPT | _NR_FIELD | _NR_BODY
 # What has come of a message so far.
-_NOTHING, _REVERSE_PATH, _RECIPIENT = range(3)
+_NOTHING = usual_message.NOTHING
+_REVERSE_PATH = usual_message.REVERSE_PATH
+_RECIPIENT = usual_message.RECIPIENT
+_ENDED = usual_message.ENDED
 
 
 class Broken(Exception):
@@ -40,6 +46,8 @@ class Session(Protocol):
 
     granted: int
     header: HeaderSection | None  # of the message it is at
+    # How messages are gathered by `usual_message`; None: each event is told.
+    usual: Means | None
 
     def connect(self, context: Any, name: str, family: int, peer: Any) -> None:
         """A client connected to the MTA."""
@@ -125,6 +133,7 @@ class Conversation:
         self._session: Session | None = None
         self._is_connected = False  # CONNECT came
         self._is_silent = False  # the MTA waits for no answer to a header field
+        self._is_usual = False  # messages may be taken in runs of packets
         self._stage = _NOTHING
         self._events: dict[int, Callable[[bytes], None]] = {}  # none before the offer
         self._said: list[bytes] = []
@@ -137,6 +146,8 @@ class Conversation:
         self._context.incoming.open()
         self._session = session
         self._is_silent = bool(session.granted & _NR_FIELD)
+        is_silent = session.granted & _SILENT == _SILENT
+        self._is_usual = is_silent and session.usual is not None
         self._events.update(
             {
                 packets.CONNECT: self._connect,
@@ -156,12 +167,22 @@ class Conversation:
 
     def hear(self, octets: bytes) -> bool:
         """Take what came, up to the end of a message; False: the MTA has nothing more to say."""
-        take_next, events, field = self._context.incoming.next, self._events, packets.FIELD
+        incoming, events, field = self._context.incoming, self._events, packets.FIELD
+        take_usual = usual_message.take
         data = self.rest + octets if self.rest else octets
         at = 0
         while self.record is None:
+            if self._is_usual and self._is_connected:
+                at, stage = take_usual(self._session, incoming, data, at, self._stage)
+                if stage == _ENDED:
+                    self._stage = _RECIPIENT
+                    self._end(b"")
+                    continue
+                self._stage = stage
+                if at == len(data):
+                    break
             try:
-                command, at, payload = take_next(data, at)
+                command, at, payload = incoming.next(data, at)
             except ValueError as fault:
                 raise Broken(str(fault)) from None
             take = events.get(command)

@@ -55,10 +55,11 @@ class PlainIncoming:
             at = end
             if command != packets.MACROS or not self._is_open:
                 return command, at, payload
-            self._keep(payload)
+            self.keep(payload)
         return NOTHING, at, b""
 
-    def _keep(self, payload: bytes) -> None:
+    def keep(self, payload: bytes) -> None:
+        """The payload of a packet of macros.  Raises: ValueError, and then nothing of it is."""
         stage = packets.STAGES.get(payload[0]) if payload else None
         if stage is None:
             return

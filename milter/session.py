@@ -25,7 +25,7 @@ from carbonseal.milter import header_section, log, macros, seal
 from carbonseal.milter.archive.spool import Steps, taken
 from carbonseal.milter.edits import InsertField, Verdict
 from carbonseal.milter.header_section import HeaderSection
-from carbonseal.milter.transaction import Connection, TooManyRecipients, Transaction
+from carbonseal.milter.transaction import USUAL, Connection, TooManyRecipients, Transaction
 from carbonseal.policies.disposition import Answer, Disposition, FailureClass
 from carbonseal.policies.envelope import Client
 
@@ -59,24 +59,26 @@ class Session:
     """One connection of the MTA to us."""
 
     __slots__ = (
-        "_body_canonicalization",
-        "_connection",
         "_fault",
         "_services",
+        "body_canonicalization",
+        "connection",
         "field_answer",
         "granted",
         "header",
         "transaction",
     )
 
+    usual = USUAL  # how `usual_message` gathers the transactions
+
     def __init__(self, services: seal.Services, protocol: int) -> None:
         self._services = services
-        self._body_canonicalization = services.configuration.signing.body_canonicalization
+        self.body_canonicalization = services.configuration.signing.body_canonicalization
         self.granted = protocol  # the SMFIP_* the MTA agreed to
         # For the callback of header fields, see `header_section`.
         self.field_answer = _NOREPLY if protocol & _NR_FIELD else _CONTINUE
         self.header: HeaderSection | None = None  # of the transaction
-        self._connection = Connection(Client("", 0, "", ""), "", "")
+        self.connection = Connection(Client("", 0, "", ""), "", "")
         self.transaction: Transaction | None = None
         self._fault: str | None = None  # what went wrong in this transaction before its end
 
@@ -84,37 +86,41 @@ class Session:
         """A client connected to the MTA (or XCLIENT made it another one)."""
         address, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
         # TLS stays as it was: XCLIENT changes who the client is, and comes over the same one.
-        self._connection = Connection(
+        self.connection = Connection(
             Client(address, port, name, ""),
             _macro(context, macros.LISTENER) or "",
             _macro(context, macros.RELAY) or _HOST_NAME,
-            self._connection.tls,
+            self.connection.tls,
         )
         self.transaction = self.header = None
 
     def hello(self, context: Any, name: str) -> None:
         """HELO or EHLO; comes again after STARTTLS."""
-        client = self._connection.client
+        client = self.connection.client
         client = Client(client.address, client.port, client.name, name)
         version = _macro(context, macros.TLS_VERSION)
         tls = {"version": version} if version else None
         if tls is not None:
             tls["cipher"] = _macro(context, macros.TLS_CIPHER) or ""
             tls["bits"] = _macro(context, macros.TLS_BITS) or ""
-        self._connection = self._connection._replace(client=client, tls=tls)
+        self.connection = self.connection._replace(client=client, tls=tls)
 
     def reverse_path(self, context: Any, *arguments: bytes) -> None:
         """MAIL FROM: a new message begins, whatever went before."""
         self._fault = None
         resolved, login, login_method = _macros(context, macros.OF_MAIL)
         # By position: keywords of a class take a dict.
-        self.transaction = transaction = Transaction(
-            self._connection, arguments, resolved, self._body_canonicalization
-        )
+        transaction = Transaction(self.connection, arguments, resolved, self.body_canonicalization)
         if login:
             transaction.login = login
         if login_method:
             transaction.login_method = login_method
+        self.begin(transaction)
+
+    def begin(self, transaction: Transaction) -> None:
+        """This message begins, whatever went before; its MAIL was taken."""
+        self._fault = None
+        self.transaction = transaction
         self.header = transaction.header
 
     def recipient(self, context: Any, *arguments: bytes) -> None:
@@ -122,7 +128,7 @@ class Session:
         transaction = self.transaction
         if transaction is not None:
             resolved, mailer, host = _macros(context, macros.OF_RECIPIENT)
-            transaction.add_recipient(arguments, resolved=resolved, mailer=mailer, host=host)
+            transaction.add_recipient(arguments, resolved, mailer, host)
             transaction.envelope_at = time.perf_counter()
 
     def body(self, _context: Any, chunk: bytes) -> None:

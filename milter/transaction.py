@@ -12,11 +12,14 @@ Does not: decide anything.
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from carbonseal.keys.body_hash import BodyHash
+from carbonseal.milter import header_section, macros
 from carbonseal.milter.header_section import HeaderSection
+from carbonseal.milter.usual_message import Gathered, Means
 from carbonseal.policies import address
 from carbonseal.policies.address import Path
 from carbonseal.policies.envelope import RECURRING, Client, Envelope, Recipient, ReversePath
@@ -70,28 +73,11 @@ class Connection(NamedTuple):
     tls: dict[str, str] | None = None  # None without
 
 
-class Transaction:
+class Transaction(Gathered):
     """Everything the MTA says about one message."""
 
-    __slots__ = (
-        "_has_too_many",
-        "_names",
-        "_recipient_octets",
-        "body",
-        "body_at",
-        "client",
-        "envelope_at",
-        "fields",
-        "header",
-        "listener",
-        "login",
-        "login_method",
-        "queue_id",
-        "recipients",
-        "relay",
-        "reverse_path",
-        "tls",
-    )
+    # The parts are those of `Gathered`: `usual_message` fills them, too.
+    __slots__ = ()
 
     def __init__(
         self,
@@ -123,7 +109,6 @@ class Transaction:
     def add_recipient(
         self,
         arguments: tuple[bytes, ...],
-        *,
         resolved: str | None,
         mailer: str | None,
         host: str | None,
@@ -192,3 +177,21 @@ class Transaction:
         if count == 1:  # as most are that are asked for
             return [self.fields[names.index(name)][1]]
         return [field[1] for field, found in zip(self.fields, names, strict=True) if found == name]
+
+
+# What `usual_message` gathers one with, without a frame of Python for each event.
+USUAL: Final = Means(
+    transaction=Transaction,
+    reverse_path=ReversePath,
+    path=_path,
+    recipient=_recipient,
+    header=HeaderSection,
+    body=BodyHash,
+    fields=header_section.fields,
+    clock=time.perf_counter,
+    of_mail=macros.OF_MAIL,
+    of_recipient=macros.OF_RECIPIENT,
+    short=_SHORT,
+    recurring=RECURRING,
+    most_octets=MAX_RECIPIENT_OCTETS,
+)

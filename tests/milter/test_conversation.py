@@ -27,6 +27,8 @@ MESSAGE = ENVELOPE + FIELD + wire.framed(b"B", b"text") + b"\0\0\0\1E"
 class Seen:
     """A session that notes what it is told; each answer is a field and "continue"."""
 
+    usual = None  # each event is told; see `test_usual_message` for messages that are gathered
+
     def __init__(self, granted: int) -> None:
         self.granted = granted
         self.events: list[Any] = []

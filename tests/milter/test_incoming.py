@@ -168,4 +168,5 @@ def test_the_compiled_one_is_in_use() -> None:
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
 def test_the_compiled_one_stays_within_its_memory(tmp_path: Path) -> None:
     """All of this once more under the sanitizers."""
-    sanitizers.run(sanitizers.ROOT / "milter/_incoming.c", __file__, tmp_path)
+    milter = sanitizers.ROOT / "milter"
+    sanitizers.run(milter / "_incoming.c", __file__, tmp_path, str(milter / "_usual_message.c"))

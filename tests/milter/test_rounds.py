@@ -41,6 +41,7 @@ class OneSession:
     """A session whose record is its author, and whose answer says whether that was durable."""
 
     header = None
+    usual = None  # each event is told
 
     def __init__(self, granted: int) -> None:
         self.granted = granted
