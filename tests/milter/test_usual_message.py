@@ -215,7 +215,7 @@ MESSAGE = st.tuples(
     several(ABORT, 1),
     several(macros(b"M"), 1),
     path_of(b"M").map(lambda one: [one]),
-    several(macros(b"R") | path_of(b"R"), 5),
+    several(macros(b"R") | path_of(b"R") | macros(b"T"), 5),
     path_of(b"R").map(lambda one: [one]),
     several(macros(b"L") | FIELD, 5),
     several(macros(b"B") | BODY, 3),
@@ -242,7 +242,7 @@ OTHERS = st.sampled_from(
         framed(b"A", b"more"),
         framed(b"D"),
         framed(b"D", b"X"),
-        framed(b"D", b"Mi\0Q" * 300),
+        framed(b"D", b"M" + b"i\0Q\0" * 300),
         b"\0\0\0\0M",
         b"\xff\xff\xff\xffB",
         framed(b"B", b"x" * (packets.LONGEST + 1))[:20],
@@ -475,6 +475,38 @@ def test_a_run_begins_at_the_stage_that_was_reached(take: Any, kind: Any) -> Non
         assert stopped == (len(packet) if is_due else 0)
         due = ENDED if command == b"E"[0] else RECIPIENT
         assert reached == (due if is_due else stage)
+
+
+@BOTH
+def test_what_another_has_to_judge_is_left(take: Any, kind: Any) -> None:
+    """An end that brings a piece of the body, packets too long or with too much, half of one."""
+    begin = framed(b"M", b"<a@x.de>\0") + framed(b"R", b"<b@y.de>\0")
+    for left in (
+        framed(b"E", b"rest\r\n"),
+        framed(b"B", b"x" * (packets.LONGEST + 1)),
+        framed(b"D", b"M" + b"i\0Q\0" * 300),
+        framed(b"B", b"half")[:-1],
+        framed(b"T"),
+    ):
+        one = Bare()
+        stopped = take(USUAL, kind(), one, begin + left, 0, NOTHING)
+        assert stopped == (len(begin), RECIPIENT)
+        assert one.transaction.body.size == 0
+    longest = framed(b"B", b"x" * packets.LONGEST)
+    assert take(USUAL, kind(), one, longest, 0, RECIPIENT) == (len(longest), RECIPIENT)
+
+
+@BOTH
+def test_macros_of_later_stages_belong_to_an_earlier_event(take: Any, kind: Any) -> None:
+    """Another recipient, and another message, make them void."""
+    later = framed(b"D", b"Ti\0Q1\0") + framed(b"D", b"E{auth_type}\0PLAIN\0")
+    for event, stage in ((framed(b"R", b"<b@y.de>\0"), RECIPIENT), (framed(b"M", b"<>\0"), 1)):
+        one, incoming = Bare(), kind()
+        take(USUAL, incoming, one, framed(b"M", b"<a@x.de>\0") + later, 0, NOTHING)
+        assert (incoming.macro("i"), incoming.macro("{auth_type}")) == ("Q1", "PLAIN")
+        assert take(USUAL, incoming, one, event, 0, REVERSE_PATH) == (len(event), stage)
+        assert (incoming.macro("i"), incoming.macro("{auth_type}")) == (None, None)
+        assert one.transaction.login_method == ""
 
 
 @BOTH
