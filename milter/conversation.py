@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from carbonseal.milter import log, packets, usual_message
+from carbonseal.milter import edits, log, packets, usual_message
 from carbonseal.milter.archive.spool import Steps
 from carbonseal.milter.header_section import HeaderSection, fields
 from carbonseal.milter.incoming import NOTHING, Incoming
@@ -64,8 +64,8 @@ class Session(Protocol):
     def body(self, context: Any, chunk: bytes) -> None:
         """A piece of the body."""
 
-    def end_of_message(self, context: Any) -> Steps[int]:
-        """What to answer (SMFIS_*)."""
+    def end_of_message(self, context: Any) -> Steps[int | bytes]:
+        """What to answer: SMFIS_*, or the packets of it, edits and all."""
 
     def abort(self, context: Any) -> None:
         """Nothing comes of the message."""
@@ -118,6 +118,13 @@ class Context:
         """Add a recipient, at the end of a message."""
         self.edits.append(packets.added_recipient(address, parameters))
 
+    # Of what is done with a message: what `accept` is to be given.  Raises: ValueError.
+    prepared = staticmethod(edits.packed)
+
+    def accept(self, prepared: bytes) -> bytes:
+        """What is answered at the end of a message that is accepted."""
+        return prepared
+
     def setreply(self, code: str, enhanced: str, text: str) -> None:
         """What the client is told with the next refusal."""
         # Made here, where a fault in it still ends in the failure policy.
@@ -137,7 +144,7 @@ class Conversation:
         self._stage = _NOTHING
         self._events: dict[int, Callable[[bytes], None]] = {}  # none before the offer
         self._said: list[bytes] = []
-        self._steps: Steps[int] | None = None  # of a message at its end
+        self._steps: Steps[int | bytes] | None = None  # of a message at its end
         self.rest = b""  # what came and could not be heard yet: a part of a packet, mostly
         # The line of one that must be durable before the message it is of is answered.
         self.record: bytes | None = None
@@ -202,13 +209,19 @@ class Conversation:
         """The record is durable, or it is not for this reason: answer the message."""
         steps = self._steps
         assert steps is not None
-        self._step(steps.__next__ if fault is None else lambda: steps.throw(fault))
+        try:
+            self.record = next(steps) if fault is None else steps.throw(fault)
+        except StopIteration as end:
+            self._answer(end.value)
 
     def to_say(self) -> bytes:
         """What the MTA is to be told, once."""
-        said = b"".join(self._said)
-        self._said.clear()
-        return said
+        said = self._said
+        if len(said) == 1:  # as after most messages
+            return said.pop()
+        octets = b"".join(said)
+        said.clear()
+        return octets
 
     def close(self) -> None:
         """The connection ended, whoever ended it; nothing more may be heard."""
@@ -317,17 +330,19 @@ class Conversation:
                 session.fail("body", fault)
         self._stage = _NOTHING
         context.edits, context.reply = [], None
-        self._steps = session.end_of_message(context)
-        self._step(self._steps.__next__)
-
-    def _step(self, step: Callable[[], bytes]) -> None:
+        self._steps = steps = session.end_of_message(context)
         try:
-            self.record = step()
+            self.record = next(steps)
         except StopIteration as end:
-            self.record = self._steps = None
-            context = self._context
-            self._said += context.edits
-            self._said.append(packets.answer(end.value, context.reply))
+            self._answer(end.value)
+
+    def _answer(self, said: int | bytes) -> None:
+        self.record = self._steps = None
+        if isinstance(said, bytes):
+            self._said.append(said)
+        else:
+            self._said += self._context.edits
+            self._said.append(packets.answer(said, self._context.reply))
 
     def _abort(self, _payload: bytes) -> None:
         assert self._session is not None

@@ -1,219 +1,211 @@
 """What is written about one message: its record, and its line in the log.
 
-Promises: what both say is what was decided and done, in the order of `_KEYS`; readers of records
-know these keys, so that one is only ever added.  In a dry run nothing was done, and what would have
-been stands beside it.
+Promises: what both say is what was decided and done, in the order of `_KEYS` and `_WORDS`; readers
+of records know these keys, so that one is only ever added.  In a dry run nothing was done, and what
+would have been stands beside it.
 
 Does not: decide, write anything anywhere, or read the clock.
 """
 
 from __future__ import annotations
 
-import binascii
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from carbonseal.keys.signer import Signature
 from carbonseal.milter.archive import record
-from carbonseal.milter.archive.message_lines import REASON, REASONS, VALUE, RecordForm
-from carbonseal.milter.decisions import Decisions
+from carbonseal.milter.archive.message_lines import (
+    COUNT,
+    MOMENT,
+    REASON,
+    REASONS,
+    SAID,
+    RecordForm,
+    WordForm,
+    each,
+    of,
+    texts,
+)
+from carbonseal.milter.edits import Deeds
 from carbonseal.milter.transaction import Transaction
-from carbonseal.policies import bcc_maps
-from carbonseal.policies.disposition import Answer
+from carbonseal.policies.address import Path
+from carbonseal.policies.archiving import ArchivePlan
+from carbonseal.policies.boundary import Classification, End
+from carbonseal.policies.disposition import Answer, Disposition
+from carbonseal.policies.envelope import Client, Recipient, ReversePath
+from carbonseal.policies.origin import Origin
 from carbonseal.policies.reason import Reason
 from carbonseal.policies.retention import Stamp
+from carbonseal.policies.signing import SigningPlan
+from carbonseal.policies.signing_request import SignatureRequest
 
 
-class Deeds(NamedTuple):
-    """What is done with a message, or would be."""
+class Verdict(NamedTuple):
+    """The outcome of sealing one message: all that is said of it, and to whomever."""
 
-    signatures: tuple[Signature, ...]
-    copies: tuple[str, ...]
-    answer: Answer
+    transaction: Transaction
+    origin: Origin
+    crossing: Classification
+    plan: SigningPlan
+    copy: ArchivePlan
+    done: Deeds
+    wanted: Deeds | None  # what a dry run would have done, None in any other
+    disposition: Disposition
+    reasons: tuple[Reason, ...]
+    record_id: str
+    salt: str  # what hides the record's parts behind their evidence
+    now: float  # Unix time in seconds
+    relay: str
+    config_version: str
+    kept: list[tuple[str, bytes]]  # header fields
+    header_size: int  # octets, as the others
+    body_size: int
+    size: int  # of the message as it goes out
+    canonicalization: str  # of the body
+    digest: bytes  # of the body, in base64
+    retention: dict[str, Any] | None  # see `retention_facts`
+    bcc_maps: object  # how Postfix's would differ
+    unsigned: str  # why nobody signed, a code of a reason; '' where there was none
+    laps: tuple[float, float, float]  # by the clock of performance: begun, decided, signed
+    is_recorded: bool = True
+    version: int = record.VERSION
 
 
-NOTHING = Deeds((), (), Answer.ACCEPT)
+# What these classes have under a name, which type checkers take for a mistake; a name that is none
+# fails at the import.
+_TRANSACTION: Any = Transaction
+_CLIENT: Any = Client
+_ORIGIN: Any = Origin
+_COPY: Any = ArchivePlan
+_PLAN: Any = SigningPlan
+_REQUEST: Any = SignatureRequest
+
+
+class _Named(NamedTuple):
+    """Where in `SignatureRequest.facts` what is."""
+
+    sdid: str
+    selector: str
+    auid: str
+    algorithm: str
+    canonicalization: str
+    fields: str
+
+
+def _of_request(fact: str) -> Any:
+    return of(Signature.request, _REQUEST.facts, getattr(_Named, fact))
+
 
 _SIGNATURE = {
-    "sdid": VALUE,
-    "selector": VALUE,
-    "auid": VALUE,
-    "algorithm": VALUE,
-    "canonicalization": VALUE,
-    "fields": VALUE,
-    "signed_at": VALUE,
-    "expires_at": VALUE,
+    **{fact: _of_request(fact) for fact in _Named._fields},
+    "signed_at": of(Signature.signed_at),
+    "expires_at": of(Signature.expires_at),
 }
 _RECIPIENT = {
-    "raw": VALUE,
-    "address": VALUE,
-    "resolved": VALUE,
-    "mailer": VALUE,
-    "host": VALUE,
-    "esmtp": VALUE,
-    "place": VALUE,
-    "why": REASON,
+    "raw": of(Recipient.path, Path.raw),
+    "address": of(End.text, beside=1),
+    "resolved": of(Recipient.resolved),
+    "mailer": of(Recipient.mailer),
+    "host": of(Recipient.host),
+    "esmtp": of(Recipient.esmtp),
+    "place": of(End.place, beside=1),
+    "why": of(End.why, kind=REASON, beside=1),
 }
+_THE_CLIENT = (Verdict.transaction, _TRANSACTION.client)
+_PATH = (Verdict.transaction, _TRANSACTION.reverse_path)
+_ORIGIN_END = (Verdict.crossing, Classification.reverse_path)
+_ENDS = of(Verdict.crossing, Classification.recipients)
 _KEYS = {
-    "queue_id": VALUE,
-    "listener": VALUE,
-    "client": {"address": VALUE, "port": VALUE, "name": VALUE, "helo": VALUE},
-    "login": VALUE,
-    "login_method": VALUE,
-    "tls": VALUE,
-    "origin": {"kind": VALUE, "about": VALUE},
-    "reverse_path": {
-        "raw": VALUE,
-        "address": VALUE,
-        "resolved": VALUE,
-        "esmtp": VALUE,
-        "place": VALUE,
-        "why": REASON,
+    "queue_id": of(Verdict.transaction, _TRANSACTION.queue_id),
+    "listener": of(Verdict.transaction, _TRANSACTION.listener),
+    "client": {
+        "address": of(*_THE_CLIENT, _CLIENT.address),
+        "port": of(*_THE_CLIENT, _CLIENT.port),
+        "name": of(*_THE_CLIENT, _CLIENT.name),
+        "helo": of(*_THE_CLIENT, _CLIENT.helo),
     },
-    "recipients": [_RECIPIENT],
-    "crossing": VALUE,
-    "header_count": VALUE,
-    "header_size": VALUE,
-    "body_size": VALUE,
-    "size": VALUE,
-    "body_hash": {"canonicalization": VALUE, "sha256": VALUE},
-    "v": VALUE,
-    "record_id": VALUE,
-    "salt": VALUE,
-    "retention": VALUE,
-    "bcc_maps": VALUE,
-    "recorded_at": VALUE,
-    "relay": VALUE,
-    "config_version": VALUE,
-    "header_fields": VALUE,
-    "signatures": [_SIGNATURE],
-    "archive_recipients": VALUE,
-    "archive_addressed": VALUE,
-    "disposition": VALUE,
-    "reasons": REASONS,
+    "login": of(Verdict.transaction, _TRANSACTION.login),
+    "login_method": of(Verdict.transaction, _TRANSACTION.login_method),
+    "tls": of(Verdict.transaction, _TRANSACTION.tls),
+    "origin": {
+        "kind": of(Verdict.origin, _ORIGIN.kind),
+        "about": of(Verdict.origin, _ORIGIN.about),
+    },
+    "reverse_path": {
+        "raw": of(*_PATH, ReversePath.path, Path.raw),
+        "address": of(*_ORIGIN_END, End.text),
+        "resolved": of(*_PATH, ReversePath.resolved),
+        "esmtp": of(*_PATH, ReversePath.esmtp),
+        "place": of(*_ORIGIN_END, End.place),
+        "why": of(*_ORIGIN_END, End.why, kind=REASON),
+    },
+    "recipients": each(_RECIPIENT, of(Verdict.transaction, _TRANSACTION.recipients), _ENDS),
+    "crossing": of(Verdict.crossing, Classification.crossing),
+    "header_count": of(Verdict.transaction, _TRANSACTION.fields, kind=COUNT),
+    "header_size": of(Verdict.header_size),
+    "body_size": of(Verdict.body_size),
+    "size": of(Verdict.size),
+    "body_hash": {
+        "canonicalization": of(Verdict.canonicalization),
+        "sha256": of(Verdict.digest),
+    },
+    "v": of(Verdict.version),
+    "record_id": of(Verdict.record_id),
+    "salt": of(Verdict.salt),
+    "retention": of(Verdict.retention),
+    "bcc_maps": of(Verdict.bcc_maps),
+    "recorded_at": of(Verdict.now, kind=MOMENT),
+    "relay": of(Verdict.relay),
+    "config_version": of(Verdict.config_version),
+    "header_fields": of(Verdict.kept),
+    "signatures": each(_SIGNATURE, of(Verdict.done, Deeds.signatures)),
+    "archive_recipients": of(Verdict.done, Deeds.copies),
+    "archive_addressed": of(Verdict.copy, _COPY.was_addressed),
+    "disposition": of(Verdict.done, Deeds.answer),
+    "reasons": of(Verdict.reasons, kind=REASONS),
 }
-_WANTED = {"signatures": [_SIGNATURE], "archive_recipients": VALUE, "disposition": VALUE}
+_WANTED = {
+    "signatures": each(_SIGNATURE, of(Verdict.wanted, Deeds.signatures)),
+    "archive_recipients": of(Verdict.wanted, Deeds.copies),
+    "disposition": of(Verdict.wanted, Deeds.answer),
+}
 _FORM = RecordForm(_KEYS)
 _DRY_RUN_FORM = RecordForm({**_KEYS, "dry_run": _WANTED})
 
-
-def record_line(
-    transaction: Transaction,
-    decisions: Decisions,
-    done: Deeds,
-    wanted: Deeds | None,
-    *,
-    identity: tuple[str, str],
-    now: float,
-    relay: str,
-    config_version: str,
-    headers: str | list[str],
-    reasons: tuple[Reason, ...],
-) -> bytes:
-    """The line of the record.
-
-    `wanted` is what a dry run would have done, None in any other; `identity` the id and the salt,
-    `now` Unix time in seconds, `headers` the names of the fields that are kept, or 'all'.
-    """
-    # Taken apart: to ask a tuple for a field by its name costs as much as that.
-    proof, (kind, origin_end, ends, _), _, copy, stamp, _, shadow = decisions
-    signatures, copies, answer = done
-    path, resolved, esmtp = transaction.reverse_path
-    client, body = transaction.client, transaction.body
-    header_size, body_size = transaction.header.size, body.size
-    values = (
-        transaction.queue_id,
-        transaction.listener,
-        client.address,
-        client.port,
-        client.name,
-        client.helo,
-        transaction.login,
-        transaction.login_method,
-        transaction.tls,
-        proof.kind,
-        proof.about,
-        path.raw,
-        origin_end.text,
-        resolved,
-        esmtp,
-        origin_end.place,
-        origin_end.why,
-        [
-            (
-                recipient.path.raw,
-                end.text,
-                recipient.resolved,
-                recipient.mailer,
-                recipient.host,
-                recipient.esmtp,
-                end.place,
-                end.why,
-            )
-            for recipient, end in zip(transaction.recipients, ends, strict=True)
-        ],
-        kind,
-        len(transaction.fields),
-        header_size,
-        body_size,
-        header_size + 2 + body_size,
-        body.canonicalization,
-        binascii.b2a_base64(body.digest(), newline=False),
-        record.VERSION,
-        *identity,
-        retention_facts(stamp),
-        bcc_maps.said(map(str, reasons)) if shadow else None,
-        record.timestamp(now),
-        relay,
-        config_version,
-        _kept_fields(transaction, headers),
-        [_signature_facts(one) for one in signatures],
-        copies,
-        copy.was_addressed,
-        answer,
-        reasons,
-    )
-    if wanted is None:
-        return _FORM.line(*values)
-    would_sign = [_signature_facts(one) for one in wanted.signatures]
-    return _DRY_RUN_FORM.line(*values, would_sign, wanted.copies, wanted.answer)
+_NAME = (Signature.request, _REQUEST.name)
+_WORDS = {
+    "queue_id": of(Verdict.transaction, _TRANSACTION.queue_id),
+    "record_id": of(Verdict.record_id),
+    "disposition": of(Verdict.done, Deeds.answer),
+    "crossing": of(Verdict.crossing, Classification.crossing),
+    "reverse_path": of(*_ORIGIN_END, End.text),
+    "recipients": of(Verdict.crossing, Classification.recipients, kind=COUNT),
+    "author": of(Verdict.plan, _PLAN.author, kind=SAID),
+    "client": of(*_THE_CLIENT, _CLIENT.address),
+    "login": of(Verdict.transaction, _TRANSACTION.login),
+    "signed": texts(of(Verdict.done, Deeds.signatures), *_NAME),
+    "copy": texts(of(Verdict.done, Deeds.copies)),
+}
+_WOULD = {
+    "would_answer": of(Verdict.wanted, Deeds.answer),
+    "would_sign": texts(of(Verdict.wanted, Deeds.signatures), *_NAME),
+    "would_copy": texts(of(Verdict.wanted, Deeds.copies)),
+}
+_LAST_WORDS = {"size": of(Verdict.size), "reasons": of(Verdict.reasons, kind=REASONS)}
+_SEALED = WordForm("sealed", "info", _WORDS | _LAST_WORDS)
+_REFUSED = WordForm("refused", "error", _WORDS | _LAST_WORDS)
+_DRY_RUN = WordForm("dry-run", "info", _WORDS | _WOULD | _LAST_WORDS)
 
 
-def summary(
-    transaction: Transaction,
-    decisions: Decisions,
-    done: Deeds,
-    wanted: Deeds | None,
-    *,
-    record_id: str,
-    size: int,
-    reasons: tuple[Reason, ...],
-) -> dict[str, object]:
-    """The canonical log line: one per message, every decision on it."""
-    # Of a message that was not accepted, nothing was signed and no copy sent.
-    signatures, copies, answer = done
-    is_accepted = answer is Answer.ACCEPT
-    kind, origin_end, ends, _ = decisions.crossing
-    said: dict[str, object] = {
-        "queue_id": transaction.queue_id,
-        "record_id": record_id,
-        "disposition": answer,
-        "crossing": kind,
-        "reverse_path": origin_end.text,
-        "recipients": len(ends),
-        "author": str(decisions.signing.author or ""),
-        "client": transaction.client.address,
-        "login": transaction.login,
-        "signed": _named(signatures) if is_accepted else "",
-        "copy": ",".join(copies) if is_accepted else "",
-    }
-    if wanted is not None:
-        said["would_answer"] = wanted.answer
-        said["would_sign"] = _named(wanted.signatures)
-        said["would_copy"] = ",".join(wanted.copies)
-    said["size"] = size
-    said["reasons"] = reasons
-    return said
+def record_line(verdict: Verdict) -> bytes:
+    """The line of the record."""
+    return (_FORM if verdict.wanted is None else _DRY_RUN_FORM).line(verdict)
+
+
+def log_form(verdict: Verdict) -> WordForm:
+    """The canonical log line, of which there is one for each message: every decision on it."""
+    if verdict.wanted is not None:
+        return _DRY_RUN
+    return _SEALED if verdict.done.answer is Answer.ACCEPT else _REFUSED
 
 
 def retention_facts(stamp: Stamp | None) -> dict[str, Any] | None:
@@ -229,17 +221,9 @@ def retention_facts(stamp: Stamp | None) -> dict[str, Any] | None:
     }
 
 
-def _signature_facts(signature: Signature) -> tuple[object, ...]:
-    _, request, _, signed_at, expires_at = signature
-    return (*request.facts, signed_at, expires_at)
-
-
-def _kept_fields(transaction: Transaction, headers: str | list[str]) -> list[tuple[str, bytes]]:
+def kept_fields(transaction: Transaction, headers: str | list[str]) -> list[tuple[str, bytes]]:
+    """The header fields for the record: `headers` are the names of those, or 'all'."""
     if headers == "all":
         return transaction.fields
     names = {name.lower() for name in headers}
     return [field for field in transaction.fields if field[0].lower() in names]
-
-
-def _named(signatures: Iterable[Signature]) -> str:
-    return ",".join([one.request.name for one in signatures])

@@ -15,10 +15,11 @@ touch SQL.
 
 from __future__ import annotations
 
+import binascii
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from carbonseal.keys import signer
 from carbonseal.keys.keyring import Keyring
@@ -28,12 +29,12 @@ from carbonseal.milter.archive import record
 from carbonseal.milter.archive.spool import SpoolUnwritable, Steps
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.decisions import decide
-from carbonseal.milter.describe import Deeds
-from carbonseal.milter.edits import AddRecipient, Edit, InsertField, Verdict
+from carbonseal.milter.describe import Verdict
+from carbonseal.milter.edits import NOTHING, Deeds
 from carbonseal.milter.status import counters
 from carbonseal.milter.status.counters import Tally
 from carbonseal.milter.transaction import Transaction
-from carbonseal.policies import archive_outage, survival
+from carbonseal.policies import archive_outage, bcc_maps, survival
 from carbonseal.policies.address import Address
 from carbonseal.policies.archive_outage import Outlook
 from carbonseal.policies.disposition import ACCEPTED, Answer, FailureClass
@@ -99,12 +100,22 @@ class Signing(NamedTuple):
     failure: FailureClass | None
 
 
+T = TypeVar("T")
+_new: Final = tuple.__new__  # without the function that a named tuple has for it
+
+
 def seal(
-    transaction: Transaction, services: Services, now: float, refusal: Signing | None = None
-) -> Steps[Verdict]:
+    transaction: Transaction,
+    services: Services,
+    now: float,
+    refusal: Signing | None = None,
+    *,
+    prepared: Callable[[Verdict], T],
+) -> Steps[T]:
     """Decide, sign and record one complete message; `now` is Unix time in seconds.
 
     `refusal` stands for the signing steps where it is known before that they must not be taken.
+    `prepared` makes ready what the MTA and others are told, and is answered.
 
     Yields the line of its record, and goes on when that is durable.
     """
@@ -120,80 +131,92 @@ def seal(
     )
     decided = time.perf_counter()
     # Taken apart, here and below: to ask a tuple for a field by its name costs as much as that.
-    proof, crossing, plan, copy, _, retention_reasons, shadow = decisions
+    proof, crossing, plan, copy, stamp, retention_reasons, shadow = decisions
     signatures, signing_reasons, failure = refusal or sign(plan, transaction, keyring, now)
     signed = time.perf_counter()
     disposition = ACCEPTED if failure is None else configuration.failure.dispose(failure)
     reasons = (
         proof.reason,
-        *crossing.reasons,
+        *crossing[3],
         *signing_reasons,
         *copy.reasons,
         *retention_reasons,
         *shadow,
     )
     answer = disposition.answer
-    is_accepted = answer is Answer.ACCEPT
-    done = Deeds(signatures, copy.add, answer) if is_accepted else Deeds((), (), answer)
+    done = (
+        _new(Deeds, (signatures, copy.add, answer))
+        if answer is Answer.ACCEPT
+        else Deeds((), (), answer)
+    )
     wanted = None
-    is_dry_run = services.is_dry_run
-    if is_dry_run:
-        wanted, done, disposition = done, describe.NOTHING, ACCEPTED
+    if services.is_dry_run:
+        wanted, done, disposition = done, NOTHING, ACCEPTED
+        signing_reasons = (_DRY_RUN,)
         reasons = (_DRY_RUN, *(one for one in reasons if one.code not in _DEEDS))
-    identity = record.new_identity(int(now * 1000))
-    line = describe.record_line(
-        transaction,
-        decisions,
-        done,
-        wanted,
-        identity=identity,
-        now=now,
-        relay=services.relay or transaction.relay,
-        config_version=configuration.version,
-        headers=services.headers,
-        reasons=reasons,
+    record_id, salt = record.new_identity(int(now * 1000))
+    header_size, body = transaction.header.size, transaction.body
+    body_size = body.facts()[0]
+    verdict = _new(
+        Verdict,
+        (
+            transaction,
+            proof,
+            crossing,
+            plan,
+            copy,
+            done,
+            wanted,
+            disposition,
+            reasons,
+            record_id,
+            salt,
+            now,
+            services.relay or transaction.relay,
+            configuration.version,
+            describe.kept_fields(transaction, services.headers),
+            header_size,
+            body_size,
+            header_size + 2 + body_size,
+            body.canonicalization,
+            binascii.b2a_base64(body.digest(), newline=False),
+            None if stamp is None else describe.retention_facts(stamp),
+            bcc_maps.said(map(str, reasons)) if shadow else None,
+            signing_reasons[-1].code if signing_reasons else "",
+            (began, decided, signed),
+            True,
+            record.VERSION,
+        ),
     )
-    # Ahead of the sync, though needed after it: now all that these look at is in the processor's
+    line = describe.record_line(verdict)
+    # Ahead of the sync, though needed after it: now all that this looks at is in the processor's
     # caches, and after the sync nothing is.
-    size = transaction.size
-    summary = describe.summary(
-        transaction, decisions, done, wanted, record_id=identity[0], size=size, reasons=reasons
-    )
-    edits = _edits(done)
-    counted = counters.facts(
-        crossing.crossing,
-        [one.request.sdid for one in done.signatures],
-        plan.sdid,
-        (_DRY_RUN,) if is_dry_run else signing_reasons,
-        octets=size,
-        laps=(began, decided, signed),
-    )
+    farewell = prepared(verdict)
     try:
         yield line
     except SpoolUnwritable as fault:
-        reasons = (*reasons, Reason("record-not-writable", str(fault)))
-        if is_accepted and not is_dry_run:
-            disposition = configuration.failure.dispose(FailureClass.RECORD_NOT_WRITABLE)
-            done = done._replace(answer=disposition.answer)
-            edits = _edits(done)
-        summary = describe.summary(
-            transaction, decisions, done, wanted, record_id=identity[0], size=size, reasons=reasons
-        )
-        counted = counters.unrecorded(counted, is_accepted=done.answer is Answer.ACCEPT)
-    if edits:
+        verdict = _unrecorded(verdict, fault, configuration)
+        farewell = prepared(verdict)
+        done = verdict.done
+    if done.copies:
         services.outages.sent(done.copies, now)
-    return Verdict(edits, disposition, reasons, summary, counted, time.perf_counter() - signed)
+    return farewell
 
 
-def _edits(done: Deeds) -> tuple[Edit, ...]:
-    signatures, copies, answer = done
-    if answer is not Answer.ACCEPT:
-        return ()
-    # Inserted at the top one by one, so the last one inserted is the topmost: RSA, which every
-    # verifier knows, is to be read first.
-    return (
-        *[InsertField("DKIM-Signature", one.field_value) for one in reversed(signatures)],
-        *map(AddRecipient, copies),
+def _unrecorded(verdict: Verdict, fault: SpoolUnwritable, configuration: Configuration) -> Verdict:
+    """The same when its record could not be written."""
+    done, disposition = verdict.done, verdict.disposition
+    if done.answer is Answer.ACCEPT and verdict.wanted is None:
+        disposition = configuration.failure.dispose(FailureClass.RECORD_NOT_WRITABLE)
+        if disposition.answer is not Answer.ACCEPT:
+            done = Deeds((), (), disposition.answer)
+    refusal = Reason("record-not-writable", str(fault))
+    return verdict._replace(
+        done=done,
+        disposition=disposition,
+        reasons=(*verdict.reasons, refusal),
+        unsigned=verdict.unsigned if done.answer is Answer.ACCEPT else refusal.code,
+        is_recorded=False,
     )
 
 

@@ -17,14 +17,17 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import milter as libmilter
 
-from carbonseal.milter import header_section, log, macros, seal
+from carbonseal.milter import describe, edits, header_section, log, macros, seal
 from carbonseal.milter.archive.spool import Steps, taken
-from carbonseal.milter.edits import InsertField, Verdict
+from carbonseal.milter.describe import Verdict
+from carbonseal.milter.edits import Edit, InsertField
 from carbonseal.milter.header_section import HeaderSection
+from carbonseal.milter.status.counters import Counted
 from carbonseal.milter.transaction import USUAL, Connection, TooManyRecipients, Transaction
 from carbonseal.policies.disposition import Answer, Disposition, FailureClass
 from carbonseal.policies.envelope import Client
@@ -53,6 +56,10 @@ _PROTOCOL = (
     | libmilter.P_NOEOH
     | libmilter.P_HDR_LEADSPC
 )
+
+
+# What the context needs for an acceptance, or None; what else to answer, to log and to count.
+_Farewell = tuple[Any, Disposition, bytes | dict[str, object] | None, Counted | None]
 
 
 class Session:
@@ -139,8 +146,8 @@ class Session:
                 transaction.body_at = time.perf_counter()
             transaction.body.update(chunk)
 
-    def end_of_message(self, context: Any) -> Steps[int]:
-        """Seal, apply the edits; returns what to answer (SMFIS_*)."""
+    def end_of_message(self, context: Any) -> Steps[Any]:
+        """Seal, apply the edits; returns what to answer: SMFIS_*, or what `context` makes of it."""
         transaction, self.transaction, self.header = self.transaction, None, None
         try:
             refusal = None
@@ -149,29 +156,53 @@ class Session:
             if transaction is None:
                 raise RuntimeError("end of message without MAIL")
             transaction.queue_id = _macro(context, macros.QUEUE_ID) or ""
-            started = time.perf_counter()
-            verdict = yield from seal.seal(transaction, self._services, time.time(), refusal)
-            _apply(context, verdict)
-            whole = time.perf_counter() - started
-            log.message(verdict, milliseconds=round(whole * 1000, 2))
-            try:
-                self._count(transaction, verdict, started, whole)
-            except Exception as fault:
-                _miscounted(fault)
-            return _answer(context, verdict.disposition)
+            ended = time.perf_counter()
+            accepted, disposition, said, counted = yield from seal.seal(
+                transaction,
+                self._services,
+                time.time(),
+                refusal,
+                prepared=partial(self._prepared, context, ended),
+            )
+            answered = time.perf_counter()
+            refused = accepted is None
+            answer = _refuse(context, disposition) if refused else context.accept(accepted)
+            log.message(said, answered - ended)
         except Exception as fault:
             return self._internal_error(context, transaction, fault)
+        try:
+            if counted is not None:
+                self._services.tally.message(counted, answered)
+        except Exception as fault:
+            _miscounted(fault)
+        return answer
 
-    def _count(
-        self, transaction: Transaction, verdict: Verdict, ended: float, whole: float
-    ) -> None:
-        header_ended = transaction.body_at or ended
-        header = header_ended - (transaction.envelope_at or header_ended)
-        self._services.tally.message(
-            verdict.counted,
-            verdict.disposition.answer,
-            (header, ended - header_ended, verdict.recorded, whole),
+    def _prepared(self, context: Any, ended: float, verdict: Verdict) -> _Farewell:
+        """What is said and counted when the record is durable; nothing was said before."""
+        done, disposition = verdict.done, verdict.disposition
+        accepted = context.prepared(done) if done.answer is Answer.ACCEPT else None
+        said = log.prepared(describe.log_form(verdict), verdict)
+        try:
+            counted = self._counted(verdict, ended)
+        except Exception as fault:
+            _miscounted(fault)
+            counted = None
+        return accepted, disposition, said, counted
+
+    def _counted(self, verdict: Verdict, ended: float) -> Counted:
+        transaction, done = verdict.transaction, verdict.done
+        cells = self._services.tally.cells(
+            verdict.crossing.crossing,
+            done.answer,
+            tuple([one.request.sdid for one in done.signatures]),
+            verdict.plan.sdid,
+            verdict.unsigned,
+            verdict.is_recorded,
         )
+        header_ended = transaction.body_at or ended
+        envelope_ended = transaction.envelope_at or header_ended
+        laps = (envelope_ended, header_ended, ended, *verdict.laps)
+        return cells, verdict.size, laps
 
     def abort(self, _context: Any) -> None:
         """RSET, a refused message, or the end of any transaction."""
@@ -203,7 +234,7 @@ class Session:
             return _CONTINUE
         disposition = configuration.failure.dispose(FailureClass.INTERNAL_ERROR)
         _counted(tally.failed, disposition.answer)
-        return _answer(context, disposition)
+        return _refuse(context, disposition)
 
 
 def _counted(count: Callable[..., None], *facts: Any) -> None:
@@ -242,22 +273,36 @@ def _macros(context: Any, names: tuple[str, ...]) -> list[str | None]:
         return [_macro(context, name) for name in names]
 
 
-def _apply(context: Any, verdict: Verdict) -> None:
-    for edit in verdict.edits:
-        if isinstance(edit, InsertField):
-            context.addheader(*edit, 0)
-        else:
-            address, parameters = edit
-            context.addrcpt(f"<{address}>", parameters)
-
-
-def _answer(context: Any, disposition: Disposition) -> int:
+def _refuse(context: Any, disposition: Disposition) -> int:
     if disposition.answer is Answer.ACCEPT:
         return _CONTINUE
     context.setreply(disposition.code, disposition.enhanced, disposition.text)
     if disposition.answer is Answer.REJECT:
         return _REJECT
     return _TEMPFAIL
+
+
+class Libmilter:
+    """pymilter's context at the end of a message."""
+
+    __slots__ = ("_context", "getsymval", "setreply")
+
+    prepared = staticmethod(edits.asked)  # as that of `conversation.Context`
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self.getsymval = context.getsymval
+        self.setreply = context.setreply
+
+    def accept(self, prepared: tuple[Edit, ...]) -> int:
+        """Ask for the edits; returns what is answered."""
+        for edit in prepared:
+            if isinstance(edit, InsertField):
+                self._context.addheader(*edit, 0)
+            else:
+                address, parameters = edit
+                self._context.addrcpt(f"<{address}>", parameters)
+        return _CONTINUE
 
 
 class Sessions:
@@ -285,7 +330,7 @@ class Sessions:
         libmilter.set_header_callback(header_section.field)
         libmilter.set_body_callback(self._guarded("body", Session.body, libmilter.P_NR_BODY))
         libmilter.set_eom_callback(
-            lambda context: taken(context.getpriv().end_of_message(context), put)
+            lambda context: taken(context.getpriv().end_of_message(Libmilter(context)), put)
         )
         libmilter.set_abort_callback(self._guarded("abort", Session.abort, 0))
         libmilter.set_close_callback(self.close)

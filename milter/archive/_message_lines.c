@@ -2,8 +2,9 @@
  * message_lines.py.
  *
  * A `Form` holds the fixed octets of a line and, for each place between them, what kind of value
- * goes there; the values come as arguments.  Same answers as the twin, octet by octet;
- * tests/archive/test_message_lines.py compares the two.
+ * goes there and the way to it: descriptors of classes (the members of slots, the fields of named
+ * tuples), which are asked one after the other, without looking for any name.  Same answers as the
+ * twin, octet by octet; tests/archive/test_message_lines.py compares the two.
  *
  * Here because each message pays for it, and pays most for what is not in the processor's caches
  * when a worker wakes up: fixed text in one piece and a short loop are there sooner than the
@@ -24,16 +25,34 @@
 #define ESCAPE 6          /* octets of \u0000; the most that one octet of text becomes */
 #define LONGEST_NUMBER 24 /* octets of 64 bits in decimal, and to spare */
 #define RANDOM 10         /* octets of randomness in a record's id */
+#define SALT 16           /* octets of its salt */
+#define MOST_ROOTS 2      /* lists that are read side by side */
+#define MOMENT_SIGNS 27   /* 2026-01-01T00:00:00.000000Z */
+#define LAST_SECOND 253402300799.0 /* of the year 9999 */
 
 /* What goes into a place, in the numbers of the twin. */
-enum { VALUE, REASON, REASONS, EACH, NOTHING };
+enum { VALUE, REASON, REASONS, EACH, NOTHING, COUNT, MOMENT, SAID };
 
 typedef struct Form Form;
 
 typedef struct {
+    PyObject *descriptor;
+    descrgetfunc get; /* of its type */
+} Step;
+
+/* The way from an object to what is wanted of it. */
+typedef struct {
+    Py_ssize_t root; /* from which object */
+    Py_ssize_t count;
+    Step *steps;
+} Path;
+
+typedef struct {
     size_t start, end; /* of the fixed octets before the place */
     int kind;
-    Form *each; /* for EACH: the form of one element */
+    Form *each;             /* for EACH: the form of one element */
+    Path paths[MOST_ROOTS]; /* one, or for EACH one to each of the lists */
+    Py_ssize_t path_count;
 } Piece;
 
 struct Form {
@@ -41,6 +60,7 @@ struct Form {
     octet *fixed;
     Piece *pieces;
     Py_ssize_t count; /* of the pieces; the last one's kind is NOTHING */
+    Py_ssize_t roots; /* objects that its paths begin at */
     PyObject *checksum; /* for a processor that cannot compute it quickly, else NULL */
 };
 
@@ -314,53 +334,148 @@ static bool put_reasons(Text *text, PyObject *value) {
     return put_one(text, ']');
 }
 
-static bool is_counted(const Form *form, Py_ssize_t count) {
-    if (count == form->count - 1) return true;
-    PyErr_Format(PyExc_TypeError, "%zd values for %zd places", count, form->count - 1);
-    return false;
-}
-
-static bool put_each(Text *text, PyObject *value, const Form *form);
-
-static bool put_place(Text *text, PyObject *value, const Piece *piece) {
-    switch (piece->kind) {
-    case REASON:
-        return put_one(text, '"') && put_reason(text, value) && put_one(text, '"');
-    case REASONS: return put_reasons(text, value);
-    case EACH: return put_each(text, value, piece->each);
-    default: return put_value(text, value);
+/* What lies at the end of a path; a new reference, or NULL with an exception set. */
+static PyObject *taken(const Path *path, PyObject *const *roots) {
+    PyObject *at = Py_NewRef(roots[path->root]);
+    for (const Step *step = path->steps; at && step < path->steps + path->count; step++) {
+        PyObject *next = step->get(step->descriptor, at, (PyObject *)Py_TYPE(at));
+        Py_DECREF(at);
+        at = next;
     }
+    return at;
 }
 
-/* A list of objects, each given as the tuple of its values. */
-static bool put_each(Text *text, PyObject *value, const Form *form) {
-    bool is_list;
-    Py_ssize_t count;
-    if (!is_several(value, &is_list, &count) || !put_one(text, '[')) return false;
-    for (Py_ssize_t at = 0; at < count; at++) {
-        PyObject *one = item(value, is_list, at);
-        if (!one || !PyTuple_Check(one)) {
-            PyErr_SetString(PyExc_TypeError, "a tuple of values is wanted there");
+static bool put_count(Text *text, PyObject *value) {
+    Py_ssize_t count = PyObject_Size(value);
+    if (count < 0) return false;
+    PyObject *number = PyLong_FromSsize_t(count);
+    bool done = number && put_number(text, number);
+    Py_XDECREF(number);
+    return done;
+}
+
+static bool fill_json(Text *text, const Form *form, PyObject *const *roots);
+
+/* The lists, of one length. */
+typedef struct {
+    PyObject *several[MOST_ROOTS];
+    bool is_list[MOST_ROOTS];
+    Py_ssize_t count, lists;
+} Lists;
+
+static void leave(Lists *lists) {
+    while (lists->lists > 0) Py_DECREF(lists->several[--lists->lists]);
+}
+
+static bool take_lists(Lists *lists, const Piece *piece, PyObject *const *roots) {
+    lists->lists = lists->count = 0;
+    for (Py_ssize_t at = 0; at < piece->path_count; at++) {
+        Py_ssize_t count;
+        PyObject *several = taken(piece->paths + at, roots);
+        if (!several) return false;
+        lists->several[lists->lists++] = several;
+        if (!is_several(several, lists->is_list + at, &count)) return false;
+        if (at && count != lists->count) {
+            PyErr_SetString(PyExc_ValueError, "lists side by side have one length");
             return false;
         }
-        if (!is_counted(form, PyTuple_Size(one)) || (at && !put_one(text, ','))) return false;
-        for (Py_ssize_t place = 0; place < form->count; place++) {
-            const Piece *piece = form->pieces + place;
-            if (!put(text, form->fixed + piece->start, piece->end - piece->start)) return false;
-            if (piece->kind != NOTHING
-                && !put_place(text, PyTuple_GetItem(one, place), piece))
-                return false;
-        }
+        lists->count = count;
     }
-    return put_one(text, ']');
+    return true;
 }
 
-static bool fill_json(Text *text, const Form *form, PyObject *const *values) {
-    for (Py_ssize_t place = 0; place < form->count; place++) {
-        const Piece *piece = form->pieces + place;
-        if (!put(text, form->fixed + piece->start, piece->end - piece->start)) return false;
-        if (piece->kind != NOTHING && !put_place(text, values[place], piece)) return false;
+static void drop(PyObject *elements[MOST_ROOTS]) {
+    for (int list = 0; list < MOST_ROOTS; list++) Py_CLEAR(elements[list]);
+}
+
+/* One element of each list, to be dropped whatever is answered. */
+static bool take_elements(const Lists *lists, Py_ssize_t at, PyObject *elements[MOST_ROOTS]) {
+    for (Py_ssize_t list = 0; list < lists->lists; list++) {
+        PyObject *one = item(lists->several[list], lists->is_list[list], at);
+        if (!one) return false;
+        elements[list] = Py_NewRef(one);
     }
+    return true;
+}
+
+/* A list of objects. */
+static bool put_each(Text *text, const Piece *piece, PyObject *const *roots) {
+    Lists lists;
+    PyObject *elements[MOST_ROOTS] = {NULL};
+    bool done = take_lists(&lists, piece, roots) && put_one(text, '[');
+    for (Py_ssize_t at = 0; done && at < lists.count; at++) {
+        done = take_elements(&lists, at, elements) && (!at || put_one(text, ','))
+               && fill_json(text, piece->each, elements);
+        drop(elements);
+    }
+    leave(&lists);
+    return done && put_one(text, ']');
+}
+
+/* RFC 3339 in UTC with microseconds, as `record.timestamp` says it. */
+static bool write_moment(char to[MOMENT_SIGNS], double seconds) {
+    if (!(seconds >= 0 && seconds <= LAST_SECOND)) {
+        PyErr_SetString(PyExc_ValueError, "a time between 1970 and 9999 is wanted there");
+        return false;
+    }
+    long long whole = (long long)seconds;
+    int micros = (int)((seconds - (double)whole) * 1000000);
+    int of_day = (int)(whole % 86400);
+    /* Years are counted from March on, which puts the odd day at their end; days from that of the
+       year 0, of which an era of 400 years has 146,097. */
+    long long days = whole / 86400 + 719468;
+    int era = (int)(days / 146097), of_era = (int)(days % 146097);
+    int year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    int of_year = of_era - (365 * year + year / 4 - year / 100);
+    int month = (5 * of_year + 2) / 153, day = of_year - (153 * month + 2) / 5 + 1;
+    month = month < 10 ? month + 3 : month - 9;
+    year += 400 * era + (month <= 2);
+    memcpy(to, "0000-00-00T00:00:00.000000Z", MOMENT_SIGNS);
+    const struct {
+        int last, number; /* where its last digit stands */
+    } parts[] = {{3, year}, {6, month}, {9, day}, {12, of_day / 3600}, {15, of_day / 60 % 60},
+                 {18, of_day % 60}, {25, micros}};
+    for (size_t part = 0; part < sizeof parts / sizeof *parts; part++)
+        for (int at = parts[part].last, left = parts[part].number; left; left /= 10)
+            to[at--] = (char)('0' + left % 10);
+    return true;
+}
+
+static bool put_moment(Text *text, PyObject *value) {
+    char signs[MOMENT_SIGNS];
+    double seconds = PyFloat_AsDouble(value);
+    return !PyErr_Occurred() && write_moment(signs, seconds) && put(text, signs, MOMENT_SIGNS);
+}
+
+static bool put_place(Text *text, const Piece *piece, PyObject *const *roots) {
+    if (piece->kind == EACH) return put_each(text, piece, roots);
+    PyObject *value = taken(piece->paths, roots);
+    bool done = value != NULL;
+    if (done) switch (piece->kind) {
+        case VALUE: done = put_value(text, value); break;
+        case REASON:
+            done = put_one(text, '"') && put_reason(text, value) && put_one(text, '"');
+            break;
+        case REASONS: done = put_reasons(text, value); break;
+        case COUNT: done = put_count(text, value); break;
+        case MOMENT:
+            done = put_one(text, '"') && put_moment(text, value) && put_one(text, '"');
+            break;
+        default: done = false; PyErr_SetString(PyExc_TypeError, "no place of a record");
+        }
+    Py_XDECREF(value);
+    return done;
+}
+
+static bool put_fixed(Text *text, const Form *form, const Piece *piece) {
+    return put(text, form->fixed + piece->start, piece->end - piece->start);
+}
+
+static bool fill_json(Text *text, const Form *form, PyObject *const *roots) {
+    for (const Piece *piece = form->pieces; piece < form->pieces + form->count; piece++)
+        if (!put_fixed(text, form, piece)
+            || (piece->kind != NOTHING && !put_place(text, piece, roots)))
+            return false;
     return true;
 }
 
@@ -440,7 +555,13 @@ static bool checksum(const Form *form, const Text *text, uint32_t *sum) {
     return !PyErr_Occurred();
 }
 
-/* ---- The two lines --------------------------------------------------------------------------- */
+/* ---- The line of a record -------------------------------------------------------------------- */
+
+static bool begins_at_one(const Form *form) {
+    if (form->roots <= 1) return true;
+    PyErr_SetString(PyExc_TypeError, "this is the form of an element");
+    return false;
+}
 
 static bool put_sum(Text *text, uint32_t sum) {
     static const char digits[] = "0123456789abcdef";
@@ -449,17 +570,17 @@ static bool put_sum(Text *text, uint32_t sum) {
     return put(text, last, sizeof last - 1);
 }
 
-static PyObject *record_method(PyObject *object, PyObject *const *values, Py_ssize_t count) {
+static PyObject *record_method(PyObject *object, PyObject *root) {
     const Form *form = (const Form *)object;
-    if (!is_counted(form, count)) return NULL;
+    if (!begins_at_one(form)) return NULL;
     Text text;
     PyObject *made = NULL;
     begin(&text, false);
-    bool done = fill_json(&text, form, values);
+    bool done = fill_json(&text, form, &root);
     if (done && text.is_beyond && text.has_plain_del) {
         end(&text);
         begin(&text, true);
-        done = fill_json(&text, form, values);
+        done = fill_json(&text, form, &root);
     }
     uint32_t sum;
     if (done && checksum(form, &text, &sum) && put_sum(&text, sum))
@@ -467,6 +588,8 @@ static PyObject *record_method(PyObject *object, PyObject *const *values, Py_ssi
     end(&text);
     return made;
 }
+
+/* ---- The line of the log --------------------------------------------------------------------- */
 
 /* Whether a value needs no quotes in the log. */
 static bool stands_plainly(const octet *from, size_t size) {
@@ -520,7 +643,7 @@ static bool put_plain_reason(Text *text, PyObject *reason, bool *is_odd) {
 }
 
 /* What Python makes of it: the texts of the reasons, each comma inside one escaped, joined. */
-static PyObject *joined(PyObject *value, bool is_list, Py_ssize_t count) {
+static PyObject *joined_reasons(PyObject *value, bool is_list, Py_ssize_t count) {
     PyObject *comma = PyUnicode_FromString(","), *escape = PyUnicode_FromString("\\x2c");
     PyObject *texts = PyList_New(0), *made = NULL;
     bool done = comma && escape && texts;
@@ -551,45 +674,109 @@ static bool put_joined_reasons(Text *text, PyObject *value) {
     }
     if (!is_odd && text->size > before) return true;
     text->size = before;
-    PyObject *whole = joined(value, is_list, count);
+    PyObject *whole = joined_reasons(value, is_list, count);
     bool done = whole && put_word(text, whole);
     Py_XDECREF(whole);
     return done;
 }
 
-/* key=value for each fact. */
-static bool put_facts(Text *text, PyObject *facts) {
-    PyObject *key, *value;
-    Py_ssize_t at = 0;
-    while (PyDict_Next(facts, &at, &key, &value)) {
-        Py_ssize_t size;
-        const char *name = PyUnicode_Check(key) ? PyUnicode_AsUTF8AndSize(key, &size) : NULL;
-        if (!name) {
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a key is no text");
-            return false;
-        }
-        if (!put_one(text, ' ') || !put(text, name, (size_t)size) || !put_one(text, '='))
-            return false;
-        bool is_list = PyTuple_Check(value) || PyList_Check(value);
-        if (!(is_list ? put_joined_reasons(text, value) : put_word(text, value)))
-            return false;
+/* One text of each element of a list, joined by commas. */
+static PyObject *joined_texts(const Piece *piece, const Lists *lists) {
+    PyObject *comma = PyUnicode_FromString(","), *texts = PyList_New(0), *made = NULL;
+    bool done = comma && texts;
+    for (Py_ssize_t at = 0; done && at < lists->count; at++) {
+        PyObject *elements[MOST_ROOTS] = {NULL};
+        PyObject *one = take_elements(lists, at, elements)
+                            ? taken(piece->each->pieces->paths, elements) : NULL;
+        drop(elements);
+        done = one && !PyList_Append(texts, one);
+        Py_XDECREF(one);
     }
-    return true;
+    if (done) made = PyUnicode_Join(comma, texts);
+    Py_XDECREF(comma);
+    Py_XDECREF(texts);
+    return made;
+}
+
+static bool put_joined_texts(Text *text, const Piece *piece, PyObject *const *roots) {
+    Lists lists;
+    if (piece->each->pieces->kind != VALUE) {
+        PyErr_SetString(PyExc_TypeError, "one text of each is wanted there");
+        return false;
+    }
+    PyObject *whole = take_lists(&lists, piece, roots) ? joined_texts(piece, &lists) : NULL;
+    leave(&lists);
+    bool done = whole && put_word(text, whole);
+    Py_XDECREF(whole);
+    return done;
+}
+
+/* As `str` has it, and nothing for None. */
+static bool put_said(Text *text, PyObject *value) {
+    PyObject *said = value == Py_None ? PyUnicode_FromString("") : PyObject_Str(value);
+    bool done = said && put_word(text, said);
+    Py_XDECREF(said);
+    return done;
+}
+
+static bool put_fact(Text *text, const Piece *piece, PyObject *const *roots) {
+    if (piece->kind == EACH) return put_joined_texts(text, piece, roots);
+    PyObject *value = taken(piece->paths, roots);
+    bool done = value != NULL;
+    if (done) switch (piece->kind) {
+        case VALUE: done = put_word(text, value); break;
+        case REASONS: done = put_joined_reasons(text, value); break;
+        case COUNT: done = put_count(text, value); break;
+        case SAID: done = put_said(text, value); break;
+        default: done = false; PyErr_SetString(PyExc_TypeError, "no place of a log line");
+        }
+    Py_XDECREF(value);
+    return done;
+}
+
+static PyObject *words_method(PyObject *object, PyObject *root) {
+    const Form *form = (const Form *)object;
+    if (!begins_at_one(form)) return NULL;
+    Text text;
+    PyObject *made = NULL;
+    begin(&text, true); /* json escapes DEL */
+    bool done = true;
+    for (const Piece *piece = form->pieces; done && piece < form->pieces + form->count; piece++)
+        done = put_fixed(&text, form, piece)
+               && (piece->kind == NOTHING || put_fact(&text, piece, &root));
+    if (done)
+        made = PyBytes_FromStringAndSize((const char *)text.octets, (Py_ssize_t)text.size);
+    end(&text);
+    return made;
+}
+
+/* What Python says of a number that is rounded to two digits behind the point. */
+static bool put_rounded(Text *text, double number) {
+    char *digits = PyOS_double_to_string(number, 'f', 2, 0, NULL), *said = NULL;
+    double rounded = digits ? PyOS_string_to_double(digits, NULL, NULL) : -1;
+    if (digits && !(rounded == -1 && PyErr_Occurred()))
+        said = PyOS_double_to_string(rounded, 'r', 0, Py_DTSF_ADD_DOT_0, NULL);
+    bool done = said && put(text, said, strlen(said));
+    PyMem_Free(digits);
+    PyMem_Free(said);
+    return done;
 }
 
 static PyObject *log_line(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 3 || !PyUnicode_Check(args[0]) || !PyDict_Check(args[1])
-        || !PyUnicode_Check(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "a head, facts and a last word are needed");
+    if (count != 3 || !PyBytes_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "a time, words and a duration are needed");
         return NULL;
     }
+    double at = PyFloat_AsDouble(args[0]);
+    double seconds = PyErr_Occurred() ? 0 : PyFloat_AsDouble(args[2]);
+    char moment[MOMENT_SIGNS];
+    if (PyErr_Occurred() || !write_moment(moment, at)) return NULL;
     Text text;
-    PyObject *made = NULL, *facts = args[1];
-    begin(&text, true); /* json escapes DEL */
-    Py_ssize_t size;
-    const char *head = PyUnicode_AsUTF8AndSize(args[0], &size);
-    if (head && put(&text, head, (size_t)size) && put_facts(&text, facts) && put(&text, " ms=", 4)
-        && put_word(&text, args[2]) && put_one(&text, '\n'))
+    PyObject *made = NULL;
+    begin(&text, true);
+    if (put(&text, moment, MOMENT_SIGNS)
+        && put(&text, PyBytes_AsString(args[1]), (size_t)PyBytes_Size(args[1]))
+        && put(&text, " ms=", 4) && put_rounded(&text, seconds * 1000) && put_one(&text, '\n'))
         made = PyBytes_FromStringAndSize((const char *)text.octets, (Py_ssize_t)text.size);
     end(&text);
     return made;
@@ -597,11 +784,53 @@ static PyObject *log_line(PyObject *Py_UNUSED(module), PyObject *const *args, Py
 
 /* ---- The type -------------------------------------------------------------------------------- */
 
+/* A path as the twin gives it: the number of its root, and descriptors. */
+static bool take_path(Form *self, Path *path, PyObject *given) {
+    Py_ssize_t count = PyTuple_Check(given) ? PyTuple_Size(given) : 0;
+    path->root = count ? PyLong_AsSsize_t(PyTuple_GetItem(given, 0)) : -1;
+    if (path->root < 0 || path->root >= MOST_ROOTS) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "no path");
+        return false;
+    }
+    if (self->roots <= path->root) self->roots = path->root + 1;
+    path->steps = PyMem_Calloc((size_t)count, sizeof(Step));
+    if (!path->steps) {
+        PyErr_NoMemory();
+        return false;
+    }
+    for (Py_ssize_t at = 1; at < count; at++, path->count++) {
+        PyObject *descriptor = PyTuple_GetItem(given, at);
+        descrgetfunc get = (descrgetfunc)PyType_GetSlot(Py_TYPE(descriptor), Py_tp_descr_get);
+        if (!get) {
+            PyErr_SetString(PyExc_TypeError, "a path is made of descriptors");
+            return false;
+        }
+        path->steps[path->count] = (Step){Py_NewRef(descriptor), get};
+    }
+    return true;
+}
+
+static bool take_paths(Form *self, Piece *piece, PyObject *given) {
+    Py_ssize_t count = PyTuple_Size(given);
+    if (count > MOST_ROOTS
+        || (piece->kind == EACH ? count < piece->each->roots || !count
+                                : count != (piece->kind != NOTHING))) {
+        PyErr_SetString(PyExc_ValueError, "a path to each value is needed");
+        return false;
+    }
+    while (piece->path_count < count) {
+        Py_ssize_t at = piece->path_count++;
+        if (!take_path(self, piece->paths + at, PyTuple_GetItem(given, at))) return false;
+    }
+    return true;
+}
+
 static bool take_piece(Form *self, Piece *piece, size_t at, PyObject *given, PyTypeObject *type) {
-    PyObject *fixed, *each;
+    PyObject *fixed, *paths, *each;
     int kind;
-    if (!PyArg_ParseTuple(given, "SiO", &fixed, &kind, &each)) return false;
-    if (kind < VALUE || kind > NOTHING
+    if (!PyArg_ParseTuple(given, "SiO!O", &fixed, &kind, &PyTuple_Type, &paths, &each))
+        return false;
+    if (kind < VALUE || kind > SAID
         || (kind == EACH) != PyObject_TypeCheck(each, type)) {
         PyErr_SetString(PyExc_ValueError, "no kind of value");
         return false;
@@ -614,9 +843,17 @@ static bool take_piece(Form *self, Piece *piece, size_t at, PyObject *given, PyT
     }
     memcpy(octets + at, PyBytes_AsString(fixed), size);
     self->fixed = octets;
-    *piece = (Piece){at, at + size, kind, NULL};
+    *piece = (Piece){.start = at, .end = at + size, .kind = kind};
     if (kind == EACH) piece->each = (Form *)Py_NewRef(each);
-    return true;
+    return take_paths(self, piece, paths);
+}
+
+static void forget_piece(Piece *piece) {
+    for (Path *path = piece->paths; path < piece->paths + piece->path_count; path++) {
+        while (path->count > 0) Py_DECREF(path->steps[--path->count].descriptor);
+        PyMem_Free(path->steps);
+    }
+    Py_XDECREF((PyObject *)piece->each);
 }
 
 static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
@@ -636,15 +873,16 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
     self->pieces = PyMem_Calloc((size_t)count, sizeof(Piece));
     bool done = self->pieces != NULL;
     if (!self->pieces) PyErr_NoMemory();
-    for (size_t at = 0; done && self->count < count; at = self->pieces[self->count++].end) {
+    for (size_t at = 0; done && self->count < count;) {
         Piece *piece = self->pieces + self->count;
-        done = take_piece(self, piece, at, PyTuple_GetItem(pieces, self->count), type);
-        if (done && (piece->kind == NOTHING) != (self->count == count - 1)) {
+        /* Counted before it is whole: what it holds is given back with the others. */
+        PyObject *given = PyTuple_GetItem(pieces, self->count++);
+        done = take_piece(self, piece, at, given, type);
+        at = piece->end;
+        if (done && (piece->kind == NOTHING) != (self->count == count)) {
             PyErr_SetString(PyExc_ValueError, "the last piece, and only that, has no value");
             done = false;
-            self->count++;
         }
-        if (!done) break;
     }
     if (done) return (PyObject *)self;
     Py_DECREF((PyObject *)self);
@@ -653,7 +891,7 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
 
 static void deallocate(PyObject *object) {
     Form *self = (Form *)object;
-    for (Py_ssize_t at = 0; at < self->count; at++) Py_XDECREF((PyObject *)self->pieces[at].each);
+    for (Py_ssize_t at = 0; at < self->count; at++) forget_piece(self->pieces + at);
     PyMem_Free(self->pieces);
     PyMem_Free(self->fixed);
     Py_XDECREF(self->checksum);
@@ -661,8 +899,10 @@ static void deallocate(PyObject *object) {
 }
 
 static PyMethodDef form_methods[] = {
-    {"record", FASTCALL(record_method),
-     "The line of a record: JSON and its checksum."},
+    {"record", record_method, METH_O,
+     "The line of a record, of what is taken from this object: JSON and its checksum."},
+    {"words", words_method, METH_O,
+     "Words of a log line, of what is taken from this object; nothing can break out of them."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -683,21 +923,44 @@ static PyType_Spec spec = {
 
 /* ---- The id of a record ---------------------------------------------------------------------- */
 
+/* The time in the first octets, most significant first; false with an exception set. */
+static bool put_time(PyObject *milliseconds, octet octets[ID_OCTETS]) {
+    unsigned long long time = PyLong_AsUnsignedLongLong(milliseconds);
+    for (int at = 0; at < ID_OCTETS - RANDOM; at++) octets[at] = (octet)(time >> (40 - 8 * at));
+    return !PyErr_Occurred();
+}
+
+static bool are_time_and_random(PyObject *const *args, Py_ssize_t count, Py_ssize_t random) {
+    if (count == 2 && PyLong_Check(args[0]) && PyBytes_Check(args[1])
+        && PyBytes_Size(args[1]) == random)
+        return true;
+    PyErr_Format(PyExc_TypeError, "milliseconds and %zd random octets are needed", random);
+    return false;
+}
+
 static PyObject *record_id(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 2 || !PyLong_Check(args[0]) || !PyBytes_Check(args[1])
-        || PyBytes_Size(args[1]) != RANDOM) {
-        PyErr_SetString(PyExc_TypeError, "milliseconds and ten random octets are needed");
-        return NULL;
-    }
-    unsigned long long milliseconds = PyLong_AsUnsignedLongLong(args[0]);
-    if (PyErr_Occurred()) return NULL;
-    const octet *random = (const octet *)PyBytes_AsString(args[1]);
     octet octets[ID_OCTETS];
-    for (int at = 0; at < 6; at++) octets[at] = (octet)(milliseconds >> (40 - 8 * at));
-    memcpy(octets + 6, random, RANDOM);
+    if (!are_time_and_random(args, count, RANDOM) || !put_time(args[0], octets)) return NULL;
+    memcpy(octets + ID_OCTETS - RANDOM, PyBytes_AsString(args[1]), RANDOM);
     char made[ID_SIGNS];
     write_id(octets, made);
     return PyUnicode_FromStringAndSize(made, ID_SIGNS);
+}
+
+static PyObject *identity(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    octet octets[ID_OCTETS];
+    if (!are_time_and_random(args, count, RANDOM + SALT) || !put_time(args[0], octets))
+        return NULL;
+    static const char digits[] = "0123456789abcdef";
+    const octet *random = (const octet *)PyBytes_AsString(args[1]);
+    char id[ID_SIGNS], salt[2 * SALT];
+    memcpy(octets + ID_OCTETS - RANDOM, random, RANDOM);
+    write_id(octets, id);
+    for (int at = 0; at < SALT; at++) {
+        salt[2 * at] = digits[random[RANDOM + at] >> 4];
+        salt[2 * at + 1] = digits[random[RANDOM + at] & 15];
+    }
+    return Py_BuildValue("(s#s#)", id, (Py_ssize_t)sizeof id, salt, (Py_ssize_t)sizeof salt);
 }
 
 /* ---- The checksum of a line that is read ------------------------------------------------------ */
@@ -720,8 +983,10 @@ static PyMethodDef methods[] = {
      "checksum_before(line, tail): CRC-32 of a line but for its last octets; needs CAN_CHECK."},
     {"record_id", FASTCALL(record_id),
      "record_id(milliseconds, randomness): a ULID."},
+    {"identity", FASTCALL(identity),
+     "identity(milliseconds, randomness): a ULID, and a salt in hexadecimal."},
     {"log_line", FASTCALL(log_line),
-     "log_line(head, facts, milliseconds): key=value, nothing of which can break out of the line."},
+     "log_line(at, words, seconds): one line of the log, its end included."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,12 +1,14 @@
 """The lines that each message leaves, in the spool and in the log.
 
-Promises: `RecordForm` writes what `record.encode` would write of the same facts, octet by octet,
-from values in a fixed order; texts that come as octets are written as lossless text (see `record`),
-reasons as their own `str`.  `log_line` gives one line of ASCII in which each value is the last word
-of its key, quoted as JSON where it is not plain.  All of it is made by a small compiled helper, or
-by its twin in plain Python where that could not be built.
+Promises: `RecordForm` writes what `record.encode` would write of the same facts, octet by octet;
+texts that come as octets are written as lossless text (see `record`), reasons as their own `str`.
+`WordForm` and `log_line` give one line of ASCII in which each value is the last word of its key,
+quoted as JSON where it is not plain.  Each takes the values out of one object, by the paths that it
+was made with.  All of it is done by a small compiled helper, or by its twin in plain Python where
+that could not be built.
 
-Raises: TypeError for values that are not as many as the form has places.
+Raises: TypeError for a value that has no place there, ValueError for lists side by side that are
+not of one length, and whatever a path comes upon.
 
 Does not: know what the values mean (`milter.describe` does), or write to files.
 
@@ -17,13 +19,13 @@ a worker that has just woken up and finds nothing of the encoders in the process
 from __future__ import annotations
 
 import json
+import logging
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from carbonseal.milter.archive import record
-from carbonseal.policies.reason import Reason
 
 try:
     from carbonseal.milter.archive import _message_lines as compiled
@@ -36,8 +38,40 @@ REASON: Final = 1
 REASONS: Final = 2
 _EACH: Final = 3
 _NOTHING: Final = 4  # the end
+COUNT: Final = 5  # how many there are
+MOMENT: Final = 6  # Unix time in seconds, said as `record.timestamp` says it
+SAID: Final = 7  # whatever it is, as `str` says it; nothing for None
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII without space, quote, = and backslash
+
+Path = tuple[Any, ...]  # the number of the object where it begins, and descriptors
+
+
+class Place(NamedTuple):
+    """Where in a form what is to be found by which path."""
+
+    kind: int
+    paths: tuple[Path, ...]
+    each: Mapping[str, Any] | None = None  # the keys of each object of a list
+
+
+def of(*descriptors: Any, kind: int = VALUE, beside: int = 0) -> Place:
+    """What is found by asking one after the other.
+
+    They are what a class has under a name: `Transaction.client`, then `Client.address`.  `beside`
+    is 1 for what is taken from the second of two lists side by side.
+    """
+    return Place(kind, ((beside, *descriptors),))
+
+
+def each(keys: Mapping[str, Any], *lists: Place) -> Place:
+    """An object with these keys for each element of a list, or of two lists side by side."""
+    return Place(_EACH, tuple(one.paths[0] for one in lists), keys)
+
+
+def texts(several: Place, *descriptors: Any) -> Place:
+    """For a log line: what is found in each element of a list, joined by commas."""
+    return each({"": of(*descriptors)}, several)
 
 
 class RecordForm:
@@ -46,99 +80,160 @@ class RecordForm:
     def __init__(
         self, keys: Mapping[str, Any], *, is_compiled: bool = compiled is not None
     ) -> None:
-        """`keys` maps each key to VALUE, REASON or REASONS, or to a dict of keys again.
-
-        A list of one such dict stands for any number of objects, each given as a tuple of values.
-        """
+        """`keys` maps each key to a place, or to a dict of keys again."""
         self._keys = keys
-        # The line, its end included, for values in the order of the keys.
-        self.line: Callable[..., bytes] = self._plainly
+        # The line, its end included, of what is taken from an object.
+        self.line: Callable[[object], bytes] = self._plainly
         if is_compiled:
             *pieces, (fixed, *_) = _pieces(keys)
             # The checksum goes before the brace that ends the record.
-            last = (fixed[:-1], _NOTHING, None)
-            self.line = compiled.Form((*pieces, last), _CHECKSUM).record
+            self.line = compiled.Form((*pieces, _end(fixed[:-1])), _CHECKSUM).record
 
-    def _plainly(self, *values: object) -> bytes:
-        return record.encode(_filled(self._keys, values))
-
-
-def _filled(keys: Mapping[str, Any], values: Sequence[object]) -> dict[str, Any]:
-    left = iter(values)
-    try:
-        content = _object(keys, left)
-    except StopIteration:
-        raise TypeError(f"{len(values)} values are too few") from None
-    if next(left, left) is not left:
-        raise TypeError(f"{len(values)} values are too many")
-    return content
+    def _plainly(self, root: object) -> bytes:
+        return record.encode(_object(self._keys, (root,)))
 
 
-def _object(keys: Mapping[str, Any], values: Iterator[object]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for key, kind in keys.items():
-        if isinstance(kind, Mapping):
-            content[key] = _object(kind, values)
-        else:
-            value = next(values)
-            content[key] = value if kind == VALUE else _placed(kind, value)
-    return content
+def _object(keys: Mapping[str, Any], roots: tuple[object, ...]) -> dict[str, Any]:
+    return {
+        key: _object(place, roots) if isinstance(place, Mapping) else _placed(place, roots)
+        for key, place in keys.items()
+    }
 
 
-def _placed(kind: Any, value: Any) -> Any:
-    if kind == REASON:
+def _placed(place: Place, roots: tuple[object, ...]) -> Any:
+    values = _values(place, roots)
+    if place.kind == _EACH:
+        assert place.each is not None
+        return [_object(place.each, beside) for beside in zip(*values, strict=True)]
+    [value] = values
+    if place.kind == REASON:
         return str(value)
-    if kind == REASONS:
+    if place.kind == REASONS:
         return list(map(str, value))
-    return [_filled(kind[0], one) for one in value]
+    if place.kind == COUNT:
+        return len(value)
+    if place.kind == MOMENT:
+        return record.timestamp(value)
+    if place.kind != VALUE:
+        raise TypeError("no place of a record")
+    return value
 
 
-_Piece = tuple[bytes, int, Any]  # what is fixed before a place, what goes there, the form of each
+def _values(place: Place, roots: tuple[object, ...]) -> list[Any]:
+    found = []
+    for beside, *descriptors in place.paths:
+        value: Any = roots[beside]
+        for one in descriptors:
+            value = one.__get__(value)
+        found.append(value)
+    return found
+
+
+# What is fixed before a place, what goes there, by which paths, and the form of each element.
+_Piece = tuple[bytes, int, tuple[Path, ...], Any]
+
+
+def _end(fixed: bytes) -> _Piece:
+    return fixed, _NOTHING, (), None
 
 
 def _pieces(keys: Mapping[str, Any]) -> tuple[_Piece, ...]:
     pieces: list[_Piece] = []
     rest = _cut(keys, "", pieces)
-    return (*pieces, (rest.encode(), _NOTHING, None))
+    return (*pieces, _end(rest.encode()))
 
 
-def _cut(kind: Any, fixed: str, pieces: list[_Piece]) -> str:
+def _cut(place: Any, fixed: str, pieces: list[_Piece]) -> str:
     """Adds the pieces of what comes after `fixed`; returns what is fixed after the last of them."""
-    if isinstance(kind, Mapping):
-        for number, (key, inner) in enumerate(kind.items()):
+    if isinstance(place, Mapping):
+        for number, (key, inner) in enumerate(place.items()):
             before = "," if number else "{"
             fixed = _cut(inner, f"{fixed}{before}{json.dumps(key)}:", pieces)
         return fixed + "}"
-    if isinstance(kind, list):
-        form = compiled.Form(_pieces(kind[0]), _CHECKSUM)
-        pieces.append((fixed.encode(), _EACH, form))
-    else:
-        pieces.append((fixed.encode(), kind, None))
+    form = None if place.each is None else compiled.Form(_pieces(place.each), _CHECKSUM)
+    pieces.append((fixed.encode(), place.kind, place.paths, form))
     return ""
+
+
+class WordForm:
+    """Log lines with the same keys, but for when it was and how long it took."""
+
+    def __init__(
+        self,
+        name: str,
+        level: str,
+        keys: Mapping[str, Place],
+        *,
+        is_compiled: bool = compiled is not None,
+    ) -> None:
+        """`name` and `level` are those of the line, words without spaces."""
+        self.level = level
+        self.name = name
+        self.severity: int = logging.getLevelName(level.upper())
+        self._keys = keys
+        # Level, name, and key=value for each key, of what is taken from an object.
+        self.words: Callable[[object], bytes] = self._plainly
+        if is_compiled:
+            pieces: list[_Piece] = []
+            fixed = f" {level} {name}"
+            for key, place in keys.items():
+                _cut(place, f"{fixed} {key}=", pieces)
+                fixed = ""
+            self.words = compiled.Form((*pieces, _end(fixed.encode())), _CHECKSUM).words
+
+    def facts(self, root: object) -> dict[str, object]:
+        """The values by their keys, as texts and numbers.
+
+        Reasons and texts are joined by commas; a comma inside a reason, which comes from a
+        stranger's address, must not look like the next one: it is \\x2c.
+        """
+        return {key: _fact(place, (root,)) for key, place in self._keys.items()}
+
+    def _plainly(self, root: object) -> bytes:
+        words = [f"{key}={_word(value)}" for key, value in self.facts(root).items()]
+        return " ".join(["", self.level, self.name, *words]).encode("ascii")
+
+
+def _fact(place: Place, roots: tuple[object, ...]) -> object:
+    if place.kind == REASONS:
+        [reasons] = _values(place, roots)
+        return ",".join([str(reason).replace(",", "\\x2c") for reason in reasons])
+    if place.kind == _EACH:
+        return ",".join([one for each in _placed(place, roots) for one in each.values()])
+    [value] = _values(place, roots)
+    if place.kind == SAID:
+        return "" if value is None else str(value)
+    if place.kind == COUNT:
+        return len(value)
+    if place.kind != VALUE or not isinstance(value, str | int):
+        raise TypeError("no place of a log line")
+    return value
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def milliseconds(seconds: float) -> float:
+    """As log lines say them: of two digits behind the point."""
+    return round(seconds * 1000, 2)
+
+
+def log_line_plainly(at: float, words: bytes, seconds: float) -> bytes:
+    """One line of the log, its end included: when it was, the words, how long it took.
+
+    `at` is Unix time in seconds.
+    """
+    return b"%b%b ms=%b\n" % (
+        record.timestamp(at).encode("ascii"),
+        words,
+        str(milliseconds(seconds)).encode("ascii"),
+    )
 
 
 # Where the processor cannot fold (see the helper), zlib is quicker than what it would do.
 _CHECKSUM = None if compiled is not None and compiled.CAN_CHECK else zlib.crc32
-
-
-def log_line_plainly(head: str, facts: Mapping[str, object], milliseconds: str) -> bytes:
-    """One line of the log, its end included: the head as it is, then key=value.
-
-    `facts` are texts, numbers and sequences of reasons; these are joined by commas, and a comma
-    inside one, which comes from a stranger's address, must not look like the next: it is \\x2c.
-    """
-    words = [f"{key}={_word(value)}" for key, value in facts.items()]
-    return " ".join([head, *words, f"ms={_word(milliseconds)}\n"]).encode("ascii")
-
-
-def _word(value: object) -> str:
-    text = joined(value) if isinstance(value, list | tuple) else str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
-
-
-def joined(reasons: Sequence[Reason]) -> str:
-    """Reasons as one text."""
-    return ",".join([str(reason).replace(",", "\\x2c") for reason in reasons])
 
 
 def checksum_before_plainly(line: bytes, tail: int, /) -> int:
@@ -149,6 +244,6 @@ def checksum_before_plainly(line: bytes, tail: int, /) -> int:
 checksum_before: Callable[[bytes, int], int] = (
     checksum_before_plainly if _CHECKSUM is not None else compiled.checksum_before
 )
-log_line: Callable[[str, dict[str, object], str], bytes] = (
+log_line: Callable[[float, bytes, float], bytes] = (
     log_line_plainly if compiled is None else compiled.log_line
 )

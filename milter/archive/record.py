@@ -82,7 +82,7 @@ def new_identity(milliseconds: int) -> tuple[str, str]:
         octets = _unused.pop()
     except IndexError:
         octets = _replenished()
-    return record_id(milliseconds, octets[:_RANDOM]), octets[_RANDOM:].hex()
+    return identity(milliseconds, octets)
 
 
 # Randomness for identities, each piece taken out by one thread only.  The kernel is asked for many
@@ -111,6 +111,14 @@ def record_id_plainly(milliseconds: int, randomness: bytes) -> str:
 
 
 record_id = record_id_plainly if compiled is None else compiled.record_id
+
+
+def identity_plainly(milliseconds: int, randomness: bytes) -> tuple[str, str]:
+    """Id and salt of that time and these octets."""
+    return record_id(milliseconds, randomness[:_RANDOM]), randomness[_RANDOM:].hex()
+
+
+identity = identity_plainly if compiled is None else compiled.identity
 
 
 def timestamp(seconds: float) -> str:

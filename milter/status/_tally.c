@@ -10,6 +10,7 @@
 
 #define FIRST 5    /* bits of microseconds that fall into the first bucket */
 #define BUCKETS 21 /* of a histogram; behind them the sum */
+#define LAPS 6     /* when each phase began, but for the last */
 #define MOST 1e18  /* microseconds; more is no time that anything took */
 
 static bool add_to(const Py_buffer *memory, Py_ssize_t cell, uint64_t number) {
@@ -33,39 +34,60 @@ static bool add_ones(const Py_buffer *memory, PyObject *ones) {
     return true;
 }
 
-static bool add_times(const Py_buffer *memory, Py_ssize_t place, PyObject *times) {
-    for (Py_ssize_t at = 0; at < PyTuple_Size(times); at++, place += BUCKETS + 1) {
-        double micros = PyFloat_AsDouble(PyTuple_GetItem(times, at)) * 1e6;
+/* `seconds` in the histogram at `place`. */
+static bool add_time(const Py_buffer *memory, Py_ssize_t place, double seconds) {
+    double micros = seconds * 1e6;
+    uint64_t whole = micros > 0 ? (uint64_t)(micros < MOST ? micros : MOST) : 0;
+    int bucket = (whole ? 64 - __builtin_clzll(whole) : 0) - FIRST;
+    bucket = bucket < 0 ? 0 : bucket < BUCKETS ? bucket : BUCKETS - 1;
+    return add_to(memory, place + bucket, 1) && add_to(memory, place + BUCKETS, whole);
+}
+
+static bool add_times(const Py_buffer *memory, Py_ssize_t place, const double laps[LAPS + 1]) {
+    const double times[] = {laps[1] - laps[0], laps[2] - laps[1], laps[4] - laps[3],
+                            laps[5] - laps[4], laps[6] - laps[5], laps[6] - laps[2]};
+    for (size_t phase = 0; phase < sizeof times / sizeof *times; phase++, place += BUCKETS + 1)
+        if (!add_time(memory, place, times[phase])) return false;
+    return true;
+}
+
+static bool take_laps(PyObject *given, PyObject *last, double laps[LAPS + 1]) {
+    for (int at = 0; at <= LAPS; at++) {
+        laps[at] = PyFloat_AsDouble(at < LAPS ? PyTuple_GetItem(given, at) : last);
         if (PyErr_Occurred()) return false;
-        uint64_t whole = micros > 0 ? (uint64_t)(micros < MOST ? micros : MOST) : 0;
-        int bucket = (whole ? 64 - __builtin_clzll(whole) : 0) - FIRST;
-        bucket = bucket < 0 ? 0 : bucket < BUCKETS ? bucket : BUCKETS - 1;
-        if (!add_to(memory, place + bucket, 1) || !add_to(memory, place + BUCKETS, whole))
-            return false;
     }
     return true;
 }
 
+static bool is_counted(PyObject *given) {
+    if (!PyTuple_Check(given) || PyTuple_Size(given) != 3) return false;
+    PyObject *laps = PyTuple_GetItem(given, 2);
+    return PyList_Check(PyTuple_GetItem(given, 0)) && PyTuple_Check(laps)
+           && PyTuple_Size(laps) == LAPS;
+}
+
 static PyObject *add(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 5 || !PyList_Check(args[1]) || !PyTuple_Check(args[3]) || !PyTuple_Check(args[4])
-        || PyTuple_Size(args[4]) != 2) {
-        PyErr_SetString(PyExc_TypeError, "cells, ones, octets, times and two places are needed");
+    if (count != 4 || !is_counted(args[1]) || !PyTuple_Check(args[3])
+        || PyTuple_Size(args[3]) != 2) {
+        PyErr_SetString(PyExc_TypeError, "cells, what is counted, a time and two places are needed");
         return NULL;
     }
-    Py_ssize_t where = PyLong_AsSsize_t(PyTuple_GetItem(args[4], 0));
-    Py_ssize_t place = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(PyTuple_GetItem(args[4], 1));
-    unsigned long long octets = PyErr_Occurred() ? 0 : PyLong_AsUnsignedLongLong(args[2]);
+    double laps[LAPS + 1];
+    if (!take_laps(PyTuple_GetItem(args[1], 2), args[2], laps)) return NULL;
+    unsigned long long octets = PyLong_AsUnsignedLongLong(PyTuple_GetItem(args[1], 1));
+    Py_ssize_t where = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(PyTuple_GetItem(args[3], 0));
+    Py_ssize_t place = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(PyTuple_GetItem(args[3], 1));
     Py_buffer memory;
     if (PyErr_Occurred() || PyObject_GetBuffer(args[0], &memory, PyBUF_WRITABLE)) return NULL;
-    bool done = add_ones(&memory, args[1]) && add_to(&memory, where, octets)
-                && add_times(&memory, place, args[3]);
+    bool done = add_ones(&memory, PyTuple_GetItem(args[1], 0)) && add_to(&memory, where, octets)
+                && add_times(&memory, place, laps);
     PyBuffer_Release(&memory);
     return done ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyMethodDef methods[] = {
     {"add", FASTCALL(add),
-     "add(cells, ones, octets, times, (where, place)): count one message."},
+     "add(cells, (ones, octets, laps), last, (where, place)): count one message."},
     {NULL, NULL, 0, NULL},
 };
 

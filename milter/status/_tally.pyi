@@ -1,9 +1,10 @@
 # The compiled twin of `add_plainly` in counters.py, from _tally.c.
+Laps = tuple[float, float, float, float, float, float]
+
 def add(
     cells: memoryview,
-    ones: list[int],
-    octets: int,
-    times: tuple[float, ...],
+    counted: tuple[list[int], int, Laps],
+    last: float,
     at: tuple[int, int],
     /,
 ) -> None: ...

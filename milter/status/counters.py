@@ -29,8 +29,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from carbonseal.policies.reason import Reason
-
 try:
     from carbonseal.milter.status import _tally as compiled
 except ImportError:
@@ -95,71 +93,42 @@ _MESSAGE: Final = {
 }
 _REASON: Final = {code: 1 + number for number, code in enumerate(UNSIGNED)}
 _LAST_BUCKET: Final = BUCKETS - 1
+_PLACES: Final = (_RECEIVED, _PHASES_AT)  # of the octets, and of the times
+_KNOWN: Final = 4096  # kinds of messages that are remembered
 
 
 # A tuple: a frozen dataclass takes a microsecond more to make, on every message.
 class Facts(NamedTuple):
-    """What is counted of one message: what came of it, and how long each step took."""
+    """What came of one message."""
 
     crossing: str = "unknown"
-    sdids: tuple[str, ...] = ()  # that signed
+    disposition: str = "accept"
+    sdids: tuple[str, ...] = ()  # that signed, one for each signature
     sdid: str = ""  # the domain that would have signed; '' where there is none of ours
     unsigned: str = ""  # why nobody signed, a code of `UNSIGNED`
     is_recorded: bool = True
-    octets: int = 0  # of the message
-    decided: float = 0.0  # seconds
-    signed: float = 0.0
 
 
-NOTHING: Final = Facts()
+# By the clock of performance: the last recipient, the end of the header section, that of the
+# message, and when its sealing began, was decided and was signed.
+Laps = tuple[float, float, float, float, float, float]
+# Of one message: in which cells it is one more, its octets, and its laps.
+Counted = tuple[list[int], int, Laps]
 
 
-def facts(
-    crossing: str,
-    sdids: Sequence[str],
-    sdid: str,
-    reasons: Sequence[Reason],
-    *,
-    octets: int,
-    laps: tuple[float, float, float],
-) -> Facts:
-    """What is counted of a message that is recorded.
+def add_plainly(cells: memoryview, counted: Counted, last: float, at: tuple[int, int]) -> None:
+    """Count one message, which was answered at `last`, by the clock of its laps.
 
-    `reasons` are those of the signing; `laps` are when it began, was decided and was signed.
+    `at` is the cell of the octets, and that where the histograms of `PHASES` begin.
     """
-    began, decided, signed = laps
-    measured = (octets, decided - began, signed - decided)
-    if sdids:
-        # Two signatures of one domain sign one message.
-        once = tuple(sdids if len(sdids) < 2 else dict.fromkeys(sdids))
-        return Facts(crossing, once, sdid, "", True, *measured)
-    unsigned = reasons[-1].code if reasons else OTHER
-    return Facts(crossing, (), sdid, unsigned, True, *measured)
-
-
-def unrecorded(about: Facts, *, is_accepted: bool) -> Facts:
-    """The same when the record could not be written."""
-    if is_accepted:
-        return about._replace(is_recorded=False)
-    return about._replace(sdids=(), unsigned="record-not-writable", is_recorded=False)
-
-
-def add_plainly(
-    cells: memoryview,
-    ones: list[int],
-    octets: int,
-    times: tuple[float, ...],
-    at: tuple[int, int],
-) -> None:
-    """Count one message: one in each cell of `ones`, `octets`, and each of `times` (seconds).
-
-    `at` is the cell of the octets, and that where the histograms of the times begin.
-    """
+    ones, octets, laps = counted
     where, place = at
     for cell in ones:
         cells[cell] += 1
     cells[where] += octets
-    for seconds in times:
+    envelope, header, ended, began, decided, signed = laps
+    times = (header - envelope, ended - header, decided - began, signed - decided)
+    for seconds in (*times, last - signed, last - ended):
         micros = int(seconds * 1e6) if seconds > 0 else 0
         bucket = micros.bit_length() - _FIRST
         cells[place + (0 if bucket < 0 else min(bucket, _LAST_BUCKET))] += 1
@@ -173,7 +142,7 @@ add = add_plainly if compiled is None else compiled.add
 class Tally:
     """The place of one worker: where it counts."""
 
-    __slots__ = ("_beginning", "_cells", "_domains", "memory")
+    __slots__ = ("_beginning", "_cells", "_domains", "_known", "memory")
 
     def __init__(self, memory: memoryview) -> None:
         """`memory`: of one place, octets; what was counted there before is gone on with."""
@@ -181,6 +150,7 @@ class Tally:
         self._cells = memory.cast("Q")
         self._beginning = threading.Lock()
         self._domains = {name: _domain(number) for number, name in enumerate(_names(self._cells))}
+        self._known: dict[tuple[object, ...], list[int]] = {}  # what `cells` said
         if not self._domains:
             self._begin(OTHER)
         # The connections of the predecessor went with it.
@@ -194,26 +164,33 @@ class Tally:
         """And its end."""
         self._cells[_CLOSED] += 1
 
-    def message(
-        self, about: Facts, disposition: str, times: tuple[float, float, float, float]
-    ) -> None:
-        """One message that is answered.
+    def cells(self, *about: *tuple[str, str, tuple[str, ...], str, str, bool]) -> list[int]:
+        """Where a message is counted of which this is so: the values of `Facts`."""
+        known = self._known.get(about)
+        if known is None:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            known = self._known[about] = self._found(Facts(*about))
+        return known
 
-        `times`, in seconds, of header, body, the record and the whole end of message.
-        """
-        header, body, recorded, whole = times
-        crossing, sdids, sdid, unsigned, is_recorded, octets, decided, signed = about
-        ones = [_MESSAGE[crossing, disposition]]
-        if sdids:
-            ones += [self._domains.get(one) or self._begin(one) for one in sdids]
+    def _found(self, about: Facts) -> list[int]:
+        found = [_MESSAGE[about.crossing, about.disposition]]
+        if about.sdids:
+            # Two signatures of one domain sign one message.
+            found += [self._place(one) for one in dict.fromkeys(about.sdids)]
         else:
-            sdid = sdid or OTHER
-            place = self._domains.get(sdid) or self._begin(sdid)
-            ones.append(place + _REASON.get(unsigned, _REASON[OTHER]))
-        if not is_recorded:
-            ones.append(_RECORDS_REFUSED)
-        phases = (header, body, decided, signed, recorded, whole)
-        add(self._cells, ones, octets, phases, (_RECEIVED, _PHASES_AT))
+            place = self._place(about.sdid or OTHER)
+            found.append(place + _REASON.get(about.unsigned, _REASON[OTHER]))
+        if not about.is_recorded:
+            found.append(_RECORDS_REFUSED)
+        return found
+
+    def _place(self, sdid: str) -> int:
+        return self._domains.get(sdid) or self._begin(sdid)
+
+    def message(self, counted: Counted, last: float) -> None:
+        """One message that was answered at `last`; its cells are what `cells` said."""
+        add(self._cells, counted, last, _PLACES)
 
     def failed(self, disposition: str) -> None:
         """A message that a defect of ours kept from being sealed."""

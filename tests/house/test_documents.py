@@ -308,7 +308,7 @@ def logged() -> set[str]:
 
 def is_logging(called: ast.expr) -> bool:
     if isinstance(called, ast.Name):
-        return called.id in {"report", "_write"}
+        return called.id in {"report", "WordForm"}
     if not isinstance(called, ast.Attribute):
         return False
     if called.attr == "_report":

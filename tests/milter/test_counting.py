@@ -9,7 +9,7 @@ import milter as libmilter
 import pytest
 from support.sealing import recorded, services
 
-from carbonseal.milter import log, seal, session
+from carbonseal.milter import edits, log, seal, session
 from carbonseal.milter.session import Session, Sessions
 from carbonseal.milter.status import counters
 
@@ -29,6 +29,11 @@ class Context:
         """Nobody sees the message."""
 
     addrcpt = setreply = addheader
+
+    prepared = staticmethod(edits.asked)
+
+    def accept(self, _: tuple[edits.Edit, ...]) -> int:
+        return libmilter.CONTINUE
 
     def setpriv(self, session: Session | None) -> None:
         self.session = session

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from carbonseal.milter import log
-from carbonseal.milter.edits import Verdict
-from carbonseal.policies.disposition import ACCEPTED
+from carbonseal.milter.archive.message_lines import WordForm, of
 
 
-def written(capsys: pytest.CaptureFixture[str], **summary: object) -> str:
-    """The canonical line of a message with this summary."""
-    log.message(Verdict((), ACCEPTED, (), {"disposition": "accept", **summary}), milliseconds=1.5)
+def written(capsys: pytest.CaptureFixture[str], level: str = "info", **facts: object) -> str:
+    """The canonical line of a message with these facts."""
+    made: Any = namedtuple("made", facts)  # type: ignore[misc]
+    form = WordForm("sealed", level, {key: of(getattr(made, key)) for key in facts})
+    log.message(log.prepared(form, made(**facts)), 0.0015)
     return capsys.readouterr().err
 
 
@@ -80,8 +83,7 @@ def test_less_important_lines_can_be_left_out(capsys: pytest.CaptureFixture[str]
     """log.level: warning leaves the refusals and drops the rest."""
     log.configure(form="text", level="warning")
     assert written(capsys) == ""
-    log.message(Verdict((), ACCEPTED, (), {"disposition": "tempfail"}), milliseconds=1)
-    assert " error refused " in capsys.readouterr().err
+    assert " error sealed ms=1.5" in written(capsys, "error")
 
 
 def test_json_lines_hold_the_same_facts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,13 +126,12 @@ def test_a_fault_that_lasts_is_said_once_until_it_changes(
 FULL_DISK = """
 import os, resource, sys
 from carbonseal.milter import log
-from carbonseal.milter.edits import Verdict
-from carbonseal.policies.disposition import ACCEPTED
+from carbonseal.milter.archive.message_lines import WordForm, of
 
 def say(text):
     if kind == "message":
-        facts = {"disposition": "accept", "text": text}
-        log.message(Verdict((), ACCEPTED, (), facts), milliseconds=1.5)
+        form = WordForm("sealed", "info", {"text": of()})
+        log.message(log.prepared(form, text), 0.0015)
     else:
         log.event(kind, text=text)
 

@@ -10,12 +10,17 @@ import pytest
 from support import milter_protocol as wire
 from support.sealing import recorded, services
 
+from carbonseal.keys.signer import Signature
 from carbonseal.milter import packets, seal
 from carbonseal.milter.archive.spool import Steps
 from carbonseal.milter.conversation import Context
-from carbonseal.milter.edits import AddRecipient, Edit, InsertField, Verdict
+from carbonseal.milter.describe import Verdict
+from carbonseal.milter.edits import Deeds
 from carbonseal.milter.session import Session
 from carbonseal.policies.disposition import ACCEPTED, Answer, Disposition
+from carbonseal.policies.signing_request import SignatureRequest
+
+REQUEST = SignatureRequest("example.com", "s1", "rsa-sha256")
 
 
 @pytest.mark.parametrize("odd", ["\0", "a\0b", "\udc80"])
@@ -37,28 +42,32 @@ def test_a_text_that_would_be_read_cut_is_not_sent(make: Callable[[str], bytes],
         make(odd)
 
 
+REJECTED = Deeds((), (), Answer.REJECT)
+
+
 @pytest.mark.parametrize(
-    ("edits", "disposition"),
+    ("done", "disposition"),
     [
-        pytest.param((InsertField("X", " a\0b"),), ACCEPTED, id="field"),
-        pytest.param((AddRecipient("c@z\0<d@z>"),), ACCEPTED, id="recipient"),
-        pytest.param((), Disposition(Answer.REJECT, "550", "5.7.1", "N\0o"), id="reply"),
+        pytest.param(
+            Deeds((Signature(" a\0b", REQUEST, "", 1, None),), (), Answer.ACCEPT),
+            ACCEPTED,
+            id="field",
+        ),
+        pytest.param(Deeds((), ("c@z\0<d@z>",), Answer.ACCEPT), ACCEPTED, id="recipient"),
+        pytest.param(REJECTED, Disposition(Answer.REJECT, "550", "5.7.1", "N\0o"), id="reply"),
     ],
 )
 def test_what_cannot_be_sent_ends_in_the_failure_policy(
-    edits: tuple[Edit, ...],
-    disposition: Disposition,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    done: Deeds, disposition: Disposition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message is to come again; nothing of the text has left."""
-    verdict = Verdict(edits, disposition, (), {"disposition": "accept"})
+    sealed = seal.seal
 
-    def sealed(*_: Any) -> Steps[Verdict]:
-        yield b"the record\n"
-        return verdict
+    def odd(*given: Any, prepared: Callable[[Verdict], Any]) -> Steps[Any]:
+        change = {"done": done, "disposition": disposition}
+        return sealed(*given, prepared=lambda verdict: prepared(verdict._replace(**change)))
 
-    monkeypatch.setattr(seal, "seal", sealed)
+    monkeypatch.setattr(seal, "seal", odd)
     context: Any = Context()
     one = Session(services(tmp_path), 0)
     one.reverse_path(context, b"<a@x>")

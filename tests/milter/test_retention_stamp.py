@@ -50,7 +50,10 @@ def sealed(question: explain.Question, configuration: config.Configuration) -> d
         archive_addresses=frozenset(),
     )
     transaction = explain._transaction(question, configuration)
-    recorded(seal.seal(transaction, services, 1_795_237_200.0), configuration.spool_directory)
+    recorded(
+        seal.seal(transaction, services, 1_795_237_200.0, prepared=str),
+        configuration.spool_directory,
+    )
     [path] = [one for one in configuration.spool_directory.iterdir() if one.is_file()]
     return record.parse(path.read_bytes().splitlines()[0])
 

@@ -53,5 +53,5 @@ def test_a_copy_is_a_trial_only_where_it_is_sent(
         if fault is not None:
             raise fault
 
-    taken(seal.seal(transaction, given, 1_800_000_000.0), put)
+    taken(seal.seal(transaction, given, 1_800_000_000.0, prepared=str), put)
     assert outages.copies == sent

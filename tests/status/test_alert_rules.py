@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from support.carbonseal import Carbonseal
+from support.counting import count
 from support.prometheus import ROOT, RULES, hastened
 
 from carbonseal.milter import config
@@ -228,7 +229,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     board = Board(1)
     board.settle(0, 1)
     tally = board.tally(0)
-    tally.message(Facts("outbound", (), "", "no-active-key"), "accept", (0.0,) * 4)
+    count(tally, Facts("outbound", unsigned="no-active-key"))
     text = exposition.text(Looker(config.load(made.file), board).look()).decode()
     found: dict[str, set[str]] = {}
     for line in text.splitlines():

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import ports
 from support.carbonseal import READY, Carbonseal
+from support.counting import count
 from support.milter_client import Answer, Conversation, Envelope
 from support.waiting import wait_until
 
@@ -94,13 +95,17 @@ def test_rates_are_those_of_the_time_between_two_looks(tmp_path: Path) -> None:
     board = Board(1)
     board.settle(0, 1)
     tally = board.tally(0)
-    facts = Facts("outbound", ("example.com",), "example.com", octets=10)
+
+    def seal(disposition: str, seconds: float) -> None:
+        facts = Facts("outbound", disposition, ("example.com",), "example.com")
+        count(tally, facts, octets=10, times=(0.0, 0.0, 0.0, seconds))
+
     looker = Looker(config.load(made.file), board)
     for disposition in ("accept", "accept", "tempfail"):
-        tally.message(facts, disposition, (0.0, 0.0, 0.0, 0.010))
+        seal(disposition, 0.010)
     assert looker.look().rates.messages == 0
     for _ in range(10):
-        tally.message(facts, "tempfail", (0.0, 0.0, 0.0, 0.020))
+        seal("tempfail", 0.020)
     rates = looker.look().rates
     assert rates.messages == rates.refused == rates.signed > 0
     assert rates.octets == pytest.approx(10 * rates.messages, rel=0.01)
@@ -112,7 +117,7 @@ def test_a_quantile_is_right_to_its_bucket(values: list[float], share: float) ->
     """The true one lies in the same bucket."""
     tally = nowhere()
     for value in values:
-        tally.message(Facts(), "accept", (0.0, 0.0, 0.0, value))
+        count(tally, Facts(), times=(0.0, 0.0, 0.0, value))
     found = times.between(Histogram(), add_up([tally.memory]).phases["whole"])
     assert found is not None
     wanted = sorted(values)[max(0, -(-len(values) * int(share * 100) // 100) - 1)]
@@ -284,12 +289,12 @@ def test_mail_that_is_refused_for_want_of_a_record_is_seen(
     made = Carbonseal(tmp_path / "seal")
     looking, board = seen(made)
     tally = board.tally(0)
-    tally.message(Facts(is_recorded=False), "tempfail", (0.0, 0.0, 0.0, 0.01))
+    count(tally, Facts(disposition="tempfail", is_recorded=False))
     looking._look(write=True)  # what was before the first look is nobody's news
     assert state_files.read(made.spool, "status")["ready"]  # type: ignore[index]
     for is_recorded in outcomes:
         disposition = "accept" if is_recorded else "tempfail"
-        tally.message(Facts(is_recorded=is_recorded), disposition, (0.0, 0.0, 0.0, 0.01))
+        count(tally, Facts(disposition=disposition, is_recorded=is_recorded))
     looking._look(write=True)
     done = made.command("status", check=False)
     assert done.returncode == is_wrong
