@@ -94,11 +94,11 @@ static PyType_Spec spec = {
 /* usual_message.Means, place for place; borrowed from the tuple. */
 typedef struct {
     PyObject *transaction, *reverse_path, *path, *recipient, *header, *body, *fields, *clock;
-    PyObject *of_mail, *of_recipient;
+    PyObject *of_mail, *of_recipient, *of_end;
     Py_ssize_t short_octets, recurring, most_octets;
 } Means;
 
-enum { OF_MAIL = 3, OF_RECIPIENT = 3, OBJECTS = 10, NUMBERS = 3 };
+enum { OF_MAIL = 3, OF_RECIPIENT = 3, OBJECTS = 11, NUMBERS = 3 };
 
 /* 0, or -1 with an exception set. */
 static int read_means(PyObject *given, const Known *known, Means *means) {
@@ -109,7 +109,7 @@ static int read_means(PyObject *given, const Known *known, Means *means) {
     PyObject **objects[OBJECTS] = {&means->transaction, &means->reverse_path, &means->path,
                                    &means->recipient,   &means->header,       &means->body,
                                    &means->fields,      &means->clock,        &means->of_mail,
-                                   &means->of_recipient};
+                                   &means->of_recipient, &means->of_end};
     Py_ssize_t *numbers[NUMBERS] = {&means->short_octets, &means->recurring, &means->most_octets};
     for (Py_ssize_t place = 0; place < OBJECTS; place++)
         *objects[place] = PyTuple_GetItem(given, place);
@@ -121,7 +121,7 @@ static int read_means(PyObject *given, const Known *known, Means *means) {
         || !PyType_IsSubtype((PyTypeObject *)means->reverse_path, &PyTuple_Type)
         || !PyTuple_Check(means->of_mail) || PyTuple_Size(means->of_mail) != OF_MAIL
         || !PyTuple_Check(means->of_recipient)
-        || PyTuple_Size(means->of_recipient) != OF_RECIPIENT) {
+        || PyTuple_Size(means->of_recipient) != OF_RECIPIENT || !PyUnicode_Check(means->of_end)) {
         PyErr_SetString(PyExc_TypeError, "means of another kind");
         return -1;
     }
@@ -137,17 +137,21 @@ typedef struct {
     int stage;
 } Run;
 
-/* The values that these macros have, as `session` asks for them: one that is no text is none.
-   0, or -1 with an exception set. */
-static int told(const Run *run, PyObject *names, PyObject **values) {
-    for (Py_ssize_t place = 0; place < PyTuple_Size(names); place++) {
-        values[place] = macro_of(run->incoming, PyTuple_GetItem(names, place));
-        if (!values[place] && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
-            PyErr_Clear();
-            values[place] = Py_NewRef(Py_None);
-        }
-        if (!values[place]) return -1;
+/* The value that a macro has, as `session` asks for it: one that is no text is none.
+   NULL with an exception set. */
+static PyObject *told_one(const Run *run, PyObject *name) {
+    PyObject *value = macro_of(run->incoming, name);
+    if (!value && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+        PyErr_Clear();
+        value = Py_NewRef(Py_None);
     }
+    return value;
+}
+
+/* Those of several; 0, or -1 with an exception set. */
+static int told(const Run *run, PyObject *names, PyObject **values) {
+    for (Py_ssize_t place = 0; place < PyTuple_Size(names); place++)
+        if (!(values[place] = told_one(run, PyTuple_GetItem(names, place)))) return -1;
     return 0;
 }
 
@@ -356,6 +360,23 @@ static int give_up(Run *run) {
     return done ? 0 : -1;
 }
 
+/* 0, or -1 with an exception set. */
+static int take_end(Run *run) {
+    if (run->message) {
+        PyObject *queue_id = told_one(run, run->means.of_end);
+        if (queue_id == Py_None) {
+            Py_DECREF(queue_id);
+            queue_id = PyUnicode_FromStringAndSize(NULL, 0);
+        }
+        if (!queue_id) return -1;
+        PyObject *before = run->message->parts[QUEUE_ID];
+        run->message->parts[QUEUE_ID] = queue_id;
+        Py_XDECREF(before);
+    }
+    run->stage = ENDED;
+    return 0;
+}
+
 /* 1: the packet was taken, or more of its kind up to `*end`; 0: it is not for us; -1: with an
    exception set. */
 static int take_packet(Run *run, int command, size_t at, size_t *end) {
@@ -395,8 +416,7 @@ static int take_packet(Run *run, int command, size_t at, size_t *end) {
         return take_body(run, at + HEAD, *end) ? -1 : 1;
     case 'E':
         if (run->stage != RECIPIENT || stop > payload) return 0;
-        run->stage = ENDED;
-        return 1;
+        return take_end(run) ? -1 : 1;
     default:
         return 0;
     }

@@ -87,16 +87,15 @@ class Sessions(Protocol):
 class Context:
     """What a callback may ask and do: the part of pymilter's context that sessions use."""
 
-    __slots__ = ("edits", "getsymval", "incoming", "lists", "private", "reply")
+    __slots__ = ("getsymval", "incoming", "lists", "private", "reply")
 
     def __init__(self) -> None:
         self.private: Any = None
         self.incoming = Incoming()
         # A macro's value, None where the MTA gave none.  Raises: UnicodeDecodeError.
         self.getsymval = self.incoming.macro
-        self.edits: list[bytes] = []
         self.lists: list[tuple[int, str]] = []
-        self.reply: bytes | None = None
+        self.reply: bytes | None = None  # to the message that is refused
 
     def setpriv(self, session: Any) -> None:
         """Keep what belongs to this connection."""
@@ -109,14 +108,6 @@ class Context:
     def setsymlist(self, stage: int, names: str) -> None:
         """Ask for macros; at the negotiation only."""
         self.lists.append((stage, names))
-
-    def addheader(self, name: str, value: str, position: int) -> None:
-        """Insert a header field, at the end of a message."""
-        self.edits.append(packets.inserted_field(name, value, position))
-
-    def addrcpt(self, address: str, parameters: str | None = None) -> None:
-        """Add a recipient, at the end of a message."""
-        self.edits.append(packets.added_recipient(address, parameters))
 
     # Of what is done with a message: what `accept` is to be given.  Raises: ValueError.
     prepared = staticmethod(edits.packed)
@@ -174,16 +165,14 @@ class Conversation:
 
     def hear(self, octets: bytes) -> bool:
         """Take what came, up to the end of a message; False: the MTA has nothing more to say."""
-        incoming, events, field = self._context.incoming, self._events, packets.FIELD
-        take_usual = usual_message.take
+        incoming = self._context.incoming
         data = self.rest + octets if self.rest else octets
         at = 0
         while self.record is None:
             if self._is_usual and self._is_connected:
-                at, stage = take_usual(self._session, incoming, data, at, self._stage)
+                at, stage = usual_message.take(self._session, incoming, data, at, self._stage)
                 if stage == _ENDED:
-                    self._stage = _RECIPIENT
-                    self._end(b"")
+                    self._begin_sealing()
                     continue
                 self._stage = stage
                 if at == len(data):
@@ -192,10 +181,10 @@ class Conversation:
                 command, at, payload = incoming.next(data, at)
             except ValueError as fault:
                 raise Broken(str(fault)) from None
-            take = events.get(command)
+            take = self._events.get(command)
             if take is not None:
                 take(payload)
-                if command == field and self._is_silent:
+                if command == packets.FIELD and self._is_silent:
                     # The others come with it, and macros that nobody can ask for.
                     at = fields(self._session, data, at)
             elif command == NOTHING:
@@ -217,6 +206,8 @@ class Conversation:
     def to_say(self) -> bytes:
         """What the MTA is to be told, once."""
         said = self._said
+        if not said:
+            return b""
         if len(said) == 1:  # as after most messages
             return said.pop()
         octets = b"".join(said)
@@ -321,16 +312,20 @@ class Conversation:
 
     def _end(self, payload: bytes) -> None:
         self._expect(self._stage == _RECIPIENT)
-        session, context = self._session, self._context
+        session = self._session
         assert session is not None
         if payload:
             try:
-                session.body(context, payload)
+                session.body(self._context, payload)
             except Exception as fault:
                 session.fail("body", fault)
+        self._begin_sealing()
+
+    def _begin_sealing(self) -> None:
+        """The message came to its end."""
+        assert self._session is not None
         self._stage = _NOTHING
-        context.edits, context.reply = [], None
-        self._steps = steps = session.end_of_message(context)
+        self._steps = steps = self._session.end_of_message(self._context)
         try:
             self.record = next(steps)
         except StopIteration as end:
@@ -341,8 +336,8 @@ class Conversation:
         if isinstance(said, bytes):
             self._said.append(said)
         else:
-            self._said += self._context.edits
             self._said.append(packets.answer(said, self._context.reply))
+            self._context.reply = None
 
     def _abort(self, _payload: bytes) -> None:
         assert self._session is not None

@@ -221,9 +221,7 @@ def retention_facts(stamp: Stamp | None) -> dict[str, Any] | None:
     }
 
 
-def kept_fields(transaction: Transaction, headers: str | list[str]) -> list[tuple[str, bytes]]:
-    """The header fields for the record: `headers` are the names of those, or 'all'."""
-    if headers == "all":
-        return transaction.fields
+def kept_fields(transaction: Transaction, headers: list[str]) -> list[tuple[str, bytes]]:
+    """The header fields for the record, where that keeps only those of these names."""
     names = {name.lower() for name in headers}
     return [field for field in transaction.fields if field[0].lower() in names]

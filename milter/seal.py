@@ -83,12 +83,13 @@ class Services:
     # Out of the configuration, for each message: a value in a section of a section is as many
     # places in memory.
     is_dry_run: bool = field(init=False)
-    headers: str | list[str] = field(init=False)  # names of the fields that are kept, or 'all'
+    headers: list[str] | None = field(init=False)  # names of the fields that are kept; None: all
 
     def __post_init__(self) -> None:
         file = self.configuration.file
         object.__setattr__(self, "is_dry_run", file.milter.dry_run)
-        object.__setattr__(self, "headers", file.record.headers)
+        headers = file.record.headers
+        object.__setattr__(self, "headers", None if isinstance(headers, str) else headers)
 
 
 # A tuple: a frozen dataclass takes a microsecond more to make, on every message.
@@ -155,6 +156,8 @@ def seal(
         signing_reasons = (_DRY_RUN,)
         reasons = (_DRY_RUN, *(one for one in reasons if one.code not in _DEEDS))
     record_id, salt = record.new_identity(int(now * 1000))
+    headers = services.headers
+    kept = transaction.fields if headers is None else describe.kept_fields(transaction, headers)
     header_size, body = transaction.header.size, transaction.body
     body_size = body.facts()[0]
     verdict = _new(
@@ -174,7 +177,7 @@ def seal(
             now,
             services.relay or transaction.relay,
             configuration.version,
-            describe.kept_fields(transaction, services.headers),
+            kept,
             header_size,
             body_size,
             header_size + 2 + body_size,

@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import milter as libmilter
@@ -57,6 +58,11 @@ _PROTOCOL = (
     | libmilter.P_HDR_LEADSPC
 )
 
+
+# What is counted of a verdict, see `Tally.cells` and `counters.Measures`.
+_about = attrgetter("crossing.crossing", "done.answer", "plan.sdid", "unsigned", "is_recorded")
+_sdid = attrgetter("request.sdid")
+_measures = attrgetter("size", "transaction.envelope_at", "transaction.body_at", "laps")
 
 # What the context needs for an acceptance, or None; what else to answer, to log and to count.
 _Farewell = tuple[Any, Disposition, bytes | dict[str, object] | None, Counted | None]
@@ -155,14 +161,15 @@ class Session:
                 refusal = self._refusal(transaction)
             if transaction is None:
                 raise RuntimeError("end of message without MAIL")
-            transaction.queue_id = _macro(context, macros.QUEUE_ID) or ""
+            if not transaction.queue_id:
+                transaction.queue_id = _macro(context, macros.QUEUE_ID) or ""
             ended = time.perf_counter()
             accepted, disposition, said, counted = yield from seal.seal(
                 transaction,
                 self._services,
                 time.time(),
                 refusal,
-                prepared=partial(self._prepared, context, ended),
+                prepared=partial(self._prepared, context),
             )
             answered = time.perf_counter()
             refused = accepted is None
@@ -172,37 +179,24 @@ class Session:
             return self._internal_error(context, transaction, fault)
         try:
             if counted is not None:
-                self._services.tally.message(counted, answered)
+                self._services.tally.message(counted, ended, answered)
         except Exception as fault:
             _miscounted(fault)
         return answer
 
-    def _prepared(self, context: Any, ended: float, verdict: Verdict) -> _Farewell:
+    def _prepared(self, context: Any, verdict: Verdict) -> _Farewell:
         """What is said and counted when the record is durable; nothing was said before."""
-        done, disposition = verdict.done, verdict.disposition
+        done = verdict.done
         accepted = context.prepared(done) if done.answer is Answer.ACCEPT else None
         said = log.prepared(describe.log_form(verdict), verdict)
         try:
-            counted = self._counted(verdict, ended)
+            sdids = tuple(map(_sdid, done.signatures))
+            cells = self._services.tally.cells(_about(verdict), sdids)
+            counted = cells, _measures(verdict)
         except Exception as fault:
             _miscounted(fault)
             counted = None
-        return accepted, disposition, said, counted
-
-    def _counted(self, verdict: Verdict, ended: float) -> Counted:
-        transaction, done = verdict.transaction, verdict.done
-        cells = self._services.tally.cells(
-            verdict.crossing.crossing,
-            done.answer,
-            tuple([one.request.sdid for one in done.signatures]),
-            verdict.plan.sdid,
-            verdict.unsigned,
-            verdict.is_recorded,
-        )
-        header_ended = transaction.body_at or ended
-        envelope_ended = transaction.envelope_at or header_ended
-        laps = (envelope_ended, header_ended, ended, *verdict.laps)
-        return cells, verdict.size, laps
+        return accepted, verdict.disposition, said, counted
 
     def abort(self, _context: Any) -> None:
         """RSET, a refused message, or the end of any transaction."""

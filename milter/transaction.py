@@ -191,6 +191,7 @@ USUAL: Final = Means(
     clock=time.perf_counter,
     of_mail=macros.OF_MAIL,
     of_recipient=macros.OF_RECIPIENT,
+    of_end=macros.QUEUE_ID,
     short=_SHORT,
     recurring=RECURRING,
     most_octets=MAX_RECIPIENT_OCTETS,

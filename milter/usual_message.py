@@ -46,6 +46,7 @@ class Means(NamedTuple):
     clock: Callable[[], float]
     of_mail: tuple[str, ...]  # macros: the resolved path, login, login method
     of_recipient: tuple[str, ...]  # macros: the resolved path, mailer, host
+    of_end: str  # macro: the queue id
     short: int  # most octets of an argument for `path` and `recipient`
     recurring: int  # most recipients of a message that are made by `recipient`
     most_octets: int  # of all recipients of a message
@@ -202,6 +203,9 @@ class _Run:
     def end(self, at: int, end: int) -> int:
         if self.stage != RECIPIENT or end - at > packets.HEAD:
             return at
+        if self.transaction is not None:
+            [queue_id] = self._told((self.means.of_end,))
+            self.transaction.queue_id = queue_id or ""
         self.stage = ENDED
         return end
 

@@ -10,7 +10,7 @@
 
 #define FIRST 5    /* bits of microseconds that fall into the first bucket */
 #define BUCKETS 21 /* of a histogram; behind them the sum */
-#define LAPS 6     /* when each phase began, but for the last */
+#define STEPS 3    /* of sealing: begun, decided, signed */
 #define MOST 1e18  /* microseconds; more is no time that anything took */
 
 static bool add_to(const Py_buffer *memory, Py_ssize_t cell, uint64_t number) {
@@ -43,51 +43,69 @@ static bool add_time(const Py_buffer *memory, Py_ssize_t place, double seconds) 
     return add_to(memory, place + bucket, 1) && add_to(memory, place + BUCKETS, whole);
 }
 
-static bool add_times(const Py_buffer *memory, Py_ssize_t place, const double laps[LAPS + 1]) {
-    const double times[] = {laps[1] - laps[0], laps[2] - laps[1], laps[4] - laps[3],
-                            laps[5] - laps[4], laps[6] - laps[5], laps[6] - laps[2]};
+/* When what was; 0 for a header section or an envelope of which it is not known. */
+typedef struct {
+    double envelope, header, ended, steps[STEPS], last;
+} Laps;
+
+static bool add_times(const Py_buffer *memory, Py_ssize_t place, const Laps *laps) {
+    double header = laps->header != 0 ? laps->header : laps->ended;
+    double envelope = laps->envelope != 0 ? laps->envelope : header;
+    const double *steps = laps->steps, signed_at = steps[STEPS - 1];
+    const double times[] = {header - envelope, laps->ended - header, steps[1] - steps[0],
+                            signed_at - steps[1], laps->last - signed_at,
+                            laps->last - laps->ended};
     for (size_t phase = 0; phase < sizeof times / sizeof *times; phase++, place += BUCKETS + 1)
         if (!add_time(memory, place, times[phase])) return false;
     return true;
 }
 
-static bool take_laps(PyObject *given, PyObject *last, double laps[LAPS + 1]) {
-    for (int at = 0; at <= LAPS; at++) {
-        laps[at] = PyFloat_AsDouble(at < LAPS ? PyTuple_GetItem(given, at) : last);
+static bool take_times(PyObject *given, Py_ssize_t from, double *times, Py_ssize_t count) {
+    for (Py_ssize_t at = 0; at < count; at++) {
+        times[at] = PyFloat_AsDouble(PyTuple_GetItem(given, from + at));
         if (PyErr_Occurred()) return false;
     }
     return true;
 }
 
+static bool is_tuple_of(PyObject *given, Py_ssize_t count) {
+    return given && PyTuple_Check(given) && PyTuple_Size(given) == count;
+}
+
 static bool is_counted(PyObject *given) {
-    if (!PyTuple_Check(given) || PyTuple_Size(given) != 3) return false;
-    PyObject *laps = PyTuple_GetItem(given, 2);
-    return PyList_Check(PyTuple_GetItem(given, 0)) && PyTuple_Check(laps)
-           && PyTuple_Size(laps) == LAPS;
+    return is_tuple_of(given, 2) && PyList_Check(PyTuple_GetItem(given, 0))
+           && is_tuple_of(PyTuple_GetItem(given, 1), 4)
+           && is_tuple_of(PyTuple_GetItem(PyTuple_GetItem(given, 1), 3), STEPS);
 }
 
 static PyObject *add(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 4 || !is_counted(args[1]) || !PyTuple_Check(args[3])
-        || PyTuple_Size(args[3]) != 2) {
-        PyErr_SetString(PyExc_TypeError, "cells, what is counted, a time and two places are needed");
+    if (count != 5 || !is_tuple_of(args[1], 2) || !is_counted(args[2])) {
+        PyErr_SetString(PyExc_TypeError,
+                        "cells, two places, what is counted and two times are needed");
         return NULL;
     }
-    double laps[LAPS + 1];
-    if (!take_laps(PyTuple_GetItem(args[1], 2), args[2], laps)) return NULL;
-    unsigned long long octets = PyLong_AsUnsignedLongLong(PyTuple_GetItem(args[1], 1));
-    Py_ssize_t where = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(PyTuple_GetItem(args[3], 0));
-    Py_ssize_t place = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(PyTuple_GetItem(args[3], 1));
+    PyObject *measures = PyTuple_GetItem(args[2], 1);
+    Laps laps;
+    if (!take_times(measures, 1, &laps.envelope, 1) || !take_times(measures, 2, &laps.header, 1)
+        || !take_times(PyTuple_GetItem(measures, 3), 0, laps.steps, STEPS))
+        return NULL;
+    laps.ended = PyFloat_AsDouble(args[3]);
+    laps.last = PyErr_Occurred() ? 0 : PyFloat_AsDouble(args[4]);
+    if (PyErr_Occurred()) return NULL;
+    unsigned long long octets = PyLong_AsUnsignedLongLong(PyTuple_GetItem(measures, 0));
+    Py_ssize_t where = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(PyTuple_GetItem(args[1], 0));
+    Py_ssize_t place = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(PyTuple_GetItem(args[1], 1));
     Py_buffer memory;
     if (PyErr_Occurred() || PyObject_GetBuffer(args[0], &memory, PyBUF_WRITABLE)) return NULL;
-    bool done = add_ones(&memory, PyTuple_GetItem(args[1], 0)) && add_to(&memory, where, octets)
-                && add_times(&memory, place, laps);
+    bool done = add_ones(&memory, PyTuple_GetItem(args[2], 0)) && add_to(&memory, where, octets)
+                && add_times(&memory, place, &laps);
     PyBuffer_Release(&memory);
     return done ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyMethodDef methods[] = {
     {"add", FASTCALL(add),
-     "add(cells, (ones, octets, laps), last, (where, place)): count one message."},
+     "add(cells, (where, place), counted, ended, last): count one message."},
     {NULL, NULL, 0, NULL},
 };
 

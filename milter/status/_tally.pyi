@@ -3,8 +3,9 @@ Laps = tuple[float, float, float, float, float, float]
 
 def add(
     cells: memoryview,
-    counted: tuple[list[int], int, Laps],
-    last: float,
     at: tuple[int, int],
+    counted: tuple[list[int], tuple[int, float, float, tuple[float, float, float]]],
+    ended: float,
+    last: float,
     /,
 ) -> None: ...

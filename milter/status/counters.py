@@ -25,8 +25,9 @@ from __future__ import annotations
 import mmap
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple
 
 try:
@@ -103,30 +104,34 @@ class Facts(NamedTuple):
 
     crossing: str = "unknown"
     disposition: str = "accept"
-    sdids: tuple[str, ...] = ()  # that signed, one for each signature
     sdid: str = ""  # the domain that would have signed; '' where there is none of ours
     unsigned: str = ""  # why nobody signed, a code of `UNSIGNED`
     is_recorded: bool = True
+    sdids: tuple[str, ...] = ()  # that signed, one for each signature
 
 
-# By the clock of performance: the last recipient, the end of the header section, that of the
-# message, and when its sealing began, was decided and was signed.
-Laps = tuple[float, float, float, float, float, float]
-# Of one message: in which cells it is one more, its octets, and its laps.
-Counted = tuple[list[int], int, Laps]
+# Of one message: its octets; by the clock of performance, 0 for never, its last recipient and the
+# end of its header section; and when its sealing began, was decided and was signed.
+Measures = tuple[int, float, float, tuple[float, float, float]]
+# In which cells it is one more, and these.
+Counted = tuple[list[int], Measures]
 
 
-def add_plainly(cells: memoryview, counted: Counted, last: float, at: tuple[int, int]) -> None:
-    """Count one message, which was answered at `last`, by the clock of its laps.
+def add_plainly(
+    cells: memoryview, at: tuple[int, int], counted: Counted, ended: float, last: float
+) -> None:
+    """Count one message, which came to its end at `ended` and was answered at `last`.
 
-    `at` is the cell of the octets, and that where the histograms of `PHASES` begin.
+    Both are by the clock of its measures; `at` is the cell of the octets, and that where the
+    histograms of `PHASES` begin.
     """
-    ones, octets, laps = counted
+    ones, (octets, envelope, header, (began, decided, signed)) = counted
     where, place = at
     for cell in ones:
         cells[cell] += 1
     cells[where] += octets
-    envelope, header, ended, began, decided, signed = laps
+    header = header or ended
+    envelope = envelope or header
     times = (header - envelope, ended - header, decided - began, signed - decided)
     for seconds in (*times, last - signed, last - ended):
         micros = int(seconds * 1e6) if seconds > 0 else 0
@@ -142,7 +147,7 @@ add = add_plainly if compiled is None else compiled.add
 class Tally:
     """The place of one worker: where it counts."""
 
-    __slots__ = ("_beginning", "_cells", "_domains", "_known", "memory")
+    __slots__ = ("_beginning", "_cells", "_domains", "_known", "memory", "message")
 
     def __init__(self, memory: memoryview) -> None:
         """`memory`: of one place, octets; what was counted there before is gone on with."""
@@ -151,6 +156,9 @@ class Tally:
         self._beginning = threading.Lock()
         self._domains = {name: _domain(number) for number, name in enumerate(_names(self._cells))}
         self._known: dict[tuple[object, ...], list[int]] = {}  # what `cells` said
+        # One message, when it came to its end and when it was answered; its cells are what `cells`
+        # said.  No method: that would be a frame on the way to `add`.
+        self.message: Callable[[Counted, float, float], None] = partial(add, self._cells, _PLACES)
         if not self._domains:
             self._begin(OTHER)
         # The connections of the predecessor went with it.
@@ -164,13 +172,14 @@ class Tally:
         """And its end."""
         self._cells[_CLOSED] += 1
 
-    def cells(self, *about: *tuple[str, str, tuple[str, ...], str, str, bool]) -> list[int]:
-        """Where a message is counted of which this is so: the values of `Facts`."""
-        known = self._known.get(about)
+    def cells(self, about: tuple[str, str, str, str, bool], sdids: tuple[str, ...]) -> list[int]:
+        """Where a message is counted of which this is so: the values of `Facts`, in their order."""
+        kind = (about, sdids)
+        known = self._known.get(kind)
         if known is None:
             if len(self._known) >= _KNOWN:
                 self._known.clear()
-            known = self._known[about] = self._found(Facts(*about))
+            known = self._known[kind] = self._found(Facts(*about, sdids))
         return known
 
     def _found(self, about: Facts) -> list[int]:
@@ -187,10 +196,6 @@ class Tally:
 
     def _place(self, sdid: str) -> int:
         return self._domains.get(sdid) or self._begin(sdid)
-
-    def message(self, counted: Counted, last: float) -> None:
-        """One message that was answered at `last`; its cells are what `cells` said."""
-        add(self._cells, counted, last, _PLACES)
 
     def failed(self, disposition: str) -> None:
         """A message that a defect of ours kept from being sealed."""

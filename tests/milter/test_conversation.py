@@ -52,12 +52,16 @@ class Seen:
     def body(self, context: Context, chunk: bytes) -> None:
         self.events.append(chunk)
 
-    def end_of_message(self, context: Context) -> Steps[int]:
+    def end_of_message(self, context: Context) -> Steps[bytes]:
         self.events.append("end")
         yield b"record"
-        context.addheader("X", " y", 0)
-        context.addrcpt("<c@z>", "NOTIFY=NEVER")
-        return packets.CONTINUE
+        return b"".join(
+            (
+                packets.inserted_field("X", " y", 0),
+                packets.added_recipient("<c@z>", "NOTIFY=NEVER"),
+                packets.answer(packets.CONTINUE, None),
+            )
+        )
 
     def abort(self, context: Context) -> None:
         self.events.append("abort")

@@ -96,6 +96,8 @@ class Noting(session.Session):
 
     def end_of_message(self, context: Context) -> Steps[int]:
         transaction, self.transaction, self.header = self.transaction, None, None
+        if transaction is not None and not transaction.queue_id:
+            transaction.queue_id = session._macro(context, "i") or ""
         self.noted.append((facts(transaction), outcome_of(context.getsymval, "i"), self._fault))
         if len(self.noted) % 2:
             yield b"record"
@@ -358,7 +360,7 @@ def test_a_whole_message_is_one_run(take: Any, kind: Any) -> None:
     assert type(one.transaction) is Transaction
     assert one.transaction.fields == [("From", b" a@x.de")]
     assert one.transaction.body.size == 4
-    assert incoming.macro("i") == "Q1"
+    assert incoming.macro("i") == one.transaction.queue_id == "Q1"
 
 
 @BOTH
@@ -562,6 +564,7 @@ def test_the_compiled_one_takes_no_other_types() -> None:
         (0, USUAL._replace(reverse_path=object), TypeError),
         (0, USUAL._replace(of_mail=()), TypeError),
         (0, USUAL._replace(of_recipient=["i"] * 3), TypeError),  # type: ignore[arg-type]
+        (0, USUAL._replace(of_end=b"i"), TypeError),  # type: ignore[arg-type]
         (0, USUAL._replace(short="x"), TypeError),  # type: ignore[arg-type]
         (1, PlainIncoming(), TypeError),
         (2, object(), AttributeError),

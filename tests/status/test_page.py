@@ -97,7 +97,7 @@ def test_rates_are_those_of_the_time_between_two_looks(tmp_path: Path) -> None:
     tally = board.tally(0)
 
     def seal(disposition: str, seconds: float) -> None:
-        facts = Facts("outbound", disposition, ("example.com",), "example.com")
+        facts = Facts("outbound", disposition, "example.com", sdids=("example.com",))
         count(tally, facts, octets=10, times=(0.0, 0.0, 0.0, seconds))
 
     looker = Looker(config.load(made.file), board)

@@ -27,7 +27,9 @@ SECONDS = st.sampled_from([*BORDERS, 0.0, -1.0, 1e5, 5e-7]) | st.floats(-1, 100)
     ones=st.lists(st.integers(0, CELLS - 1), max_size=6),
     where=st.integers(0, CELLS - 1),
     octets=st.integers(0, 2**50),
-    laps=st.tuples(*[SECONDS] * 6),
+    times=st.tuples(SECONDS, SECONDS),
+    steps=st.tuples(*[SECONDS] * 3),
+    ended=SECONDS,
     last=SECONDS,
 )
 def test_both_count_alike(
@@ -35,7 +37,9 @@ def test_both_count_alike(
     ones: list[int],
     where: int,
     octets: int,
-    laps: counters.Laps,
+    times: tuple[float, float],
+    steps: tuple[float, float, float],
+    ended: float,
     last: float,
 ) -> None:
     """Whatever came of a message and however long it took."""
@@ -44,7 +48,7 @@ def test_both_count_alike(
         cells = memoryview(bytearray(CELLS * 8)).cast("Q")
         for number, value in enumerate(before):
             cells[number] = value
-        add(cells, (ones, octets, laps), last, (where, PLACE))
+        add(cells, (where, PLACE), (ones, (octets, *times, steps)), ended, last)
         counted.append(cells.tolist())
     assert counted[0] == counted[1]
 
@@ -63,7 +67,7 @@ def test_nothing_is_counted_outside(ones: list[int], where: int, place: int) -> 
     for add in (compiled.add, add_plainly):
         cells = memoryview(bytearray(CELLS * 8)).cast("Q")
         with pytest.raises(IndexError):
-            add(cells, (ones, 1, (0.0,) * 6), 1.0, (where, place))
+            add(cells, (where, place), (ones, (1, 0.0, 0.0, (0.0, 0.0, 0.0))), 0.0, 1.0)
 
 
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this is that run")

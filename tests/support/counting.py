@@ -15,5 +15,5 @@ def count(
     """One message; `times`, in seconds, of header, body, the record and the whole."""
     header, body, recorded, whole = times
     signed = whole - recorded
-    laps = (-body - header, -body, 0.0, signed, signed, signed)
-    tally.message((tally.cells(*about), octets, laps), whole)
+    measures = (octets, -body - header, -body, (signed, signed, signed))
+    tally.message((tally.cells(about[:-1], about.sdids), measures), 0.0, whole)
