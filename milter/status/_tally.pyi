@@ -1,5 +1,4 @@
 # The compiled twin of `add_plainly` in counters.py, from _tally.c.
-Laps = tuple[float, float, float, float, float, float]
 
 def add(
     cells: memoryview,
