@@ -8,7 +8,7 @@ Does not: sign, record, or read the clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from carbonseal.keys.keyring import Keyring
@@ -28,6 +28,7 @@ from carbonseal.policies.address import Address
 from carbonseal.policies.archive_outage import Outlook
 from carbonseal.policies.archiving import ArchivePlan
 from carbonseal.policies.boundary import Classification
+from carbonseal.policies.envelope import Envelope
 from carbonseal.policies.origin import Origin
 from carbonseal.policies.reason import Reason
 from carbonseal.policies.retention import Stamp
@@ -47,6 +48,14 @@ class Decisions(NamedTuple):
     shadow: tuple[Reason, ...]  # how Postfix's BCC maps would differ; decides nothing
 
 
+class Said(NamedTuple):
+    """What policies look at of a message."""
+
+    envelope: Envelope
+    from_values: Sequence[bytes]  # of all From fields
+    field_names: tuple[str, ...]  # of the header section, in order, in lower case
+
+
 def decide(
     transaction: Transaction,
     configuration: Configuration,
@@ -57,6 +66,28 @@ def decide(
     outlook: Outlook = archive_outage.WELL,
 ) -> Decisions:
     """Ask every policy; nothing is changed by asking."""
+    said = Said(transaction.envelope(), transaction.values_of("from"), transaction.names())
+    return decide_about(
+        said,
+        configuration,
+        keyring,
+        archive_addresses,
+        key_complaint=key_complaint,
+        outlook=outlook,
+    )
+
+
+def decide_about(
+    said: Said,
+    configuration: Configuration,
+    keyring: Keyring,
+    archive_addresses: frozenset[Address],
+    *,
+    key_complaint: Callable[[], str | None] = lambda: None,
+    outlook: Outlook = archive_outage.WELL,
+) -> Decisions:
+    """The same, from all that policies look at."""
+    envelope, from_values, field_names = said
 
     def key_problem(sdid: str) -> str | None:
         # An empty keyring with a complaint was never readable: then nobody can say that a domain
@@ -64,14 +95,13 @@ def decide(
         unreadable = None if keyring.sdids else key_complaint()
         return keyring.problems.get(sdid) or unreadable
 
-    envelope = transaction.envelope()
     proof = origin.prove(envelope, configuration.ours)
     crossing = boundary.classify(envelope, configuration.ours, proof, archive_addresses)
     plan = signing.plan(
         origin=proof,
-        login=transaction.login,
-        authors=header_fields.authors(transaction.values_of("from")),
-        field_names=transaction.names(),
+        login=envelope.login,
+        authors=header_fields.authors(from_values),
+        field_names=field_names,
         policy=configuration.signing,
         active_keys=keyring.facts,
         key_problem=key_problem,
@@ -81,7 +111,7 @@ def decide(
     stamp, why = retention.stamp(
         crossing,
         author=plan.author,
-        login=transaction.login or "",
+        login=envelope.login,
         policy=configuration.retention,
     )
     maps = configuration.compare

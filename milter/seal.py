@@ -28,9 +28,9 @@ from carbonseal.milter import describe
 from carbonseal.milter.archive import record
 from carbonseal.milter.archive.spool import SpoolUnwritable, Steps
 from carbonseal.milter.config import Configuration
-from carbonseal.milter.decisions import decide
 from carbonseal.milter.describe import Verdict
 from carbonseal.milter.edits import NOTHING, Deeds
+from carbonseal.milter.precedents import Precedents
 from carbonseal.milter.status import counters
 from carbonseal.milter.status.counters import Tally
 from carbonseal.milter.transaction import Transaction
@@ -80,6 +80,7 @@ class Services:
     archive_addresses: frozenset[Address]
     tally: Tally = field(default_factory=counters.nowhere)
     outages: Outages = field(default_factory=NoOutages)
+    precedents: Precedents = field(init=False, repr=False)  # asks every policy
     # Out of the configuration, for each message: a value in a section of a section is as many
     # places in memory.
     is_dry_run: bool = field(init=False)
@@ -87,6 +88,8 @@ class Services:
 
     def __post_init__(self) -> None:
         file = self.configuration.file
+        precedents = Precedents(self.configuration, self.archive_addresses, self.key_complaint)
+        object.__setattr__(self, "precedents", precedents)
         object.__setattr__(self, "is_dry_run", file.milter.dry_run)
         headers = file.record.headers
         object.__setattr__(self, "headers", None if isinstance(headers, str) else headers)
@@ -122,14 +125,7 @@ def seal(
     """
     began = time.perf_counter()
     configuration, keyring = services.configuration, services.keyring()
-    decisions = decide(
-        transaction,
-        configuration,
-        keyring,
-        services.archive_addresses,
-        key_complaint=services.key_complaint,
-        outlook=services.outages.outlook(now),
-    )
+    decisions = services.precedents.decide(transaction, keyring, services.outages.outlook(now))
     decided = time.perf_counter()
     # Taken apart, here and below: to ask a tuple for a field by its name costs as much as that.
     proof, crossing, plan, copy, stamp, retention_reasons, shadow = decisions
