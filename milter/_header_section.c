@@ -4,13 +4,14 @@
  * tests/milter/test_header_section.py compares the two.  Here because there are more fields than all
  * other events together, and as this one a field needs no frame of the interpreter.
  *
- * Bounds: those of header_section.py; time is linear in the octets of the values.
+ * Bounds: those of header_section.py; time is linear in the octets of names and values.
  */
 
 #include "_fault.h"
 
 #define MAX_FIELDS 20000
 #define MAX_HEADER_OCTETS (8 * 1024 * 1024)
+#define MAX_JOINED 1024
 #define AROUND 3 /* octets of a field that are not name or value: colon, CR, LF */
 #define PREFIX 4 /* octets of a packet's length, which counts what comes after them */
 #define HEAD 5   /* octets before a packet's payload: the length and the command */
@@ -70,6 +71,85 @@ static PyObject *add(PyObject *self, PyObject *const *args, Py_ssize_t given) {
     }
     if (keep((HeaderSection *)self, args[0], args[1])) return NULL;
     Py_RETURN_NONE;
+}
+
+/* ---- Fields by name -------------------------------------------------------------------------- */
+
+static char lower(char sign) { return sign >= 'A' && sign <= 'Z' ? sign + ('a' - 'A') : sign; }
+
+/* The octets of a name; NULL: it is not all ASCII, or (with an exception set) memory is short. */
+static const char *ascii(PyObject *name, Py_ssize_t *size) {
+    const char *octets = PyUnicode_AsUTF8AndSize(name, size);
+    if (!octets && PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) PyErr_Clear();
+    return octets && *size == PyUnicode_GetLength(name) ? octets : NULL;
+}
+
+/* Whether `name` in lower case is `wanted`, whose octets are `own`, or NULL; -1: an exception. */
+static int is_called(PyObject *name, PyObject *wanted, const char *own, Py_ssize_t own_size) {
+    Py_ssize_t size;
+    const char *octets = ascii(name, &size);
+    if (octets) {
+        if (!own || size != own_size) return 0;
+        while (size && lower(octets[size - 1]) == own[size - 1]) size--;
+        return !size;
+    }
+    if (PyErr_Occurred()) return -1;
+    /* Some letters beyond ASCII have a lower case within. */
+    PyObject *lowered = PyObject_CallMethod(name, "lower", NULL);
+    int is_same = lowered ? PyObject_RichCompareBool(lowered, wanted, Py_EQ) : -1;
+    Py_XDECREF(lowered);
+    return is_same;
+}
+
+/* Our own reference to the field at `i`; NULL, with an exception set: somebody put another thing
+   there. */
+static PyObject *field_at(HeaderSection *self, Py_ssize_t i) {
+    PyObject *pair = PyList_GetItem(self->fields, i);
+    if (pair && PyTuple_Check(pair) && PyTuple_Size(pair) == 2
+        && PyUnicode_Check(PyTuple_GetItem(pair, 0)))
+        return Py_NewRef(pair);
+    if (pair) PyErr_SetString(PyExc_TypeError, "a field is a name and a value");
+    return NULL;
+}
+
+static PyObject *values(PyObject *given, PyObject *name) {
+    HeaderSection *self = (HeaderSection *)given;
+    if (!PyUnicode_Check(name)) {
+        PyErr_SetString(PyExc_TypeError, "a name of str is needed");
+        return NULL;
+    }
+    Py_ssize_t size = 0;
+    const char *octets = ascii(name, &size);
+    PyObject *found = PyErr_Occurred() ? NULL : PyList_New(0);
+    for (Py_ssize_t i = 0; found && i < PyList_Size(self->fields); i++) {
+        PyObject *pair = field_at(self, i);
+        int is_it = pair ? is_called(PyTuple_GetItem(pair, 0), name, octets, size) : -1;
+        if (is_it == 1 && PyList_Append(found, PyTuple_GetItem(pair, 1))) is_it = -1;
+        Py_XDECREF(pair);
+        if (is_it < 0) Py_CLEAR(found);
+    }
+    return found;
+}
+
+static PyObject *joined_names(PyObject *given, PyObject *Py_UNUSED(none)) {
+    HeaderSection *self = (HeaderSection *)given;
+    char joined[MAX_JOINED + 1], *end = joined; /* one more: the line end after the last */
+    Py_ssize_t count = PyList_Size(self->fields);
+    if (!count) Py_RETURN_NONE;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *pair = field_at(self, i);
+        if (!pair) return NULL;
+        Py_ssize_t size;
+        const char *octets = ascii(PyTuple_GetItem(pair, 0), &size);
+        bool is_short = octets && size < joined + sizeof joined - end
+                        && !memchr(octets, '\n', (size_t)size);
+        for (Py_ssize_t at = 0; is_short && at < size; at++) *end++ = lower(octets[at]);
+        Py_DECREF(pair);
+        if (PyErr_Occurred()) return NULL;
+        if (!is_short) Py_RETURN_NONE;
+        *end++ = '\n';
+    }
+    return PyUnicode_FromStringAndSize(joined, end - joined - 1);
 }
 
 /* ---- The callback ---------------------------------------------------------------------------- */
@@ -189,6 +269,8 @@ static PyObject *get_is_oversized(PyObject *self, void *Py_UNUSED(none)) {
 
 static PyMethodDef section_methods[] = {
     {"add", FASTCALL(add), "One header field."},
+    {"values", values, METH_O, "values(name): those of all fields called so."},
+    {"joined_names", joined_names, METH_NOARGS, "All names in lower case, or None."},
     {NULL, NULL, 0, NULL},
 };
 

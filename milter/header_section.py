@@ -3,13 +3,14 @@
 Promises: fields stand in order, values exactly as received; beyond `MAX_FIELDS` or
 `MAX_HEADER_OCTETS` none is kept, and the section says so.  `field` is libmilter's callback of every
 field of every message: a fault in it reaches `Session.fail`, and the MTA its usual answer.
-`fields` does for `conversation` what `field` does, for a run of packets at once.
+`fields` does for `conversation` what `field` does, for a run of packets at once.  Names are found
+without regard to case, by the rules of `str.lower`.
 
 The twin of `_header_section.c`, which runs wherever a compiler was at hand: a field costs a third
 there, its packets a tenth, and letters have thirty.  This one can be read, works without, and is
 what the compiled one is held against.
 
-Does not: look at names or values, or judge what is not the protocol (`conversation` does).
+Does not: know what a name or a value means, judge what is not the protocol (`conversation` does).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any
 
 from carbonseal.milter import packets
 
-__all__ = ("MAX_FIELDS", "MAX_HEADER_OCTETS", "HeaderSection", "field", "fields")
+__all__ = ("MAX_FIELDS", "MAX_HEADER_OCTETS", "MAX_JOINED", "HeaderSection", "field", "fields")
 
 # Far beyond any letter.  Without a bound one client could fill a worker's memory: a field of two
 # octets costs some 275 here (measured with 400,000 of them).
 MAX_FIELDS = 20_000
 MAX_HEADER_OCTETS = 8 * 1024 * 1024
+MAX_JOINED = 1024  # octets of names that are handed out as one piece of text
 _FIELD = bytes((packets.FIELD,))
 
 
@@ -48,6 +50,20 @@ class PlainHeaderSection:
         length = len(name) + len(value)
         self.longest = max(self.longest, length)
         self.size += length + 3 + value.count(b"\n")
+
+    def values(self, name: str, /) -> list[bytes]:
+        """Values of all fields called `name` (lower case), top to bottom."""
+        return [value for given, value in self.fields if given.lower() == name]
+
+    def joined_names(self) -> str | None:
+        """The lower-case names of all fields, top to bottom, with a line end between two.
+
+        None where that has no one reading, or is long or no ASCII: then take them one by one.
+        """
+        joined = "\n".join([name for name, _ in self.fields])
+        is_one_to_one = joined.count("\n") == len(self.fields) - 1
+        is_short = len(joined) <= MAX_JOINED and joined.isascii()
+        return joined.lower() if is_short and is_one_to_one else None
 
 
 def plain_field(context: Any, name: str, value: bytes, /) -> int:

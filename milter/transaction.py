@@ -30,12 +30,12 @@ _TEXT = ("utf-8", "surrogateescape")
 # only drive each other out, and everybody else (see `envelope.RECURRING`).
 _REMEMBERED = 2048
 _SHORT = 256  # octets of an argument of MAIL or RCPT
-_SHORT_NAMES = 1024  # characters of all names of a header section
 # Far beyond any mailing: Postfix takes 1,000 recipients by default, and those who raise that hand
 # over some ten thousand.  Without a bound whoever reaches the socket could fill a worker's memory.
 MAX_RECIPIENTS = 100_000
 MAX_RECIPIENT_OCTETS = 32 * 1024 * 1024  # of all arguments of RCPT and the macros with them
 _PARAMETER = 64  # octets that a parameter takes beside its own
+_new: Final = tuple.__new__  # without the function that a named tuple has for it
 
 
 class TooManyRecipients(Exception):
@@ -60,8 +60,8 @@ def _recipient(
 
 
 @lru_cache(256)
-def _lower(names: str) -> tuple[str, ...]:
-    return tuple(names.lower().split("\n"))
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(names.split("\n"))
 
 
 class Connection(NamedTuple):
@@ -147,36 +147,31 @@ class Transaction(Gathered):
 
     def envelope(self) -> Envelope:
         """The envelope as a value for the policies."""
-        return Envelope(
-            self.client,
-            self.listener,
-            self.login,
-            self.login_method,
-            self.reverse_path,
-            tuple(self.recipients),
+        return _new(
+            Envelope,
+            (
+                self.client,
+                self.listener,
+                self.login,
+                self.login_method,
+                self.reverse_path,
+                tuple(self.recipients),
+            ),
         )
 
     def names(self) -> tuple[str, ...]:
         """Lower-case names of all fields, top to bottom; to be asked when all are there."""
         if self._names is None:
-            names = next(zip(*self.fields, strict=True), ())
-            together = "\n".join(names)
-            # A line end inside a name would look like the border between two.
-            if len(together) <= _SHORT_NAMES and together.count("\n") == len(names) - 1:
-                self._names = _lower(together)
+            joined = self.header.joined_names()
+            if joined is None:
+                self._names = tuple([name.lower() for name, _ in self.fields])
             else:
-                self._names = tuple(map(str.lower, names))
+                self._names = _split(joined)
         return self._names
 
     def values_of(self, name: str) -> list[bytes]:
         """Values of all fields called `name` (lower case), top to bottom."""
-        names = self.names()
-        count = names.count(name)
-        if count == 0:
-            return []
-        if count == 1:  # as most are that are asked for
-            return [self.fields[names.index(name)][1]]
-        return [field[1] for field, found in zip(self.fields, names, strict=True) if found == name]
+        return self.header.values(name)
 
 
 # What `usual_message` gathers one with, without a frame of Python for each event.

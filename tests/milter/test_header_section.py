@@ -15,6 +15,7 @@ from carbonseal.milter import _header_section, header_section
 from carbonseal.milter.header_section import (
     MAX_FIELDS,
     MAX_HEADER_OCTETS,
+    MAX_JOINED,
     PlainHeaderSection,
     plain_field,
     plain_fields,
@@ -81,6 +82,57 @@ def test_both_keep_and_count_the_same(fields: list[tuple[str, bytes]]) -> None:
     for session in (plain, compiled):
         assert not session.header.is_oversized
         assert not session.failed
+
+
+# Some that are equal in lower case only, some of them by letters beyond ASCII (U+212A is a k).
+_CALLED = st.sampled_from(
+    [
+        "From",
+        "FROM",
+        "from",
+        "DKIM-Signature",
+        "D\u212aIM-Signature",
+        "\u0130",
+        "\u00dc",
+        "\u00fc",
+        "",
+        "X\nY",
+        "\ud800",
+        "\udcff",
+        "a\0b",
+    ]
+)
+
+
+@given(names=st.lists(_CALLED | _NAMES, max_size=8), wanted=st.lists(_CALLED | _NAMES, max_size=3))
+def test_both_find_the_same_by_name(names: list[str], wanted: list[str]) -> None:
+    """Whatever letters there are, and all of one name from top to bottom."""
+    sections = PlainHeaderSection(), _header_section.HeaderSection()
+    for section in sections:
+        for number, name in enumerate(names):
+            section.add(name, b"%d" % number)
+    lowered = [name.lower() for name in names]
+    for name in (*lowered, *(one.lower() for one in wanted), "dkim-signature"):
+        found = [b"%d" % number for number, one in enumerate(lowered) if one == name]
+        assert [section.values(name) for section in sections] == [found, found]
+    joined = "\n".join(lowered) if "".join(names).isascii() else None
+    if not names or any("\n" in name for name in names):
+        joined = None
+    assert [section.joined_names() for section in sections] == [joined, joined]
+
+
+@TWINS
+@pytest.mark.parametrize("count", [1, 2, 5, MAX_JOINED, MAX_JOINED + 1, MAX_JOINED + 2])
+def test_names_are_joined_up_to_the_same_length(kind: Any, callback: Any, count: int) -> None:
+    """Line ends between them count; no octet is written beyond that."""
+    for octets in (MAX_JOINED, MAX_JOINED + 1, 60_000):
+        section = kind()
+        for _ in range(count - 1):
+            section.add("", b"")
+        section.add("X" * max(0, octets - count + 1), b"")
+        joined = section.joined_names()
+        is_short = max(octets, count - 1) <= MAX_JOINED
+        assert joined == ("\n" * (count - 1) + "x" * (octets - count + 1) if is_short else None)
 
 
 @pytest.mark.parametrize("value", [b"", b"\n", b"a" * 60_000, b"\n" * 60_000])
@@ -284,8 +336,16 @@ def test_the_compiled_one_takes_no_other_types() -> None:
             run(Session(section), *unusable)
     with pytest.raises(OverflowError):
         run(Session(section), TO, -1)
+    with pytest.raises(TypeError):
+        section.values(b"to")
     assert section.fields == []
     assert section.size == 0
+    for wrong in (None, (), ("To",), (b"To", b" a"), ["To", b" a"]):
+        section.fields[:] = [wrong]
+        with pytest.raises(TypeError):
+            section.values("to")
+        with pytest.raises(TypeError):
+            section.joined_names()
 
 
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this is the run that it starts")
