@@ -19,7 +19,7 @@ CR are known to be absent.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,9 +27,9 @@ import dkim
 from dkim import canonicalization
 
 try:
-    from carbonseal.keys._canonical_header import canonical as compiled
+    from carbonseal.keys import _canonical_header
 except ImportError:
-    compiled = None  # type: ignore[assignment]
+    _canonical_header = None  # type: ignore[assignment]
 
 Field = tuple[bytes, bytes]  # name and value, the value with its leading space and folding
 # The same, the name perhaps as the MTA hands it over: UTF-8 with surrogates for what is none.
@@ -42,6 +42,16 @@ _BROKEN: Final = re.compile(rb"\x00|\r(?!\n)|\n(?![ \t])")
 _DISPUTED: Final = re.compile(rb"[\x0b\x0c]|" + _BROKEN.pattern)
 _SUSPECT: Final = b"\x00\x0b\x0c\r"
 _MOST: Final = 255  # names, and octets of one, that the compiled half is asked about
+
+
+def _no_answer(*_: object) -> None:
+    """For the compiled half where there is none."""
+
+
+# Asked with the fields and `places`, `order` and `is_relaxed` of a selection; None: `plainly` must.
+compiled: Callable[[object, bytes, bytes, bool], bytes | None] = (
+    _no_answer if _canonical_header is None else _canonical_header.canonical
+)
 
 
 class Disputed(ValueError):
@@ -86,10 +96,11 @@ def octets(fields: Sequence[Given]) -> list[Field]:
 
 
 def canonical(fields: Sequence[Given], selection: Selection) -> bytes:
-    """The octets that are hashed for these header fields, given top to bottom."""
-    made = None
-    if compiled is not None:
-        made = compiled(fields, selection.places, selection.order, selection.is_relaxed)
+    """The octets that are hashed for these header fields, given top to bottom.
+
+    `signer.sign` takes the same two steps without this frame.
+    """
+    made = compiled(fields, selection.places, selection.order, selection.is_relaxed)
     return plainly(fields, selection) if made is None else made
 
 

@@ -104,11 +104,21 @@ class Keyring:
     standby_problems: Mapping[str, str] = field(default_factory=dict)  # SDID -> sentence(s)
     generation: bytes = b""  # of the keys directory, before anything else was read
     pages: Mapping[str, Page] = field(default_factory=dict, repr=False, compare=False)
+    # The same, each by all that is known of it.
+    by_facts: Mapping[KeyFacts, SigningKey] = field(init=False, repr=False, compare=False)
     _facts: Mapping[str, tuple[KeyFacts, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         facts = {sdid: tuple(key.facts for key in some) for sdid, some in self.keys.items()}
         object.__setattr__(self, "_facts", facts)
+        # The first of several that have the same.
+        by_facts = {
+            key.facts: key
+            for sdid, some in self.keys.items()
+            for key in reversed(some)
+            if key.facts.sdid == sdid
+        }
+        object.__setattr__(self, "by_facts", by_facts)
 
     @property
     def signing_names(self) -> frozenset[str]:
@@ -132,13 +142,6 @@ class Keyring:
     def facts(self, sdid: str) -> tuple[KeyFacts, ...]:
         """What the policies may know about those keys."""
         return self._facts.get(sdid, ())
-
-    def find(self, facts: KeyFacts) -> SigningKey | None:
-        """The key with exactly these facts, if it is active."""
-        for key in self.keys.get(facts.sdid, ()):
-            if key.facts == facts:
-                return key
-        return None
 
 
 EMPTY: Final = Keyring()

@@ -78,16 +78,21 @@ def sign(
     in seconds since the epoch.
     """
     _, plan = _plans.get(id(request)) or _planned(request)
-    if key.facts is not plan.key and key.facts != plan.key:
+    if key.facts != plan.key:
         raise SignatureFailed(
             "wrong-key",
             request.selector,
             f"the key {key!r} is not the one the request names ({request.selector}).",
         )
-    try:
-        signed = canonical_header.canonical(fields, plan.selection)
-    except (Disputed, NoFrom) as fault:
-        raise _unsignable(fault) from None
+    selection = plan.selection
+    signed = canonical_header.compiled(
+        fields, selection.places, selection.order, selection.is_relaxed
+    )
+    if signed is None:
+        try:
+            signed = canonical_header.plainly(fields, selection)
+        except (Disputed, NoFrom) as fault:
+            raise _unsignable(fault) from None
     expires_at = None if request.expires_after is None else now + request.expires_after
     compiled = key.make_field
     try:

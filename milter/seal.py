@@ -40,6 +40,7 @@ from carbonseal.policies.archive_outage import Outlook
 from carbonseal.policies.disposition import ACCEPTED, Answer, FailureClass
 from carbonseal.policies.reason import Reason
 from carbonseal.policies.signing import SigningPlan
+from carbonseal.policies.survival import LINE_LIMIT
 
 _DRY_RUN = Reason("dry-run")
 # What these say was done is not done in a dry run; its record says it under dry_run.
@@ -227,34 +228,44 @@ def too_many_recipients(transaction: Transaction) -> Signing:
 
 def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:
     """Make the planned signatures, unless the message would not carry them unbroken."""
-    if transaction.header.is_oversized:
+    header, body, requests = transaction.header, transaction.body, plan.requests
+    if header.is_oversized:
         # Fields beyond the bound were not kept, an author among them perhaps.
         refusal = Reason("header-too-large", str(len(transaction.fields)))
         return Signing((), (refusal,), FailureClass.HEADER_TOO_LARGE)
-    if not plan.requests:
+    if not requests:
         return Signing((), plan.reasons, plan.failure)
-    breaker = breaks_on_its_way(plan, transaction)
-    if breaker is not None:
-        return Signing((), (breaker,), FailureClass.TRANSFORMATION)
-    body = transaction.body
-    reasons = survival.endangered_by(body.facts(), transaction.values_of("dkim-signature"))
+    reasons: tuple[Reason, ...] = ()
+    others = header.values("dkim-signature")
+    _, longest_line, is_eight_bit, has_bare_line_ends = body.facts()
+    # Nothing speaks against the usual message; where that is seen at once, nobody is asked.
+    if (
+        is_eight_bit
+        or others
+        or has_bare_line_ends
+        or longest_line > LINE_LIMIT
+        or header.longest >= LINE_LIMIT
+    ):
+        breaker = breaks_on_its_way(plan, transaction)
+        if breaker is not None:
+            return Signing((), (breaker,), FailureClass.TRANSFORMATION)
+        reasons = tuple(survival.endangered_by(body.facts(), others))
     digest = body.digest()
-    made: list[Signature] = []
+    made: tuple[Signature, ...] = ()
     failure = None
-    for request in plan.requests:
+    for request in requests:
         try:
-            key = keyring.find(request.key)
-            assert key is not None  # planned from this very keyring
-            made.append(signer.sign(transaction.fields, digest, request, key, now=int(now)))
-            reasons.append(request.signed)
+            key = keyring.by_facts[request.key]  # planned from this very keyring
+            made += (signer.sign(transaction.fields, digest, request, key, now=int(now)),)
+            reasons += (request.signed,)
         except SignatureFailed as fault:
             if fault.code == "disputed-octets":
-                reasons.append(Reason("disputed-octets", fault.about))
+                reasons += (Reason("disputed-octets", fault.about),)
                 failure = FailureClass.TRANSFORMATION
             else:
-                reasons.append(Reason("signature-failed", f"{request.sdid}: {fault}"))
+                reasons += (Reason("signature-failed", f"{request.sdid}: {fault}"),)
                 failure = FailureClass.SIGNATURE_FAILED
-    return Signing(tuple(made), tuple(reasons), None if made else failure)
+    return _new(Signing, (made, reasons, None if made else failure))
 
 
 def breaks_on_its_way(plan: SigningPlan, transaction: Transaction) -> Reason | None:
@@ -263,11 +274,11 @@ def breaks_on_its_way(plan: SigningPlan, transaction: Transaction) -> Reason | N
         return None
     lines: Iterable[tuple[str, int]] = ()
     # Few header sections have a field that is as long as one line may be.
-    if transaction.header.longest >= survival.LINE_LIMIT:
+    if transaction.header.longest >= LINE_LIMIT:
         signed = plan.requests[0].fields
         lines = (
             (name, survival.longest_field_line(name, value))
             for name, value in transaction.fields
-            if len(name) + len(value) >= survival.LINE_LIMIT and name.lower() in signed
+            if len(name) + len(value) >= LINE_LIMIT and name.lower() in signed
         )
     return survival.broken_by(transaction.body.facts(), lines)

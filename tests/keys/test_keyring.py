@@ -46,8 +46,8 @@ def test_active_keys_are_held_rsa_first(
     ring = keyring.load(shelf.directory)
     assert selectors(ring) == ["r1", "e1"]
     assert ring.facts("example.com")[0] == KeyFacts("example.com", "r1", "rsa-sha256")
-    assert ring.find(KeyFacts("example.com", "e1", "ed25519-sha256")) is not None
-    assert ring.find(KeyFacts("example.com", "e1", "rsa-sha256")) is None
+    assert ring.by_facts.get(KeyFacts("example.com", "e1", "ed25519-sha256")) is not None
+    assert ring.by_facts.get(KeyFacts("example.com", "e1", "rsa-sha256")) is None
     assert ring.sdids == {"example.com"}
     assert ring.signing_keys("example.net") == ()
     assert not ring.problems
@@ -272,7 +272,7 @@ def test_which_stages_are_loaded_in_advance_and_none_signs(
     ring = keyring.load(shelf.directory)
     assert selectors(ring) == ["r1"]
     assert [facts.selector for facts in ring.facts("example.com")] == ["r1"]
-    assert ring.find(record.facts) is None
+    assert ring.by_facts.get(record.facts) is None
     assert ring.signing_names == {"example.com/r1"}
     assert ring.standby_names == ({"example.com/r2"} if stage in IN_ADVANCE else set())
     assert not ring.problems
@@ -324,7 +324,7 @@ def test_a_standby_key_that_is_activated_is_not_proven_again(
         writer.activate(record, at=LATER, why="test", assumed=True)
     after = keyring.load(shelf.directory, before)
     assert selectors(after) == ["r2"]
-    assert after.find(record.facts) is before.standby["example.com"][0]
+    assert after.by_facts.get(record.facts) is before.standby["example.com"][0]
 
 
 def test_an_active_key_that_is_refused_does_not_sign(
@@ -338,7 +338,7 @@ def test_an_active_key_that_is_refused_does_not_sign(
     ring = keyring.load(shelf.directory)
     assert selectors(ring) == ["e1"]
     assert selectors(ring, "example.net") == ["r1"]
-    assert ring.find(refused.facts) is None
+    assert ring.by_facts.get(refused.facts) is None
     assert ring.refused == {
         "example.com": "r1._domainkey.example.com: every server shows another key."
     }

@@ -179,7 +179,7 @@ def test_what_judges_read_differently_is_not_signed(  # type: ignore[no-untyped-
     with pytest.raises(signer.SignatureFailed) as refusal:
         sealed(message(subject), b"Hello\r\n", key)
     assert (refusal.value.code, refusal.value.about) == ("disputed-octets", "Subject")
-    monkeypatch.setattr(canonical_header, "canonical", canonical_header.by_dkimpy)
+    monkeypatch.setattr(canonical_header, "plainly", canonical_header.by_dkimpy)
     verdicts = judges.verdicts([sealed(message(subject), b"Hello\r\n", key)])
     assert {judge for judge, (good,) in verdicts.items() if not good} == split
 
