@@ -9,6 +9,9 @@
  * says None, which leaves the record to the twin, with its exceptions.  Then nothing was added.
  * tests/archive/test_loading.py compares the two.
  *
+ * Of a run the rows of a message and of its header section are tuples, as `make_values` of
+ * _usual_rows.c makes them: where each column stands there is found out once.
+ *
  * Bounds: time and memory are linear in the record.
  */
 
@@ -58,15 +61,21 @@ static const char *const made_texts[MADE] = {
     "recipients", "signatures",
 };
 
+#define NOWHERE (-1)
+#define THE_SECTION (-2) /* the header section as it is stored, which comes beside the tuple */
+
 typedef struct {
     PyObject *names[MOST_COLUMNS];
     int made[MOST_COLUMNS]; /* which of those that are made; -1: a value of the record's */
+    Py_ssize_t places[MOST_COLUMNS]; /* in tuples; or one of the above */
     Py_ssize_t count;
+    Py_ssize_t given; /* how many values tuples have */
 } Columns;
 
 typedef struct {
     PyObject_HEAD
     PyObject *names[NAMES];
+    Py_ssize_t places[NAMES]; /* in tuples of a message; NOWHERE: it is no column of those */
     Columns message, section;
     Buffer packed; /* in which values are packed */
     /* What was looked up last in each dictionary, and what stood there: from record to record it is
@@ -120,6 +129,15 @@ static Outcome get(PyObject *dictionary, PyObject *key, PyObject **value) {
     *value = PyDict_GetItemWithError(dictionary, key);
     if (*value) return DONE;
     return PyErr_Occurred() ? ERROR : UNUSUAL;
+}
+
+/* One of the values that tables do not take as they are. */
+static Outcome get_of_message(const Packer *self, PyObject *message, int name, PyObject **value) {
+    if (!PyTuple_Check(message)) return get(message, self->names[name], value);
+    Py_ssize_t place = self->places[name];
+    if (place < 0 || place >= PyTuple_Size(message)) return UNUSUAL;
+    *value = PyTuple_GetItem(message, place);
+    return DONE;
 }
 
 static Outcome number_of(PyObject *object, long long *number) {
@@ -273,7 +291,7 @@ static Outcome pack_signatures(Packer *self, PyObject *message, PyObject *signat
                                PyObject *const ids[IDS]) {
     PyObject *recorded_at;
     long long moment;
-    TRY(get(message, self->names[N_RECORDED_AT], &recorded_at));
+    TRY(get_of_message(self, message, N_RECORDED_AT, &recorded_at));
     TRY(moment_of(recorded_at, &moment));
     long long second = moment / SECOND - (moment % SECOND < 0);
     self->packed.size = 0;
@@ -289,6 +307,7 @@ static Outcome pack_signatures(Packer *self, PyObject *message, PyObject *signat
 typedef struct {
     PyObject *key, *segment_id, *position;       /* not our own */
     PyObject *message, *recipients, *signatures; /* likewise */
+    PyObject *section; /* likewise: how it is stored; NULL: that stands among its columns */
     PyObject *packed_recipients, *packed_signatures;
 } Given;
 
@@ -308,7 +327,7 @@ static Outcome made_value(Packer *self, const Given *given, PyObject *const ids[
     case C_SIGNATURES: *value = given->packed_signatures; return DONE;
     default: break;
     }
-    TRY(get(given->message, self->names[known[which].name], &key));
+    TRY(get_of_message(self, given->message, known[which].name, &key));
     TRY(find_id(self, ids, known[which].ids, key, value));
     bool is_needed = which == C_CIRCUMSTANCE || which == C_VERDICT;
     return is_needed && *value == Py_None ? UNUSUAL : DONE;
@@ -330,16 +349,36 @@ static Outcome make_row(Packer *self, const Columns *columns, PyObject *values, 
     return DONE;
 }
 
+static Outcome put_column(Packer *self, const Columns *columns, Py_ssize_t column,
+                          PyObject *values, const Given *given, PyObject *const ids[IDS],
+                          Buffer *pack) {
+    PyObject *value;
+    if (columns->made[column] < 0) TRY(get(values, columns->names[column], &value));
+    else TRY(made_value(self, given, ids, columns->made[column], &value));
+    return put_value(pack, value);
+}
+
+/* The same of a tuple with all its values. */
+static Outcome put_place(Packer *self, const Columns *columns, Py_ssize_t column,
+                         PyObject *values, const Given *given, PyObject *const ids[IDS],
+                         Buffer *pack) {
+    PyObject *value;
+    Py_ssize_t place = columns->places[column];
+    if (place >= 0) return put_value(pack, PyTuple_GetItem(values, place));
+    if (place == THE_SECTION) return given->section ? put_value(pack, given->section) : UNUSUAL;
+    if (columns->made[column] < 0) return UNUSUAL;
+    TRY(made_value(self, given, ids, columns->made[column], &value));
+    return put_value(pack, value);
+}
+
 static Outcome gather_row(Packer *self, const Columns *columns, PyObject *values,
                           const Given *given, PyObject *const ids[IDS], Buffer *pack) {
+    bool is_tuple = PyTuple_Check(values);
+    if (is_tuple && PyTuple_Size(values) != columns->given) return UNUSUAL;
     if (!pack->size) TRY(begin_pack(pack, columns->count + 1));
     TRY(put_value(pack, given->key));
-    for (Py_ssize_t place = 0; place < columns->count; place++) {
-        PyObject *value;
-        if (columns->made[place] < 0) TRY(get(values, columns->names[place], &value));
-        else TRY(made_value(self, given, ids, columns->made[place], &value));
-        TRY(put_value(pack, value));
-    }
+    for (Py_ssize_t column = 0; column < columns->count; column++)
+        TRY((is_tuple ? put_place : put_column)(self, columns, column, values, given, ids, pack));
     return DONE;
 }
 
@@ -536,17 +575,20 @@ static bool spread_row(PyObject *rows, Py_ssize_t at, PyObject *parts[ROW_PARTS]
     return spread(PyList_GetItem(rows, at), parts, ROW_PARTS);
 }
 
+/* Rows, their header sections and their keys: lists of as many. */
+enum { R_ROWS, R_SECTIONS, R_KEYS, RUN_LISTS };
+
 /* `place`: of the first record, that is its segment and its position there. */
-static Outcome gather_run(Packer *self, PyObject *const *args, PyObject *const place[2],
-                          PyObject *const ids[IDS], PyObject *left) {
+static Outcome gather_run(Packer *self, PyObject *const run[RUN_LISTS], PyObject *const place[2],
+                          PyObject *const ids[IDS], Gathering *to, PyObject *left) {
     long long position;
-    Gathering *to = (Gathering *)args[4];
     TRY(number_of(place[1], &position));
     forget_ids(self);
-    for (Py_ssize_t at = 0; at < PyList_Size(args[0]); at++) {
+    for (Py_ssize_t at = 0; at < PyList_Size(run[R_ROWS]); at++) {
         PyObject *parts[ROW_PARTS];
-        Given given = {.key = PyList_GetItem(args[1], at), .segment_id = place[0]};
-        Outcome outcome = spread_row(args[0], at, parts) ? DONE : UNUSUAL;
+        Given given = {.key = PyList_GetItem(run[R_KEYS], at), .segment_id = place[0],
+                       .section = PyList_GetItem(run[R_SECTIONS], at)};
+        Outcome outcome = spread_row(run[R_ROWS], at, parts) ? DONE : UNUSUAL;
         if (!(given.position = PyLong_FromLongLong(position + at))) return ERROR;
         if (outcome == DONE) outcome = gather_whole(self, parts + 1, &given, ids, to);
         Py_DECREF(given.position);
@@ -561,18 +603,21 @@ static Outcome gather_run(Packer *self, PyObject *const *args, PyObject *const p
 }
 
 static PyObject *add_run_method(PyObject *object, PyObject *const *args, Py_ssize_t count) {
-    PyObject *ids[IDS], *place[2];
-    if (count != 5 || !PyList_Check(args[0]) || !PyList_Check(args[1])
-        || PyList_Size(args[0]) != PyList_Size(args[1]) || !spread(args[2], place, 2)
-        || !PyLong_Check(place[1]) || !spread(args[3], ids, IDS)
-        || !PyObject_TypeCheck(args[4], (PyTypeObject *)gathering_type)
-        || ((Gathering *)args[4])->is_given) {
-        PyErr_SetString(PyExc_TypeError,
-                        "add_run(rows, keys, (segment_id, position), ids, gathering) expected");
+    PyObject *ids[IDS], *place[2], *run[RUN_LISTS];
+    bool are_lists = count == 4 && spread(args[0], run, RUN_LISTS);
+    for (size_t which = 0; are_lists && which < RUN_LISTS; which++)
+        are_lists = PyList_Check(run[which]) && PyList_Size(run[which]) == PyList_Size(run[R_ROWS]);
+    if (!are_lists || !spread(args[1], place, 2) || !PyLong_Check(place[1])
+        || !spread(args[2], ids, IDS)
+        || !PyObject_TypeCheck(args[3], (PyTypeObject *)gathering_type)
+        || ((Gathering *)args[3])->is_given) {
+        PyErr_SetString(
+            PyExc_TypeError,
+            "add_run((rows, sections, keys), (segment_id, position), ids, gathering) expected");
         return NULL;
     }
     PyObject *left = PyList_New(0);
-    if (left && gather_run((Packer *)object, args, place, ids, left) != DONE)
+    if (left && gather_run((Packer *)object, run, place, ids, (Gathering *)args[3], left) != DONE)
         Py_CLEAR(left);
     return left;
 }
@@ -619,7 +664,7 @@ static Outcome add_values(const Packer *self, Values *values, PyObject *const pa
                       {N_RETENTION, S_RETENTION}};
     for (size_t at = 0; at < sizeof of_message / sizeof *of_message; at++) {
         PyObject *value;
-        TRY(get(parts[N_MESSAGE], self->names[of_message[at].name], &value));
+        TRY(get_of_message(self, parts[N_MESSAGE], of_message[at].name, &value));
         TRY(add_to_set(values, of_message[at].set, value));
     }
     TRY(add_keys(values, S_ADDRESS, parts[N_PARTICIPANTS]));
@@ -689,19 +734,46 @@ static PyObject *keys_method(PyObject *Py_UNUSED(module), PyObject *arrivals) {
 
 /* ---- The type -------------------------------------------------------------------------------- */
 
-static int prepare_columns(Columns *columns, PyObject *names, bool is_message) {
-    PyObject *list = PySequence_List(names);
-    if (!list) return -1;
-    Py_ssize_t count = PyList_Size(list);
-    for (Py_ssize_t place = 0; place < count && place < MOST_COLUMNS; place++) {
-        PyObject *name = PyList_GetItem(list, place);
-        columns->made[place] = -1;
-        for (int which = 0; is_message && PyUnicode_Check(name) && which < MADE; which++)
-            if (!PyUnicode_CompareWithASCIIString(name, made_texts[which]))
-                columns->made[place] = which;
-        Py_INCREF(name);
-        columns->names[place] = name;
-        columns->count = place + 1;
+/* Where a name is; NOWHERE where it is none of them. */
+static Py_ssize_t place_of(PyObject *names, PyObject *name) {
+    for (Py_ssize_t place = 0; place < PyTuple_Size(names); place++)
+        if (!PyUnicode_Compare(PyTuple_GetItem(names, place), name)) return place;
+    return NOWHERE;
+}
+
+static void prepare_column(Columns *columns, Py_ssize_t column, PyObject *name, PyObject *given,
+                           bool is_message) {
+    columns->made[column] = -1;
+    for (int which = 0; is_message && which < MADE; which++)
+        if (!PyUnicode_CompareWithASCIIString(name, made_texts[which]))
+            columns->made[column] = which;
+    columns->places[column] = columns->made[column] < 0 ? place_of(given, name) : NOWHERE;
+    if (!is_message && !PyUnicode_CompareWithASCIIString(name, "fields"))
+        columns->places[column] = THE_SECTION;
+    Py_INCREF(name);
+    columns->names[column] = name;
+}
+
+static bool are_texts(PyObject *names) {
+    bool are = PyTuple_Check(names);
+    for (Py_ssize_t place = 0; are && place < PyTuple_Size(names); place++)
+        are = PyUnicode_Check(PyTuple_GetItem(names, place));
+    if (!are) PyErr_SetString(PyExc_TypeError, "tuples of names expected");
+    return are;
+}
+
+/* `given`: names of the values of tuples. */
+static int prepare_columns(Columns *columns, PyObject *names, PyObject *given, bool is_message) {
+    PyObject *list = PySequence_Tuple(names);
+    if (!list || !are_texts(list) || !are_texts(given)) {
+        Py_XDECREF(list);
+        return -1;
+    }
+    columns->given = PyTuple_Size(given);
+    Py_ssize_t count = PyTuple_Size(list);
+    for (Py_ssize_t column = 0; column < count && column < MOST_COLUMNS; column++) {
+        prepare_column(columns, column, PyTuple_GetItem(list, column), given, is_message);
+        columns->count = column + 1;
     }
     Py_DECREF(list);
     if (count <= MOST_COLUMNS) return 0;
@@ -709,17 +781,27 @@ static int prepare_columns(Columns *columns, PyObject *names, bool is_message) {
     return -1;
 }
 
+static bool prepare_names(Packer *self, PyObject *given) {
+    for (size_t name = 0; name < NAMES; name++) {
+        self->names[name] = PyUnicode_InternFromString(name_texts[name]);
+        if (!self->names[name]) return false;
+        self->places[name] = place_of(given, self->names[name]);
+    }
+    return true;
+}
+
 static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *named) {
-    static char *words[] = {"message", "section", NULL};
-    PyObject *message, *section;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "OO", words, &message, &section)) return NULL;
+    static char *words[] = {"message", "section", "given", NULL};
+    PyObject *message, *section, *of_message, *of_section;
+    if (!PyArg_ParseTupleAndKeywords(args, named, "OO(OO)", words, &message, &section, &of_message,
+                                     &of_section))
+        return NULL;
     Packer *self = new_object(type);
     if (!self) return NULL;
-    bool is_ready = !prepare_columns(&self->message, message, true)
-                    && !prepare_columns(&self->section, section, false);
-    for (size_t place = 0; is_ready && place < NAMES; place++)
-        is_ready = (self->names[place] = PyUnicode_InternFromString(name_texts[place])) != NULL;
-    if (is_ready) return (PyObject *)self;
+    if (!prepare_columns(&self->message, message, of_message, true)
+        && !prepare_columns(&self->section, section, of_section, false)
+        && prepare_names(self, of_message))
+        return (PyObject *)self;
     Py_DECREF((PyObject *)self);
     return NULL;
 }

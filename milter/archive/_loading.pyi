@@ -7,7 +7,12 @@ class Gathering:
     def packs(self) -> tuple[list[bytes], ...]: ...
 
 class Packer:
-    def __new__(cls, message: Sequence[str], section: Sequence[str]) -> Packer: ...
+    def __new__(
+        cls,
+        message: Sequence[str],
+        section: Sequence[str],
+        given: tuple[tuple[str, ...], tuple[str, ...]],
+    ) -> Packer: ...
     def add(
         self,
         arrival: tuple[int, int, Any],
@@ -18,8 +23,7 @@ class Packer:
     ) -> bool: ...
     def add_run(
         self,
-        rows: list[tuple[Any, ...]],
-        keys: list[bytes],
+        run: tuple[list[tuple[Any, ...]], list[bytes], list[bytes]],  # rows, sections, keys
         place: tuple[int, int],
         ids: tuple[dict[Any, int], ...],
         to: object,  # a gathering

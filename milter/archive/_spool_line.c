@@ -94,10 +94,19 @@ typedef struct {
 
 /* ---- Working memory -------------------------------------------------------------------------- */
 
-static Outcome append_number(Buffer *buffer, unsigned long number) {
-    char text[24];
-    int size = snprintf(text, sizeof text, "%lu", number);
-    return append(buffer, text, (size_t)size);
+#define LONGEST_NUMBER 24 /* digits */
+
+/* Where the digits of a number begin, which end with the room; printf would take ten times as long. */
+static char *decimal(char room[LONGEST_NUMBER], size_t number) {
+    char *first = room + LONGEST_NUMBER;
+    do *--first = (char)('0' + number % 10);
+    while (number /= 10);
+    return first;
+}
+
+static Outcome append_number(Buffer *buffer, size_t number) {
+    char room[LONGEST_NUMBER], *first = decimal(room, number);
+    return append(buffer, first, (size_t)(room + LONGEST_NUMBER - first));
 }
 
 #define APPEND(buffer, literal) append(buffer, literal, sizeof(literal) - 1)
@@ -434,9 +443,9 @@ static Outcome append_name(Buffer *to, const char *name) {
 static Outcome append_recipients(Reader *self, Buffer *names, Buffer *digests, size_t first,
                                  size_t count) {
     if (first >= count) return DONE;
-    char name[32];
-    snprintf(name, sizeof name, "recipients/%zu", first);
-    TRY(append_name(names, name));
+    TRY(APPEND(names, ",\"recipients/")); /* which are never the first */
+    TRY(append_number(names, first));
+    TRY(APPEND(names, "\""));
     TRY(append(digests, self->digests.octets + (PARTS + first) * DIGEST, DIGEST));
     for (size_t digit = 0; first && digit < 10; digit++)
         TRY(append_recipients(self, names, digests, 10 * first + digit, count));
@@ -470,10 +479,11 @@ static Outcome hash_together(Reader *self, size_t recipients, octet digest[DIGES
 static Outcome next_salt(Reader *self, const octet base[SALT], size_t place,
                          octet row[ROW * SALT], const octet **salt) {
     if (place % ROW == 0) {
-        char seed[SALT + 24];
+        char room[LONGEST_NUMBER], *first = decimal(room, place / ROW), seed[SALT + LONGEST_NUMBER];
+        size_t size = (size_t)(room + LONGEST_NUMBER - first);
         memcpy(seed, base, SALT);
-        int size = snprintf(seed + SALT, 24, "%zu", place / ROW);
-        TRY(shake(self, seed, SALT + (size_t)size, row, ROW * SALT));
+        memcpy(seed + SALT, first, size);
+        TRY(shake(self, seed, SALT + size, row, ROW * SALT));
     }
     *salt = row + place % ROW * SALT;
     return DONE;
@@ -483,7 +493,6 @@ static Outcome commit_rest(Reader *self, Record *record, const octet base[SALT],
                            octet digest[DIGEST]) {
     octet row[ROW * SALT];
     const octet *salt;
-    char name[32];
     self->digests.size = 0;
     for (size_t part = 0; part < PARTS; part++) {
         TRY(next_salt(self, base, part, row, &salt));
@@ -500,8 +509,8 @@ static Outcome commit_rest(Reader *self, Record *record, const octet base[SALT],
     for (uint32_t one = record->recipients + 1; one < recipients->next;
          one = self->nodes[one].next) {
         TRY(next_salt(self, base, PARTS + number, row, &salt));
-        snprintf(name, sizeof name, "recipients/%zu", number++);
-        TRY(begin_part(self, salt, name));
+        TRY(begin_part(self, salt, "recipients/"));
+        TRY(append_number(&self->part, number++));
         TRY(append(&self->part, "", 1));
         TRY(append_canonical(self, one));
         TRY(end_part(self));
@@ -537,7 +546,7 @@ static const Name *known_name(const Reader *self, const Node *node) {
 static Outcome append_fields(Reader *self, uint32_t fields, const octet *groups, octet group) {
     const Node *list = &self->nodes[fields];
     TRY(APPEND(&self->part, "["));
-    unsigned long place = 0;
+    size_t place = 0;
     bool is_first = true;
     for (uint32_t one = fields + 1; one < list->next; one = self->nodes[one].next, place++) {
         const Node *field = &self->nodes[one];
@@ -1375,9 +1384,10 @@ static PyObject *answer(Reader *self, const Taken *taken) {
 
 static Outcome take_line(Reader *self, const octet *line, size_t size, unsigned long checksum,
                          Taken *taken) {
-    char tail[TAIL + 2];
+    char tail[] = ",\"crc32\":\"00000000\"}\n";
     if (size <= TAIL + 1 || size > LONGEST || *line != '{') return UNUSUAL;
-    snprintf(tail, sizeof tail, ",\"crc32\":\"%08lx\"}\n", checksum & 0xFFFFFFFF);
+    for (size_t at = TAIL - 3, left = checksum; at >= TAIL - 10; at--, left >>= 4)
+        tail[at] = "0123456789abcdef"[left & 15];
     if (memcmp(line + size - TAIL - 1, tail, TAIL + 1)) return UNUSUAL;
     self->line = line, self->at = 0, self->end = size - TAIL - 1, self->count = 0;
     TRY(read_many(self, OBJECT, 1));

@@ -44,23 +44,27 @@ enum {
 /* Keys of rows. */
 enum {
     K_ADDRESS, K_SPELLING, K_RAW, K_RESOLVED, K_ESMTP, K_ABOUT, K_KIND, K_ROUTE, K_FORM, K_AUID,
-    K_SIGNED_AT, K_EXPIRES_AT, K_MESSAGE_ID, K_SUBJECT, K_HAS_SUBJECT, K_SALT, K_FIELDS,
+    K_SIGNED_AT, K_EXPIRES_AT, K_FIELDS, K_MESSAGE_ID, K_SUBJECT, K_HAS_SUBJECT, K_SALT,
     K_RECORDED_AT, K_CIRCUMSTANCE, K_VERDICT, K_RETENTION, K_QUEUE_ID, K_CLIENT_ADDRESS,
     K_CLIENT_NAME, K_HELO, K_LOGIN, K_LOGIN_HASH, K_PATH, K_PATH_SPELLING, K_PATH_RAW,
     K_PATH_RESOLVED, K_PATH_ABOUT, K_PATH_ESMTP, K_CROSSING, K_DISPOSITION, K_IS_SIGNED,
     K_ARCHIVE_ADDRESSED, K_AUTHOR_COUNT, K_AUTHOR, K_AUTHOR_SPELLING, K_MESSAGE_ID_HASH, K_SIZE,
-    K_NUMBERS, K_BODY_HASH, K_COPY_COUNT, K_BCC_MAPS, K_VERBATIM, KEYS
+    K_NUMBERS, K_BODY_HASH, K_COPY_COUNT, K_BCC_MAPS, K_VERBATIM, K_EVIDENCE_SALT, KEYS
 };
 static const char *const key_texts[KEYS] = {
     "address", "spelling", "raw", "resolved", "esmtp", "about", "kind", "route", "form", "auid",
-    "signed_at", "expires_at", "message_id", "subject", "has_subject", "salt", "fields",
+    "signed_at", "expires_at", "fields", "message_id", "subject", "has_subject", "salt",
     "recorded_at", "circumstance", "verdict", "retention", "queue_id", "client_address",
     "client_name", "helo", "login", "login_hash", "reverse_path", "reverse_path_spelling",
     "reverse_path_raw", "reverse_path_resolved", "reverse_path_about", "reverse_path_esmtp",
     "crossing", "disposition", "is_signed", "archive_addressed", "author_count", "author",
     "author_spelling", "message_id_hash", "size", "numbers", "body_hash", "copy_count",
-    "bcc_maps", "verbatim",
+    "bcc_maps", "verbatim", "salt",
 };
+/* Those of the header section's row but for the section itself, then those of the message's. */
+#define FIRST_SECTION K_MESSAGE_ID
+#define FIRST_MESSAGE K_RECORDED_AT
+#define VALUES (KEYS - FIRST_SECTION)
 
 /* Elements of spool_line.Apart and of spool_line.Flat. */
 enum { A_VALUES = 2, A_SUBJECT = 5, A_WORDS, A_IDENTIFIER, A_IDENTIFIER_HASH, A_FLAT, APART };
@@ -88,7 +92,8 @@ typedef struct {
 
 /* All that is made of one record; every object is our own. */
 typedef struct {
-    PyObject *message, *recipients, *signatures, *section, *participants, *domains, *terms;
+    PyObject *values[VALUES]; /* by key, from FIRST_SECTION on; NULL where nothing was said */
+    PyObject *recipients, *signatures, *participants, *domains, *terms;
     PyObject *authors, *to, *cc;
     PyObject *roles; /* by mailbox */
     PyObject *hold[MOST_PEOPLE + 8]; /* so that texts that are compared live as long as this */
@@ -143,12 +148,21 @@ static Outcome put(Maker *self, PyObject *columns, int key, PyObject *value) {
     return PyDict_SetItem(columns, self->keys[key], value) < 0 ? ERROR : DONE;
 }
 
+/* A value of the message, or of its header section. */
+static Outcome say(Making *made, int key, PyObject *value) {
+    PyObject **place = &made->values[key - FIRST_SECTION], *before = *place;
+    Py_INCREF(value);
+    *place = value;
+    Py_XDECREF(before);
+    return DONE;
+}
+
 /* The same of a value that is given away; NULL is an error. */
-static Outcome put_new(Maker *self, PyObject *columns, int key, PyObject *value) {
+static Outcome say_new(Making *made, int key, PyObject *value) {
     if (!value) return ERROR;
-    Outcome outcome = put(self, columns, key, value);
+    say(made, key, value);
     Py_DECREF(value);
-    return outcome;
+    return DONE;
 }
 
 static Outcome get(Maker *self, PyObject *columns, int key, PyObject **value) {
@@ -156,6 +170,18 @@ static Outcome get(Maker *self, PyObject *columns, int key, PyObject **value) {
     *value = PyDict_GetItemWithError(columns, self->keys[key]);
     if (*value) return DONE;
     return PyErr_Occurred() ? ERROR : UNUSUAL;
+}
+
+/* What columns say, which have these keys and no others. */
+static Outcome say_columns(Maker *self, Making *made, PyObject *columns, const octet *keys,
+                           size_t count) {
+    if (!PyDict_Check(columns) || PyDict_Size(columns) != (Py_ssize_t)count) return UNUSUAL;
+    for (size_t number = 0; number < count; number++) {
+        PyObject *value;
+        TRY(get(self, columns, keys[number], &value));
+        TRY(say(made, keys[number], value));
+    }
+    return DONE;
 }
 
 static Outcome append_new(PyObject *list, PyObject *value) {
@@ -541,7 +567,7 @@ static Outcome add_envelope(Maker *self, Making *made, PyObject *recipients, PyO
         TRY(add_recipient(self, made, PyList_GetItem(recipients, number)));
     for (Py_ssize_t number = 0; number < added; number++)
         TRY(add_copy(self, made, PyList_GetItem(copies, number)));
-    return put_new(self, made->message, K_COPY_COUNT, PyLong_FromSsize_t(added));
+    return say_new(made, K_COPY_COUNT, PyLong_FromSsize_t(added));
 }
 
 /* Circumstances hang on where the sender is, and why. */
@@ -551,8 +577,8 @@ static Outcome put_circumstance(Maker *self, Making *made, PyObject *common, PyO
     if (!found) return ERROR;
     Outcome outcome = tuple_of(found, 2);
     if (outcome == DONE)
-        outcome = put(self, made->message, K_CIRCUMSTANCE, PyTuple_GetItem(found, 0));
-    if (outcome == DONE) outcome = put(self, made->message, K_RETENTION, PyTuple_GetItem(found, 1));
+        outcome = say(made, K_CIRCUMSTANCE, PyTuple_GetItem(found, 0));
+    if (outcome == DONE) outcome = say(made, K_RETENTION, PyTuple_GetItem(found, 1));
     Py_DECREF(found);
     return outcome;
 }
@@ -566,7 +592,8 @@ static Outcome take_sender(Maker *self, Making *made, PyObject *found, PyObject 
     TRY(get(self, own, K_PATH_ABOUT, &about));
     TRY(text_of(about, &made->why));
     TRY(text_of(PyTuple_GetItem(found, 1), &made->sender));
-    if (PyDict_Update(made->message, own) < 0) return ERROR;
+    static const octet keys[] = {K_PATH, K_PATH_SPELLING, K_PATH_RAW, K_PATH_RESOLVED, K_PATH_ABOUT};
+    TRY(say_columns(self, made, own, keys, sizeof keys));
     TRY(put_circumstance(self, made, common, PyTuple_GetItem(end, 1), PyTuple_GetItem(end, 2)));
     return add_all_roles(made->roles, PyTuple_GetItem(end, 3), SENDER);
 }
@@ -616,18 +643,18 @@ static Outcome add_sender(Maker *self, Making *made, PyObject *octets, PyObject 
 /* ---- Client and login ------------------------------------------------------------------------ */
 
 /* The name without the domain of the sender's mailbox, if it ends in that; see `short_name`. */
-static Outcome put_client_name(Maker *self, Making *made, PyObject *name) {
-    PyObject *sender;
+static Outcome put_client_name(Making *made, PyObject *name) {
+    PyObject *sender = made->values[K_PATH - FIRST_SECTION];
     Text text, mailbox, shorter = {0};
     TRY(text_of(name, &text));
     if (text.size && text.text[text.size - 1] == '@') return UNUSUAL;
-    TRY(get(self, made->message, K_PATH, &sender));
+    if (!sender) return UNUSUAL;
     TRY(text_of(sender, &mailbox));
     Text domain = domain_of(mailbox);
     size_t rest = text.size - domain.size;
     if (!domain.size || text.size <= domain.size || text.text[rest - 1] != '.'
         || memcmp(text.text + rest, domain.text, domain.size))
-        return put(self, made->message, K_CLIENT_NAME, name);
+        return say(made, K_CLIENT_NAME, name);
     char *made_of = malloc(rest + 1);
     if (!made_of) {
         PyErr_NoMemory();
@@ -636,7 +663,7 @@ static Outcome put_client_name(Maker *self, Making *made, PyObject *name) {
     memcpy(made_of, text.text, rest);
     made_of[rest] = '@';
     shorter = (Text){made_of, rest + 1};
-    Outcome outcome = put_new(self, made->message, K_CLIENT_NAME, new_text(shorter));
+    Outcome outcome = say_new(made, K_CLIENT_NAME, new_text(shorter));
     free(made_of);
     return outcome;
 }
@@ -648,18 +675,19 @@ static Outcome add_client(Maker *self, Making *made, PyObject *octets) {
     Outcome outcome = tuple_of(found, 3);
     if (outcome == DONE) outcome = hold(made, found);
     if (outcome == DONE) outcome = text_of(PyTuple_GetItem(found, 0), &made->client);
-    if (outcome == DONE && PyDict_Update(made->message, PyTuple_GetItem(found, 2)) < 0)
-        outcome = ERROR;
-    if (outcome == DONE) outcome = put_client_name(self, made, PyTuple_GetItem(found, 1));
+    static const octet keys[] = {K_CLIENT_ADDRESS, K_CLIENT_NAME, K_HELO};
+    if (outcome == DONE)
+        outcome = say_columns(self, made, PyTuple_GetItem(found, 2), keys, sizeof keys);
+    if (outcome == DONE) outcome = put_client_name(made, PyTuple_GetItem(found, 1));
     Py_DECREF(found);
     return outcome;
 }
 
 static Outcome add_login(Maker *self, Making *made, PyObject *login) {
-    TRY(put(self, made->message, K_LOGIN, login));
+    TRY(say(made, K_LOGIN, login));
     TRY(text_of(login, &made->login));
-    if (!made->login.size) return put(self, made->message, K_LOGIN_HASH, Py_None);
-    return put_new(self, made->message, K_LOGIN_HASH,
+    if (!made->login.size) return say(made, K_LOGIN_HASH, Py_None);
+    return say_new(made, K_LOGIN_HASH,
                    asked_once(self, ASK_LOGIN_HASH, login, NULL, NULL));
 }
 
@@ -858,24 +886,24 @@ static Outcome put_terms(Maker *self, Making *made, PyObject *words, PyObject *a
     return PyTuple_Check(made->terms) ? DONE : UNUSUAL;
 }
 
-static Outcome put_subject(Maker *self, Making *made, PyObject *subject) {
+static Outcome put_subject(Making *made, PyObject *subject) {
     int is_there = PyObject_IsTrue(subject);
     if (is_there < 0) return ERROR;
-    TRY(put(self, made->section, K_SUBJECT, subject));
-    return put(self, made->section, K_HAS_SUBJECT, is_there ? Py_True : Py_False);
+    TRY(say(made, K_SUBJECT, subject));
+    return say(made, K_HAS_SUBJECT, is_there ? Py_True : Py_False);
 }
 
 static Outcome add_subject(Maker *self, Making *made, PyObject *subjects, PyObject *apart,
                            PyObject *indexed, bool is_more) {
     PyObject *words = PyTuple_GetItem(apart, A_WORDS);
     if (words != Py_None || !subjects) {
-        TRY(put_subject(self, made, PyTuple_GetItem(apart, A_SUBJECT)));
+        TRY(put_subject(made, PyTuple_GetItem(apart, A_SUBJECT)));
         return put_terms(self, made, words, apart, indexed, is_more);
     }
     PyObject *found = asked(self, ASK_SUBJECT, subjects, NULL, NULL); /* an encoded one */
     if (!found) return ERROR;
     Outcome outcome = tuple_of(found, 2);
-    if (outcome == DONE) outcome = put_subject(self, made, PyTuple_GetItem(found, 0));
+    if (outcome == DONE) outcome = put_subject(made, PyTuple_GetItem(found, 0));
     if (outcome == DONE)
         outcome = put_terms(self, made, PyTuple_GetItem(found, 1), apart, indexed, is_more);
     Py_DECREF(found);
@@ -885,18 +913,18 @@ static Outcome add_subject(Maker *self, Making *made, PyObject *subjects, PyObje
 static Outcome add_identifier(Maker *self, Making *made, PyObject *values, PyObject *apart) {
     PyObject *identifier = PyTuple_GetItem(apart, A_IDENTIFIER);
     if (identifier != Py_None || !values) {
-        TRY(put(self, made->section, K_MESSAGE_ID, identifier));
-        return put(self, made->message, K_MESSAGE_ID_HASH,
+        TRY(say(made, K_MESSAGE_ID, identifier));
+        return say(made, K_MESSAGE_ID_HASH,
                    PyTuple_GetItem(apart, A_IDENTIFIER_HASH));
     }
     PyObject *found = asked(self, ASK_IDENTIFIER, PyList_GetItem(values, 0), NULL, NULL);
     if (!found) return ERROR;
     Outcome outcome = tuple_of(found, 2);
     if (outcome == DONE)
-        outcome = put_new(self, made->section, K_MESSAGE_ID,
+        outcome = say_new(made, K_MESSAGE_ID,
                           asked(self, ASK_STORABLE, PyTuple_GetItem(found, 0), NULL, NULL));
     if (outcome == DONE)
-        outcome = put(self, made->message, K_MESSAGE_ID_HASH, PyTuple_GetItem(found, 1));
+        outcome = say(made, K_MESSAGE_ID_HASH, PyTuple_GetItem(found, 1));
     Py_DECREF(found);
     return outcome;
 }
@@ -910,8 +938,8 @@ static Outcome put_author(Maker *self, Making *made) {
         bool is_own = mailbox == text;
         Py_DECREF(mailbox);
         if (is_own && text_of(text, &made->author) == DONE && is_plain(made->author)) {
-            TRY(put(self, made->message, K_AUTHOR, text));
-            return put(self, made->message, K_AUTHOR_SPELLING, Py_None);
+            TRY(say(made, K_AUTHOR, text));
+            return say(made, K_AUTHOR_SPELLING, Py_None);
         }
     }
     PyObject *none = text ? NULL : PyUnicode_FromString("");
@@ -920,9 +948,9 @@ static Outcome put_author(Maker *self, Making *made) {
     if (!found) return ERROR;
     Outcome outcome = tuple_of(found, 3);
     if (outcome == DONE) outcome = hold(made, found);
-    if (outcome == DONE) outcome = put(self, made->message, K_AUTHOR, PyTuple_GetItem(found, 0));
+    if (outcome == DONE) outcome = say(made, K_AUTHOR, PyTuple_GetItem(found, 0));
     if (outcome == DONE)
-        outcome = put(self, made->message, K_AUTHOR_SPELLING, PyTuple_GetItem(found, 1));
+        outcome = say(made, K_AUTHOR_SPELLING, PyTuple_GetItem(found, 1));
     if (outcome == DONE) outcome = text_of(PyTuple_GetItem(found, 2), &made->author);
     Py_DECREF(found);
     return outcome;
@@ -936,7 +964,7 @@ static Outcome add_values(Maker *self, Making *made, PyObject *values[V_NAMES], 
     if (!made->cc) return ERROR;
     if (!PyTuple_Check(made->authors)) return UNUSUAL;
     TRY(put_author(self, made));
-    TRY(put_new(self, made->message, K_AUTHOR_COUNT,
+    TRY(say_new(made, K_AUTHOR_COUNT,
                 PyLong_FromSsize_t(PyTuple_Size(made->authors))));
     TRY(add_subject(self, made, values[V_SUBJECT], apart, indexed, is_more));
     return add_identifier(self, made, values[V_IDENTIFIER], apart);
@@ -1081,7 +1109,7 @@ static Outcome put_verdict(Maker *self, Making *made, const Reasons *reasons) {
     /* No reason, and one that is an empty text, look the same. */
     if (found && reasons->size) {
         Py_DECREF(key);
-        return put(self, made->message, K_VERDICT, found);
+        return say(made, K_VERDICT, found);
     }
     found = PyErr_Occurred() ? NULL : new_verdict(self, reasons);
     if (found && reasons->size) {
@@ -1089,7 +1117,7 @@ static Outcome put_verdict(Maker *self, Making *made, const Reasons *reasons) {
         if (PyDict_SetItem(self->verdicts, key, found) < 0) Py_CLEAR(found);
     }
     Py_DECREF(key);
-    return put_new(self, made->message, K_VERDICT, found);
+    return say_new(made, K_VERDICT, found);
 }
 
 /* After all that reasons may be about. */
@@ -1133,32 +1161,31 @@ static Outcome add_signatures(Maker *self, Making *made, PyObject *signatures) {
         else Py_XDECREF(columns);
         TRY(outcome);
     }
-    return put(self, made->message, K_IS_SIGNED, count ? Py_True : Py_False);
+    return say(made, K_IS_SIGNED, count ? Py_True : Py_False);
 }
 
 /* ---- One record ------------------------------------------------------------------------------ */
 
 /* What stands in the message row as it came. */
-static Outcome put_given(Maker *self, Making *made, PyObject *flat) {
+static Outcome put_given(Making *made, PyObject *flat) {
     static const struct {
         int key, place;
     } given[] = {
         {K_RECORDED_AT, F_RECORDED_AT}, {K_QUEUE_ID, F_QUEUE_ID}, {K_CROSSING, F_CROSSING},
         {K_DISPOSITION, F_DISPOSITION}, {K_ARCHIVE_ADDRESSED, F_ARCHIVE_ADDRESSED},
         {K_SIZE, F_SIZE},               {K_NUMBERS, F_NUMBERS},   {K_BODY_HASH, F_BODY_HASH},
-        {K_SALT, F_EVIDENCE_SALT},
+        {K_EVIDENCE_SALT, F_EVIDENCE_SALT},
     };
     for (size_t number = 0; number < sizeof given / sizeof *given; number++)
-        TRY(put(self, made->message, given[number].key, PyTuple_GetItem(flat, given[number].place)));
-    TRY(put(self, made->section, K_SALT, PyTuple_GetItem(flat, F_SALT)));
-    TRY(put(self, made->section, K_FIELDS, self->empty));
-    TRY(put(self, made->message, K_BCC_MAPS, Py_None));
-    return put(self, made->message, K_VERBATIM, Py_None);
+        TRY(say(made, given[number].key, PyTuple_GetItem(flat, given[number].place)));
+    TRY(say(made, K_SALT, PyTuple_GetItem(flat, F_SALT)));
+    TRY(say(made, K_BCC_MAPS, Py_None));
+    return say(made, K_VERBATIM, Py_None);
 }
 
 static Outcome put_esmtp(Maker *self, Making *made, PyObject *esmtp) {
-    if (!PyBytes_Check(esmtp)) return put(self, made->message, K_PATH_ESMTP, esmtp);
-    return put_new(self, made->message, K_PATH_ESMTP, asked(self, ASK_ESMTP, esmtp, NULL, NULL));
+    if (!PyBytes_Check(esmtp)) return say(made, K_PATH_ESMTP, esmtp);
+    return say_new(made, K_PATH_ESMTP, asked(self, ASK_ESMTP, esmtp, NULL, NULL));
 }
 
 static Outcome fill(Maker *self, Making *made, PyObject *apart, PyObject *indexed) {
@@ -1168,7 +1195,7 @@ static Outcome fill(Maker *self, Making *made, PyObject *apart, PyObject *indexe
     TRY(tuple_of(flat, FLAT));
     TRY(text_of(PyTuple_GetItem(flat, F_RECORD_ID), &record_id));
     if (!read_id(record_id.text, record_id.size, id)) return UNUSUAL;
-    TRY(put_given(self, made, flat));
+    TRY(put_given(made, flat));
     TRY(add_derived(self, made, apart, indexed));
     TRY(add_sender(self, made, PyTuple_GetItem(flat, F_PATH), PyTuple_GetItem(flat, F_COMMON)));
     TRY(put_esmtp(self, made, PyTuple_GetItem(flat, F_ESMTP)));
@@ -1181,37 +1208,91 @@ static Outcome fill(Maker *self, Making *made, PyObject *apart, PyObject *indexe
     return index_people(self, made);
 }
 
-static PyObject *make_method(PyObject *object, PyObject *const *args, Py_ssize_t count) {
-    Maker *self = (Maker *)object;
-    if (count != 2 || !PyTuple_Check(args[0]) || PyTuple_Size(args[0]) != APART) {
-        PyErr_SetString(PyExc_TypeError, "make(line: Apart, indexed: frozenset) expected");
-        return NULL;
+/* Values from key `first` up to `end` in their order. */
+static PyObject *values_of(const Making *made, int first, int end) {
+    PyObject *row = PyTuple_New(end - first);
+    for (int key = first; row && key < end; key++) {
+        PyObject *value = made->values[key - FIRST_SECTION];
+        if (!value) value = Py_None;
+        Py_INCREF(value);
+        if (PyTuple_SetItem(row, key - first, value) < 0) Py_CLEAR(row);
     }
+    return row;
+}
+
+/* The same by their names, in `row`, which is given back, or NULL. */
+static PyObject *named_values(Maker *self, const Making *made, int first, int end, PyObject *row) {
+    for (int key = first; row && key < end; key++) {
+        PyObject *value = made->values[key - FIRST_SECTION];
+        if (value && put(self, row, key, value) != DONE) Py_CLEAR(row);
+    }
+    return row;
+}
+
+static PyObject *named_section(Maker *self, const Making *made) {
+    PyObject *row = named_values(self, made, FIRST_SECTION, FIRST_MESSAGE, PyDict_New());
+    if (row && put(self, row, K_FIELDS, self->empty) != DONE) Py_CLEAR(row);
+    return row;
+}
+
+static PyObject *answer(Maker *self, const Making *made, PyObject *record_id, bool is_named) {
+    PyObject *message, *section, *answer = NULL;
+    if (is_named) {
+        message = named_values(self, made, FIRST_MESSAGE, KEYS, PyDict_Copy(self->blank));
+        section = message ? named_section(self, made) : NULL;
+    } else {
+        message = values_of(made, FIRST_MESSAGE, KEYS);
+        section = message ? values_of(made, FIRST_SECTION, FIRST_MESSAGE) : NULL;
+    }
+    if (section)
+        answer = PyTuple_Pack(8, record_id, message, made->recipients, made->signatures, section,
+                              made->participants, made->domains, made->terms);
+    Py_XDECREF(message);
+    Py_XDECREF(section);
+    return answer;
+}
+
+static PyObject *made_of(Maker *self, PyObject *apart, PyObject *indexed, bool is_named) {
     Making made;
     memset(&made, 0, offsetof(Making, people));
     made.people_count = 0;
-    PyObject **const own[] = {&made.message, &made.section, &made.participants, &made.domains,
-                              &made.roles,   &made.recipients, &made.signatures};
+    PyObject **const own[] = {&made.participants, &made.domains, &made.roles, &made.recipients,
+                              &made.signatures};
     bool is_there = true;
-    for (size_t number = 0; number < 7; number++) {
-        *own[number] = !number ? PyDict_Copy(self->blank)
-                       : number < 5 ? PyDict_New() : PyList_New(0);
+    for (size_t number = 0; number < 5; number++) {
+        *own[number] = number < 3 ? PyDict_New() : PyList_New(0);
         is_there = is_there && *own[number];
     }
-    Outcome outcome = is_there ? fill(self, &made, args[0], args[1]) : ERROR;
-    PyObject *answer = NULL;
+    Outcome outcome = is_there ? fill(self, &made, apart, indexed) : ERROR;
+    PyObject *found = NULL;
     if (outcome == DONE)
-        answer = PyTuple_Pack(8, PyTuple_GetItem(PyTuple_GetItem(args[0], A_FLAT), F_RECORD_ID),
-                              made.message, made.recipients, made.signatures, made.section,
-                              made.participants, made.domains, made.terms);
-    for (size_t number = 0; number < 7; number++) Py_XDECREF(*own[number]);
+        found = answer(self, &made, PyTuple_GetItem(PyTuple_GetItem(apart, A_FLAT), F_RECORD_ID),
+                       is_named);
+    for (size_t place = 0; place < VALUES; place++) Py_XDECREF(made.values[place]);
+    for (size_t number = 0; number < 5; number++) Py_XDECREF(*own[number]);
     Py_XDECREF(made.terms);
     Py_XDECREF(made.authors);
     Py_XDECREF(made.to);
     Py_XDECREF(made.cc);
     for (size_t number = 0; number < made.held; number++) Py_DECREF(made.hold[number]);
     if (outcome == UNUSUAL) Py_RETURN_NONE;
-    return answer;
+    return found;
+}
+
+static PyObject *make_asked(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                            bool is_named) {
+    if (count == 2 && PyTuple_Check(args[0]) && PyTuple_Size(args[0]) == APART)
+        return made_of((Maker *)object, args[0], args[1], is_named);
+    PyErr_SetString(PyExc_TypeError, "a line (Apart) and names (frozenset) expected");
+    return NULL;
+}
+
+static PyObject *make_method(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    return make_asked(object, args, count, true);
+}
+
+static PyObject *make_values_method(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    return make_asked(object, args, count, false);
 }
 
 /* ---- The type -------------------------------------------------------------------------------- */
@@ -1231,8 +1312,8 @@ static int prepare(Maker *self, PyObject *questions) {
         if (!(self->keys[place] = PyUnicode_InternFromString(key_texts[place]))) return -1;
     for (long number = 0; number < 3; number++)
         if (!(self->numbers[number] = PyLong_FromLong(number))) return -1;
-    if (!(self->blank = PyDict_New()) || put(self, self->blank, K_SALT, Py_None) == ERROR) return -1;
-    for (int key = K_RECORDED_AT; key <= K_VERBATIM; key++)
+    if (!(self->blank = PyDict_New())) return -1;
+    for (int key = FIRST_MESSAGE; key < KEYS; key++)
         if (put(self, self->blank, key, Py_None) == ERROR) return -1;
     self->empty = PyBytes_FromStringAndSize("", 0);
     self->verdicts = PyDict_New();
@@ -1268,6 +1349,8 @@ static void deallocate(PyObject *object) {
 static PyMethodDef methods[] = {
     {"make", FASTCALL(make_method),
      "What the rows of a record that came flat are made of; None for one that is not usual."},
+    {"make_values", FASTCALL(make_values_method),
+     "The same, with tuples in the order of MESSAGE and SECTION for the two rows of columns."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1286,7 +1369,24 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-static int fill_module(PyObject *module) { return add_type(module, &spec); }
+/* The names of columns from key `first` up to `end`, as a constant of the module. */
+static int add_names(PyObject *module, const char *constant, int first, int end) {
+    PyObject *names = PyTuple_New(end - first);
+    for (int key = first; names && key < end; key++) {
+        PyObject *name = PyUnicode_InternFromString(key_texts[key]);
+        if (!name || PyTuple_SetItem(names, key - first, name) < 0) Py_CLEAR(names);
+    }
+    int failed = names ? PyModule_AddObjectRef(module, constant, names) : -1;
+    Py_XDECREF(names);
+    return failed;
+}
+
+static int fill_module(PyObject *module) {
+    if (add_names(module, "MESSAGE", FIRST_MESSAGE, KEYS) < 0
+        || add_names(module, "SECTION", FIRST_SECTION, FIRST_MESSAGE) < 0)
+        return -1;
+    return add_type(module, &spec);
+}
 
 static PyModuleDef_Slot parts[] = {{Py_mod_exec, fill_module}, {0, NULL}};
 static PyModuleDef definition = {

@@ -39,6 +39,7 @@ from carbonseal.milter.archive import (
     postings,
     role_sets,
     schema,
+    usual_rows,
 )
 from carbonseal.milter.archive.as_given import KEYS, AsGiven
 from carbonseal.milter.archive.delivery_loading import EventArrival
@@ -47,6 +48,7 @@ from carbonseal.milter.archive.packed import Recipient, Signature
 from carbonseal.milter.archive.parts import Circumstance, Columns, Retention, Route, SigningForm
 from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.usual_lines import Run
+from carbonseal.milter.archive.usual_rows import Values
 from carbonseal.milter.archive.verdicts import Verdict
 
 
@@ -185,10 +187,10 @@ def _gather(
     gathering, add_one = GATHERING(), _packer.add
     others = [(key, one) for key, one in keyed if not add_one(one, key, ids, gathering)]
     for keys, run in runs:
-        left = _packer.add_run(run.rows, keys, (run.segment_id, run.position), ids, gathering)
+        lists, place = (run.rows, run.sections, keys), (run.segment_id, run.position)
+        left = _packer.add_run(lists, place, ids, gathering)
         others += (
-            (keys[at], Arrival(run.segment_id, run.position + at, Rows(*run.rows[at])))
-            for at in left
+            (keys[at], Arrival(run.segment_id, run.position + at, run.made_of(at))) for at in left
         )
     for table, packs in zip(_PACKED, gathering.packs(), strict=True):
         inserting.insert_packs(table, packs, connection)
@@ -342,14 +344,13 @@ class _Compiled(Protocol):
     ) -> bool: ...
     def add_run(
         self,
-        rows: list[tuple[Any, ...]],
-        keys: list[bytes],
+        run: tuple[list[Values], list[bytes], list[bytes]],
         place: tuple[int, int],
         ids: tuple[dict[Any, int], ...],
         to: _Gathering,
         /,
     ) -> list[int]: ...
-    def values(self, rows: list[tuple[Any, ...]], sets: tuple[set[Any], ...], /) -> None: ...
+    def values(self, rows: list[Values], sets: tuple[set[Any], ...], /) -> None: ...
 
 
 class _Gathering(Protocol):
@@ -357,7 +358,12 @@ class _Gathering(Protocol):
 
 
 class _MakeCompiled(Protocol):
-    def __call__(self, message: Sequence[str], section: Sequence[str]) -> _Compiled: ...
+    def __call__(
+        self,
+        message: Sequence[str],
+        section: Sequence[str],
+        given: tuple[tuple[str, ...], tuple[str, ...]],
+    ) -> _Compiled: ...
 
 
 COMPILED: _MakeCompiled | None = None  # None where it could not be built
@@ -372,7 +378,11 @@ else:
 _packer = (
     None
     if COMPILED is None
-    else COMPILED(list(schema.message.c.keys())[1:], list(schema.header_section.c.keys())[1:])
+    else COMPILED(
+        list(schema.message.c.keys())[1:],
+        list(schema.header_section.c.keys())[1:],
+        (usual_rows.MESSAGE, usual_rows.SECTION),
+    )
 )
 
 

@@ -17,14 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from carbonseal.milter.archive import derive, segments, spool_line, terms, usual_rows
 from carbonseal.milter.archive.rows import Rows
 from carbonseal.milter.archive.segments import Entry, Segment
+from carbonseal.milter.archive.usual_rows import Values
 
 _READ = 256 * 1024  # octets of whole lines at a time: some hundred of them
-_ROWS_OF_ID, _ROWS_OF_MESSAGE, _ROWS_OF_SECTION = 0, 1, 4  # as `usual_rows` makes them
+_QUEUE_ID, _CIRCUMSTANCE = (
+    usual_rows.MESSAGE.index(name) if usual_rows.MESSAGE else 0
+    for name in ("queue_id", "circumstance")
+)
 
 
 @dataclass(slots=True)
@@ -36,30 +40,28 @@ class Run:
     offset: int  # where the first begins
     end: int  # where the last one ends
     lines: list[bytes]
-    rows: list[tuple[Any, ...]]  # of each line what `Rows` is made of
-    texts: list[bytes]  # header sections as they are compressed; none once they are stored
+    rows: list[Values]  # of each line
+    sections: list[bytes]  # header sections: as they are compressed, then as they are stored
     evidence: bytes  # of all lines; see `leaf.evidence_of`
     digests: bytes  # by which the lines stand in the tree of their segment
 
     def record_ids(self) -> list[str]:
         """Of its records in order; all are usable."""
-        return [one[_ROWS_OF_ID] for one in self.rows]
+        return [one[usual_rows.ID_AT] for one in self.rows]
 
     def queue_ids(self) -> list[str]:
         """Of its records in order."""
-        return [one[_ROWS_OF_MESSAGE]["queue_id"] for one in self.rows]
+        return [one[usual_rows.MESSAGE_AT][_QUEUE_ID] for one in self.rows]
 
     @property
     def relay(self) -> str:
         """Whose records they are."""
-        relay: str = self.rows[0][_ROWS_OF_MESSAGE]["circumstance"].relay
+        relay: str = self.rows[0][usual_rows.MESSAGE_AT][_CIRCUMSTANCE].relay
         return relay
 
     def store(self, compress: Callable[[list[bytes]], list[bytes]]) -> None:
-        """Put header sections into the rows as they are stored."""
-        for one, octets in zip(self.rows, compress(self.texts), strict=True):
-            one[_ROWS_OF_SECTION]["fields"] = octets
-        self.texts = []
+        """Make header sections what is stored of them."""
+        self.sections = compress(self.sections)
 
     def entries(self) -> Iterator[Entry]:
         """Its lines one by one, without their content."""
@@ -71,7 +73,11 @@ class Run:
 
     def made(self) -> Iterator[tuple[int, Rows]]:
         """Positions and rows of its records."""
-        return ((at, Rows(*one)) for at, one in enumerate(self.rows, self.position))
+        return ((self.position + at, self.made_of(at)) for at in range(len(self.rows)))
+
+    def made_of(self, at: int) -> Rows:
+        """The rows of one of its records."""
+        return usual_rows.named(self.rows[at], self.sections[at])
 
 
 def making(indexed: frozenset[str]) -> spool_line.TakeRun | None:

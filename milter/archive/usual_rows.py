@@ -50,8 +50,15 @@ _LOGIN, _CLIENT = 0, 1  # what stands for an origin that is one of these
 _Make = TypeVar("_Make", bound=Callable[..., Any])
 
 
+# What rows are made of, in the order of `Rows`, with tuples in the order of `MESSAGE` and `SECTION`
+# in the place of the rows of columns: no name has to be looked for in them.
+Values = tuple[Any, ...]
+ID_AT, MESSAGE_AT, SECTION_AT = 0, 1, 4  # among these
+
+
 class _Compiled(Protocol):
     def make(self, line: Apart, indexed: frozenset[str], /) -> tuple[Any, ...] | None: ...
+    def make_values(self, line: Apart, indexed: frozenset[str], /) -> Values | None: ...
 
 
 class _MakeCompiled(Protocol):
@@ -59,12 +66,14 @@ class _MakeCompiled(Protocol):
 
 
 COMPILED: _MakeCompiled | None = None  # None where it could not be built
+MESSAGE: tuple[str, ...] = ()
+SECTION: tuple[str, ...] = ()  # but for the header section itself, which comes later
 try:
     from carbonseal.milter.archive import _usual_rows
 except ImportError:
     pass
 else:
-    COMPILED = _usual_rows.Maker
+    COMPILED, MESSAGE, SECTION = _usual_rows.Maker, _usual_rows.MESSAGE, _usual_rows.SECTION
 
 
 class _Unusual(Exception):
@@ -86,6 +95,19 @@ def made(line: Apart, indexed: frozenset[str]) -> Rows:
     """The rows but for the header section itself."""
     found = None if _maker is None else _maker.make(line, indexed)
     return by_python(line, indexed) if found is None else Rows(*found)
+
+
+def named(values: Values, fields: bytes) -> Rows:
+    """The rows that values are of; `fields`: the header section as it is stored."""
+    record_id, message, recipients, signatures, section, *index = values
+    return Rows(
+        record_id,
+        dict(zip(MESSAGE, message, strict=True)),
+        recipients,
+        signatures,
+        {**dict(zip(SECTION, section, strict=True)), "fields": fields},
+        *index,
+    )
 
 
 def split(
@@ -315,4 +337,4 @@ QUESTIONS: tuple[Callable[..., Any], ...] = (
 )
 _maker = None if COMPILED is None else COMPILED(QUESTIONS)
 # The helper's own, which says None for a record that is left to `by_python`.
-MAKE = None if _maker is None else _maker.make
+MAKE = None if _maker is None else _maker.make_values

@@ -17,7 +17,7 @@ from support.archive import build_recipient, build_signature
 from support.evidence import salted
 from traffic import generator
 
-from carbonseal.milter.archive import loader, rows, schema, terms
+from carbonseal.milter.archive import loader, rows, schema, terms, usual_rows
 from carbonseal.milter.archive.loader import Arrival, Ids, Made
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,9 +96,9 @@ def gathered(some: list[tuple[bytes, rows.Rows, Ids]]) -> tuple[Made, list[bool]
         except Exception as fault:
             taken.append(False)
             with pytest.raises(type(fault)):
-                loader._packer.add_run([row_of(one)], [key], (5, 7), ids, in_runs)
+                loader._packer.add_run((*run_of(one), [key]), (5, 7), ids, in_runs)
         else:
-            left = loader._packer.add_run([row_of(one)], [key], (5, 7), ids, in_runs)
+            left = loader._packer.add_run((*run_of(one), [key]), (5, 7), ids, in_runs)
             assert left == ([] if taken[-1] else [0])
     packs = gathering.packs()
     assert in_runs.packs() == packs
@@ -107,7 +107,21 @@ def gathered(some: list[tuple[bytes, rows.Rows, Ids]]) -> tuple[Made, list[bool]
 
 def row_of(some: rows.Rows) -> tuple[Any, ...]:
     """Rows of a record as the helper of usual lines makes them."""
-    return tuple(getattr(some, name) for name in rows.Rows.__slots__)
+    values = {name: getattr(some, name) for name in rows.Rows.__slots__}
+    values["message"] = by_place(some.message, usual_rows.MESSAGE)
+    values["header_section"] = by_place(some.header_section, usual_rows.SECTION)
+    return tuple(values.values())
+
+
+def by_place(columns: Any, names: tuple[str, ...]) -> Any:
+    """The values of columns as a run has them; what lacks one stays as it is."""
+    is_whole = isinstance(columns, dict) and set(names) <= columns.keys()
+    return tuple(columns[name] for name in names) if is_whole else columns
+
+
+def run_of(*some: rows.Rows) -> tuple[list[tuple[Any, ...]], list[Any]]:
+    """Rows of records, and their header sections as they are stored."""
+    return list(map(row_of, some)), [one.header_section.get("fields") for one in some]
 
 
 def sorted_by_id(made: Made) -> Made:
@@ -170,7 +184,7 @@ def test_a_run_is_gathered_as_its_records_are() -> None:
     one_by_one, in_a_run = loader.GATHERING(), loader.GATHERING()
     for number, (key, one) in enumerate(zip(keys, made, strict=True)):
         assert packer.add(Arrival(3, 40 + number, one), key, ids, one_by_one) is (number != 9)
-    assert packer.add_run(list(map(row_of, made)), keys, (3, 40), ids, in_a_run) == [9]
+    assert packer.add_run((*run_of(*made), keys), (3, 40), ids, in_a_run) == [9]
     assert in_a_run.packs() == one_by_one.packs()
 
 
@@ -209,31 +223,33 @@ def test_a_run_that_is_none_is_refused() -> None:
     ids, row, gathering = ids_of(some), row_of(some), loader.GATHERING()
     for wrong in (
         (),
-        ([row], [], (1, 1), ids, gathering),
-        ((row,), [KEY], (1, 1), ids, gathering),
-        ([row], [KEY], (1, None), ids, gathering),
-        ([row], [KEY], (1, 1), ids[1:], gathering),
-        ([row], [KEY], (1, 1), ids, []),
+        (([row], [b""], []), (1, 1), ids, gathering),
+        (([row], [], [KEY]), (1, 1), ids, gathering),
+        (((row,), [b""], [KEY]), (1, 1), ids, gathering),
+        (([row], [b""], [KEY]), (1, None), ids, gathering),
+        (([row], [b""], [KEY]), (1, 1), ids[1:], gathering),
+        (([row], [b""], [KEY]), (1, 1), ids, []),
+        (([row], [KEY]), (1, 1), ids, gathering),
     ):
         with pytest.raises(TypeError):
             packer.add_run(*wrong)
-    assert packer.add_run([row[1:], None, row], [KEY, KEY, b"x"], (1, 1), ids, gathering) == [
-        0,
-        1,
-        2,
-    ]
+    short = (row[0], row[1][1:], *row[2:])
+    wrong_rows = [row[1:], None, row, short, row]
+    sections, keys = [b"", b"", b"", b"", 1.5], [KEY, KEY, b"x", KEY, KEY]
+    left = packer.add_run((wrong_rows, sections, keys), (1, 1), ids, gathering)
+    assert left == [0, 1, 2, 3, 4]
     assert gathering.packs() == ([], [], [], [], [])
     sets: tuple[set[Any], ...] = tuple(set() for _ in range(7))
     for wrong in ((), ([row], sets[1:]), (row, sets), ([row[1:]], sets), ([row], (*sets[1:], []))):
         with pytest.raises(TypeError):
             packer.values(*wrong)
     for place in range(len(row)):
-        for odd in (None, 1, [], {}, (), [None], [{}], {"x": "y"}, {None: []}):
+        for odd in (None, 1, [], {}, (), [None], [{}], {"x": "y"}, {None: []}, (1, 2, 3), (None,)):
             strange = (*row[:place], odd, *row[place + 1 :])
             with contextlib.suppress(TypeError):
                 packer.values([strange], sets)
             with contextlib.suppress(TypeError):
-                packer.add_run([strange], [KEY], (1, 1), ids, loader.GATHERING())
+                packer.add_run(([strange], [b""], [KEY]), (1, 1), ids, loader.GATHERING())
 
 
 def test_large_records_are_gathered_in_several_packs() -> None:
@@ -387,10 +403,22 @@ def test_many_of_all_make_the_same_rows() -> None:
 def test_the_helper_refuses_what_is_no_record() -> None:
     """A mistake of the caller is an exception, not a crash, and adds nothing."""
     compiled: Any = loader.COMPILED
-    for wrong in ((None, ()), ((), 1), (["x"] * 65, ())):
+    nothing = ((), ())
+    for wrong in (
+        (None, (), nothing),
+        ((), 1, nothing),
+        (["x"] * 65, (), nothing),
+        ((), (1,), nothing),
+        ((), (), ((),)),
+        ((), (), ([], ())),
+        ((), (), ((), (1,))),
+        ((), ()),
+    ):
         with pytest.raises((TypeError, ValueError)):
             compiled(*wrong)
-    packer = compiled(list(schema.message.c.keys())[1:], list(schema.header_section.c.keys())[1:])
+    packer = compiled(
+        list(schema.message.c.keys())[1:], list(schema.header_section.c.keys())[1:], nothing
+    )
     some = rows.split(salted(1))
     ids = ids_of(some)
     lists: Any = tuple([] for _ in range(5))

@@ -711,7 +711,8 @@ def assert_run(lines: list[bytes], first: int = 0, end: int = 1 << 40) -> int:
             assert len(made) == number
             break
         assert made[number] == found
-        assert types(rows.Rows(*made[number])) == types(rows.Rows(*found))
+        named, alone = usual_rows.named(made[number], b""), usual_rows.made(apart, INDEXED)
+        assert (named, types(named)) == (alone, types(alone))
         assert texts[number] == apart.text
         assert evidence[number * 64 :][:64] == apart.evidence
         assert digests[number * 32 :][:32] == apart.digest
@@ -799,10 +800,13 @@ def test_the_maker_of_rows_refuses_what_is_no_record() -> None:
         maker = compiled((answer,) * count)
         with contextlib.suppress(TypeError, ValueError):
             assert maker.make(usual, INDEXED) is None
+            assert maker.make_values(usual, INDEXED) is None
     maker = compiled(usual_rows.QUESTIONS)
     for wrong in ((), (usual,), ((), INDEXED), ([], INDEXED)):
         with pytest.raises(TypeError):
             maker.make(*wrong)
+        with pytest.raises(TypeError):
+            maker.make_values(*wrong)
     for place in range(len(usual.flat)):
         for odd in (None, 1, "", b"", [], [None], (), ["x"], [b"x"], [(1, 2, 3)]):
             changed_one = (*usual.flat[:place], odd, *usual.flat[place + 1 :])

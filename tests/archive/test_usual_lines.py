@@ -173,11 +173,11 @@ def test_what_is_left_of_a_run_goes_the_way_of_single_records(
         def __getattr__(self, name: str) -> Any:
             return getattr(packer, name)
 
-        def add_run(self, rows: list[Any], keys: list[bytes], *more: Any) -> list[int]:
-            (segment_id, position), ids, gathering = more
+        def add_run(self, run: Any, place: tuple[int, int], *more: Any) -> list[int]:
+            segment_id, position = place
             for at in (0, 2, 3, 4):
-                one = (rows[at : at + 1], keys[at : at + 1], (segment_id, position + at))
-                assert packer.add_run(*one, ids, gathering) == []
+                one = tuple(some[at : at + 1] for some in run)
+                assert packer.add_run(one, (segment_id, position + at), *more) == []
             return [1]
 
     monkeypatch.setattr(loader, "_packer", Choosy())
