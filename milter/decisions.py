@@ -55,29 +55,13 @@ class Said(NamedTuple):
     from_values: Sequence[bytes]  # of all From fields
     field_names: tuple[str, ...]  # of the header section, in order, in lower case
 
+    @classmethod
+    def by(cls, transaction: Transaction) -> Said:
+        """What was told of this one."""
+        return cls(transaction.envelope(), transaction.values_of("from"), transaction.names())
+
 
 def decide(
-    transaction: Transaction,
-    configuration: Configuration,
-    keyring: Keyring,
-    archive_addresses: frozenset[Address],
-    *,
-    key_complaint: Callable[[], str | None] = lambda: None,
-    outlook: Outlook = archive_outage.WELL,
-) -> Decisions:
-    """Ask every policy; nothing is changed by asking."""
-    said = Said(transaction.envelope(), transaction.values_of("from"), transaction.names())
-    return decide_about(
-        said,
-        configuration,
-        keyring,
-        archive_addresses,
-        key_complaint=key_complaint,
-        outlook=outlook,
-    )
-
-
-def decide_about(
     said: Said,
     configuration: Configuration,
     keyring: Keyring,
@@ -86,7 +70,7 @@ def decide_about(
     key_complaint: Callable[[], str | None] = lambda: None,
     outlook: Outlook = archive_outage.WELL,
 ) -> Decisions:
-    """The same, from all that policies look at."""
+    """Ask every policy; nothing is changed by asking."""
     envelope, from_values, field_names = said
 
     def key_problem(sdid: str) -> str | None:

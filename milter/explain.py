@@ -63,7 +63,7 @@ def explain(question: Question, configuration: Configuration) -> Explanation:
     transaction = _transaction(question, configuration)
     ring = keyring.load(configuration.keys_directory)
     archive = configuration.archive.all_recipients()
-    decided = decisions.decide(transaction, configuration, ring, archive)
+    decided = decisions.decide(decisions.Said.by(transaction), configuration, ring, archive)
     breaker = seal.breaks_on_its_way(decided.signing, transaction)
     requests = () if breaker else decided.signing.requests
     failure = disposition.FailureClass.TRANSFORMATION if breaker else decided.signing.failure

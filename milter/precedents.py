@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from carbonseal.keys.keyring import Keyring
 from carbonseal.milter.config import Configuration
-from carbonseal.milter.decisions import Decisions, Said, decide, decide_about
+from carbonseal.milter.decisions import Decisions, Said, decide
 from carbonseal.milter.transaction import Transaction
 from carbonseal.policies import archive_outage
 from carbonseal.policies.address import Address, Path
@@ -109,7 +109,7 @@ class Precedents:
             except _NotRemembered:
                 pass
         return decide(
-            transaction,
+            Said.by(transaction),
             self._configuration,
             keyring,
             self._archive_addresses,
@@ -135,7 +135,7 @@ class Precedents:
             client = Client(address, 0 if is_portless else 1, name, helo)
             reverse_path = ReversePath(path, resolved, ())
             envelope = Envelope(client, listener, login, login_method, reverse_path, (recipient,))
-            return decide_about(
+            return decide(
                 Said(envelope, from_values, names),
                 self._configuration,
                 keyring,

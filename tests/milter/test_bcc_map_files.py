@@ -17,7 +17,7 @@ from support.boundary_cases import ARCHIVE, CASES, BoundaryCase
 from carbonseal.keys import keyring
 from carbonseal.milter import config
 from carbonseal.milter.config import Configuration, InvalidConfiguration
-from carbonseal.milter.decisions import Decisions, decide
+from carbonseal.milter.decisions import Decisions, Said, decide
 from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies import bcc_maps
 from carbonseal.policies.envelope import Client
@@ -59,7 +59,7 @@ def decided(case: BoundaryCase, configuration: Configuration) -> Decisions:
             (f"<{to.raw}>".encode(),), resolved=to.macro, mailer=to.mailer, host=None
         )
     archive = configuration.archive.all_recipients()
-    return decide(transaction, configuration, keyring.EMPTY, archive)
+    return decide(Said.by(transaction), configuration, keyring.EMPTY, archive)
 
 
 def facts(decisions: Decisions) -> dict[str, object]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from carbonseal.keys.keyring import EMPTY, Keyring, SigningKey
 from carbonseal.milter import config, precedents
 from carbonseal.milter.config import Configuration
-from carbonseal.milter.decisions import decide
+from carbonseal.milter.decisions import Said, decide
 from carbonseal.milter.precedents import Precedents
 from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies import boundary
@@ -166,7 +166,7 @@ def test_every_answer_is_what_the_policies_say(
     for number, (message, keyring, outlook) in enumerate(some + some):
         said = f"nothing can be read {number}"
         assert known.decide(message.heard(), keyring, outlook) == decide(
-            message.heard(),
+            Said.by(message.heard()),
             configuration,
             keyring,
             configuration.archive.all_recipients(),
