@@ -25,7 +25,6 @@ from carbonseal.keys import keyring, tables
 from carbonseal.keys.publication import publisher
 from carbonseal.milter import (
     config,
-    describe,
     explain,
     postfix_effects,
     postfix_settings,
@@ -323,6 +322,7 @@ def explain_command(context: Context, /, as_json: bool, **question: Any) -> None
     MESSAGE is a file that holds it; - is standard input.
     """
     answer = explain.explain(explain.Question(**question), context.configuration)
+    kept = answer.would_keep
     if as_json:
         click.echo(
             json.dumps(
@@ -330,7 +330,7 @@ def explain_command(context: Context, /, as_json: bool, **question: Any) -> None
                     "crossing": answer.crossing,
                     "would_sign": answer.would_sign,
                     "would_copy": answer.would_copy,
-                    "would_keep": describe.retention_facts(answer.would_keep),
+                    "would_keep": None if kept is None else kept.facts(),
                     "disposition": answer.disposition,
                     "reasons": [str(reason) for reason in answer.reasons],
                 }

@@ -9,7 +9,7 @@ Does not: sign, record, or read the clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from carbonseal.keys.keyring import Keyring
 from carbonseal.milter.config import Configuration
@@ -44,8 +44,11 @@ class Decisions(NamedTuple):
     signing: SigningPlan
     copy: ArchivePlan
     retention: Stamp | None  # None: kept for ever
-    retention_reasons: tuple[Reason, ...]
-    shadow: tuple[Reason, ...]  # how Postfix's BCC maps would differ; decides nothing
+    kept: dict[str, Any] | None  # the same as records say it
+    bcc_maps: str | None  # how Postfix's would differ, in one word; decides nothing
+    # What records say of it, in their order: before the reasons of the signing steps, and after.
+    reasons_before: tuple[Reason, ...]
+    reasons_after: tuple[Reason, ...]
 
 
 class Said(NamedTuple):
@@ -100,4 +103,14 @@ def decide(
     )
     maps = configuration.compare
     shadow = () if maps is None else bcc_maps.compare(maps, envelope, copy)
-    return Decisions(proof, crossing, plan, copy, stamp, () if why is None else (why,), shadow)
+    return Decisions(
+        proof,
+        crossing,
+        plan,
+        copy,
+        stamp,
+        None if stamp is None else stamp.facts(),
+        bcc_maps.said(map(str, shadow)),
+        reasons_before=(proof.reason, *crossing.reasons),
+        reasons_after=(*copy.reasons, *(() if why is None else (why,)), *shadow),
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from carbonseal.keys.body_hash import BodyHash
 from carbonseal.keys.signer import Signature
 from carbonseal.milter.archive import record
 from carbonseal.milter.archive.message_lines import (
@@ -25,7 +26,10 @@ from carbonseal.milter.archive.message_lines import (
     of,
     texts,
 )
+from carbonseal.milter.config import Configuration
+from carbonseal.milter.decisions import Decisions
 from carbonseal.milter.edits import Deeds
+from carbonseal.milter.header_section import HeaderSection
 from carbonseal.milter.transaction import Transaction
 from carbonseal.policies.address import Path
 from carbonseal.policies.archiving import ArchivePlan
@@ -34,7 +38,6 @@ from carbonseal.policies.disposition import Answer, Disposition
 from carbonseal.policies.envelope import Client, Recipient, ReversePath
 from carbonseal.policies.origin import Origin
 from carbonseal.policies.reason import Reason
-from carbonseal.policies.retention import Stamp
 from carbonseal.policies.signing import SigningPlan
 from carbonseal.policies.signing_request import SignatureRequest
 
@@ -43,41 +46,42 @@ class Verdict(NamedTuple):
     """The outcome of sealing one message: all that is said of it, and to whomever."""
 
     transaction: Transaction
-    origin: Origin
-    crossing: Classification
-    plan: SigningPlan
-    copy: ArchivePlan
+    decisions: Decisions
     done: Deeds
     wanted: Deeds | None  # what a dry run would have done, None in any other
     disposition: Disposition
     reasons: tuple[Reason, ...]
-    record_id: str
-    salt: str  # what hides the record's parts behind their evidence
+    # The record's id, and its salt: what hides the record's parts behind their evidence.
+    identity: tuple[str, str]
     now: float  # Unix time in seconds
     relay: str
-    config_version: str
+    configuration: Configuration
     kept: list[tuple[str, bytes]]  # header fields
-    header_size: int  # octets, as the others
-    body_size: int
-    size: int  # of the message as it goes out
-    canonicalization: str  # of the body
+    size: int  # octets of the message as it goes out
     digest: bytes  # of the body, in base64
-    retention: dict[str, Any] | None  # see `retention_facts`
-    bcc_maps: object  # how Postfix's would differ
     unsigned: str  # why nobody signed, a code of a reason; '' where there was none
     laps: tuple[float, float, float]  # by the clock of performance: begun, decided, signed
     is_recorded: bool = True
-    version: int = record.VERSION
 
 
 # What these classes have under a name, which type checkers take for a mistake; a name that is none
 # fails at the import.
 _TRANSACTION: Any = Transaction
+_HEADER: Any = HeaderSection
+_BODY: Any = BodyHash
 _CLIENT: Any = Client
+_CONFIGURATION: Any = Configuration
 _ORIGIN: Any = Origin
 _COPY: Any = ArchivePlan
 _PLAN: Any = SigningPlan
 _REQUEST: Any = SignatureRequest
+
+
+class _Identity(NamedTuple):
+    """Where in `Verdict.identity` what is."""
+
+    record_id: str
+    salt: str
 
 
 class _Named(NamedTuple):
@@ -112,8 +116,12 @@ _RECIPIENT = {
 }
 _THE_CLIENT = (Verdict.transaction, _TRANSACTION.client)
 _PATH = (Verdict.transaction, _TRANSACTION.reverse_path)
-_ORIGIN_END = (Verdict.crossing, Classification.reverse_path)
-_ENDS = of(Verdict.crossing, Classification.recipients)
+_BODY_OF = (Verdict.transaction, _TRANSACTION.body)
+_ORIGIN_OF = (Verdict.decisions, Decisions.origin)
+_CROSSING = (Verdict.decisions, Decisions.crossing)
+_ORIGIN_END = (*_CROSSING, Classification.reverse_path)
+_ENDS = of(*_CROSSING, Classification.recipients)
+_RECORD_ID = of(Verdict.identity, _Identity.record_id)
 _KEYS = {
     "queue_id": of(Verdict.transaction, _TRANSACTION.queue_id),
     "listener": of(Verdict.transaction, _TRANSACTION.listener),
@@ -127,8 +135,8 @@ _KEYS = {
     "login_method": of(Verdict.transaction, _TRANSACTION.login_method),
     "tls": of(Verdict.transaction, _TRANSACTION.tls),
     "origin": {
-        "kind": of(Verdict.origin, _ORIGIN.kind),
-        "about": of(Verdict.origin, _ORIGIN.about),
+        "kind": of(*_ORIGIN_OF, _ORIGIN.kind),
+        "about": of(*_ORIGIN_OF, _ORIGIN.about),
     },
     "reverse_path": {
         "raw": of(*_PATH, ReversePath.path, Path.raw),
@@ -139,27 +147,27 @@ _KEYS = {
         "why": of(*_ORIGIN_END, End.why, kind=REASON),
     },
     "recipients": each(_RECIPIENT, of(Verdict.transaction, _TRANSACTION.recipients), _ENDS),
-    "crossing": of(Verdict.crossing, Classification.crossing),
+    "crossing": of(*_CROSSING, Classification.crossing),
     "header_count": of(Verdict.transaction, _TRANSACTION.fields, kind=COUNT),
-    "header_size": of(Verdict.header_size),
-    "body_size": of(Verdict.body_size),
+    "header_size": of(Verdict.transaction, _TRANSACTION.header, _HEADER.size),
+    "body_size": of(*_BODY_OF, _BODY.size),
     "size": of(Verdict.size),
     "body_hash": {
-        "canonicalization": of(Verdict.canonicalization),
+        "canonicalization": of(*_BODY_OF, _BODY.canonicalization),
         "sha256": of(Verdict.digest),
     },
-    "v": of(Verdict.version),
-    "record_id": of(Verdict.record_id),
-    "salt": of(Verdict.salt),
-    "retention": of(Verdict.retention),
-    "bcc_maps": of(Verdict.bcc_maps),
+    "v": record.VERSION,
+    "record_id": _RECORD_ID,
+    "salt": of(Verdict.identity, _Identity.salt),
+    "retention": of(Verdict.decisions, Decisions.kept),
+    "bcc_maps": of(Verdict.decisions, Decisions.bcc_maps),
     "recorded_at": of(Verdict.now, kind=MOMENT),
     "relay": of(Verdict.relay),
-    "config_version": of(Verdict.config_version),
+    "config_version": of(Verdict.configuration, _CONFIGURATION.version),
     "header_fields": of(Verdict.kept),
     "signatures": each(_SIGNATURE, of(Verdict.done, Deeds.signatures)),
     "archive_recipients": of(Verdict.done, Deeds.copies),
-    "archive_addressed": of(Verdict.copy, _COPY.was_addressed),
+    "archive_addressed": of(Verdict.decisions, Decisions.copy, _COPY.was_addressed),
     "disposition": of(Verdict.done, Deeds.answer),
     "reasons": of(Verdict.reasons, kind=REASONS),
 }
@@ -174,12 +182,12 @@ _DRY_RUN_FORM = RecordForm({**_KEYS, "dry_run": _WANTED})
 _NAME = (Signature.request, _REQUEST.name)
 _WORDS = {
     "queue_id": of(Verdict.transaction, _TRANSACTION.queue_id),
-    "record_id": of(Verdict.record_id),
+    "record_id": _RECORD_ID,
     "disposition": of(Verdict.done, Deeds.answer),
-    "crossing": of(Verdict.crossing, Classification.crossing),
+    "crossing": of(*_CROSSING, Classification.crossing),
     "reverse_path": of(*_ORIGIN_END, End.text),
-    "recipients": of(Verdict.crossing, Classification.recipients, kind=COUNT),
-    "author": of(Verdict.plan, _PLAN.author, kind=SAID),
+    "recipients": of(*_CROSSING, Classification.recipients, kind=COUNT),
+    "author": of(Verdict.decisions, Decisions.signing, _PLAN.author, kind=SAID),
     "client": of(*_THE_CLIENT, _CLIENT.address),
     "login": of(Verdict.transaction, _TRANSACTION.login),
     "signed": texts(of(Verdict.done, Deeds.signatures), *_NAME),
@@ -206,19 +214,6 @@ def log_form(verdict: Verdict) -> WordForm:
     if verdict.wanted is not None:
         return _DRY_RUN
     return _SEALED if verdict.done.answer is Answer.ACCEPT else _REFUSED
-
-
-def retention_facts(stamp: Stamp | None) -> dict[str, Any] | None:
-    """The stamp as it stands in the record, times in seconds."""
-    if stamp is None:
-        return None
-    terms = stamp.terms
-    return {
-        "class": stamp.name,
-        "keep": terms.keep,
-        "headers": terms.headers,
-        "subject": terms.subject,
-    }
 
 
 def kept_fields(transaction: Transaction, headers: list[str]) -> list[tuple[str, bytes]]:

@@ -74,12 +74,9 @@ def explain(question: Question, configuration: Configuration) -> Explanation:
         would_keep=decided.retention,
         disposition=configuration.failure.dispose(failure).answer,
         reasons=(
-            decided.origin.reason,
-            *decided.crossing.reasons,
+            *decided.reasons_before,
             *((breaker,) if breaker else decided.signing.reasons),
-            *decided.copy.reasons,
-            *decided.shadow,
-            *decided.retention_reasons,
+            *decided.reasons_after,
         ),
     )
 

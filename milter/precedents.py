@@ -19,15 +19,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, NamedTuple
+from operator import attrgetter
+from typing import Any, Final
 
 from carbonseal.keys.keyring import Keyring
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.decisions import Decisions, Said, decide
 from carbonseal.milter.transaction import Transaction
-from carbonseal.policies import archive_outage
-from carbonseal.policies.address import Address, Path
-from carbonseal.policies.archive_outage import Outlook
+from carbonseal.policies.address import Address
+from carbonseal.policies.archive_outage import WELL, Outlook
 from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
 
 _REMEMBERED: Final = 1024
@@ -38,25 +38,21 @@ class _NotRemembered(Exception):
     """What raises is not."""
 
 
-class _Like(NamedTuple):
-    """What policies look at of a message: that of two is equal, or they are two kinds."""
-
-    address: str
-    is_portless: bool  # all that is asked of the port, see `origin`
-    name: str
-    helo: str
-    listener: str
-    login: str
-    login_method: str
-    path: Path
-    resolved: str | None
-    recipient: Recipient
-    from_values: tuple[bytes, ...]
-    names: tuple[str, ...]
-
-
-_Decided = Callable[[_Like], Decisions]
-_new: Final = tuple.__new__  # without the function that a named tuple has for it
+# What policies look at of the client and of MAIL.
+_facts_of: Final = attrgetter(
+    "client.address",
+    "client.name",
+    "client.helo",
+    "listener",
+    "login",
+    "login_method",
+    "reverse_path.path",
+    "reverse_path.resolved",
+)
+# Of what is equal in all this, the same is decided: the facts, whether the client has no port
+# (nothing else is asked of it, see `origin`), the recipient, the values of From, and the names of
+# the header section as `HeaderSection.joined_names` gives them.
+_Decided = Callable[[tuple[Any, ...], bool, Recipient, tuple[bytes, ...], str | None], Decisions]
 
 
 class Precedents:
@@ -79,32 +75,18 @@ class Precedents:
     def decide(self, transaction: Transaction, keyring: Keyring, outlook: Outlook) -> Decisions:
         """What `decisions.decide` says."""
         recipients = transaction.recipients
-        is_usual = len(recipients) == 1 and outlook is archive_outage.WELL
-        if is_usual and not self._is_comparing:
+        if len(recipients) == 1 and outlook is WELL and not self._is_comparing:
             ring, decided = self._known
             if ring() is not keyring:
                 decided = self._begin(keyring)
-            client = transaction.client
-            path, resolved, _ = transaction.reverse_path
+            header = transaction.header
             try:
                 return decided(
-                    _new(
-                        _Like,
-                        (
-                            client.address,
-                            client.port == 0,
-                            client.name,
-                            client.helo,
-                            transaction.listener,
-                            transaction.login,
-                            transaction.login_method,
-                            path,
-                            resolved,
-                            recipients[0],
-                            tuple(transaction.values_of("from")),
-                            transaction.names(),
-                        ),
-                    )
+                    _facts_of(transaction),
+                    transaction.client.port == 0,
+                    recipients[0],
+                    tuple(header.values("from")),
+                    header.joined_names(),
                 )
             except _NotRemembered:
                 pass
@@ -122,16 +104,24 @@ class Precedents:
         ring = weakref.ref(keyring)
 
         @lru_cache(_REMEMBERED)
-        def decided(like: _Like) -> Decisions:
-            address, is_portless, name, helo, listener, login, login_method = like[:7]
-            path, resolved, recipient, from_values, names = like[7:]
-            to, *routed, esmtp = recipient
-            texts = (address, name, helo, listener, login, login_method, path.raw, to.raw, *esmtp)
-            given = [one or "" for one in (resolved, *routed)]
-            octets = sum(map(len, (*texts, *given, *from_values, *names)))
+        def decided(
+            facts: tuple[Any, ...],
+            is_portless: bool,
+            recipient: Recipient,
+            from_values: tuple[bytes, ...],
+            joined_names: str | None,
+        ) -> Decisions:
             keyring = ring()
-            if octets > _MOST_OCTETS or keyring is None or not keyring.keys:
+            if joined_names is None or keyring is None or not keyring.keys:
                 raise _NotRemembered
+            *texts, path, resolved = facts
+            address, name, helo, listener, login, login_method = texts
+            to, *routed, esmtp = recipient
+            given = [one or "" for one in (resolved, *routed)]
+            all_texts = (*texts, path.raw, to.raw, *esmtp, *given, *from_values, joined_names)
+            if sum(map(len, all_texts)) > _MOST_OCTETS:
+                raise _NotRemembered
+            names = tuple(joined_names.split("\n"))
             client = Client(address, 0 if is_portless else 1, name, helo)
             reverse_path = ReversePath(path, resolved, ())
             envelope = Envelope(client, listener, login, login_method, reverse_path, (recipient,))
@@ -147,5 +137,5 @@ class Precedents:
         return decided
 
 
-def _unknown(_like: _Like) -> Decisions:
+def _unknown(*_facts: object) -> Decisions:
     raise _NotRemembered

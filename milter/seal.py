@@ -34,7 +34,7 @@ from carbonseal.milter.precedents import Precedents
 from carbonseal.milter.status import counters
 from carbonseal.milter.status.counters import Tally
 from carbonseal.milter.transaction import Transaction
-from carbonseal.policies import archive_outage, bcc_maps, survival
+from carbonseal.policies import archive_outage, survival
 from carbonseal.policies.address import Address
 from carbonseal.policies.archive_outage import Outlook
 from carbonseal.policies.disposition import ACCEPTED, Answer, FailureClass
@@ -128,64 +128,45 @@ def seal(
     configuration, keyring = services.configuration, services.keyring()
     decisions = services.precedents.decide(transaction, keyring, services.outages.outlook(now))
     decided = time.perf_counter()
-    # Taken apart, here and below: to ask a tuple for a field by its name costs as much as that.
-    proof, crossing, plan, copy, stamp, retention_reasons, shadow = decisions
+    # Taken apart: to ask a tuple for a part by its name costs as much as that.
+    _, _, plan, copy, _, _, _, reasons_before, reasons_after = decisions
     signatures, signing_reasons, failure = refusal or sign(plan, transaction, keyring, now)
     signed = time.perf_counter()
-    disposition = ACCEPTED if failure is None else configuration.failure.dispose(failure)
-    reasons = (
-        proof.reason,
-        *crossing[3],
-        *signing_reasons,
-        *copy.reasons,
-        *retention_reasons,
-        *shadow,
-    )
-    answer = disposition.answer
-    done = (
-        _new(Deeds, (signatures, copy.add, answer))
-        if answer is Answer.ACCEPT
-        else Deeds((), (), answer)
-    )
+    reasons = reasons_before + signing_reasons + reasons_after
+    if failure is None:
+        disposition, done = ACCEPTED, _new(Deeds, (signatures, copy.add, Answer.ACCEPT))
+    else:
+        disposition = configuration.failure.dispose(failure)
+        answer = disposition.answer
+        done = Deeds((), (), answer)
+        if answer is Answer.ACCEPT:
+            done = Deeds(signatures, copy.add, answer)
     wanted = None
     if services.is_dry_run:
         wanted, done, disposition = done, NOTHING, ACCEPTED
         signing_reasons = (_DRY_RUN,)
         reasons = (_DRY_RUN, *(one for one in reasons if one.code not in _DEEDS))
-    record_id, salt = record.new_identity(int(now * 1000))
     headers = services.headers
-    kept = transaction.fields if headers is None else describe.kept_fields(transaction, headers)
-    header_size, body = transaction.header.size, transaction.body
-    body_size = body.facts()[0]
+    body = transaction.body
     verdict = _new(
         Verdict,
         (
             transaction,
-            proof,
-            crossing,
-            plan,
-            copy,
+            decisions,
             done,
             wanted,
             disposition,
             reasons,
-            record_id,
-            salt,
+            record.new_identity(int(now * 1000)),
             now,
             services.relay or transaction.relay,
-            configuration.version,
-            kept,
-            header_size,
-            body_size,
-            header_size + 2 + body_size,
-            body.canonicalization,
+            configuration,
+            transaction.fields if headers is None else describe.kept_fields(transaction, headers),
+            transaction.header.size + 2 + body.size,
             binascii.b2a_base64(body.digest(), newline=False),
-            None if stamp is None else describe.retention_facts(stamp),
-            bcc_maps.said(map(str, reasons)) if shadow else None,
             signing_reasons[-1].code if signing_reasons else "",
             (began, decided, signed),
             True,
-            record.VERSION,
         ),
     )
     line = describe.record_line(verdict)

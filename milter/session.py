@@ -60,7 +60,13 @@ _PROTOCOL = (
 
 
 # What is counted of a verdict, see `Tally.cells` and `counters.Measures`.
-_about = attrgetter("crossing.crossing", "done.answer", "plan.sdid", "unsigned", "is_recorded")
+_about = attrgetter(
+    "decisions.crossing.crossing",
+    "done.answer",
+    "decisions.signing.sdid",
+    "unsigned",
+    "is_recorded",
+)
 _sdid = attrgetter("request.sdid")
 _measures = attrgetter("size", "transaction.envelope_at", "transaction.body_at", "laps")
 

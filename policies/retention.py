@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from carbonseal.policies import quantity
 from carbonseal.policies.address import Address
@@ -48,6 +48,16 @@ class Stamp:
 
     name: str  # retention class
     terms: Terms
+
+    def facts(self) -> dict[str, Any]:
+        """As it stands in the record, times in seconds."""
+        terms = self.terms
+        return {
+            "class": self.name,
+            "keep": terms.keep,
+            "headers": terms.headers,
+            "subject": terms.subject,
+        }
 
 
 @dataclass(frozen=True, slots=True)

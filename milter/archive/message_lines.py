@@ -80,7 +80,7 @@ class RecordForm:
     def __init__(
         self, keys: Mapping[str, Any], *, is_compiled: bool = compiled is not None
     ) -> None:
-        """`keys` maps each key to a place, or to a dict of keys again."""
+        """`keys` maps each key to a place, a dict of keys again, or a fixed number or word."""
         self._keys = keys
         # The line, its end included, of what is taken from an object.
         self.line: Callable[[object], bytes] = self._plainly
@@ -100,7 +100,9 @@ def _object(keys: Mapping[str, Any], roots: tuple[object, ...]) -> dict[str, Any
     }
 
 
-def _placed(place: Place, roots: tuple[object, ...]) -> Any:
+def _placed(place: Any, roots: tuple[object, ...]) -> Any:
+    if not isinstance(place, Place):
+        return place
     values = _values(place, roots)
     if place.kind == _EACH:
         assert place.each is not None
@@ -150,6 +152,8 @@ def _cut(place: Any, fixed: str, pieces: list[_Piece]) -> str:
             before = "," if number else "{"
             fixed = _cut(inner, f"{fixed}{before}{json.dumps(key)}:", pieces)
         return fixed + "}"
+    if not isinstance(place, Place):
+        return fixed + record.ascii_json(place).decode("ascii")
     form = None if place.each is None else compiled.Form(_pieces(place.each), _CHECKSUM)
     pieces.append((fixed.encode(), place.kind, place.paths, form))
     return ""

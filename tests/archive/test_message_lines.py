@@ -93,6 +93,7 @@ KEYS = {
     "how-many": of(Place.facts, IN.each, kind=COUNT),
     "at": of(Place.facts, IN.at, kind=MOMENT),
     "reasons": of(Place.facts, IN.reasons, kind=REASONS),
+    "always": {"number": 2, "text": 'a "word"', "nothing": None},
     "last": of(Place.facts, IN.last),
 }
 # Few letters, so that what is odd meets what is odd; the lone surrogates are octets of no UTF-8.
@@ -168,6 +169,7 @@ def test_a_record_is_the_same_from_both(values: tuple[Any, ...]) -> None:
     plain = RecordForm(KEYS, is_compiled=False).line(root)
     assert RecordForm(KEYS).line(root) == plain
     # JSON has no two surrogates side by side that fit: they are one character there.
+    assert record.parse(plain)["always"] == KEYS["always"]
     assert record.parse(plain)["inner"]["why"] == json.loads(json.dumps(str(values[1])))
 
 
