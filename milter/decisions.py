@@ -45,6 +45,7 @@ class Decisions(NamedTuple):
     copy: ArchivePlan
     retention: Stamp | None  # None: kept for ever
     kept: dict[str, Any] | None  # the same as records say it
+    author: str  # '' where there is no one author
     bcc_maps: str | None  # how Postfix's would differ, in one word; decides nothing
     # What records say of it, in their order: before the reasons of the signing steps, and after.
     reasons_before: tuple[Reason, ...]
@@ -110,6 +111,7 @@ def decide(
         copy,
         stamp,
         None if stamp is None else stamp.facts(),
+        "" if plan.author is None else str(plan.author),
         bcc_maps.said(map(str, shadow)),
         reasons_before=(proof.reason, *crossing.reasons),
         reasons_after=(*copy.reasons, *(() if why is None else (why,)), *shadow),

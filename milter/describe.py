@@ -19,7 +19,6 @@ from carbonseal.milter.archive.message_lines import (
     MOMENT,
     REASON,
     REASONS,
-    SAID,
     RecordForm,
     WordForm,
     each,
@@ -38,7 +37,6 @@ from carbonseal.policies.disposition import Answer, Disposition
 from carbonseal.policies.envelope import Client, Recipient, ReversePath
 from carbonseal.policies.origin import Origin
 from carbonseal.policies.reason import Reason
-from carbonseal.policies.signing import SigningPlan
 from carbonseal.policies.signing_request import SignatureRequest
 
 
@@ -73,7 +71,6 @@ _CLIENT: Any = Client
 _CONFIGURATION: Any = Configuration
 _ORIGIN: Any = Origin
 _COPY: Any = ArchivePlan
-_PLAN: Any = SigningPlan
 _REQUEST: Any = SignatureRequest
 
 
@@ -187,7 +184,7 @@ _WORDS = {
     "crossing": of(*_CROSSING, Classification.crossing),
     "reverse_path": of(*_ORIGIN_END, End.text),
     "recipients": of(*_CROSSING, Classification.recipients, kind=COUNT),
-    "author": of(Verdict.decisions, Decisions.signing, _PLAN.author, kind=SAID),
+    "author": of(Verdict.decisions, Decisions.author),
     "client": of(*_THE_CLIENT, _CLIENT.address),
     "login": of(Verdict.transaction, _TRANSACTION.login),
     "signed": texts(of(Verdict.done, Deeds.signatures), *_NAME),

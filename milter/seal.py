@@ -129,7 +129,7 @@ def seal(
     decisions = services.precedents.decide(transaction, keyring, services.outages.outlook(now))
     decided = time.perf_counter()
     # Taken apart: to ask a tuple for a part by its name costs as much as that.
-    _, _, plan, copy, _, _, _, reasons_before, reasons_after = decisions
+    _, _, plan, copy, _, _, _, _, reasons_before, reasons_after = decisions
     signatures, signing_reasons, failure = refusal or sign(plan, transaction, keyring, now)
     signed = time.perf_counter()
     reasons = reasons_before + signing_reasons + reasons_after

@@ -31,7 +31,7 @@
 #define LAST_SECOND 253402300799.0 /* of the year 9999 */
 
 /* What goes into a place, in the numbers of the twin. */
-enum { VALUE, REASON, REASONS, EACH, NOTHING, COUNT, MOMENT, SAID };
+enum { VALUE, REASON, REASONS, EACH, NOTHING, COUNT, MOMENT };
 
 typedef struct Form Form;
 
@@ -711,14 +711,6 @@ static bool put_joined_texts(Text *text, const Piece *piece, PyObject *const *ro
     return done;
 }
 
-/* As `str` has it, and nothing for None. */
-static bool put_said(Text *text, PyObject *value) {
-    PyObject *said = value == Py_None ? PyUnicode_FromString("") : PyObject_Str(value);
-    bool done = said && put_word(text, said);
-    Py_XDECREF(said);
-    return done;
-}
-
 static bool put_fact(Text *text, const Piece *piece, PyObject *const *roots) {
     if (piece->kind == EACH) return put_joined_texts(text, piece, roots);
     PyObject *value = taken(piece->paths, roots);
@@ -727,7 +719,6 @@ static bool put_fact(Text *text, const Piece *piece, PyObject *const *roots) {
         case VALUE: done = put_word(text, value); break;
         case REASONS: done = put_joined_reasons(text, value); break;
         case COUNT: done = put_count(text, value); break;
-        case SAID: done = put_said(text, value); break;
         default: done = false; PyErr_SetString(PyExc_TypeError, "no place of a log line");
         }
     Py_XDECREF(value);
@@ -830,7 +821,7 @@ static bool take_piece(Form *self, Piece *piece, size_t at, PyObject *given, PyT
     int kind;
     if (!PyArg_ParseTuple(given, "SiO!O", &fixed, &kind, &PyTuple_Type, &paths, &each))
         return false;
-    if (kind < VALUE || kind > SAID
+    if (kind < VALUE || kind > MOMENT
         || (kind == EACH) != PyObject_TypeCheck(each, type)) {
         PyErr_SetString(PyExc_ValueError, "no kind of value");
         return false;

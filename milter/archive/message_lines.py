@@ -40,7 +40,6 @@ _EACH: Final = 3
 _NOTHING: Final = 4  # the end
 COUNT: Final = 5  # how many there are
 MOMENT: Final = 6  # Unix time in seconds, said as `record.timestamp` says it
-SAID: Final = 7  # whatever it is, as `str` says it; nothing for None
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII without space, quote, = and backslash
 
@@ -205,8 +204,6 @@ def _fact(place: Place, roots: tuple[object, ...]) -> object:
     if place.kind == _EACH:
         return ",".join([one for each in _placed(place, roots) for one in each.values()])
     [value] = _values(place, roots)
-    if place.kind == SAID:
-        return "" if value is None else str(value)
     if place.kind == COUNT:
         return len(value)
     if place.kind != VALUE or not isinstance(value, str | int):

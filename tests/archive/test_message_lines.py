@@ -18,7 +18,6 @@ from carbonseal.milter.archive.message_lines import (
     MOMENT,
     REASON,
     REASONS,
-    SAID,
     VALUE,
     RecordForm,
     WordForm,
@@ -235,7 +234,6 @@ def test_a_record_of_any_size_is_whole() -> None:
         pytest.param(of(kind=MOMENT), "now", id="a-text-for-a-time"),
         pytest.param(of(kind=COUNT), 5, id="no-list"),
         pytest.param(of(kind=REASONS), 5, id="no-reasons"),
-        pytest.param(of(kind=SAID), 5, id="for-a-log-line-only"),
         pytest.param(
             each({"x": of()}, of(Pair.first), of(Pair.second)), ([1, 2], [1]), id="not-one-length"
         ),
@@ -290,7 +288,6 @@ def test_what_is_nested_without_end_is_refused() -> None:
 
 WORDS = st.tuples(
     TEXTS | PLAIN_TEXTS | NUMBERS | st.sampled_from(Answer),
-    REASON_VALUES | TEXTS | st.none(),
     st.lists(TEXTS | PLAIN_TEXTS, max_size=3) | st.lists(PLAIN_TEXTS, max_size=3).map(tuple),
     st.lists(st.tuples(TEXTS | PLAIN_TEXTS), max_size=3),
     st.lists(REASON_VALUES, max_size=3),
@@ -301,7 +298,6 @@ class Said(NamedTuple):
     """What words are taken from."""
 
     value: Any
-    any: Any
     texts: Any
     named: Any
     reasons: Any
@@ -309,7 +305,6 @@ class Said(NamedTuple):
 
 WORD_KEYS = {
     "value": of(Said.value),
-    "said": of(Said.any, kind=SAID),
     "many": of(Said.texts, kind=COUNT),
     "texts": texts(of(Said.texts)),
     "named": texts(of(Said.named), Inner.x),
