@@ -19,14 +19,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
-from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 from carbonseal.keys.keyring import Keyring
 from carbonseal.milter.config import Configuration
 from carbonseal.milter.decisions import Decisions, Said, decide
 from carbonseal.milter.transaction import Transaction
-from carbonseal.policies.address import Address
+from carbonseal.policies.address import Address, Path
 from carbonseal.policies.archive_outage import WELL, Outlook
 from carbonseal.policies.envelope import Client, Envelope, Recipient, ReversePath
 
@@ -38,21 +37,11 @@ class _NotRemembered(Exception):
     """What raises is not."""
 
 
-# What policies look at of the client and of MAIL.
-_facts_of: Final = attrgetter(
-    "client.address",
-    "client.name",
-    "client.helo",
-    "listener",
-    "login",
-    "login_method",
-    "reverse_path.path",
-    "reverse_path.resolved",
-)
-# Of what is equal in all this, the same is decided: the facts, whether the client has no port
-# (nothing else is asked of it, see `origin`), the recipient, the values of From, and the names of
-# the header section as `HeaderSection.joined_names` gives them.
-_Decided = Callable[[tuple[Any, ...], bool, Recipient, tuple[bytes, ...], str | None], Decisions]
+# Of what is equal in all this, the same is decided: what policies look at of the client and of
+# MAIL, whether the client has no port (nothing else is asked of it, see `origin`), the recipient,
+# the values of From, and the names of the fields as `HeaderSection.joined_names` gives them.
+_Facts = tuple[str, str, str, str, str, str, Path, str | None]
+_Decided = Callable[[_Facts, bool, Recipient, tuple[bytes, ...], str | None], Decisions]
 
 
 class Precedents:
@@ -79,11 +68,22 @@ class Precedents:
             ring, decided = self._known
             if ring() is not keyring:
                 decided = self._begin(keyring)
+            client = transaction.client
+            path, resolved, _ = transaction.reverse_path
             header = transaction.header
             try:
                 return decided(
-                    _facts_of(transaction),
-                    transaction.client.port == 0,
+                    (
+                        client.address,
+                        client.name,
+                        client.helo,
+                        transaction.listener,
+                        transaction.login,
+                        transaction.login_method,
+                        path,
+                        resolved,
+                    ),
+                    client.port == 0,
                     recipients[0],
                     tuple(header.values("from")),
                     header.joined_names(),
@@ -105,7 +105,7 @@ class Precedents:
 
         @lru_cache(_REMEMBERED)
         def decided(
-            facts: tuple[Any, ...],
+            facts: _Facts,
             is_portless: bool,
             recipient: Recipient,
             from_values: tuple[bytes, ...],
@@ -114,12 +114,11 @@ class Precedents:
             keyring = ring()
             if joined_names is None or keyring is None or not keyring.keys:
                 raise _NotRemembered
-            *texts, path, resolved = facts
-            address, name, helo, listener, login, login_method = texts
+            address, name, helo, listener, login, login_method, path, resolved = facts
             to, *routed, esmtp = recipient
+            texts = (address, name, helo, listener, login, login_method, path.raw, to.raw, *esmtp)
             given = [one or "" for one in (resolved, *routed)]
-            all_texts = (*texts, path.raw, to.raw, *esmtp, *given, *from_values, joined_names)
-            if sum(map(len, all_texts)) > _MOST_OCTETS:
+            if sum(map(len, (*texts, *given, *from_values, joined_names))) > _MOST_OCTETS:
                 raise _NotRemembered
             names = tuple(joined_names.split("\n"))
             client = Client(address, 0 if is_portless else 1, name, helo)
