@@ -312,6 +312,21 @@ static PyObject *get_canonicalization(PyObject *self, void *Py_UNUSED(none)) {
     return Py_NewRef(((BodyHash *)self)->canonicalization);
 }
 
+static uint64_t longest_line(const State *state) {
+    uint64_t open_line = state->size - state->line_start;
+    return open_line > state->longest ? open_line : state->longest;
+}
+
+static bool has_bare(const State *state) { return state->bare || state->held_cr; }
+
+static PyObject *plain_digest(PyObject *object, PyObject *limit) {
+    const State *state = &((BodyHash *)object)->state;
+    unsigned long long longest = PyLong_AsUnsignedLongLong(limit);
+    if (PyErr_Occurred()) return NULL;
+    if (state->high || has_bare(state) || longest_line(state) > longest) Py_RETURN_NONE;
+    return digest(object, NULL);
+}
+
 /* The tuple that policies.survival has for them. */
 static PyObject *facts(PyObject *object, PyObject *Py_UNUSED(none)) {
     BodyHash *self = (BodyHash *)object;
@@ -319,11 +334,9 @@ static PyObject *facts(PyObject *object, PyObject *Py_UNUSED(none)) {
     PyObject *const *kind = PyType_GetModuleState(Py_TYPE(object));
     if (!kind) return NULL;
     const State *state = &self->state;
-    uint64_t open_line = state->size - state->line_start;
-    uint64_t longest = open_line > state->longest ? open_line : state->longest;
     PyObject *parts = Py_BuildValue(
-        "KKOO", (unsigned long long)state->size, (unsigned long long)longest,
-        state->high ? Py_True : Py_False, state->bare || state->held_cr ? Py_True : Py_False);
+        "KKOO", (unsigned long long)state->size, (unsigned long long)longest_line(state),
+        state->high ? Py_True : Py_False, has_bare(state) ? Py_True : Py_False);
     self->facts = parts ? named_tuple(*kind, parts) : NULL;
     Py_XDECREF(parts);
     return self->facts ? Py_NewRef(self->facts) : NULL;
@@ -362,6 +375,8 @@ static PyMethodDef methods[] = {
     {"update_part", FASTCALL(update_part),
      "update_part(octets, begin, end): take these of them, without a copy."},
     {"digest", digest, METH_NOARGS, "SHA-256 of the canonical form so far; more may follow."},
+    {"plain_digest", plain_digest, METH_O,
+     "plain_digest(limit): that of 7-bit lines of up to so many octets, each with CRLF; else None."},
     {"facts", facts, METH_NOARGS, "What was measured so far: policies.survival.BodyFacts."},
     {NULL, NULL, 0, NULL},
 };

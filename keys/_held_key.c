@@ -3,8 +3,9 @@
  * The same answers as `Plain` there and `make_plainly` and `verifies_plainly` in signer.py give,
  * which tests/keys/test_held_key.py compares.  Here because each message pays for it: cryptography
  * makes a new context for each signature and each verification and looks its algorithms up anew, and
- * the interpreter takes a hundred steps around them, through code and data that other work has
- * driven out of the processor's caches meanwhile.
+ * the interpreter takes two hundred steps around them, through code and data that other work has
+ * driven out of the processor's caches meanwhile.  In one call with the canonical form of what is
+ * signed (_canonical_fields.h), which thereby is hashed where it was put, and never in an object.
  *
  * With OpenSSL's older interface, deprecated as it is: it needs no context, which threads would have
  * to share or make anew; and it reads a key without leaving a copy of it behind, where the decoders
@@ -17,7 +18,7 @@
 
 #define _GNU_SOURCE /* memmem */
 #define OPENSSL_API_COMPAT 0x10101000L
-#include "_extension.h"
+#include "_canonical_fields.h"
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -33,6 +34,7 @@
 #define LONGEST_B ((LONGEST / FOLDED_AT + 1) * (FOLDED_AT / 3 * 4 + 2))
 #define BODY_HASH_SIZE 44 /* 32 octets in base64 */
 #define LONGEST_TAIL 128  /* t=, x=, bh= and the tag of b=: two numbers of 20 digits, 61 more */
+#define USUAL_FIELD 8192  /* octets for a field and its canonical form without memory of their own */
 
 typedef struct {
     PyObject_HEAD
@@ -252,11 +254,6 @@ static Py_ssize_t decode(octet *to, const char *from, size_t size) {
     return letters ? -1 : to - start;
 }
 
-typedef struct {
-    const char *octets;
-    Py_ssize_t size;
-} Piece;
-
 static bool hash(const Piece *signed_fields, const Piece *name, const char *own, size_t own_size,
                  octet *digest) {
     SHA256_CTX context;
@@ -281,16 +278,14 @@ static bool is_field_valid(Key *key, const Piece *signed_fields, const Piece *na
            && is_valid(key, digest, signature, (size_t)size);
 }
 
-/* For the tests, which ask about fields that `make_field` never makes. */
+/* For the tests, which ask about fields that `make_signature` never makes. */
 static PyObject *verifies_field(PyObject *self, PyObject *const *args, Py_ssize_t given) {
     Piece signed_fields, name, value;
     if (given != 4) {
         PyErr_SetString(PyExc_TypeError, "signed, name, value and is_relaxed are needed");
         return NULL;
     }
-    if (PyBytes_AsStringAndSize(args[0], (char **)&signed_fields.octets, &signed_fields.size)
-        || PyBytes_AsStringAndSize(args[1], (char **)&name.octets, &name.size))
-        return NULL;
+    if (!read_piece(args[0], &signed_fields) || !read_piece(args[1], &name)) return NULL;
     value.octets = PyUnicode_AsUTF8AndSize(args[2], &value.size);
     int is_relaxed = value.octets ? PyObject_IsTrue(args[3]) : -1;
     if (is_relaxed < 0) return NULL;
@@ -302,11 +297,6 @@ static PyObject *verifies_field(PyObject *self, PyObject *const *args, Py_ssize_
 }
 
 /* --- making one --- */
-
-static char *put(char *to, const void *from, size_t size) {
-    memcpy(to, from, size);
-    return to + size;
-}
 
 static char *put_base64(char *to, const octet *from, size_t size) {
     static const char letters[] =
@@ -348,29 +338,65 @@ static char *put_number(char *to, long long number) {
 /* What is the same in all fields of a plan: signer.Form. */
 typedef struct {
     Piece text, beginning, name;
-    bool is_relaxed;
+    Selection selection;
+    PyObject *expires_after, *kind; /* borrowed */
 } Form;
 
+enum { TEXT, BEGINNING, NAME, IS_RELAXED, PLACES, ORDER, EXPIRES_AFTER, KIND, PARTS };
+
 static bool read_form(PyObject *given, Form *form) {
-    if (!PyTuple_Check(given) || PyTuple_Size(given) != 4) {
-        PyErr_SetString(PyExc_TypeError, "a form has four parts");
+    if (!PyTuple_Check(given) || PyTuple_Size(given) != PARTS) {
+        PyErr_Format(PyExc_TypeError, "a form has %d parts", PARTS);
         return false;
     }
-    Piece *pieces[] = {&form->text, &form->beginning, &form->name};
-    for (Py_ssize_t i = 0; i < 3; i++)
-        if (PyBytes_AsStringAndSize(PyTuple_GetItem(given, i), (char **)&pieces[i]->octets,
-                                    &pieces[i]->size))
-            return false;
-    int is_relaxed = PyObject_IsTrue(PyTuple_GetItem(given, 3));
-    form->is_relaxed = is_relaxed == 1;
-    return is_relaxed >= 0;
+    if (!read_piece(PyTuple_GetItem(given, TEXT), &form->text)
+        || !read_piece(PyTuple_GetItem(given, BEGINNING), &form->beginning)
+        || !read_piece(PyTuple_GetItem(given, NAME), &form->name)
+        || !read_piece(PyTuple_GetItem(given, PLACES), &form->selection.names)
+        || !read_piece(PyTuple_GetItem(given, ORDER), &form->selection.order))
+        return false;
+    int is_relaxed = PyObject_IsTrue(PyTuple_GetItem(given, IS_RELAXED));
+    form->selection.is_relaxed = is_relaxed == 1;
+    form->expires_after = PyTuple_GetItem(given, EXPIRES_AFTER);
+    form->kind = PyTuple_GetItem(given, KIND);
+    if (PyType_Check(form->kind)
+        && PyType_IsSubtype((PyTypeObject *)form->kind, &PyTuple_Type))
+        return is_relaxed >= 0;
+    PyErr_SetString(PyExc_TypeError, "a signature is a kind of tuple");
+    return false;
+}
+
+/* t= and x=, as they are written and as Python has them. */
+typedef struct {
+    long long now, expires_at;
+    bool has_expiry;
+    PyObject *for_python[2];
+} Times;
+
+static void drop_times(Times *times) {
+    Py_XDECREF(times->for_python[0]);
+    Py_XDECREF(times->for_python[1]);
+}
+
+static bool read_times(PyObject *now, PyObject *expires_after, Times *times) {
+    PyObject *whole = PyFloat_Check(now) ? PyNumber_Long(now) : PyNumber_Index(now);
+    times->has_expiry = expires_after != Py_None;
+    PyObject *sum = !whole              ? NULL
+                    : times->has_expiry ? PyNumber_Add(whole, expires_after)
+                                        : Py_NewRef(Py_None);
+    times->for_python[0] = whole;
+    times->for_python[1] = sum;
+    times->now = sum ? PyLong_AsLongLong(whole) : 0;
+    times->expires_at = times->has_expiry && sum && !PyErr_Occurred() ? PyLong_AsLongLong(sum) : 0;
+    if (!PyErr_Occurred()) return true;
+    drop_times(times);
+    return false;
 }
 
 /* What differs: t=, x= and bh=, with the tag of b= at the end. */
-static char *put_tail(char *to, long long now, const long long *expires_at,
-                      const char *body_hash) {
-    to = put_number(put(to, " t=", 3), now);
-    if (expires_at) to = put_number(put(to, "; x=", 4), *expires_at);
+static char *put_tail(char *to, const Times *times, const char *body_hash) {
+    to = put_number(put(to, " t=", 3), times->now);
+    if (times->has_expiry) to = put_number(put(to, "; x=", 4), times->expires_at);
     to = put(put(to, "; bh=", 5), body_hash, BODY_HASH_SIZE);
     return put(to, B_TAG, B_TAG_SIZE);
 }
@@ -382,7 +408,8 @@ static char *put_signature(Key *key, const Piece *signed_fields, const Form *for
     char canonical[2 * LONGEST_TAIL];
     octet digest[SHA256_DIGEST_LENGTH], made[LONGEST];
     unsigned made_size = 0;
-    size_t size = (form->is_relaxed ? put_relaxed : put_simple)(canonical, end - tail, tail);
+    bool is_relaxed = form->selection.is_relaxed;
+    size_t size = (is_relaxed ? put_relaxed : put_simple)(canonical, end - tail, tail);
     bool is_made = hash(signed_fields, &form->beginning, canonical, size, digest)
                    && RSA_sign(NID_sha256, digest, sizeof digest, made, &made_size,
                                key->private) == 1;
@@ -391,61 +418,91 @@ static char *put_signature(Key *key, const Piece *signed_fields, const Form *for
     return NULL;
 }
 
-/* Text and body hash as Python has them, if the text is the octets that were verified. */
-static PyObject *in_python(const Piece *value, const char *body_hash) {
-    PyObject *text = PyUnicode_FromStringAndSize(value->octets, value->size), *made = NULL;
+/* The signer.Signature, if its text is the octets that were verified; False: it is not. */
+static PyObject *in_python(const Piece *value, const char *body_hash, const Form *form,
+                           PyObject *request, const Times *times) {
+    PyObject *text = PyUnicode_FromStringAndSize(value->octets, value->size);
+    PyObject *hash_text = PyUnicode_FromStringAndSize(body_hash, BODY_HASH_SIZE), *made = NULL;
     Py_ssize_t size;
-    const char *octets = text ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
-    if (octets && (size != value->size || memcmp(octets, value->octets, (size_t)size)))
-        made = Py_NewRef(Py_None);
-    else if (octets)
-        made = Py_BuildValue("Os#", text, body_hash, (Py_ssize_t)BODY_HASH_SIZE);
+    const char *octets = text && hash_text ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
+    if (octets && (size != value->size || memcmp(octets, value->octets, (size_t)size))) {
+        made = Py_NewRef(Py_False);
+    } else if (octets) {
+        PyObject *const parts[] = {text, request, hash_text, times->for_python[0],
+                                   times->for_python[1]};
+        const Py_ssize_t count = sizeof parts / sizeof *parts;
+        /* As tuple.__new__ makes it, without another tuple to take the parts from. */
+        made = PyType_GenericAlloc((PyTypeObject *)form->kind, count);
+        for (Py_ssize_t i = 0; made && i < count; i++)
+            PyTuple_SetItem(made, i, Py_NewRef(parts[i]));
+    }
     Py_XDECREF(text);
+    Py_XDECREF(hash_text);
     return made;
 }
 
-static PyObject *make_field(PyObject *self, PyObject *const *args, Py_ssize_t given) {
-    Piece signed_fields, body_digest;
+/* `value`, which has room for three times the longest that may be made: what is not the field is
+   for its canonical form.  1: it is made, 0: it does not verify, -1: OpenSSL made no signature. */
+static int make_value(Key *key, const Piece *signed_fields, const Form *form, const Times *times,
+                      const octet *body_digest, char *body_hash, char *field, size_t longest,
+                      Piece *value) {
+    put_base64(body_hash, body_digest, SHA256_DIGEST_LENGTH);
+    char *tail = put(field, form->text.octets, (size_t)form->text.size);
+    char *end = put_tail(tail, times, body_hash);
+    end = put_signature(key, signed_fields, form, end, (size_t)(end - tail));
+    if (!end) return -1;
+    value->octets = field;
+    value->size = end - field;
+    return is_field_valid(key, signed_fields, &form->name, value, form->selection.is_relaxed,
+                          field + longest);
+}
+
+static PyObject *make_over(Key *key, const Piece *signed_fields, const Form *form,
+                           PyObject *request, const octet *body_digest, const Times *times) {
+    size_t longest = (size_t)form->text.size + LONGEST_TAIL + LONGEST_B;
+    char usual[USUAL_FIELD], body_hash[BODY_HASH_SIZE];
+    char *field = 3 * longest <= sizeof usual ? usual : PyMem_Malloc(3 * longest);
+    if (!field) return PyErr_NoMemory();
+    Piece value;
+    int answer;
+    /* As in `sign`; what verifies comes at once, while all that it needs is at hand. */
+    Py_BEGIN_ALLOW_THREADS
+    answer = make_value(key, signed_fields, form, times, body_digest, body_hash, field, longest,
+                        &value);
+    Py_END_ALLOW_THREADS
+    PyObject *made = NULL;
+    if (answer < 0) PyErr_SetString(PyExc_RuntimeError, "OpenSSL made no signature");
+    else made = answer ? in_python(&value, body_hash, form, request, times)
+                       : Py_NewRef(Py_False);
+    if (field != usual) PyMem_Free(field);
+    return made;
+}
+
+static PyObject *make_signature(PyObject *self, PyObject *const *args, Py_ssize_t given) {
+    Piece body_digest;
     Form form;
-    if (given != 4 || !PyTuple_Check(args[3]) || PyTuple_Size(args[3]) != 2) {
-        PyErr_SetString(PyExc_TypeError, "signed, form, body_digest and two times are needed");
+    Times times;
+    Canonical canonical;
+    if (given != 5) {
+        PyErr_SetString(PyExc_TypeError, "fields, form, request, body_digest and now are needed");
         return NULL;
     }
-    if (PyBytes_AsStringAndSize(args[0], (char **)&signed_fields.octets, &signed_fields.size)
-        || !read_form(args[1], &form)
-        || PyBytes_AsStringAndSize(args[2], (char **)&body_digest.octets, &body_digest.size))
-        return NULL;
+    if (!read_form(args[1], &form) || !read_piece(args[3], &body_digest)) return NULL;
     if (body_digest.size != SHA256_DIGEST_LENGTH) {
         PyErr_SetString(PyExc_ValueError, "a digest has 32 octets");
         return NULL;
     }
-    PyObject *expiry = PyTuple_GetItem(args[3], 1);
-    bool has_expiry = expiry != Py_None;
-    long long now = PyLong_AsLongLong(PyTuple_GetItem(args[3], 0));
-    long long expires_at = has_expiry && !PyErr_Occurred() ? PyLong_AsLongLong(expiry) : 0;
-    if (PyErr_Occurred()) return NULL;
-
-    size_t longest = (size_t)form.text.size + LONGEST_TAIL + LONGEST_B;
-    char *field = PyMem_Malloc(3 * longest), body_hash[BODY_HASH_SIZE], *end;
-    if (!field) return PyErr_NoMemory();
-    bool is_sound = false;
-    Piece value = {field, 0};
-    /* As in `sign`; what verifies comes at once, while all that it needs is at hand. */
-    Py_BEGIN_ALLOW_THREADS
-    put_base64(body_hash, (const octet *)body_digest.octets, SHA256_DIGEST_LENGTH);
-    char *tail = put(field, form.text.octets, (size_t)form.text.size);
-    end = put_tail(tail, now, has_expiry ? &expires_at : NULL, body_hash);
-    end = put_signature((Key *)self, &signed_fields, &form, end, (size_t)(end - tail));
-    if (end) {
-        value.size = end - field;
-        is_sound = is_field_valid((Key *)self, &signed_fields, &form.name, &value,
-                                  form.is_relaxed, field + longest);
-    }
-    Py_END_ALLOW_THREADS
+    if (!read_times(args[4], form.expires_after, &times)) return NULL;
     PyObject *made = NULL;
-    if (!end) PyErr_SetString(PyExc_RuntimeError, "OpenSSL made no signature");
-    else made = is_sound ? in_python(&value, body_hash) : Py_NewRef(Py_None);
-    PyMem_Free(field);
+    switch (make_canonical(args[0], &form.selection, &canonical)) {
+    case FAULT: break;
+    case PYTHON_MUST: made = Py_NewRef(Py_None); break;
+    case IS_MADE:
+        made = make_over((Key *)self, &canonical.signed_fields, &form, args[2],
+                         (const octet *)body_digest.octets, &times);
+        drop_canonical(&canonical);
+    }
+    drop_times(&times);
     return made;
 }
 
@@ -456,8 +513,8 @@ static PyMethodDef methods[] = {
      "verifies(digest, signature): see held_key.Plain."},
     {"verifies_field", FASTCALL(verifies_field),
      "verifies_field(signed, name, value, is_relaxed): see signer.verifies_plainly."},
-    {"make_field", FASTCALL(make_field),
-     "make_field(signed, form, body_digest, times): see signer.make_plainly."},
+    {"make_signature", FASTCALL(make_signature),
+     "make_signature(fields, form, request, body_digest, now): see held_key.Held."},
     {"__reduce__", refuse_to_leave, METH_NOARGS, "Refused."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,4 +1,7 @@
 # The compiled twin of held_key.py's `Plain`, from _held_key.c.
+from typing import Any
+
+# They are what held_key.Held says.
 class Key:
     def __new__(cls, pem: bytes, /) -> Key: ...
     def public_octets(self) -> bytes: ...
@@ -7,11 +10,12 @@ class Key:
     def verifies_field(
         self, signed: bytes, name: bytes, value: str, is_relaxed: bool, /
     ) -> bool: ...
-    def make_field(
+    def make_signature(
         self,
-        signed: bytes,
-        form: tuple[bytes, bytes, bytes, bool],
+        fields: object,
+        form: object,
+        request: object,
         body_digest: bytes,
-        times: tuple[int, int | None],
+        now: float,
         /,
-    ) -> tuple[str, str] | None: ...
+    ) -> Any: ...

@@ -60,6 +60,15 @@ class PlainBodyHash:
             self._digest = whole.digest()
         return self._digest
 
+    def plain_digest(self, limit: int, /) -> bytes | None:
+        """`digest` of 7-bit lines of `limit` octets at most, all CR and LF in pairs.
+
+        None for any other body: one look at it, where it is nearly always this one.
+        """
+        _, longest_line, is_eight_bit, has_bare_line_ends = self.facts()
+        is_plain = longest_line <= limit and not is_eight_bit and not has_bare_line_ends
+        return self.digest() if is_plain else None
+
     @property
     def size(self) -> int:
         """Octets so far."""

@@ -1,9 +1,9 @@
 """A private key inside OpenSSL: what signs with it and verifies, compiled where that is possible.
 
 `hold` gives an RSA key to the compiled half (`_held_key.c`, where a compiler was at hand), which
-signs without what cryptography makes anew for each signature, and makes a whole field in one call
-(whose twin is `signer.make_plainly`); cryptography's own copy of the key then goes.  `Plain` is its
-twin, which cryptography answers for; Ed25519 is always held so.
+signs without what cryptography makes anew for each signature, and makes a whole field in one call;
+cryptography's own copy of the key then goes.  `Plain` is its twin, which cryptography answers for
+and which leaves the field to `signer.make_plainly`; Ed25519 is always held so.
 
 Promises: what the compiled half holds has the public half of the key that cryptography read.  Both
 may be used by any threads at once.
@@ -42,6 +42,16 @@ class Held(Protocol):
     def verifies(self, digest: bytes, signature: bytes, /) -> bool:
         """Whether the public half accepts this signature over this digest."""
 
+    def make_signature(
+        self, fields: object, form: object, request: object, body_digest: bytes, now: float, /
+    ) -> Any:
+        """A `signer.Signature`, False or None: what `signer.sign` gives, where nothing is odd.
+
+        Its `field_value` is what `signer.make_plainly` makes of `canonical_header.canonical` of the
+        fields, and was verified as there; False: it does not verify.  None: nothing was done, for
+        Python must look at the fields, or make the field.  `form` is a `signer.Form`.
+        """
+
 
 class Plain:
     """A key that cryptography holds."""
@@ -68,6 +78,9 @@ class Plain:
         except InvalidSignature:
             return False
         return True
+
+    def make_signature(self, *_: object) -> None:
+        """Left to Python."""
 
 
 def hold(private: PrivateKey, pem: bytes) -> Held:

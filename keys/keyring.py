@@ -48,7 +48,7 @@ _PROBE = bytes(range(32))
 class SigningKey:
     """A private key that signs SHA-256 digests; it cannot be printed, copied or pickled out."""
 
-    __slots__ = ("_held", "facts", "fingerprint", "make_field")
+    __slots__ = ("_held", "facts", "fingerprint", "make_signature")
 
     def __init__(
         self, facts: KeyFacts, private: PrivateKey, fingerprint: str = "", *, pem: bytes = b""
@@ -57,8 +57,8 @@ class SigningKey:
         self.facts = facts
         self.fingerprint = fingerprint
         self._held = held_key.hold(private, pem)
-        # As `signer.make_plainly`; None where that must be used.
-        self.make_field = getattr(self._held, "make_field", None)
+        # As `held_key.Held` says.  Here, as each message asks for it.
+        self.make_signature = self._held.make_signature
 
     def sign_digest(self, digest: bytes) -> bytes:
         """The signature over 32 octets: RFC 8301 (RSASSA-PKCS1-v1_5) or RFC 8463 section 3."""

@@ -1,14 +1,16 @@
 """Make one DKIM-Signature field.
 
 The body hash comes streamed (`body_hash`), the signed header fields from `canonical_header`, the
-private-key operation is OpenSSL's (`held_key`, which makes the whole field where the key is held by
-its compiled half: what is here is the twin of that), and the tag list is ours: t= from the
-clock passed in, x=, no l=, i= only where it differs from its default '@' + d=, lines of at most 78
-octets, folded between tags, between names of h= and anywhere in b=, never inside a token.
+private-key operation is OpenSSL's (`held_key`, which makes the whole field of the fields where the
+key is held by its compiled half and nothing in them is odd: what is here is the twin of that), and
+the tag list is ours: t= from the clock passed in, x=, no l=, i= only where it differs from its
+default '@' + d=, lines of at most 78 octets, folded between tags, between names of h= and anywhere
+in b=, never inside a token.
 
 Promises: a `Signature` that is returned was taken from the finished field, hashed again over its
 folded bytes, and verified with the public half of the key.  For the first message with a request,
-all tags are parsed back too, and dkimpy canonicalizes the header section as well: both must agree.
+all tags are parsed back too, and the field is verified once more over what dkimpy makes of the
+header section: both canonicalizations must agree.
 A message whose signed fields verifiers are known to read differently is refused, not signed.
 
 Raises: `SignatureFailed` with a reason code; nothing else leaves this module.
@@ -60,22 +62,18 @@ class Signature(NamedTuple):
     expires_at: int | None  # x=
 
 
-_new: Final = tuple.__new__  # without the function that a named tuple has for it
-
-
 def sign(
     fields: Sequence[Given],
     body_digest: bytes,
     request: SignatureRequest,
     key: SigningKey,
-    *,
-    now: int,
+    now: float,
 ) -> Signature:
     """Sign a message, given as its header fields and the digest of its canonical body.
 
     `fields` are (name, value) top to bottom, the value with its leading space and with LF or CRLF
     folding; `body_digest` are the 32 octets of `BodyHash(request.body_canonicalization)`; `now` is
-    in seconds since the epoch.
+    in seconds since the epoch, of which t= says the whole ones.
     """
     _, plan = _plans.get(id(request)) or _planned(request)
     if key.facts != plan.key:
@@ -84,22 +82,17 @@ def sign(
             request.selector,
             f"the key {key!r} is not the one the request names ({request.selector}).",
         )
-    selection = plan.selection
-    signed = canonical_header.compiled(
-        fields, selection.places, selection.order, selection.is_relaxed
-    )
-    if signed is None:
-        try:
-            signed = canonical_header.plainly(fields, selection)
-        except (Disputed, NoFrom) as fault:
-            raise _unsignable(fault) from None
-    expires_at = None if request.expires_after is None else now + request.expires_after
-    compiled = key.make_field
     try:
-        if compiled is None:
-            made = make_plainly(key, signed, plan.form, body_digest, (now, expires_at))
-        else:
-            made = compiled(signed, plan.form, body_digest, (now, expires_at))
+        made: Signature | None = key.make_signature(fields, plan.form, request, body_digest, now)
+        if made and plan.was_compared:
+            return made
+        if made is None:
+            made = _by_python(fields, plan, request, body_digest, key=key, now=int(now))
+        if made and not plan.was_compared:
+            _compare(made, fields, key, plan)
+            plan.was_compared = True
+    except SignatureFailed:
+        raise
     # OpenSSL's errors have many classes, and none of them may stop the mail.
     except Exception as error:
         raise SignatureFailed(
@@ -107,13 +100,9 @@ def sign(
             request.selector,
             f"{key!r} cannot sign: {type(error).__name__}.",
         ) from None
-    if made is None:
+    if not made:
         raise _self_check_failed(plan, "the signature does not verify; check the machine.")
-    value, body_hash = made
-    if not plan.was_compared:
-        _compare(value, fields, signed, body_hash, plan)
-        plan.was_compared = True
-    return _new(Signature, (value, request, body_hash, now, expires_at))
+    return made
 
 
 class Form(NamedTuple):
@@ -123,6 +112,12 @@ class Form(NamedTuple):
     beginning: bytes  # the same in canonical form, name and all
     name: bytes  # of the field in canonical form, with its colon
     is_relaxed: bool
+    # The rest is for the compiled half alone, so that it can begin with the fields as they came and
+    # end with what is returned.
+    places: bytes = b""  # as in `Selection`; so is `order`
+    order: bytes = b""
+    expires_after: int | None = None
+    kind: type[Signature] = Signature
 
 
 @dataclass(slots=True)
@@ -178,10 +173,19 @@ def _plan(request: SignatureRequest) -> _Plan:
     name = f"{FIELD_NAME}:".encode()
     name, fold = (name.lower(), b" ") if is_relaxed else (name, b"\r\n")
     canonical = _canonical(is_relaxed)
+    selection = Selection.of(request.fields, request.header_canonicalization)
     return _Plan(
         key=request.key,
-        form=Form(text + b"\n", name + canonical(text) + fold, name, is_relaxed),
-        selection=Selection.of(request.fields, request.header_canonicalization),
+        form=Form(
+            text + b"\n",
+            name + canonical(text) + fold,
+            name,
+            is_relaxed,
+            selection.places,
+            selection.order,
+            request.expires_after,
+        ),
+        selection=selection,
         tags={**tags, "h": ":".join(request.fields)},
     )
 
@@ -238,6 +242,28 @@ def _digest(signed: bytes, own: bytes) -> bytes:
     return digest.digest()
 
 
+def _by_python(
+    fields: Sequence[Given],
+    plan: _Plan,
+    request: SignatureRequest,
+    body_digest: bytes,
+    *,
+    key: SigningKey,
+    now: int,
+) -> Signature | None:
+    """As `held_key.Held.make_signature`, but None for what does not verify.
+
+    Raises: `SignatureFailed` for fields that must not be signed, and as `make_plainly`.
+    """
+    try:
+        signed = canonical_header.canonical(fields, plan.selection)
+    except (Disputed, NoFrom) as fault:
+        raise _unsignable(fault) from None
+    expires_at = None if request.expires_after is None else now + request.expires_after
+    made = make_plainly(key, signed, plan.form, body_digest, (now, expires_at))
+    return None if made is None else Signature(made[0], request, made[1], now, expires_at)
+
+
 def make_plainly(
     key: SigningKey, signed: bytes, form: Form, body_digest: bytes, times: tuple[int, int | None], /
 ) -> tuple[str, str] | None:
@@ -285,20 +311,20 @@ def verifies_plainly(
     return key.verifies(_digest(signed, own), signature)
 
 
-def _compare(
-    value: str, fields: Sequence[Given], signed: bytes, body_hash: str, plan: _Plan
-) -> None:
-    """Read the field as a verifier does, and have dkimpy canonicalize what it signs.
+def _compare(made: Signature, fields: Sequence[Given], key: SigningKey, plan: _Plan) -> None:
+    """Read the field as a verifier does, which has dkimpy canonicalize what it signs.
 
     Once for each plan: what differs between two fields of one plan are numbers and base64.
     """
+    value = made.field_value
     parts = [part.partition("=") for part in value.split(";")]
     tags = {name.strip(): content.strip() for name, _, content in parts}
     # White space is allowed around the colons of h=, but nowhere inside a name.
     tags["h"] = ":".join(map(str.strip, tags.get("h", "").split(":")))
-    if not plan.tags.items() <= tags.items() or tags.get("bh") != body_hash:
+    if not plan.tags.items() <= tags.items() or tags.get("bh") != made.body_hash_b64:
         raise _self_check_failed(plan, "the field does not verify as it is folded.")
-    if signed != canonical_header.by_dkimpy(fields, plan.selection):
+    signed = canonical_header.by_dkimpy(fields, plan.selection)
+    if not verifies_plainly(key, signed, plan.form.name, value, plan.form.is_relaxed):
         raise _self_check_failed(plan, "two canonicalizations of the header section disagree.")
 
 

@@ -115,10 +115,10 @@ class Comparison:
             hashed.update(body)
             digests[form] = hashed.digest()
         plan = self._plan(transaction)
-        made = seal.sign(plan, transaction, self._keys(), self.now)
+        signatures, reasons, _ = seal.sign(plan, transaction, self._keys(), self.now)
         new = tuple(
             one
-            for signature in made.signatures
+            for signature in signatures
             if (one := signature_facts.parse(signature.field_value)) is not None
         )
         seen = _Seen(
@@ -128,7 +128,7 @@ class Comparison:
             digests,
             None,
             new,
-            list(map(str, made.reasons)),
+            list(map(str, reasons)),
         )
         return self._compared(seen)
 

@@ -19,7 +19,7 @@ import binascii
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from carbonseal.keys import signer
 from carbonseal.keys.keyring import Keyring
@@ -40,6 +40,7 @@ from carbonseal.policies.archive_outage import Outlook
 from carbonseal.policies.disposition import ACCEPTED, Answer, FailureClass
 from carbonseal.policies.reason import Reason
 from carbonseal.policies.signing import SigningPlan
+from carbonseal.policies.signing_request import SignatureRequest
 from carbonseal.policies.survival import LINE_LIMIT
 
 _DRY_RUN = Reason("dry-run")
@@ -96,13 +97,9 @@ class Services:
         object.__setattr__(self, "headers", None if isinstance(headers, str) else headers)
 
 
-# A tuple: a frozen dataclass takes a microsecond more to make, on every message.
-class Signing(NamedTuple):
-    """The outcome of the signing steps."""
-
-    signatures: tuple[Signature, ...]
-    reasons: tuple[Reason, ...]
-    failure: FailureClass | None
+# The outcome of the signing steps: signatures, reasons, failure.  Without names for them: each
+# message makes one and takes it apart again.
+Signing = tuple[tuple[Signature, ...], tuple[Reason, ...], FailureClass | None]
 
 
 T = TypeVar("T")
@@ -204,49 +201,66 @@ def _unrecorded(verdict: Verdict, fault: SpoolUnwritable, configuration: Configu
 def too_many_recipients(transaction: Transaction) -> Signing:
     """Of a message that has more recipients than were kept: nobody knows whether it crosses."""
     refusal = Reason("too-many-recipients", str(len(transaction.recipients)))
-    return Signing((), (refusal,), FailureClass.TOO_MANY_RECIPIENTS)
+    return (), (refusal,), FailureClass.TOO_MANY_RECIPIENTS
 
 
 def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:
     """Make the planned signatures, unless the message would not carry them unbroken."""
-    header, body, requests = transaction.header, transaction.body, plan.requests
+    header, request = transaction.header, plan.lone_request
+    digest = transaction.body.plain_digest(LINE_LIMIT)
+    # Something may speak against a signature, or there is not just one to be made.
+    if (
+        request is None
+        or digest is None
+        or header.longest >= LINE_LIMIT
+        or header.is_oversized
+        or header.values("dkim-signature")
+    ):
+        return _sign_with_care(plan, transaction, keyring, now)
+    try:
+        key = keyring.by_facts[request.key]  # planned from this very keyring
+        signature = signer.sign(transaction.fields, digest, request, key, now)
+    except SignatureFailed as fault:
+        refusal, failure = _failed(request, fault)
+        return (), (refusal,), failure
+    return (signature,), (request.signed,), None
+
+
+def _sign_with_care(
+    plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float
+) -> Signing:
+    """The same for any message."""
+    header, body = transaction.header, transaction.body
     if header.is_oversized:
         # Fields beyond the bound were not kept, an author among them perhaps.
         refusal = Reason("header-too-large", str(len(transaction.fields)))
-        return Signing((), (refusal,), FailureClass.HEADER_TOO_LARGE)
-    if not requests:
-        return Signing((), plan.reasons, plan.failure)
-    reasons: tuple[Reason, ...] = ()
-    others = header.values("dkim-signature")
-    _, longest_line, is_eight_bit, has_bare_line_ends = body.facts()
-    # Nothing speaks against the usual message; where that is seen at once, nobody is asked.
-    if (
-        is_eight_bit
-        or others
-        or has_bare_line_ends
-        or longest_line > LINE_LIMIT
-        or header.longest >= LINE_LIMIT
-    ):
-        breaker = breaks_on_its_way(plan, transaction)
-        if breaker is not None:
-            return Signing((), (breaker,), FailureClass.TRANSFORMATION)
-        reasons = tuple(survival.endangered_by(body.facts(), others))
-    digest = body.digest()
-    made: tuple[Signature, ...] = ()
+        return (), (refusal,), FailureClass.HEADER_TOO_LARGE
+    if not plan.requests:
+        return (), plan.reasons, plan.failure
+    breaker = breaks_on_its_way(plan, transaction)
+    if breaker is not None:
+        return (), (breaker,), FailureClass.TRANSFORMATION
+    reasons = tuple(survival.endangered_by(body.facts(), header.values("dkim-signature")))
+    signatures: tuple[Signature, ...] = ()
     failure = None
-    for request in requests:
+    digest = body.digest()
+    for request in plan.requests:
         try:
-            key = keyring.by_facts[request.key]  # planned from this very keyring
-            made += (signer.sign(transaction.fields, digest, request, key, now=int(now)),)
+            key = keyring.by_facts[request.key]
+            signatures += (signer.sign(transaction.fields, digest, request, key, now),)
             reasons += (request.signed,)
         except SignatureFailed as fault:
-            if fault.code == "disputed-octets":
-                reasons += (Reason("disputed-octets", fault.about),)
-                failure = FailureClass.TRANSFORMATION
-            else:
-                reasons += (Reason("signature-failed", f"{request.sdid}: {fault}"),)
-                failure = FailureClass.SIGNATURE_FAILED
-    return _new(Signing, (made, reasons, None if made else failure))
+            refusal, failure = _failed(request, fault)
+            reasons += (refusal,)
+    return signatures, reasons, None if signatures else failure
+
+
+def _failed(request: SignatureRequest, fault: SignatureFailed) -> tuple[Reason, FailureClass]:
+    """Why one of the planned signatures was not made."""
+    if fault.code == "disputed-octets":
+        return Reason("disputed-octets", fault.about), FailureClass.TRANSFORMATION
+    refusal = Reason("signature-failed", f"{request.sdid}: {fault}")
+    return refusal, FailureClass.SIGNATURE_FAILED
 
 
 def breaks_on_its_way(plan: SigningPlan, transaction: Transaction) -> Reason | None:

@@ -121,6 +121,12 @@ class SigningPlan:
     author: Address | None
     failure: FailureClass | None = None  # set when the operator's failure policy decides
     sdid: str = ""  # the domain that was to sign, if a rule or a key of ours makes it one of ours
+    # The one of the requests where there is one only, as nearly every message has it.
+    lone_request: SignatureRequest | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        lone = self.requests[0] if len(self.requests) == 1 else None
+        object.__setattr__(self, "lone_request", lone)
 
 
 def plan(

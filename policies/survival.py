@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from carbonseal.policies.reason import Reason
 
+_EIGHT_BIT = Reason("eight-bit-content")  # made once, as much mail has it
 LINE_LIMIT = 998  # octets without CRLF: RFC 5321 section 4.5.3.1.6, smtp_line_length_limit
 
 
@@ -54,7 +55,7 @@ def endangered_by(body: BodyFacts, other_signatures: Sequence[bytes]) -> list[Re
     `other_signatures` are the values of the DKIM-Signature fields that are there already: OpenDKIM
     gives up on a message with a malformed one and never reads ours (measured on 2.11).
     """
-    dangers = [Reason("eight-bit-content")] if body.is_eight_bit else []
+    dangers = [_EIGHT_BIT] if body.is_eight_bit else []
     if other_signatures and not all(map(_is_signature, other_signatures)):
         dangers.append(Reason("malformed-signature-present"))
     return dangers

@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 from dkim import canonicalization
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from carbonseal.keys.body_hash import IMPLEMENTATION, IMPLEMENTATIONS
@@ -173,6 +173,26 @@ def test_the_facts_of_a_body(
     assert one.facts() == BodyFacts(len(body), longest, eight_bit, bare)
     assert isinstance(one.facts(), BodyFacts)
     assert one.size == len(body)
+
+
+@pytest.mark.parametrize("implementation", BOTH)
+@given(
+    chunks=st.lists(st.sampled_from([*PIECES, b"text", b"plain text\r\n"]), max_size=8),
+    limit=st.integers(0, 12),
+)
+@example(chunks=[b"plain text\r\n"], limit=10)
+@example(chunks=[b"plain text\r\n"], limit=9)
+@example(chunks=[b"plain text"], limit=9)
+def test_the_digest_of_a_plain_body_is_that_of_any(
+    implementation: str, chunks: list[bytes], limit: int
+) -> None:
+    """And there is one exactly where the facts have nothing that could break a signature."""
+    one = IMPLEMENTATIONS[implementation]("relaxed")
+    for chunk in chunks:
+        one.update(chunk)
+        _, longest, is_eight_bit, has_bare_line_ends = BodyFacts(*one.facts())
+        is_plain = longest <= limit and not is_eight_bit and not has_bare_line_ends
+        assert one.plain_digest(limit) == (one.digest() if is_plain else None)
 
 
 @pytest.mark.parametrize("implementation", BOTH)

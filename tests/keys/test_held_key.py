@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import copy
-import functools
 import hashlib
 import itertools
 import os
@@ -27,21 +26,38 @@ from hypothesis import strategies as st
 from support import faulty_rsa, sanitizers
 
 from carbonseal.keys import canonical_header, generate, held_key, keyring, signer
-from carbonseal.policies.signing_request import RSA, KeyFacts
+from carbonseal.keys.canonical_header import Disputed, NoFrom, Selection
+from carbonseal.policies.signing_request import RSA, KeyFacts, SignatureRequest
 
 pytestmark = pytest.mark.skipif(held_key.compiled is None, reason="no compiler was at hand")
 SOURCE = sanitizers.ROOT / "keys/_held_key.c"
 EXAMPLES = settings(max_examples=100 if sanitizers.are_at_work() else 400, deadline=None)
 DIGEST = bytes(range(32))
 NOW = 1795262400
+SIGNED = ("from", "from", "to")
+SELECTIONS = {form == "relaxed": Selection.of(SIGNED, form) for form in ("relaxed", "simple")}
+REQUEST = SignatureRequest("example.com", "r", RSA, fields=SIGNED)
+FIELDS: list[tuple[str | bytes, bytes]] = [("From", b" a@example.com"), ("To", b" two\n  lines")]
 _TEXT_OF_FORM = b" v=1; a=rsa-sha256; c=relaxed/simple; d=example.com;\n s=r; h=from:from:to;"
-FORM = signer.Form(
+
+
+def form_of(
+    text: bytes, beginning: bytes, name: bytes, is_relaxed: bool, expires_after: int | None = None
+) -> signer.Form:
+    """Of a plan that signs `SIGNED`."""
+    selection = SELECTIONS[is_relaxed]
+    return signer.Form(
+        text, beginning, name, is_relaxed, selection.places, selection.order, expires_after
+    )
+
+
+FORM = form_of(
     _TEXT_OF_FORM + b"\n",
     b"dkim-signature:" + canonical_header.relaxed(_TEXT_OF_FORM) + b" ",
     b"dkim-signature:",
     True,
 )
-SIMPLE_FORM = signer.Form(
+SIMPLE_FORM = form_of(
     _TEXT_OF_FORM + b"\n",
     b"DKIM-Signature:" + canonical_header.crlf(_TEXT_OF_FORM) + b"\r\n",
     b"DKIM-Signature:",
@@ -63,6 +79,23 @@ def halves(private: rsa.RSAPrivateKey) -> tuple[Any, held_key.Plain]:
     held = held_key.hold(private, generate.private_pem(private))
     assert not isinstance(held, held_key.Plain)
     return held, held_key.Plain(private)
+
+
+def in_python(
+    key: keyring.SigningKey,
+    fields: list[tuple[str | bytes, bytes]],
+    form: signer.Form,
+    digest: bytes = DIGEST,
+    now: int = NOW,
+) -> signer.Signature | bool | None:
+    """What the compiled half must make of these; None: the fields must not be signed."""
+    try:
+        signed = canonical_header.plainly(fields, SELECTIONS[form.is_relaxed])
+    except (Disputed, NoFrom):
+        return None
+    expires_at = None if form.expires_after is None else now + form.expires_after
+    made = signer.make_plainly(key, signed, form, digest, (now, expires_at))
+    return made is not None and signer.Signature(made[0], REQUEST, made[1], now, expires_at)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +123,11 @@ def test_both_halves_make_the_same_signatures(bits: int, form: str) -> None:
     assert held.verifies(DIGEST, signature)
     assert plain.verifies(DIGEST, signature)
     plain_key = keyring.SigningKey(KeyFacts("example.com", "r", RSA), private)
-    for form in (FORM, SIMPLE_FORM):
-        made = held.make_field(b"from:x\r\n", form, DIGEST, (NOW, NOW + 1))
-        assert made is not None
-        assert made == signer.make_plainly(plain_key, b"from:x\r\n", form, DIGEST, (NOW, NOW + 1))
+    for form in (FORM._replace(expires_after=1), SIMPLE_FORM):
+        made = held.make_signature(FIELDS, form, REQUEST, DIGEST, NOW)
+        assert isinstance(made, signer.Signature)
+        assert made == in_python(plain_key, FIELDS, form)
+        assert made.request is REQUEST
 
 
 def test_both_halves_refuse_the_same_signatures(
@@ -198,9 +232,10 @@ def test_only_digests_are_signed(
             key.sign(bytes(size))
         with pytest.raises(ValueError, match=r"."):
             key.verifies(bytes(size), bytes(256))
-    for make in (both[0].make_field, functools.partial(signer.make_plainly, plain_key)):
-        with pytest.raises(ValueError, match="32 octets"):
-            make(b"", FORM, bytes(size), (NOW, None))
+    with pytest.raises(ValueError, match="32 octets"):
+        both[0].make_signature(FIELDS, FORM, REQUEST, bytes(size), NOW)
+    with pytest.raises(ValueError, match="32 octets"):
+        signer.make_plainly(plain_key, b"", FORM, bytes(size), (NOW, None))
 
 
 def test_the_compiled_half_takes_no_other_types(both: tuple[Any, held_key.Plain]) -> None:
@@ -215,20 +250,22 @@ def test_the_compiled_half_takes_no_other_types(both: tuple[Any, held_key.Plain]
         lambda: held.verifies_field("", b"", "", True),
         lambda: held.verifies_field(b"", None, "", True),
         lambda: held.verifies_field(b"", b"", b"", True),
-        lambda: held.make_field(b"", FORM, DIGEST),
-        lambda: held.make_field("", FORM, DIGEST, (NOW, None)),
-        lambda: held.make_field(b"", list(FORM), DIGEST, (NOW, None)),
-        lambda: held.make_field(b"", FORM[:3], DIGEST, (NOW, None)),
+        lambda: held.make_signature(FIELDS, FORM, REQUEST, DIGEST),
+        lambda: held.make_signature(FIELDS, list(FORM), REQUEST, DIGEST, NOW),
+        lambda: held.make_signature(FIELDS, FORM[:-1], REQUEST, DIGEST, NOW),
         *(
-            lambda at=at: held.make_field(
-                b"", (*FORM[:at], "", *FORM[at + 1 :]), DIGEST, (NOW, None)
+            lambda at=at: held.make_signature(
+                FIELDS, (*FORM[:at], "", *FORM[at + 1 :]), REQUEST, DIGEST, NOW
             )
-            for at in range(3)
+            for at in range(len(FORM))
+            if signer.Form._fields[at] != "is_relaxed"
         ),
-        lambda: held.make_field(b"", FORM, "x" * 32, (NOW, None)),
-        lambda: held.make_field(b"", FORM, DIGEST, (None, None)),
-        lambda: held.make_field(b"", FORM, DIGEST, (NOW,)),
-        lambda: held.make_field(b"", FORM, DIGEST, (NOW, "1")),
+        lambda: held.make_signature(FIELDS, FORM._replace(kind=list), REQUEST, DIGEST, NOW),
+        lambda: held.make_signature(FIELDS, FORM._replace(expires_after=0.5), REQUEST, DIGEST, NOW),
+        lambda: held.make_signature(FIELDS, FORM, REQUEST, "x" * 32, NOW),
+        lambda: held.make_signature(FIELDS, FORM, REQUEST, DIGEST, None),
+        lambda: held.make_signature(FIELDS, FORM, REQUEST, DIGEST, "1"),
+        lambda: held.make_signature(FIELDS, FORM, REQUEST, DIGEST, (NOW, None)),
         type(held),
         lambda: type(held)("PEM"),
         lambda: type(held)(b"PEM", key=b"PEM"),
@@ -252,14 +289,15 @@ def test_many_threads_may_make_fields_with_one_key(
     both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey
 ) -> None:
     """All that it takes for a field is its own."""
-    signed = [b"from:%d\r\n" % number for number in range(64)]
+    messages = [[("From", b" %d@example.com" % number), *FIELDS] for number in range(64)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         calls = [
-            pool.submit(both[0].make_field, one, FORM, DIGEST, (NOW, None)) for one in signed * 4
+            pool.submit(both[0].make_signature, one, FORM, REQUEST, DIGEST, NOW)
+            for one in messages * 4
         ]
         made = [call.result() for call in calls]
-    plainly = [signer.make_plainly(plain_key, one, FORM, DIGEST, (NOW, None)) for one in signed]
-    assert None not in plainly
+    plainly = [in_python(plain_key, one, FORM) for one in messages]
+    assert all(plainly)
     assert made == plainly * 4
 
 
@@ -355,6 +393,19 @@ def test_a_field_that_is_no_text_is_a_fault_in_both_halves(
 # --- a field that is made -------------------------------------------------------------------------
 
 _NUMBERS = st.integers(-(2**63), 2**63 - 1)
+_VALUES = st.lists(
+    st.sampled_from([" ", "\t", "a", "b c", ":", "\n ", "\n\t", "é", "\xff"]), max_size=8
+)
+_ODD = st.sampled_from(["\0", "\r", "\n", "\r\n ", "\x0b", "\x0c"])
+_FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["From", "FROM", "to", "To", "Fro", "X", "To ", "é", "\udcff", "", "F" * 300]
+        ),
+        st.one_of(_VALUES, _VALUES, st.lists(_ODD, max_size=3)).map("".join).map(str.encode),
+    ),
+    max_size=6,
+)
 
 
 @st.composite
@@ -367,7 +418,7 @@ def forms(draw: st.DrawFn) -> tuple[signer.Form, bool]:
     beginning = _NAMES[is_relaxed] + canonical(octets + b" x")[:-2] + b" " * is_relaxed
     if is_relaxed and not octets.strip():
         beginning = _NAMES[is_relaxed]
-    form = signer.Form(octets, beginning, _NAMES[is_relaxed], is_relaxed)
+    form = form_of(octets, beginning, _NAMES[is_relaxed], is_relaxed)
     at = draw(st.integers(0, 5))
     if at > 2:
         return form, ";\n b=" not in text
@@ -376,10 +427,15 @@ def forms(draw: st.DrawFn) -> tuple[signer.Form, bool]:
     return signer.Form(*parts), False
 
 
+def is_odd(fields: list[tuple[str | bytes, bytes]], form: signer.Form) -> bool:
+    """Whether the compiled half leaves these to Python."""
+    return canonical_header.compiled(fields, form.places, form.order, form.is_relaxed) is None
+
+
 @EXAMPLES
 @given(
     made_of=forms(),
-    signed=st.binary(max_size=100),
+    fields=_FIELDS,
     digest=st.binary(min_size=32, max_size=32),
     now=_NUMBERS,
     expires_at=st.none() | _NUMBERS,
@@ -388,19 +444,56 @@ def test_both_halves_make_the_same_field(
     both: tuple[Any, held_key.Plain],
     plain_key: keyring.SigningKey,
     made_of: tuple[signer.Form, bool],
-    signed: bytes,
+    fields: list[tuple[str | bytes, bytes]],
     digest: bytes,
     now: int,
     expires_at: int | None,
 ) -> None:
-    """Octet by octet; and neither makes one whose canonical form was not what was signed."""
+    """Octet by octet; and neither makes one whose canonical form was not what was signed.
+
+    Whatever the fields are: what the compiled half does not read it leaves alone.
+    """
     form, is_sound = made_of
-    given = (signed, form, digest, (now, expires_at))
-    made = both[0].make_field(*given)
-    assert made == signer.make_plainly(plain_key, *given)
-    assert (made is not None) == is_sound
-    if made is not None:
-        assert signer.verifies_plainly(plain_key, signed, form.name, made[0], form.is_relaxed)
+    form = form._replace(expires_after=None if expires_at is None else expires_at - now)
+    for message in (fields, [("From", b" a"), *fields]):
+        made = both[0].make_signature(message, form, REQUEST, digest, now)
+        if is_odd(message, form):
+            assert made is None
+            continue
+        assert made == in_python(plain_key, message, form, digest, now)
+        assert bool(made) == is_sound
+        if made:
+            signed = canonical_header.canonical(message, SELECTIONS[form.is_relaxed])
+            value = made.field_value
+            assert signer.verifies_plainly(plain_key, signed, form.name, value, form.is_relaxed)
+
+
+@pytest.mark.parametrize("form", [FORM, SIMPLE_FORM], ids=["relaxed", "simple"])
+def test_a_header_section_may_be_as_long_as_it_likes(
+    both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey, form: signer.Form
+) -> None:
+    """Beyond what is usual it is the same, at each octet and each field around that border."""
+    for count in (31, 32, 33, 1000):
+        fields = [*FIELDS, *((("To", "X")[at % 2], b" %d" % at) for at in range(count - 2))]
+        expected = in_python(plain_key, fields, form)
+        assert expected
+        assert both[0].make_signature(fields, form, REQUEST, DIGEST, NOW) == expected
+    for size in (*range(1000, 1030), 100_000):  # twice as long in simple form, and counted so
+        fields = [*FIELDS, ("to", b" \n" * size + b" a")]
+        expected = in_python(plain_key, fields, form)
+        assert expected
+        assert both[0].make_signature(fields, form, REQUEST, DIGEST, NOW) == expected
+
+
+def test_of_the_time_whole_seconds_are_said(both: tuple[Any, held_key.Plain]) -> None:
+    """As int() cuts them off."""
+    for now in (NOW + 0.999, -1.5, 0.0):
+        made = both[0].make_signature(FIELDS, FORM, REQUEST, DIGEST, now)
+        assert made == both[0].make_signature(FIELDS, FORM, REQUEST, DIGEST, int(now))
+        assert type(made.signed_at) is int
+    for now in (float("nan"), float("inf")):
+        with pytest.raises((ValueError, OverflowError)):
+            both[0].make_signature(FIELDS, FORM, REQUEST, DIGEST, now)
 
 
 def test_a_field_may_become_longer_in_its_canonical_form(
@@ -411,11 +504,10 @@ def test_a_field_may_become_longer_in_its_canonical_form(
         for name, is_relaxed in ((b"name:", True), (b"Name:", False)):
             canonical = canonical_header.relaxed if is_relaxed else canonical_header.crlf
             beginning = name + canonical(text + b"\nx")[:-1]
-            form = signer.Form(text + b"\n", beginning, name, is_relaxed)
-            given = (b"", form, DIGEST, (NOW, None))
-            made = both[0].make_field(*given)
-            assert made is not None
-            assert made == signer.make_plainly(plain_key, *given)
+            form = form_of(text + b"\n", beginning, name, is_relaxed)
+            made = both[0].make_signature(FIELDS, form, REQUEST, DIGEST, NOW)
+            assert made
+            assert made == in_python(plain_key, FIELDS, form)
 
 
 @pytest.mark.parametrize("form", [FORM, SIMPLE_FORM], ids=["relaxed", "simple"])
@@ -431,9 +523,8 @@ def test_no_octet_of_a_field_may_differ_from_what_was_signed(
     for at in range(len(octets)):
         lost = octets[:at] + bytes([octets[at] ^ 0x40]) + octets[at + 1 :]
         damaged_form = signer.Form(*form[:part], lost, *form[part + 1 :])
-        given = (b"from:x\r\n", damaged_form, DIGEST, (NOW, None))
-        assert both[0].make_field(*given) is None
-        assert signer.make_plainly(plain_key, *given) is None
+        assert both[0].make_signature(FIELDS, damaged_form, REQUEST, DIGEST, NOW) is False
+        assert in_python(plain_key, FIELDS, damaged_form) is False
 
 
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this has a build of its own")
@@ -444,10 +535,8 @@ def test_a_fault_of_the_machine_is_found_in_the_compiled_half(
     """The same code around an RSA operation that goes wrong says that the field is not sound."""
     faulty = faulty_rsa.build(SOURCE, tmp_path, fault)
     key = faulty.Key(generate.private_pem(rsa_private))
-    assert [key.make_field(b"", form, DIGEST, (NOW, None)) for form in (FORM, SIMPLE_FORM)] == [
-        None,
-        None,
-    ]
+    for form in (FORM, SIMPLE_FORM):
+        assert key.make_signature(FIELDS, form, REQUEST, DIGEST, NOW) is False
 
 
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this has a build of its own")
@@ -458,24 +547,26 @@ def test_without_a_signature_there_is_no_field(
     faulty = faulty_rsa.build(SOURCE, tmp_path, "refusal")
     key = faulty.Key(generate.private_pem(rsa_private))
     with pytest.raises(RuntimeError, match=r"^OpenSSL made no signature$"):
-        key.make_field(b"", FORM, DIGEST, (NOW, None))
+        key.make_signature(FIELDS, FORM, REQUEST, DIGEST, NOW)
 
 
 def test_times_beyond_64_bits_are_refused(both: tuple[Any, held_key.Plain]) -> None:
     """No clock and no configuration gets there."""
-    for now, expires_at in ((2**63, None), (NOW, 2**63), (-(2**63) - 1, None)):
+    for now, expires_after in ((2**63, None), (NOW, 2**63 - NOW), (-(2**63) - 1, None), (0, 2**99)):
+        form = FORM._replace(expires_after=expires_after)
         with pytest.raises(OverflowError):
-            both[0].make_field(b"", FORM, DIGEST, (now, expires_at))
+            both[0].make_signature(FIELDS, form, REQUEST, DIGEST, now)
 
 
 def test_a_form_that_is_no_text_is_a_fault_in_both_halves(
     both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey
 ) -> None:
     """A field that cannot be handed on as text."""
-    form = signer.Form(b"\xff\n", b"name:\xff ", b"name:", True)
-    for make in (both[0].make_field, functools.partial(signer.make_plainly, plain_key)):
-        with pytest.raises(UnicodeDecodeError):
-            make(b"", form, DIGEST, (NOW, None))
+    form = form_of(b"\xff\n", b"name:\xff ", b"name:", True)
+    with pytest.raises(UnicodeDecodeError):
+        both[0].make_signature(FIELDS, form, REQUEST, DIGEST, NOW)
+    with pytest.raises(UnicodeDecodeError):
+        in_python(plain_key, FIELDS, form)
 
 
 # --- what is held, and what is shown --------------------------------------------------------------
@@ -572,7 +663,7 @@ def test_a_held_key_does_not_leave_its_object(
     with pytest.raises(TypeError, match="not an acceptable base"):
         type("Other", (type(held),), {})
     given = {name for name in dir(held) if not name.startswith("__")}
-    assert given == {"make_field", "public_octets", "sign", "verifies", "verifies_field"}
+    assert given == {"make_signature", "public_octets", "sign", "verifies", "verifies_field"}
     assert held.public_octets() == keyring.public_octets(rsa_private)
 
 

@@ -103,8 +103,8 @@ def test_of_the_usual_message_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -
     asked = Mock(side_effect=AssertionError)
     monkeypatch.setattr(survival, "broken_by", asked)
     monkeypatch.setattr(survival, "endangered_by", asked)
-    signing = seal.sign(_plan(1), _message([("X", b" a")], b"text\r\n"), _RING, _NOW)
-    assert signing.reasons == (_REQUESTS[0].signed,)
+    _, reasons, _ = seal.sign(_plan(1), _message([("X", b" a")], b"text\r\n"), _RING, _NOW)
+    assert reasons == (_REQUESTS[0].signed,)
     assert not asked.mock_calls
 
 
