@@ -62,8 +62,16 @@ static inline char lower(char sign) {
 
 static inline bool is_blank(char sign) { return sign == ' ' || sign == '\t'; }
 
+/* Without an end before the end: so a compiler looks at many octets in one step. */
+static inline bool has_control(const char *value, Py_ssize_t size) {
+    octet found = 0;
+    for (Py_ssize_t i = 0; i < size; i++) found |= (octet)value[i] < ' ';
+    return found;
+}
+
 /* Whether all verifiers read the value alike, and it is folded with LF. */
 static inline bool is_plain(const char *value, Py_ssize_t size) {
+    if (!has_control(value, size)) return true;
     for (Py_ssize_t i = 0; i < size; i++) {
         octet sign = (octet)value[i];
         if (sign > '\r' || sign == '\t') continue;
@@ -88,15 +96,16 @@ static inline char *put_relaxed_field(char *to, const Field *field) {
     *to++ = ':';
     const char *start = to;
     bool had_space = false;
-    for (Py_ssize_t i = 0; i < field->value_size; i++) {
-        char sign = field->value[i];
-        if (is_blank(sign) || sign == '\n') {
+    for (const char *at = field->value, *end = at + field->value_size; at < end;) {
+        if (is_blank(*at) || *at == '\n') {
             had_space = true;
-        } else {
-            if (had_space && to != start) *to++ = ' ';
-            had_space = false;
-            *to++ = sign;
+            at++;
+            continue;
         }
+        if (had_space && to != start) *to++ = ' ';
+        had_space = false;
+        do *to++ = *at++; /* a word, in one loop that asks little */
+        while (at < end && (octet)*at > ' ');
     }
     return put(to, "\r\n", 2);
 }

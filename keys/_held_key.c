@@ -194,14 +194,16 @@ static bool is_white(char octet) { return octet == ' ' || (octet >= '\t' && octe
 static size_t put_relaxed(char *to, const char *from, size_t size) {
     const char *start = to;
     bool had_space = false;
-    for (size_t i = 0; i < size; i++) {
+    for (size_t i = 0; i < size;) {
         if (is_white(from[i])) {
             had_space = true;
+            i++;
             continue;
         }
         if (had_space && to != start) *to++ = ' ';
         had_space = false;
-        *to++ = from[i];
+        do *to++ = from[i++]; /* a word, in one loop that asks little */
+        while (i < size && (octet)from[i] > ' ');
     }
     return (size_t)(to - start);
 }
@@ -230,11 +232,32 @@ static int meaning(char letter) {
     return one_more[(octet)letter] - 1;
 }
 
+/* Of as many groups of four letters as there are before anything else and fit into `most` octets.
+   Returns the letters. */
+static size_t decode_groups(octet *to, size_t most, const char *from, size_t size) {
+    size_t i = 0;
+    for (; size - i >= 4 && most >= 3; i += 4, most -= 3) {
+        int first = meaning(from[i]), second = meaning(from[i + 1]);
+        int third = meaning(from[i + 2]), fourth = meaning(from[i + 3]);
+        if ((first | second | third | fourth) < 0) break;
+        *to++ = (octet)(first << 2 | second >> 4);
+        *to++ = (octet)(second << 4 | third >> 2);
+        *to++ = (octet)(third << 6 | fourth);
+    }
+    return i;
+}
+
 /* Base64 with folds, and nothing else.  Returns the octets; -1: it is anything else. */
 static Py_ssize_t decode(octet *to, const char *from, size_t size) {
     octet *start = to;
     unsigned group = 0, letters = 0, padding = 0;
     for (size_t i = 0; i < size; i++) {
+        if (!letters && !padding) {
+            size_t taken = decode_groups(to, (size_t)(start + LONGEST - to), from + i, size - i);
+            to += taken / 4 * 3;
+            i += taken;
+            if (i == size) break;
+        }
         if (from[i] == '\n' && i + 1 < size && from[i + 1] == ' ') {
             i++;
             continue;
@@ -301,15 +324,22 @@ static PyObject *verifies_field(PyObject *self, PyObject *const *args, Py_ssize_
 static char *put_base64(char *to, const octet *from, size_t size) {
     static const char letters[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for (size_t i = 0; i < size; i += 3) {
-        bool has_second = i + 1 < size, has_third = i + 2 < size;
+    size_t i = 0;
+    for (; size - i >= 3; i += 3) {
+        unsigned group = (unsigned)from[i] << 16 | (unsigned)from[i + 1] << 8 | from[i + 2];
+        *to++ = letters[group >> 18];
+        *to++ = letters[group >> 12 & 63];
+        *to++ = letters[group >> 6 & 63];
+        *to++ = letters[group & 63];
+    }
+    if (i < size) {
+        bool has_second = i + 1 < size;
         unsigned group = (unsigned)from[i] << 16;
         if (has_second) group |= (unsigned)from[i + 1] << 8;
-        if (has_third) group |= from[i + 2];
         *to++ = letters[group >> 18];
         *to++ = letters[group >> 12 & 63];
         *to++ = has_second ? letters[group >> 6 & 63] : '=';
-        *to++ = has_third ? letters[group & 63] : '=';
+        *to++ = '=';
     }
     return to;
 }

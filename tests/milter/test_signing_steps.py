@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from carbonseal.keys.keyring import Keyring, SigningKey
 from carbonseal.milter import seal
+from carbonseal.milter.header_section import MAX_FIELDS
 from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies import signing_request, survival
 from carbonseal.policies.disposition import FailureClass
@@ -96,6 +97,14 @@ def test_the_short_way_ends_as_the_long_one(
             assert reasons[len(dangers) :] == tuple(one.signed for one in plan.requests)
             assert tuple(one.request for one in signatures) == plan.requests
             assert {one.signed_at for one in signatures} == {int(_NOW)}
+
+
+def test_what_has_more_fields_than_are_kept_is_not_signed() -> None:
+    """However harmless those are that were kept."""
+    transaction = _message([("X", b" a")] * MAX_FIELDS, b"text\r\n")
+    _, reasons, failure = seal.sign(_plan(1), transaction, _RING, _NOW)
+    assert reasons == (Reason("header-too-large", str(MAX_FIELDS)),)
+    assert failure is FailureClass.HEADER_TOO_LARGE
 
 
 def test_of_the_usual_message_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
