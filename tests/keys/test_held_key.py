@@ -362,6 +362,18 @@ def test_what_is_no_base64_is_no_signature(
         assert not signer.verifies_plainly(plain_key, b"", name, value, True)
 
 
+def test_what_is_longer_than_any_signature_is_none(
+    both: tuple[Any, held_key.Plain], plain_key: keyring.SigningKey
+) -> None:
+    """Those of RSA-8192 have 1,024 octets; what follows them is not kept anywhere."""
+    name = _NAMES[True]
+    for size in (*range(1020, 1030), 5000):
+        for piece in (72, 70):
+            value = ";\n b=" + _folded(base64.b64encode(bytes(size)).decode(), piece)
+            assert not both[0].verifies_field(b"", name, value, True)
+            assert not signer.verifies_plainly(plain_key, b"", name, value, True)
+
+
 @pytest.mark.parametrize(
     ("bits", "cut", "more"), [(2048, 3, "{}=="), (3072, 0, "A"), (3088, 2, "{}=")]
 )
