@@ -571,6 +571,20 @@ def test_recovery_cuts_the_end_only(directory: Path) -> None:
     assert footer_of(directory)["records"] == 2
 
 
+@given(
+    before=st.lists(st.sampled_from([b"\0", b"x", b"\n", bytes(70_000)]), max_size=4),
+    room=st.integers(min_value=0, max_value=300_000),
+)
+def test_a_segment_ends_with_the_last_octet_that_is_none_of_its_room(
+    before: list[bytes], room: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever stands before the room, and however large that is."""
+    path = tmp_path_factory.getbasetemp() / "a.open.jsonl"
+    content = b"".join(before)
+    path.write_bytes(content + bytes(room))
+    assert segments.end_of(path) == len(content.rstrip(b"\0"))
+
+
 def test_whether_more_has_come_is_seen_at_its_place(directory: Path) -> None:
     """The size of a segment with room says nothing."""
     queue = spool.Spool(directory, has_room=True)

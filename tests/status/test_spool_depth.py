@@ -65,6 +65,31 @@ def test_what_the_writer_has_loaded_does_not_wait(
     assert found.lag(now) == pytest.approx(10, abs=0.01)
 
 
+def test_what_is_loaded_need_not_be_read_to_count_what_waits(
+    tmp_path: Path, opened: Callable[..., Spool]
+) -> None:
+    """A relay writes megabytes a second, and most are loaded when somebody looks."""
+    spool = opened(tmp_path)
+    put(spool, 5)
+    [segment] = segments.pending(tmp_path)
+    size = segments.end_of(segment.path)
+    put(spool, 2)
+    with segment.path.open("r+b") as stream:
+        stream.write(b"\n" * (size - 1))  # whoever counts there counts too many
+    depth = SpoolDepth(tmp_path)
+    assert depth.look({segment.name: (size, 5)}).records == 2
+    put(spool, 1)
+    # An archive may come back from a copy, and know of less than was said before.
+    assert depth.look({segment.name: (0, 0)}).records == 8
+
+
+def test_lines_of_any_length_are_counted(tmp_path: Path) -> None:
+    """Wherever a read ends."""
+    content = b"".join(b"x" * length + b"\n" for length in (0, 0, 65535, 1, 65534, 131072, 0, 7))
+    (tmp_path / "01ARZ3NDEKTSV4RRFFQ69G5FAV-1.open.jsonl").write_bytes(content + b"torn")
+    assert SpoolDepth(tmp_path).look({}).records == content.count(b"\n")
+
+
 def test_the_real_writer_says_how_far_it_is(tmp_path: Path, opened: Callable[..., Spool]) -> None:
     """After a run nothing waits; a footer that nobody has read is no record."""
     spool = opened(tmp_path)
