@@ -270,18 +270,34 @@ static int compare_keys(const Reader *self, uint32_t one, uint32_t other) {
     return order ? order : (first > second) - (first < second);
 }
 
+/* The first octets of a key as a number, of which most keys differ: keys are in their order. */
+static uint64_t head_of(const Reader *self, uint32_t key) {
+    const Node *node = &self->nodes[key];
+    size_t size = node->end - node->start;
+    uint64_t head = 0;
+    for (size_t at = 0; at < sizeof head; at++)
+        head = head << 8 | (at < size ? self->line[node->start + at] : 0);
+    return head;
+}
+
 /* Sort keys; UNUSUAL where one is there twice. */
 static Outcome sort_keys(const Reader *self, uint32_t *keys, size_t count) {
-    for (size_t done = 1; done < count; done++) {
+    uint64_t heads[MOST_KEYS];
+    for (size_t done = 0; done < count; done++) {
         uint32_t key = keys[done];
+        uint64_t head = head_of(self, key);
         size_t place = done;
-        for (; place; place--) {
-            int order = compare_keys(self, keys[place - 1], key);
-            if (!order) return UNUSUAL;
-            if (order < 0) break;
+        for (; place && heads[place - 1] >= head; place--) {
+            if (heads[place - 1] == head) {
+                int order = compare_keys(self, keys[place - 1], key);
+                if (!order) return UNUSUAL;
+                if (order < 0) break;
+            }
             keys[place] = keys[place - 1];
+            heads[place] = heads[place - 1];
         }
         keys[place] = key;
+        heads[place] = head;
     }
     return DONE;
 }

@@ -24,6 +24,8 @@
 #define LONGEST_LABEL 63
 #define LONGEST_LIST 8192   /* octets of a list of mailboxes */
 #define LONGEST_VERDICT 2000
+#define LONGEST_NUMBER 20 /* digits */
+#define LONGEST_PLACE 64  /* two numbers, and what stands around them */
 #define VERDICTS 1024       /* remembered */
 #define ANSWERS 2048        /* remembered, of each question */
 #define LONGEST_KEY 800     /* octets of what is asked; longer ones are a stranger's */
@@ -862,7 +864,9 @@ static PyObject *distinct(PyObject *words) {
     PyObject *made = PyList_New(0);
     for (Py_ssize_t number = 0; made && number < count; number++) {
         PyObject *word = PyList_GetItem(words, number);
-        numbers[kept] = PyLong_AsLongLong(word);
+        int is_beyond; /* what takes no note of that takes five times as long */
+        numbers[kept] = PyLong_AsLongLongAndOverflow(word, &is_beyond);
+        if (is_beyond) PyErr_SetString(PyExc_OverflowError, "a term has 64 bits");
         Py_ssize_t place = 0;
         while (numbers[place] != numbers[kept]) place++;
         if (place < kept) continue;
@@ -1019,11 +1023,23 @@ static const char *sender_of(const Making *made, Text about) {
     return is_same(made->author, about) ? "({author})" : NULL;
 }
 
-static const char *why_of(const Making *made, Text about, char *room, size_t size) {
+/* Writes a text that ends with a number; where that ends.  printf would take ten times as long. */
+static char *put_numbered(char *to, const char *before, size_t number) {
+    char digits[LONGEST_NUMBER];
+    size_t size = 0, length = strlen(before);
+    memcpy(to, before, length);
+    to += length;
+    do digits[size++] = (char)('0' + number % 10);
+    while (number /= 10);
+    while (size) *to++ = digits[--size];
+    return to;
+}
+
+static const char *why_of(const Making *made, Text about, char room[LONGEST_PLACE]) {
     if (made->why.size && is_same(made->why, about)) return "({why})";
     for (size_t number = 0; number < made->people_count; number++)
         if (made->whys[number].size && is_same(made->whys[number], about)) {
-            snprintf(room, size, "({why:%zu})", number);
+            strcpy(put_numbered(room, "({why:", number), "})");
             return room;
         }
     return NULL;
@@ -1036,7 +1052,7 @@ static long person_of(const Making *made, Text about) {
 }
 
 /* What a reason is about: a placeholder, or the number of a recipient; see `verdicts._Places`. */
-static const char *place_of(const Making *made, Text code, Text about, char *room, size_t size,
+static const char *place_of(const Making *made, Text code, Text about, char room[LONGEST_PLACE],
                             long *number) {
     *number = -1;
     if (!about.size) return NULL;
@@ -1044,7 +1060,7 @@ static const char *place_of(const Making *made, Text code, Text about, char *roo
     const char *found = begins(code, "origin") ? origin_of(made, about) : sender_of(made, about);
     if (!found) found = origin_of(made, about);
     if (!found) found = sender_of(made, about);
-    if (!found) found = why_of(made, about, room, size);
+    if (!found) found = why_of(made, about, room);
     if (!found) *number = person_of(made, about);
     return found;
 }
@@ -1055,21 +1071,22 @@ typedef struct {
 } Run; /* of reasons about recipients that follow one another */
 
 static Outcome add_numbered(Reasons *reasons, Run *run, Text code, long number) {
-    char about[64];
+    char about[LONGEST_PLACE];
     if (run->code.text && reasons->count && is_same(run->code, code) && number == run->last + 1) {
         run->last = number;
-        snprintf(about, sizeof about, "({%ld..%ld})", run->first, run->last);
+        char *end = put_numbered(about, "({", (size_t)run->first);
+        strcpy(put_numbered(end, "..", (size_t)run->last), "})");
         reasons->size = reasons->last - (reasons->count > 1);
         reasons->count--;
         return add_reason(reasons, code, about, (Text){0});
     }
     *run = (Run){code, number, number};
-    snprintf(about, sizeof about, "({%ld})", number);
+    strcpy(put_numbered(about, "({", (size_t)number), "})");
     return add_reason(reasons, code, about, (Text){0});
 }
 
 static Outcome take_reason(const Making *made, Reasons *reasons, Run *run, Text reason) {
-    char room[32];
+    char room[LONGEST_PLACE];
     long number;
     if (reason.size && !is_plain(reason)) return UNUSUAL;
     const char *bracket = memchr(reason.text, '(', reason.size);
@@ -1079,7 +1096,7 @@ static Outcome take_reason(const Making *made, Reasons *reasons, Run *run, Text 
     }
     Text code = {reason.text, (size_t)(bracket - reason.text)};
     Text about = {bracket + 1, reason.size - code.size - 2};
-    const char *place = place_of(made, code, about, room, sizeof room, &number);
+    const char *place = place_of(made, code, about, room, &number);
     if (!names_nobody(code)) return UNUSUAL;
     if (number >= 0) return add_numbered(reasons, run, code, number);
     *run = (Run){0};

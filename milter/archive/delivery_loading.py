@@ -84,7 +84,7 @@ def load(
 ) -> None:
     """Insert what is not there yet.  `fresh`: queue ids of records just inserted."""
     items = [_Item((one.segment_id, one.position), one.line) for one in events]
-    waiting = _which_wait(set(fresh), connection)
+    waiting = _which_wait(fresh, connection)
     if items or waiting:
         _Loading(connection, dictionary).run(items, waiting)
 
@@ -114,11 +114,12 @@ def _packed(
     return packed
 
 
-def _which_wait(queue_ids: set[str], connection: Connection) -> list[_Item]:
-    """What waits for these queue ids."""
-    if not queue_ids:
-        return []
+def _which_wait(some: Iterable[str], connection: Connection) -> list[_Item]:
+    """What waits for these queue ids, which are not gone through where nothing waits at all."""
     if connection.execute(select(_waiting.position).limit(1)).first() is None:
+        return []
+    queue_ids = set(some)
+    if not queue_ids:
         return []
     found = list(_keyed(_WAITING, queue_ids, connection))
     read = [delivery_facts.unpack(bytes(row.facts)) for row in found]

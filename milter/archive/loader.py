@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
@@ -98,10 +99,13 @@ def load_counting(
         arrivals, keyed_runs = _one_by_one(arrivals, runs), []
     fresh = _load_records(arrivals, keyed_runs, connection, dictionary)
     counts = Counter(one.segment_id for one in fresh)
-    queue_ids = [one.rows.message["queue_id"] for one in fresh]
     for _, run in keyed_runs:
         counts[run.segment_id] += len(run.rows)
-        queue_ids += run.queue_ids()
+    # Asked for only where something waits for one of them.
+    queue_ids = chain(
+        (one.rows.message["queue_id"] for one in fresh),
+        chain.from_iterable(run.queue_ids() for _, run in keyed_runs),
+    )
     delivery_loading.load(events, queue_ids, connection, dictionary)
     return counts
 
@@ -287,7 +291,9 @@ def _perhaps_known(keys: list[Any], connection: Connection) -> list[Any]:
     if connection.dialect.name != "sqlite" or not keys:
         return keys
     last = connection.execute(_LAST, {"most": max(keys)}).scalar()
-    return [] if last is None else [key for key in keys if key <= last]
+    if last is None or last < min(keys):
+        return []
+    return [key for key in keys if key <= last]
 
 
 def _ids(batch: list[Rows], runs: list[Run], connection: Connection, dictionary: Dictionary) -> Ids:
