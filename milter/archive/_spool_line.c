@@ -273,11 +273,15 @@ static int compare_keys(const Reader *self, uint32_t one, uint32_t other) {
 /* The first octets of a key as a number, of which most keys differ: keys are in their order. */
 static uint64_t head_of(const Reader *self, uint32_t key) {
     const Node *node = &self->nodes[key];
-    size_t size = node->end - node->start;
+    const octet *from = self->line + node->start;
+    size_t size = node->end - node->start, most = sizeof(uint64_t);
     uint64_t head = 0;
-    for (size_t at = 0; at < sizeof head; at++)
-        head = head << 8 | (at < size ? self->line[node->start + at] : 0);
-    return head;
+    if (size < most && self->end - node->start < most) { /* nothing behind it may be read */
+        for (size_t at = 0; at < most; at++) head = head << 8 | (at < size ? from[at] : 0);
+        return head;
+    }
+    for (size_t at = 0; at < most; at++) head = head << 8 | from[at];
+    return size < most ? head & ~(UINT64_MAX >> 8 * size) : head;
 }
 
 /* Sort keys; UNUSUAL where one is there twice. */

@@ -75,16 +75,8 @@ class Packer:
         known = zstandard.ZstdCompressionDict(content)
         known.precompute_compress(level=ZSTD_LEVEL)
         self._before = b"%c%b" % (_FORMAT_2, know(content))
-        # Where a parameter is not named, the level's own counts, as if it alone were given.
         self._zstd = zstandard.ZstdCompressor(
-            dict_data=known,
-            compression_params=zstandard.ZstdCompressionParameters(
-                format=zstandard.FORMAT_ZSTD1_MAGICLESS,
-                compression_level=ZSTD_LEVEL,
-                write_content_size=True,
-                write_dict_id=False,
-                write_checksum=False,
-            ),
+            level=ZSTD_LEVEL, dict_data=known, write_dict_id=False, write_checksum=False
         )
 
     def compress(self, fields: Sequence[Sequence[str]]) -> bytes:
@@ -93,15 +85,15 @@ class Packer:
 
     def compress_text(self, made: bytes) -> bytes:
         """The stored form of a header section whose `text` is at hand."""
-        return self._before + self._zstd.compress(made)
+        return self._before + self._zstd.compress(made)[len(_MAGIC) :]
 
     def compress_texts(self, made: Sequence[bytes]) -> list[bytes]:
         """The stored forms of many, for half the time: the dictionary stays in the cache."""
         at_once = getattr(self._zstd, "multi_compress_to_buffer", None)
         if at_once is None or not made:  # not every build of the library has it
             return [self.compress_text(one) for one in made]
-        before = self._before
-        return [before + frame for frame in at_once(list(made))]
+        before, start = self._before, len(_MAGIC)
+        return [before + frame.tobytes()[start:] for frame in at_once(list(made))]
 
 
 def know(content: bytes) -> bytes:
