@@ -82,7 +82,10 @@ def load(
     connection: Connection,
     dictionary: Dictionary,
 ) -> None:
-    """Insert what is not there yet.  `fresh`: queue ids of records just inserted."""
+    """Insert what is not there yet.
+
+    `fresh`: queue ids of records just inserted; gone through only where something waits.
+    """
     items = [_Item((one.segment_id, one.position), one.line) for one in events]
     waiting = _which_wait(fresh, connection)
     if items or waiting:
@@ -174,7 +177,7 @@ class _Loading:
                 if found is not None:
                     del left[one.where]
                     told |= self._attach(self._without_erased(one, found), found)
-            for one in _which_wait(told, self._connection):
+            for one in _which_wait(told, self._connection) if told else ():
                 if one.where not in self._moved:
                     left.setdefault(one.where, one)
             queue_ids = told
