@@ -3,7 +3,7 @@
 All workers of a relay wait at one socket, and who wakes first could take whatever is there: of 32
 connections that an MTA opened at once, one of five workers got 30, and its threads waited for each
 other while the others had nothing to do.  So each says on the board how many it has, and one that
-has more than another waits a moment for that one.
+has more than another wakes the others, of which the kernel did not think, and waits a moment.
 
 Promises: after `stop` no connection is taken, and those there are go on.  A worker that does not
 take what it should holds nobody up for longer than `_PATIENCE`.
@@ -60,6 +60,7 @@ class Reception:
         self._is_counted = True  # on the board
         self._stopped, self._stop = os.pipe()
         self._waiting = select.epoll()
+        self._is_remote = listener.family != socket.AF_UNIX
         self._taker = threading.Thread(target=self._take, name="reception", daemon=True)
         self._faults = log.Recurring("reception")
 
@@ -73,6 +74,7 @@ class Reception:
         # Not in the thread, where nobody would learn that it failed.
         self._waiting.register(self._stopped, select.EPOLLIN)
         self._waiting.register(self._listener, _ONE_AT_A_TIME)
+        self._waiting.register(self._board.call, select.EPOLLIN | select.EPOLLET)
         self._rounds.start()
         self._taker.start()
         self._count(0)
@@ -111,15 +113,21 @@ class Reception:
         """Until there may be a connection for us; False: it is time to stop."""
         deadline = None
         while True:
-            # In vain after a while: who was woken for a connection may have died since.
-            ready = waiting.poll(_LOOK_ANYWAY)
-            if any(descriptor == self._stopped for descriptor, _ in ready):
+            # In vain after a while: who was woken for a connection may have died since.  At once
+            # where one is waited for: if it is not there any more, another took it.
+            ready = dict(waiting.poll(_LOOK_ANYWAY if deadline is None else 0))
+            if self._stopped in ready:
                 return False
             others = self._board.connections_elsewhere(self._place)
             if not ready or fair_share.may_take(self._open, others):
                 return True
+            if self._listener.fileno() not in ready:
+                deadline = None
+                continue  # called, and it is another's turn
             now = time.monotonic()
-            deadline = deadline or now + self._patience
+            if deadline is None:
+                deadline = now + self._patience
+                self._board.call_others()
             if now >= deadline:
                 return True
             time.sleep(_LOOK_AGAIN)
@@ -132,7 +140,9 @@ class Reception:
             return False  # somebody else was quicker
         self._count(1)
         try:
-            _prepare(connection)
+            if self._is_remote:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._rounds.take(connection, self._ended)
         except BaseException:
             self._count(-1)
@@ -148,9 +158,3 @@ class Reception:
             self._open += more
             if self._is_counted:
                 self._board.has_connections(self._place, self._open)
-
-
-def _prepare(connection: socket.socket) -> None:
-    if connection.family != socket.AF_UNIX:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

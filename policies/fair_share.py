@@ -16,4 +16,4 @@ LEEWAY: Final = 1  # waiting for exactly equal numbers costs more than it brings
 
 def may_take(mine: int, others: Iterable[int]) -> bool:
     """Whether a worker with `mine` connections takes the next; `others` have so many each."""
-    return all(mine <= one + LEEWAY for one in others)
+    return mine <= min(others, default=mine) + LEEWAY

@@ -14,7 +14,9 @@ Does not: take locks; whoever looks may see a worker that died a moment ago.
 from __future__ import annotations
 
 import mmap
+import os
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -57,6 +59,12 @@ class Board:
         self._cells = self._memory[: self._first].cast("Q")
         self._clock = clock
         self.places = places
+        # Readable anew with each call; nobody reads it, so that each call reaches everybody who
+        # waits for its edges.
+        self.call = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self.call).atexit = False
+        rows = self._cells[_ROWS_AT : _ROWS_AT + places * _ROW]
+        self._beats, self._connections = rows[_BEAT::_ROW], rows[_CONNECTIONS::_ROW]
         self._cells[_STARTED_AT] = int(time.time())
 
     # --- for the supervisor -----------------------------------------------------------------------
@@ -130,19 +138,19 @@ class Board:
         if place is not None:
             self._row(place)[_CONNECTIONS] = 0
 
+    def call_others(self) -> None:
+        """There is a connection for whoever has fewer than another."""
+        os.eventfd_write(self.call, 1)
+
     def connections_elsewhere(self, place: int | None) -> list[int]:
         """How many each other worker has that takes connections and does not hang."""
         if place is None:
             return []
-        cells, oldest = self._cells, self._now() - int(SILENT_AFTER * 1000)
-        end = _ROWS_AT + self.places * _ROW
-        rows = range(_ROWS_AT, end, _ROW)
-        mine = _ROWS_AT + place * _ROW
-        return [
-            cells[row + _CONNECTIONS] - 1
-            for row in rows
-            if cells[row + _CONNECTIONS] and row != mine and cells[row + _BEAT] >= oldest
-        ]
+        oldest = self._now() - int(SILENT_AFTER * 1000)
+        counts = self._connections.tolist()
+        counts[place] = 0
+        beside = zip(counts, self._beats, strict=True)
+        return [count - 1 for count, beat in beside if count and beat >= oldest]
 
     # --- for the status process -------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.waiting import wait_until
 
-from carbonseal.milter import log
+from carbonseal.milter import log, reception
 from carbonseal.milter.reception import Reception
 from carbonseal.milter.rounds import Rounds
 from carbonseal.milter.status.board import Board
@@ -148,6 +148,27 @@ def test_one_that_leaves_is_not_waited_for_while_its_connections_end(
     fresh.stop()
 
 
+def test_one_that_has_more_than_its_share_wakes_who_has_less(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel thinks of that one first, which waits, and wakes no other."""
+    monkeypatch.setattr(reception, "_LOOK_ANYWAY", ENDLESS)
+    first, second = crew = workers(listener, Board(2), 2)
+    first.start()
+    with ExitStack() as stack:
+        for mine in range(1, 6):
+            stack.enter_context(connected(listener))
+            wait_until(lambda mine=mine: first.connections == mine, "one for who is alone")
+        second.start()  # behind the first in the kernel's queue
+        for taken in range(1, 6 - fair_share.LEEWAY):
+            stack.enter_context(connected(listener))
+            wait_until(lambda taken=taken: second.connections == taken, "one for the other")
+        assert first.connections == 5
+    wait_until(lambda: not any(one.connections for one in crew), "the end of all")
+    for one in crew:
+        one.stop()
+
+
 class Failing(Board):
     """Its first looks fail as nobody foresaw."""
 
@@ -175,6 +196,10 @@ class Scarce:
     def __init__(self, listener: socket.socket) -> None:
         self.listener = listener
         self.lacks = 0
+
+    @property
+    def family(self) -> int:
+        return self.listener.family
 
     def fileno(self) -> int:
         return self.listener.fileno()
