@@ -18,9 +18,9 @@ Does not: decide anything (`session` does), read and write sockets or wait (`rou
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from carbonseal.milter import edits, log, packets, usual_message
+from carbonseal.milter import log, packets, usual_message
 from carbonseal.milter.archive.spool import Steps
 from carbonseal.milter.header_section import HeaderSection, fields
 from carbonseal.milter.incoming import NOTHING, Incoming
@@ -35,6 +35,7 @@ _NOTHING = usual_message.NOTHING
 _REVERSE_PATH = usual_message.REVERSE_PATH
 _RECIPIENT = usual_message.RECIPIENT
 _ENDED = usual_message.ENDED
+_NO_STEPS: Steps[None] = (_ for _ in ())
 
 
 class Broken(Exception):
@@ -64,8 +65,8 @@ class Session(Protocol):
     def body(self, context: Any, chunk: bytes) -> None:
         """A piece of the body."""
 
-    def end_of_message(self, context: Any) -> Steps[int | bytes]:
-        """What to answer: SMFIS_*, or the packets of it, edits and all."""
+    def end_of_message(self, context: Any) -> Steps[None]:
+        """Seal; what is answered is in `context` then."""
 
     def abort(self, context: Any) -> None:
         """Nothing comes of the message."""
@@ -87,7 +88,7 @@ class Sessions(Protocol):
 class Context:
     """What a callback may ask and do: the part of pymilter's context that sessions use."""
 
-    __slots__ = ("getsymval", "incoming", "lists", "private", "reply")
+    __slots__ = ("answer", "getsymval", "incoming", "lists", "private", "reply")
 
     def __init__(self) -> None:
         self.private: Any = None
@@ -96,6 +97,8 @@ class Context:
         self.getsymval = self.incoming.macro
         self.lists: list[tuple[int, str]] = []
         self.reply: bytes | None = None  # to the message that is refused
+        # At the end of a message: the packets of it, edits and all.
+        self.answer = b""
 
     def setpriv(self, session: Any) -> None:
         """Keep what belongs to this connection."""
@@ -109,17 +112,15 @@ class Context:
         """Ask for macros; at the negotiation only."""
         self.lists.append((stage, names))
 
-    # Of what is done with a message: what `accept` is to be given.  Raises: ValueError.
-    prepared = staticmethod(edits.packed)
-
-    def accept(self, prepared: bytes) -> bytes:
-        """What is answered at the end of a message that is accepted."""
-        return prepared
-
     def setreply(self, code: str, enhanced: str, text: str) -> None:
         """What the client is told with the next refusal."""
         # Made here, where a fault in it still ends in the failure policy.
         self.reply = packets.reply(code, enhanced, text)
+
+    def finish(self, code: int) -> None:
+        """At the end of a message that is not changed: SMFIS_*."""
+        self.answer = packets.answer(code, self.reply)
+        self.reply = None
 
 
 class Conversation:
@@ -128,62 +129,47 @@ class Conversation:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._context = Context()
+        self._incoming = self._context.incoming
         self._session: Session | None = None
         self._is_connected = False  # CONNECT came
         self._is_silent = False  # the MTA waits for no answer to a header field
-        self._is_usual = False  # messages may be taken in runs of packets
+        self._usual: Session | None = None  # where messages may be taken in runs of packets
+        self._gathering: Session | None = None  # the same, as long as there is a client
         self._stage = _NOTHING
-        self._events: dict[int, Callable[[bytes], None]] = {}  # none before the offer
-        self._said: list[bytes] = []
-        self._steps: Steps[int | bytes] | None = None  # of a message at its end
+        self.said: list[bytes] = []  # see `to_say`
+        self._steps: Steps[None] = _NO_STEPS  # of a message at its end
         self.rest = b""  # what came and could not be heard yet: a part of a packet, mostly
         # The line of one that must be durable before the message it is of is answered.
         self.record: bytes | None = None
 
     def _agree(self, session: Session) -> None:
-        self._context.incoming.open()
+        self._incoming.open()
         self._session = session
         self._is_silent = bool(session.granted & _NR_FIELD)
         is_silent = session.granted & _SILENT == _SILENT
-        self._is_usual = is_silent and session.usual is not None
-        self._events.update(
-            {
-                packets.CONNECT: self._connect,
-                packets.HELO: self._hello,
-                packets.MAIL: self._reverse_path,
-                packets.RCPT: self._recipient,
-                packets.FIELD: self._field,
-                packets.BODY: self._body,
-                packets.END: self._end,
-                packets.ABORT: self._abort,
-                packets.DATA: self._unasked,
-                packets.END_OF_HEADER: self._unasked,
-                packets.UNKNOWN: self._unasked,
-                packets.QUIT_NC: self._next_client,
-            }
-        )
+        self._usual = session if is_silent and session.usual is not None else None
 
     def hear(self, octets: bytes) -> bool:
         """Take what came, up to the end of a message; False: the MTA has nothing more to say."""
-        incoming = self._context.incoming
         data = self.rest + octets if self.rest else octets
         at = 0
         while self.record is None:
-            if self._is_usual and self._is_connected:
-                at, stage = usual_message.take(self._session, incoming, data, at, self._stage)
+            session = self._gathering
+            if session is not None:
+                at, stage = usual_message.take(session, self._incoming, data, at, self._stage)
                 if stage == _ENDED:
-                    self._begin_sealing()
+                    self._begin_sealing(session)
                     continue
                 self._stage = stage
                 if at == len(data):
                     break
             try:
-                command, at, payload = incoming.next(data, at)
+                command, at, payload = self._incoming.next(data, at)
             except ValueError as fault:
                 raise Broken(str(fault)) from None
-            take = self._events.get(command)
+            take = None if self._session is None else _EVENTS.get(command)
             if take is not None:
-                take(payload)
+                take(self, payload)
                 if command == packets.FIELD and self._is_silent:
                     # The others come with it, and macros that nobody can ask for.
                     at = fields(self._session, data, at)
@@ -194,18 +180,27 @@ class Conversation:
         self.rest = data[at:]
         return True
 
-    def go_on(self, fault: Exception | None) -> None:
-        """The record is durable, or it is not for this reason: answer the message."""
-        steps = self._steps
-        assert steps is not None
+    def go_on(self, fault: Exception | None) -> bytes:
+        """The record is durable, or it is not for this reason.
+
+        Returns what the MTA is to be told of the message; nothing where that has another record.
+        """
+        if fault is not None:
+            return self._go_on_without(fault)
+        self.record = record = next(self._steps, None)
+        return self._context.answer if record is None else b""
+
+    def _go_on_without(self, fault: Exception) -> bytes:
         try:
-            self.record = next(steps) if fault is None else steps.throw(fault)
-        except StopIteration as end:
-            self._answer(end.value)
+            self.record = self._steps.throw(fault)
+        except StopIteration:
+            self.record = None
+            return self._context.answer
+        return b""
 
     def to_say(self) -> bytes:
         """What the MTA is to be told, once."""
-        said = self._said
+        said = self.said
         if not said:
             return b""
         if len(said) == 1:  # as after most messages
@@ -216,9 +211,6 @@ class Conversation:
 
     def close(self) -> None:
         """The connection ended, whoever ended it; nothing more may be heard."""
-        # They are methods of this very object: with them it would stay until somebody collects
-        # garbage, and with it a message that did not come to its end, and that message's keys.
-        self._events.clear()
         self._sessions.close(self._context)
 
     def _is_going_on(self, command: int, payload: bytes) -> bool:
@@ -239,7 +231,7 @@ class Conversation:
         if self._sessions.negotiate(self._context, options) != packets.CONTINUE:
             raise Broken("refused")  # and `session` has said why
         self._agree(self._context.getpriv())
-        self._said.append(packets.agreed(version, options[0], options[1], self._context.lists))
+        self.said.append(packets.agreed(version, options[0], options[1], self._context.lists))
 
     def _tell(self, name: str, no_reply: int, *arguments: Any) -> None:
         """Call the session; a fault is its own until the end of the message."""
@@ -250,24 +242,25 @@ class Conversation:
         except Exception as fault:
             session.fail(name, fault)
         if not session.granted & no_reply:
-            self._said.append(packets.answer(packets.CONTINUE, None))
+            self.said.append(packets.answer(packets.CONTINUE, None))
 
     def _expect(self, is_expected: bool) -> None:
         if not is_expected:
             raise Broken("an event out of order")
 
     def _connect(self, payload: bytes) -> None:
-        self._context.incoming.forget_after(packets.CONNECT)
+        self._incoming.forget_after(packets.CONNECT)
         peer = packets.peer(payload)
         if peer is None:
             raise Broken("CONNECT without an address")
         self._is_connected = True
+        self._gathering = self._usual
         self._stage = _NOTHING
         self._tell("connect", _NR_CONN, _text(peer[0]), *peer[1:])
 
     def _hello(self, payload: bytes) -> None:
         self._expect(self._is_connected and payload[-1:] == b"\0")
-        self._context.incoming.forget_after(packets.HELO)
+        self._incoming.forget_after(packets.HELO)
         self._stage = _NOTHING
         self._tell("hello", _NR_HELO, _text(payload[:-1]))
 
@@ -275,7 +268,7 @@ class Conversation:
         arguments = packets.strings(payload)
         if not self._is_connected or arguments is None:
             raise Broken("MAIL")
-        self._context.incoming.forget_after(packets.MAIL)
+        self._incoming.forget_after(packets.MAIL)
         self._stage = _REVERSE_PATH
         self._tell("reverse_path", _NR_MAIL, *arguments)
 
@@ -283,7 +276,7 @@ class Conversation:
         arguments = packets.strings(payload)
         if self._stage == _NOTHING or arguments is None:
             raise Broken("RCPT")
-        self._context.incoming.forget_after(packets.RCPT)
+        self._incoming.forget_after(packets.RCPT)
         self._stage = _RECIPIENT
         self._tell("recipient", _NR_RCPT, *arguments)
 
@@ -304,7 +297,7 @@ class Conversation:
         except Exception as fault:
             session.fail("field", fault)
         if not self._is_silent:
-            self._said.append(packets.answer(packets.CONTINUE, None))
+            self.said.append(packets.answer(packets.CONTINUE, None))
 
     def _body(self, payload: bytes) -> None:
         self._expect(self._stage == _RECIPIENT)
@@ -319,25 +312,18 @@ class Conversation:
                 session.body(self._context, payload)
             except Exception as fault:
                 session.fail("body", fault)
-        self._begin_sealing()
+        self._begin_sealing(session)
 
-    def _begin_sealing(self) -> None:
+    def _begin_sealing(self, session: Session) -> None:
         """The message came to its end."""
-        assert self._session is not None
+        context = self._context
+        context.answer = b""  # whatever happens, not that to the message before
         self._stage = _NOTHING
-        self._steps = steps = self._session.end_of_message(self._context)
-        try:
-            self.record = next(steps)
-        except StopIteration as end:
-            self._answer(end.value)
-
-    def _answer(self, said: int | bytes) -> None:
-        self.record = self._steps = None
-        if isinstance(said, bytes):
-            self._said.append(said)
-        else:
-            self._said.append(packets.answer(said, self._context.reply))
-            self._context.reply = None
+        self._steps = steps = session.end_of_message(context)
+        # Of steps that return nothing there is no StopIteration to be made and caught.
+        self.record = record = next(steps, None)
+        if record is None:
+            self.said.append(context.answer)
 
     def _abort(self, _payload: bytes) -> None:
         assert self._session is not None
@@ -347,11 +333,30 @@ class Conversation:
     def _next_client(self, payload: bytes) -> None:
         self._abort(payload)
         self._is_connected = False
-        self._context.incoming.forget_all()
+        self._gathering = None
+        self._incoming.forget_all()
 
     def _unasked(self, _payload: bytes) -> None:
         # An old MTA cannot be told to leave it out, and waits for an answer.
-        self._said.append(packets.answer(packets.CONTINUE, None))
+        self.said.append(packets.answer(packets.CONTINUE, None))
+
+
+# No methods of one conversation: what has them would know itself, and stay with a message that did
+# not come to its end, and that message's keys, until somebody collects garbage.
+_EVENTS: Final[dict[int, Callable[[Conversation, bytes], None]]] = {
+    packets.CONNECT: Conversation._connect,
+    packets.HELO: Conversation._hello,
+    packets.MAIL: Conversation._reverse_path,
+    packets.RCPT: Conversation._recipient,
+    packets.FIELD: Conversation._field,
+    packets.BODY: Conversation._body,
+    packets.END: Conversation._end,
+    packets.ABORT: Conversation._abort,
+    packets.DATA: Conversation._unasked,
+    packets.END_OF_HEADER: Conversation._unasked,
+    packets.UNKNOWN: Conversation._unasked,
+    packets.QUIT_NC: Conversation._next_client,
+}
 
 
 def _text(octets: bytes) -> str:

@@ -81,8 +81,10 @@ def _quoted(value: str) -> str:
 
 _render: Renderer = _text_line
 _least = logging.INFO
-_looked_at: Any = None  # what stood for standard error at the last line
-_is_own = False  # whether that was the process's own, however it is wrapped
+# What stood for standard error at a line and was the process's own, however it is wrapped; and what
+# was not.
+_own: Any = object()
+_foreign: Any = None
 _torn: list[bytes] = []  # the line of which a part was written, while that is the end of the log
 
 
@@ -117,7 +119,17 @@ def message(said: bytes | dict[str, object] | None, seconds: float) -> None:
     """Write that line, of a message that took so long."""
     # Not through structlog: a line of it costs 60 microseconds more, on every message.
     if said.__class__ is bytes:
-        _put(message_lines.log_line(time.time(), said, seconds))
+        line = message_lines.log_line(time.time(), said, seconds)
+        if sys.stderr is not _own or _torn:
+            _put(line)
+            return
+        # As `_put` does, without another frame.
+        try:
+            written = os.write(_STANDARD_ERROR, line)
+        except OSError:
+            return
+        if written < len(line):
+            _put_rest(line, written)
     elif isinstance(said, dict):
         facts = {"timestamp": record.timestamp(time.time()), **said}
         facts["ms"] = message_lines.milliseconds(seconds)
@@ -129,29 +141,25 @@ def _put(line: bytes) -> None:
 
     What stays in these after a fault would come out in the middle of a later line.
     """
-    if sys.stderr is not _looked_at:
-        _look_at(sys.stderr)
-    if not _is_own:
+    if sys.stderr is not _own and not _is_own(sys.stderr):
         _put_elsewhere(line)
-        return
-    if _torn:
-        _put_rest(b"\n" + line, 0)
-        return
-    try:
-        written = os.write(_STANDARD_ERROR, line)
-    except OSError:
-        return
-    if written < len(line):
-        _put_rest(line, written)
+    else:
+        _put_rest(b"\n" + line if _torn else line, 0)
 
 
-def _look_at(stream: Any) -> None:
-    global _looked_at, _is_own  # noqa: PLW0603  (once for each stream, and never for a line)
+def _is_own(stream: Any) -> bool:
+    global _own, _foreign  # noqa: PLW0603  (once for each stream, and never for a line)
+    if stream is _foreign:
+        return False
     try:
-        _is_own = stream.fileno() == _STANDARD_ERROR
+        is_own: bool = stream.fileno() == _STANDARD_ERROR
     except (AttributeError, OSError, ValueError):  # none, one without a file, one that is closed
-        _is_own = False
-    _looked_at = stream
+        is_own = False
+    if is_own:
+        _own = stream
+    else:
+        _foreign = stream
+    return is_own
 
 
 def _put_rest(line: bytes, written: int) -> None:

@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final, Protocol
 
 from carbonseal.milter import log
@@ -41,11 +42,13 @@ _LONG: Final = 65_540  # a whole piece of the body; longer reads keep the MTA wa
 _AT_ONCE: Final = 16
 _AT_MOST: Final = 4096
 _EACH: Final = 0.0005  # seconds that one takes, about
+_QUICK: Final = _AT_ONCE * _EACH
 _SILENCE: Final = 7210.0  # seconds after which a connection counts as dead: libmilter's number
 _LOOK: Final = 60.0  # seconds between two looks for such
 _PAUSE: Final = 0.1  # seconds after a fault that is no connection's
 _ASK_EVERY: Final = 1.0  # seconds between two questions whether it goes round
 _FRAMES: Final = 5  # of the place in the code where it is
+_record: Final = attrgetter("conversation.record")
 
 
 class Spool(Protocol):
@@ -80,6 +83,7 @@ class Rounds:
         self._sessions = sessions
         self._spool = spool
         self._silence = silence
+        self._patience = min(_LOOK, silence)
         self._wires: dict[int, _Wire] = {}  # by the number of the socket
         self._waiting = select.epoll()
         self._faults = log.Recurring("rounds")
@@ -139,86 +143,126 @@ class Rounds:
                 time.sleep(_PAUSE)
 
     def _round(self) -> None:
-        self._listen(0 if self._ended else min(_LOOK, self._silence))
+        now = self._listen(0 if self._ended else self._patience)
         if self._ended:
             # Sealing takes longer than it takes MTAs to send the next message: who spoke meanwhile
             # shares the sync.
-            if len(self._ended) < min(len(self._wires), self._at_once):
+            waiting = len(self._ended)
+            if waiting < self._at_once and waiting < len(self._wires):
                 self._listen(0)
-            self._answer()
-        now = time.monotonic()
+            now = self._answer()
         if now >= self._look_at:
-            self._look_at = now + min(_LOOK, self._silence)
-            for wire in list(self._wires.values()):
-                if now - wire.heard_at > self._silence:
-                    self._leave(wire)
+            self._leave_silent(now)
 
-    def _listen(self, patience: float) -> None:
-        """Hear those who have something to say, waiting so many seconds for the first."""
+    def _listen(self, patience: float) -> float:
+        """Hear those who have something to say, waiting so many seconds for the first.
+
+        Returns when that came.
+        """
         ready = self._waiting.poll(patience, self._at_once)
         now = time.monotonic()
-        for number, events in ready:
-            wire = self._wires.get(number)
+        wire_of, ended = self._wires.get, self._ended
+        # Here and in `_answer` nothing is a method that can be done without: most messages come in
+        # one read, with nothing to be said before their end, and their answers are taken whole.
+        for number, _ in ready:
+            wire = wire_of(number)
             if wire is None:
                 if number == self._question:  # edge-triggered: there is nothing to be read
                     self._is_answered = True
                 continue
-            if wire.conversation.record is not None:
+            conversation = wire.conversation
+            if conversation.record is not None:
                 continue  # the next message waits for the answer to this one
             wire.heard_at = now
-            self._guarded(wire, self._write if events & select.EPOLLOUT else self._read)
-            if wire.conversation.record is not None:
-                self._ended.append(wire)
+            try:
+                if wire.unsent:
+                    self._write(wire)
+                    continue
+                try:
+                    octets = wire.socket.recv(_LONG if conversation.rest else _SHORT)
+                except BlockingIOError:
+                    continue
+                if not (octets and conversation.hear(octets)):
+                    self._part(wire)
+                elif conversation.said:
+                    self._say(wire)
+            except Exception as fault:
+                self._break_off(wire, fault)
+            if conversation.record is not None:
+                ended.append(wire)
+        return now
 
-    def _answer(self) -> None:
+    def _answer(self) -> float:
         """Make the records of the messages that ended durable, and answer these.
 
         Those of the same connections that come to their end by this are for the next round.
+        Returns when they were durable.
         """
         ended, self._ended = self._ended, []
         fault = None
         began = time.monotonic()
         try:
-            self._spool.put_all([one.conversation.record or b"" for one in ended])
+            self._spool.put_all([*map(_record, ended)])
         except Exception as unwritten:  # whatever it is, it is each message's to answer
             fault = unwritten
-        took = time.monotonic() - began
-        self._at_once = min(max(_AT_ONCE, int(took / _EACH)), _AT_MOST)
+        now = time.monotonic()
+        took = now - began
+        self._at_once = _AT_ONCE if took < _QUICK else min(int(took / _EACH), _AT_MOST)
         for wire in ended:
-            self._guarded(wire, lambda wire: self._go_on(wire, fault))
-            if wire.conversation.record is not None:
-                self._ended.append(wire)
+            conversation = wire.conversation
+            try:
+                octets = conversation.go_on(fault)
+                if conversation.rest or wire.unsent or not octets:
+                    self._go_on(wire, octets)
+                    continue
+                try:
+                    sent = wire.socket.send(octets)
+                except BlockingIOError:
+                    sent = 0
+                if sent < len(octets):
+                    self._keep(wire, octets[sent:])
+            except Exception as broken:
+                self._break_off(wire, broken)
         fault = None  # it knows this frame by its traceback, and would keep all that it was told
+        return now
 
-    def _go_on(self, wire: _Wire, fault: Exception | None) -> None:
-        conversation = wire.conversation
-        conversation.go_on(fault)
-        if conversation.rest and conversation.record is None:
-            self._hear(wire, b"")
-        else:
-            self._say(wire)
-
-    def _read(self, wire: _Wire) -> None:
-        conversation = wire.conversation
+    def _go_on(self, wire: _Wire, octets: bytes) -> None:
+        """Say this, and hear what came behind the message that it answers."""
         try:
-            octets = wire.socket.recv(_LONG if conversation.rest else _SHORT)
-        except BlockingIOError:
-            return
-        if octets:
-            self._hear(wire, octets)
-        else:
-            self._leave(wire)
-
-    def _hear(self, wire: _Wire, octets: bytes) -> None:
-        try:
-            is_going_on = wire.conversation.hear(octets)
+            is_going_on = wire.conversation.hear(b"")
         finally:
             # What went before counts, whatever came after it.
-            self._say(wire)
+            self._say(wire, octets)
         if not is_going_on:
-            wire.is_leaving = True
-            if not wire.unsent:
+            self._part(wire)
+        if wire.conversation.record is not None:
+            self._ended.append(wire)
+
+    def _break_off(self, wire: _Wire, fault: Exception) -> None:
+        """Never raises: others wait for their answer in the same round."""
+        # Not even where there is no memory left to say so.
+        with contextlib.suppress(Exception):
+            try:
+                self._say(wire)
+            except Exception as later:
+                _tell(later)
+            else:
+                _tell(fault)
+        self._leave(wire)
+
+    def _leave_silent(self, now: float) -> None:
+        self._look_at = now + self._patience
+        for wire in list(self._wires.values()):
+            # Who waits for its answer is not silent.
+            if now - wire.heard_at > self._silence and wire.conversation.record is None:
                 self._leave(wire)
+
+    def _part(self, wire: _Wire) -> None:
+        """The MTA has nothing more to say."""
+        self._say(wire)
+        wire.is_leaving = True
+        if not wire.unsent:
+            self._leave(wire)
 
     def _write(self, wire: _Wire) -> None:
         wire.unsent = wire.unsent[self._sent(wire, wire.unsent) :]
@@ -228,32 +272,26 @@ class Rounds:
             else:
                 self._waiting.modify(wire.number, select.EPOLLIN)
 
-    def _say(self, wire: _Wire) -> None:
-        octets = wire.conversation.to_say()
-        if octets:
-            if wire.unsent:
-                wire.unsent += octets
-                return
+    def _say(self, wire: _Wire, first: bytes = b"") -> None:
+        """Say what is to be said, and this before it."""
+        octets = first + wire.conversation.to_say()
+        if wire.unsent:
+            wire.unsent += octets
+        elif octets:
             sent = self._sent(wire, octets)
             if sent < len(octets):
-                wire.unsent = octets[sent:]
-                self._waiting.modify(wire.number, select.EPOLLOUT)
+                self._keep(wire, octets[sent:])
+
+    def _keep(self, wire: _Wire, octets: bytes) -> None:
+        """These the MTA did not take yet; until it does it is not heard."""
+        wire.unsent = octets
+        self._waiting.modify(wire.number, select.EPOLLOUT)
 
     def _sent(self, wire: _Wire, octets: bytes) -> int:
         try:
             return wire.socket.send(octets)
         except BlockingIOError:
             return 0
-
-    def _guarded(self, wire: _Wire, do: Callable[[_Wire], None]) -> None:
-        """Never raises: others wait for their answer in the same round."""
-        try:
-            do(wire)
-        except Exception as fault:
-            # Not even where there is no memory left to say so.
-            with contextlib.suppress(Exception):
-                _tell(fault)
-            self._leave(wire)
 
     def _leave(self, wire: _Wire) -> None:
         """Never raises."""

@@ -19,14 +19,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 import milter as libmilter
 
 from carbonseal.milter import describe, edits, header_section, log, macros, seal
 from carbonseal.milter.archive.spool import Steps, taken
 from carbonseal.milter.describe import Verdict
-from carbonseal.milter.edits import Edit, InsertField
+from carbonseal.milter.edits import Deeds, Edit, InsertField
 from carbonseal.milter.header_section import HeaderSection
 from carbonseal.milter.status.counters import Counted
 from carbonseal.milter.transaction import USUAL, Connection, TooManyRecipients, Transaction
@@ -34,6 +34,8 @@ from carbonseal.policies.disposition import Answer, Disposition, FailureClass
 from carbonseal.policies.envelope import Client
 
 _HOST_NAME = socket.gethostname()  # the kernel's answer: name servers may be down, mail may not
+_ACCEPT: Final = Answer.ACCEPT
+_clock: Final = time.perf_counter
 _CONTINUE: int = libmilter.CONTINUE
 _NOREPLY: int = libmilter.NOREPLY
 _REJECT: int = libmilter.REJECT
@@ -70,7 +72,7 @@ _about = attrgetter(
 _sdid = attrgetter("request.sdid")
 _measures = attrgetter("size", "transaction.envelope_at", "transaction.body_at", "laps")
 
-# What the context needs for an acceptance, or None; what else to answer, to log and to count.
+# What is answered with an acceptance, or None; what else to answer, to log and to count.
 _Farewell = tuple[Any, Disposition, bytes | dict[str, object] | None, Counted | None]
 
 
@@ -79,7 +81,9 @@ class Session:
 
     __slots__ = (
         "_fault",
+        "_packed",
         "_services",
+        "_tally",
         "body_canonicalization",
         "connection",
         "field_answer",
@@ -90,8 +94,16 @@ class Session:
 
     usual = USUAL  # how `usual_message` gathers the transactions
 
-    def __init__(self, services: seal.Services, protocol: int) -> None:
+    def __init__(
+        self,
+        services: seal.Services,
+        protocol: int,
+        packed: Callable[[Deeds], Any] = edits.packed,
+    ) -> None:
+        """`packed` makes of what is done with a message what the context is to answer."""
         self._services = services
+        self._tally = services.tally
+        self._packed = packed
         self.body_canonicalization = services.configuration.signing.body_canonicalization
         self.granted = protocol  # the SMFIP_* the MTA agreed to
         # For the callback of header fields, see `header_section`.
@@ -158,47 +170,43 @@ class Session:
                 transaction.body_at = time.perf_counter()
             transaction.body.update(chunk)
 
-    def end_of_message(self, context: Any) -> Steps[Any]:
-        """Seal, apply the edits; returns what to answer: SMFIS_*, or what `context` makes of it."""
-        transaction, self.transaction, self.header = self.transaction, None, None
+    def end_of_message(self, context: Any) -> Steps[None]:
+        """Seal, and leave in `context` what is answered: SMFIS_*, or edits and acceptance."""
+        transaction = self.transaction
+        self.transaction = self.header = None
         try:
-            refusal = None
-            if self._fault is not None:
-                refusal = self._refusal(transaction)
+            refusal = None if self._fault is None else self._refusal(transaction)
             if transaction is None:
                 raise RuntimeError("end of message without MAIL")
             if not transaction.queue_id:
                 transaction.queue_id = _macro(context, macros.QUEUE_ID) or ""
-            ended = time.perf_counter()
+            ended = _clock()
             accepted, disposition, said, counted = yield from seal.seal(
-                transaction,
-                self._services,
-                time.time(),
-                refusal,
-                prepared=partial(self._prepared, context),
+                transaction, self._services, time.time(), refusal, prepared=self._prepared
             )
-            answered = time.perf_counter()
-            refused = accepted is None
-            answer = _refuse(context, disposition) if refused else context.accept(accepted)
+            answered = _clock()
+            if accepted is None:
+                _refuse(context, disposition)
+            else:
+                context.answer = accepted
             log.message(said, answered - ended)
         except Exception as fault:
-            return self._internal_error(context, transaction, fault)
+            self._give_up(context, transaction, fault)
+            return
         try:
             if counted is not None:
-                self._services.tally.message(counted, ended, answered)
+                self._tally.message(counted, ended, answered)
         except Exception as fault:
             _miscounted(fault)
-        return answer
 
-    def _prepared(self, context: Any, verdict: Verdict) -> _Farewell:
+    def _prepared(self, verdict: Verdict) -> _Farewell:
         """What is said and counted when the record is durable; nothing was said before."""
         done = verdict.done
-        accepted = context.prepared(done) if done.answer is Answer.ACCEPT else None
+        accepted = self._packed(done) if done.answer is _ACCEPT else None
         said = log.prepared(describe.log_form(verdict), verdict)
         try:
-            sdids = tuple(map(_sdid, done.signatures))
-            cells = self._services.tally.cells(_about(verdict), sdids)
-            counted = cells, _measures(verdict)
+            kind = _about(verdict), tuple(map(_sdid, done.signatures))
+            counted = self._tally.cells[kind], _measures(verdict)
         except Exception as fault:
             _miscounted(fault)
             counted = None
@@ -223,18 +231,17 @@ class Session:
             raise RuntimeError(self._fault)
         return seal.too_many_recipients(transaction)
 
-    def _internal_error(
-        self, context: Any, transaction: Transaction | None, fault: Exception
-    ) -> int:
+    def _give_up(self, context: Any, transaction: Transaction | None, fault: Exception) -> None:
         queue_id = transaction.queue_id if transaction is not None else ""
         log.internal_error("end_of_message", fault, queue_id=queue_id)
-        configuration, tally = self._services.configuration, self._services.tally
+        configuration, tally = self._services.configuration, self._tally
         if self._services.is_dry_run:
             _counted(tally.failed, Answer.ACCEPT)
-            return _CONTINUE
+            context.finish(_CONTINUE)
+            return
         disposition = configuration.failure.dispose(FailureClass.INTERNAL_ERROR)
         _counted(tally.failed, disposition.answer)
-        return _refuse(context, disposition)
+        _refuse(context, disposition)
 
 
 def _counted(count: Callable[..., None], *facts: Any) -> None:
@@ -273,36 +280,44 @@ def _macros(context: Any, names: tuple[str, ...]) -> list[str | None]:
         return [_macro(context, name) for name in names]
 
 
-def _refuse(context: Any, disposition: Disposition) -> int:
+def _refuse(context: Any, disposition: Disposition) -> None:
     if disposition.answer is Answer.ACCEPT:
-        return _CONTINUE
+        context.finish(_CONTINUE)
+        return
     context.setreply(disposition.code, disposition.enhanced, disposition.text)
-    if disposition.answer is Answer.REJECT:
-        return _REJECT
-    return _TEMPFAIL
+    context.finish(_REJECT if disposition.answer is Answer.REJECT else _TEMPFAIL)
 
 
 class Libmilter:
     """pymilter's context at the end of a message."""
 
-    __slots__ = ("_context", "getsymval", "setreply")
-
-    prepared = staticmethod(edits.asked)  # as that of `conversation.Context`
+    __slots__ = ("_answer", "_context", "getsymval", "setreply")
 
     def __init__(self, context: Any) -> None:
         self._context = context
+        self._answer = _CONTINUE
         self.getsymval = context.getsymval
         self.setreply = context.setreply
 
-    def accept(self, prepared: tuple[Edit, ...]) -> int:
-        """Ask for the edits; returns what is answered."""
+    @property
+    def answer(self) -> int:
+        """SMFIS_*."""
+        return self._answer
+
+    @answer.setter
+    def answer(self, prepared: tuple[Edit, ...]) -> None:
+        # At once, so that a fault in it ends in the failure policy.
         for edit in prepared:
             if isinstance(edit, InsertField):
                 self._context.addheader(*edit, 0)
             else:
                 address, parameters = edit
                 self._context.addrcpt(f"<{address}>", parameters)
-        return _CONTINUE
+        self._answer = _CONTINUE
+
+    def finish(self, code: int) -> None:
+        """At the end of a message that is not changed: SMFIS_*."""
+        self._answer = code
 
 
 class Sessions:
@@ -311,11 +326,13 @@ class Sessions:
     def __init__(self, services: seal.Services) -> None:
         self._services = services
         self._is_dry_run = services.is_dry_run
+        self._packed: Callable[[Deeds], Any] = edits.packed
         # What is not asked for in the negotiation cannot be done by mistake either.
         self._actions = libmilter.SETSYMLIST if self._is_dry_run else _ACTIONS
 
     def register(self, name: str, put: Callable[[bytes], None]) -> None:
         """Install every callback in libmilter; `put` makes a record durable (`Spool.put`)."""
+        self._packed = edits.asked
         libmilter.set_flags(self._actions)
         libmilter.set_connect_callback(
             self._guarded("connect", Session.connect, libmilter.P_NR_CONN)
@@ -329,9 +346,7 @@ class Sessions:
         )
         libmilter.set_header_callback(header_section.field)
         libmilter.set_body_callback(self._guarded("body", Session.body, libmilter.P_NR_BODY))
-        libmilter.set_eom_callback(
-            lambda context: taken(context.getpriv().end_of_message(Libmilter(context)), put)
-        )
+        libmilter.set_eom_callback(partial(_ended, put))
         libmilter.set_abort_callback(self._guarded("abort", Session.abort, 0))
         libmilter.set_close_callback(self.close)
         libmilter.register(name, negotiate=self.negotiate)
@@ -355,7 +370,7 @@ class Sessions:
         """A connection begins: keep its session, and say in `options` what is asked of the MTA."""
         actions, protocol = options[0], options[1]
         granted = protocol & _PROTOCOL
-        session = Session(self._services, granted)
+        session = Session(self._services, granted, self._packed)
         context.setpriv(session)
         _counted(self._services.tally.opened)
         options[0] = actions & self._actions
@@ -376,3 +391,9 @@ class Sessions:
             _counted(self._services.tally.closed)
         context.setpriv(None)
         return _CONTINUE
+
+
+def _ended(put: Callable[[bytes], None], context: Any) -> int:
+    said = Libmilter(context)
+    taken(context.getpriv().end_of_message(said), put)
+    return said.answer

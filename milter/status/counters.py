@@ -144,10 +144,47 @@ def add_plainly(
 add = add_plainly if compiled is None else compiled.add
 
 
+# All of `Facts`: the first five of them, and the last.
+Kind = tuple[tuple[str, str, str, str, bool], tuple[str, ...]]
+
+
+class _Kinds(dict[Kind, list[int]]):
+    """The cells in which messages are one more, by what came of them.
+
+    A dict that finds out what it does not have: to ask it for what is known, as for nearly each
+    message, is no call.
+    """
+
+    __slots__ = ("_place",)
+
+    def __init__(self, place: Callable[[str], int]) -> None:
+        """`place` says where a domain is counted."""
+        self._place = place
+
+    def __missing__(self, kind: Kind) -> list[int]:
+        if len(self) >= _KNOWN:
+            self.clear()
+        about, sdids = kind
+        found = self[kind] = self._found(Facts(*about, sdids))
+        return found
+
+    def _found(self, about: Facts) -> list[int]:
+        found = [_MESSAGE[about.crossing, about.disposition]]
+        if about.sdids:
+            # Two signatures of one domain sign one message.
+            found += [self._place(one) for one in dict.fromkeys(about.sdids)]
+        else:
+            place = self._place(about.sdid or OTHER)
+            found.append(place + _REASON.get(about.unsigned, _REASON[OTHER]))
+        if not about.is_recorded:
+            found.append(_RECORDS_REFUSED)
+        return found
+
+
 class Tally:
     """The place of one worker: where it counts."""
 
-    __slots__ = ("_beginning", "_cells", "_domains", "_known", "memory", "message")
+    __slots__ = ("_beginning", "_cells", "_domains", "cells", "memory", "message")
 
     def __init__(self, memory: memoryview) -> None:
         """`memory`: of one place, octets; what was counted there before is gone on with."""
@@ -155,7 +192,8 @@ class Tally:
         self._cells = memory.cast("Q")
         self._beginning = threading.Lock()
         self._domains = {name: _domain(number) for number, name in enumerate(_names(self._cells))}
-        self._known: dict[tuple[object, ...], list[int]] = {}  # what `cells` said
+        # Where a message of a kind is counted.
+        self.cells = _Kinds(self._place)
         # One message, when it came to its end and when it was answered; its cells are what `cells`
         # said.  No method: that would be a frame on the way to `add`.
         self.message: Callable[[Counted, float, float], None] = partial(add, self._cells, _PLACES)
@@ -171,28 +209,6 @@ class Tally:
     def closed(self) -> None:
         """And its end."""
         self._cells[_CLOSED] += 1
-
-    def cells(self, about: tuple[str, str, str, str, bool], sdids: tuple[str, ...]) -> list[int]:
-        """Where a message is counted of which this is so: the values of `Facts`, in their order."""
-        kind = (about, sdids)
-        known = self._known.get(kind)
-        if known is None:
-            if len(self._known) >= _KNOWN:
-                self._known.clear()
-            known = self._known[kind] = self._found(Facts(*about, sdids))
-        return known
-
-    def _found(self, about: Facts) -> list[int]:
-        found = [_MESSAGE[about.crossing, about.disposition]]
-        if about.sdids:
-            # Two signatures of one domain sign one message.
-            found += [self._place(one) for one in dict.fromkeys(about.sdids)]
-        else:
-            place = self._place(about.sdid or OTHER)
-            found.append(place + _REASON.get(about.unsigned, _REASON[OTHER]))
-        if not about.is_recorded:
-            found.append(_RECORDS_REFUSED)
-        return found
 
     def _place(self, sdid: str) -> int:
         return self._domains.get(sdid) or self._begin(sdid)

@@ -30,10 +30,10 @@ class Context:
 
     addrcpt = setreply = addheader
 
-    prepared = staticmethod(edits.asked)
+    answer: Any = None
 
-    def accept(self, _: tuple[edits.Edit, ...]) -> int:
-        return libmilter.CONTINUE
+    def finish(self, code: int) -> None:
+        self.answer = code
 
     def setpriv(self, session: Session | None) -> None:
         self.session = session
@@ -59,13 +59,16 @@ def test_a_defect_in_counting_changes_no_answer(
     spool = tmp_path / "spool"
     given = broken_services(tmp_path)
     for _ in range(3):
-        one = Session(given, 0)
+        one = Session(given, 0, edits.asked)
         one.connect(Context(), "mx.example.net", 2, ("198.51.100.7", 25_000))
         one.reverse_path(Context(), b"<a@example.net>")
         one.recipient(Context(), b"<b@example.org>")
-        assert recorded(one.end_of_message(Context()), spool) == libmilter.CONTINUE
-    without_mail = Session(given, 0)
-    assert recorded(without_mail.end_of_message(Context()), spool) == libmilter.TEMPFAIL
+        context = Context()
+        recorded(one.end_of_message(context), spool)
+        assert isinstance(context.answer, tuple)  # edits, and that it is accepted
+    without_mail, context = Session(given, 0), Context()
+    recorded(without_mail.end_of_message(context), spool)
+    assert context.answer == libmilter.TEMPFAIL
     assert said == ["count", "end_of_message"]
 
 

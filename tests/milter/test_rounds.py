@@ -50,20 +50,22 @@ class OneSession:
     def reverse_path(self, context: Context, *arguments: bytes) -> None:
         self.author = arguments[0]
 
-    def end_of_message(self, context: Context) -> Steps[int]:
+    def end_of_message(self, context: Context) -> Steps[None]:
         if self.author == DEFECT:
             raise ZeroDivisionError
         if self.author == REFUSED:
-            return packets.REJECT
+            context.finish(packets.REJECT)
+            return
         try:
             yield self.author
         except SpoolUnwritable:
-            return packets.TEMPFAIL
+            context.finish(packets.TEMPFAIL)
+            return
         if self.author == TWICE:
             yield self.author
         if self.author == UNLUCKY:
             raise ZeroDivisionError
-        return packets.CONTINUE
+        context.finish(packets.CONTINUE)
 
     def nothing(self, *_: Any) -> None:
         """What else is told makes no difference here."""
@@ -480,6 +482,20 @@ def test_who_spoke_meanwhile_is_not_left(clock: Clock) -> None:
         assert answer(speaker) == ACCEPTED
 
 
+def test_who_waits_for_its_answer_is_not_left(clock: Clock) -> None:
+    """However long the disk takes: it says nothing because it has to wait for us."""
+    place = Place(silence=100.0)
+    with contextlib.closing(place):
+        one = place.connect()
+        place.spool.goes_on.clear()
+        one.sendall(message_of(TWICE))
+        wait_until(lambda: len(place.spool.syncs) == 1, "the first sync")
+        clock.now = 200.0
+        place.spool.goes_on.set()
+        assert answer(one) == ACCEPTED
+        assert place.spool.syncs == [[TWICE]] * 2
+
+
 def test_who_takes_its_answers_slowly_is_not_left(clock: Clock) -> None:
     """It says nothing for a long time, because it is still busy with what it was told."""
     place = Place(silence=100.0)
@@ -534,13 +550,13 @@ def test_a_fault_of_the_thread_itself_does_not_end_it(
 
     monkeypatch.setattr(log, "internal_error", say)
     one = place.connect()
-    guarded = place.rounds._guarded
+    answer_all = place.rounds._answer
 
     def failing(*given: Any) -> None:
-        monkeypatch.setattr(place.rounds, "_guarded", guarded)
+        monkeypatch.setattr(place.rounds, "_answer", answer_all)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(place.rounds, "_guarded", failing)
+    monkeypatch.setattr(place.rounds, "_answer", failing)
     one.sendall(MESSAGE)
     assert answer(one) == ACCEPTED
     assert said == ["rounds"]
@@ -626,6 +642,16 @@ def test_of_a_connection_that_ended_nothing_stays(place: Place, octets: bytes) -
     one = place.connect()
     one.sendall(octets)
     one.shutdown(socket.SHUT_WR)
+    wait_until(lambda: [each() for each in place.sessions.living] == [None], "the session's end")
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_of_one_that_breaks_and_cannot_be_answered_nothing_stays(place: Place) -> None:
+    """Two faults at once, each with the way by which it came."""
+    place.sessions.granted = 0  # each event is answered
+    one = place.connect()
+    one.shutdown(socket.SHUT_RD)
+    one.sendall(HELLO + ENDLESS)
     wait_until(lambda: [each() for each in place.sessions.living] == [None], "the session's end")
 
 

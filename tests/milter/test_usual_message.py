@@ -84,24 +84,22 @@ class Noting(session.Session):
 
     def __init__(self, canonicalization: str) -> None:
         signing = SimpleNamespace(body_canonicalization=canonicalization)
-        super().__init__(
-            SimpleNamespace(configuration=SimpleNamespace(signing=signing)),  # type: ignore[arg-type]
-            SILENT,
-        )
+        services = SimpleNamespace(configuration=SimpleNamespace(signing=signing), tally=None)
+        super().__init__(services, SILENT)  # type: ignore[arg-type]
         self.noted: list[Any] = []
 
     def fail(self, callback: str, fault: BaseException) -> None:
         self.noted.append((callback, type(fault), str(fault)))
         self._fault = callback
 
-    def end_of_message(self, context: Context) -> Steps[int]:
+    def end_of_message(self, context: Context) -> Steps[None]:
         transaction, self.transaction, self.header = self.transaction, None, None
         if transaction is not None and not transaction.queue_id:
             transaction.queue_id = session._macro(context, "i") or ""
         self.noted.append((facts(transaction), outcome_of(context.getsymval, "i"), self._fault))
         if len(self.noted) % 2:
             yield b"record"
-        return packets.CONTINUE
+        context.finish(packets.CONTINUE)
 
 
 class Granting:
@@ -155,7 +153,7 @@ def outcome(
                 is_going_on = talk.hear(piece)
                 while talk.record is not None:
                     one.noted.append(talk.record)
-                    talk.go_on(None)
+                    answers += talk.go_on(None)
                     is_going_on = talk.hear(b"")
                 answers += talk.to_say()
                 if not is_going_on:

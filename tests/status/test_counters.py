@@ -202,4 +202,4 @@ def test_more_kinds_of_messages_than_are_remembered_are_counted(
     totals = counters.add_up([tally.memory])
     assert totals.unsigned == {(code, OTHER): 3 for code in UNSIGNED}
     assert totals.records_refused == totals.messages["inbound", "reject"] == 3 * len(UNSIGNED)
-    assert len(tally._known) <= 2
+    assert len(tally.cells) <= 2

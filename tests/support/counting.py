@@ -16,4 +16,4 @@ def count(
     header, body, recorded, whole = times
     signed = whole - recorded
     measures = (octets, -body - header, -body, (signed, signed, signed))
-    tally.message((tally.cells(about[:-1], about.sdids), measures), 0.0, whole)
+    tally.message((tally.cells[about[:-1], about.sdids], measures), 0.0, whole)
