@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ _SHIFTS = range(120, -1, -10)
 _RANDOM = 10  # octets of an id
 _SALT = 16
 _IDENTITY = _RANDOM + _SALT
-_AHEAD = 150  # identities: a page of randomness
+_IDENTITIES = struct.Struct(f"{_IDENTITY}s" * 150)  # a page of randomness
 _SEAL = b',"crc32":"'
 _TAIL = len(_SEAL) + 8 + 2  # the checksum and the closing quote and brace
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
@@ -93,8 +94,7 @@ os.register_at_fork(after_in_child=_unused.clear)  # two processes must not use 
 
 def _replenished() -> bytes:
     """A piece, and more for those who come after."""
-    octets = os.urandom(_IDENTITY * _AHEAD)
-    first, *others = (octets[at : at + _IDENTITY] for at in range(0, len(octets), _IDENTITY))
+    first, *others = _IDENTITIES.unpack(os.urandom(_IDENTITIES.size))
     _unused.extend(others)
     return first
 
