@@ -36,11 +36,25 @@ static inline void free_object(PyObject *object) {
 /* A named tuple of these parts; NULL with an exception set.  As tuple.__new__ makes it: calling its
    class runs a frame of Python. */
 static inline PyObject *named_tuple(PyObject *kind, PyObject *parts) {
-    newfunc make = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
-    PyObject *args = PyTuple_Pack(1, parts);
-    PyObject *made = args ? make((PyTypeObject *)kind, args, NULL) : NULL;
-    Py_XDECREF(args);
+    Py_ssize_t count = PyTuple_Size(parts);
+    PyObject *made = count < 0 ? NULL : PyType_GenericAlloc((PyTypeObject *)kind, count);
+    for (Py_ssize_t at = 0; made && at < count; at++)
+        PyTuple_SetItem(made, at, Py_NewRef(PyTuple_GetItem(parts, at)));
     return made;
+}
+
+/* A tuple of two, which it takes over; NULL with an exception set, also where one of them is NULL.
+   Py_BuildValue is sixty cache lines of code for as much. */
+static inline PyObject *pair(PyObject *first, PyObject *second) {
+    PyObject *made = first && second ? PyTuple_New(2) : NULL;
+    if (made) {
+        PyTuple_SetItem(made, 0, first);
+        PyTuple_SetItem(made, 1, second);
+        return made;
+    }
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    return NULL;
 }
 
 /* Make a type and put it into the module under its name; 0, or -1 with an exception set. */

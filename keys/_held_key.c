@@ -416,8 +416,13 @@ static bool read_times(PyObject *now, PyObject *expires_after, Times *times) {
                                         : Py_NewRef(Py_None);
     times->for_python[0] = whole;
     times->for_python[1] = sum;
-    times->now = sum ? PyLong_AsLongLong(whole) : 0;
-    times->expires_at = times->has_expiry && sum && !PyErr_Occurred() ? PyLong_AsLongLong(sum) : 0;
+    /* PyLong_AsLongLong would go by way of an array of octets. */
+    int is_beyond = 0, is_sum_beyond = 0;
+    times->now = sum ? PyLong_AsLongLongAndOverflow(whole, &is_beyond) : 0;
+    times->expires_at =
+        sum && times->has_expiry ? PyLong_AsLongLongAndOverflow(sum, &is_sum_beyond) : 0;
+    if (is_beyond || is_sum_beyond)
+        PyErr_SetString(PyExc_OverflowError, "a time beyond 64 bits");
     if (!PyErr_Occurred()) return true;
     drop_times(times);
     return false;

@@ -480,7 +480,7 @@ PyObject *take_usual(PyObject *module, PyObject *const *args, Py_ssize_t given) 
     Py_XDECREF((PyObject *)run.message);
     Py_DECREF(means);
     return stopped == SIZE_MAX ? NULL
-                               : Py_BuildValue("ni", (Py_ssize_t)stopped, run.stage);
+                               : pair(PyLong_FromSize_t(stopped), PyLong_FromLong(run.stage));
 }
 
 int know_usual(PyObject *module, Known *known) {

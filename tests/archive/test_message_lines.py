@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -286,6 +287,12 @@ def test_what_is_nested_without_end_is_refused() -> None:
         RecordForm({"a": of()}).line(endless)
 
 
+# Seconds half way between two of the figures that are said in milliseconds, or next to it.
+HALF_HUNDREDTHS = st.builds(
+    lambda number, steps: math.nextafter(number / 200_000, math.inf * steps),
+    st.integers(0, 10**15),
+    st.sampled_from([-1, 1]),
+) | st.integers(0, 10**7).map(lambda number: number / 200_000)
 WORDS = st.tuples(
     TEXTS | PLAIN_TEXTS | NUMBERS | st.sampled_from(Answer),
     st.lists(TEXTS | PLAIN_TEXTS, max_size=3) | st.lists(PLAIN_TEXTS, max_size=3).map(tuple),
@@ -326,7 +333,7 @@ def test_a_log_line_is_the_same_from_both(values: tuple[Any, ...]) -> None:
 
 @needs_compiled
 @EXAMPLES
-@given(at=MOMENTS, seconds=st.floats(allow_nan=False) | st.floats(0, 10))
+@given(at=MOMENTS, seconds=st.floats(allow_nan=False) | st.floats(0, 10) | HALF_HUNDREDTHS)
 def test_the_times_of_a_log_line_are_the_same_from_both(at: float, seconds: float) -> None:
     """When it was, to the microsecond, and how long it took, in milliseconds."""
     assert log_line(at, b" x", seconds) == log_line_plainly(at, b" x", seconds)
