@@ -9,7 +9,7 @@ Does not: decide, write anything anywhere, or read the clock.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from carbonseal.keys.body_hash import BodyHash
 from carbonseal.keys.signer import Signature
@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
     configuration: Configuration
     kept: list[tuple[str, bytes]]  # header fields
     size: int  # octets of the message as it goes out
-    digest: bytes  # of the body, in base64
+    digest: str  # of the body, in base64
     unsigned: str  # why nobody signed, a code of a reason; '' where there was none
     laps: tuple[float, float, float]  # by the clock of performance: begun, decided, signed
     is_recorded: bool = True
@@ -198,6 +198,7 @@ _WOULD = {
 _LAST_WORDS = {"size": of(Verdict.size), "reasons": of(Verdict.reasons, kind=REASONS)}
 _SEALED = WordForm("sealed", "info", _WORDS | _LAST_WORDS)
 _REFUSED = WordForm("refused", "error", _WORDS | _LAST_WORDS)
+_ACCEPT: Final = Answer.ACCEPT  # see `seal`
 _DRY_RUN = WordForm("dry-run", "info", _WORDS | _WOULD | _LAST_WORDS)
 
 
@@ -210,7 +211,7 @@ def log_form(verdict: Verdict) -> WordForm:
     """The canonical log line, of which there is one for each message: every decision on it."""
     if verdict.wanted is not None:
         return _DRY_RUN
-    return _SEALED if verdict.done.answer is Answer.ACCEPT else _REFUSED
+    return _SEALED if verdict.done.answer is _ACCEPT else _REFUSED
 
 
 def kept_fields(transaction: Transaction, headers: list[str]) -> list[tuple[str, bytes]]:

@@ -94,9 +94,9 @@ os.register_at_fork(after_in_child=_unused.clear)  # two processes must not use 
 
 def _replenished() -> bytes:
     """A piece, and more for those who come after."""
-    first, *others = _IDENTITIES.unpack(os.urandom(_IDENTITIES.size))
-    _unused.extend(others)
-    return first
+    pieces: tuple[bytes, ...] = _IDENTITIES.unpack(os.urandom(_IDENTITIES.size))
+    _unused.extend(pieces[1:])
+    return pieces[0]
 
 
 def new_salt() -> str:
