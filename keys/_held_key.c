@@ -286,19 +286,30 @@ static bool hash(const Piece *signed_fields, const Piece *name, const char *own,
            && SHA256_Update(&context, own, own_size) && SHA256_Final(digest, &context);
 }
 
+/* What a finished field claims: a signature, and the digest that it is to be over. */
+typedef struct {
+    octet octets[SHA256_DIGEST_LENGTH + LONGEST]; /* digest, then signature */
+    Py_ssize_t size;
+} Claim;
+
 /* `own` has room for twice the field.  Nothing is known of it but its octets. */
-static bool is_field_valid(Key *key, const Piece *signed_fields, const Piece *name,
-                           const Piece *value, bool is_relaxed, char *own) {
+static bool read_claim(const Piece *signed_fields, const Piece *name, const Piece *value,
+                       bool is_relaxed, char *own, Claim *claim) {
     const char *tag = memmem(value->octets, (size_t)value->size, B_TAG, B_TAG_SIZE);
     if (!tag) return false;
     const char *start = tag + B_TAG_SIZE;
-    octet signature[LONGEST], digest[SHA256_DIGEST_LENGTH];
-    Py_ssize_t size = decode(signature, start, (size_t)(value->octets + value->size - start));
+    Py_ssize_t size = decode(claim->octets + SHA256_DIGEST_LENGTH, start,
+                             (size_t)(value->octets + value->size - start));
     if (size < 0) return false;
+    claim->size = SHA256_DIGEST_LENGTH + size;
     size_t before = (size_t)(start - value->octets);
     size_t own_size = (is_relaxed ? put_relaxed : put_simple)(own, value->octets, before);
-    return hash(signed_fields, name, own, own_size, digest)
-           && is_valid(key, digest, signature, (size_t)size);
+    return hash(signed_fields, name, own, own_size, claim->octets);
+}
+
+static bool does_claim_hold(Key *key, const Claim *claim) {
+    return is_valid(key, claim->octets, claim->octets + SHA256_DIGEST_LENGTH,
+                    (size_t)claim->size - SHA256_DIGEST_LENGTH);
 }
 
 /* For the tests, which ask about fields that `make_signature` never makes. */
@@ -314,7 +325,9 @@ static PyObject *verifies_field(PyObject *self, PyObject *const *args, Py_ssize_
     if (is_relaxed < 0) return NULL;
     char *own = PyMem_Malloc(2 * (size_t)value.size + 1);
     if (!own) return PyErr_NoMemory();
-    bool answer = is_field_valid((Key *)self, &signed_fields, &name, &value, is_relaxed, own);
+    Claim claim;
+    bool answer = read_claim(&signed_fields, &name, &value, is_relaxed, own, &claim)
+                  && does_claim_hold((Key *)self, &claim);
     PyMem_Free(own);
     return PyBool_FromLong(answer);
 }
@@ -453,18 +466,21 @@ static char *put_signature(Key *key, const Piece *signed_fields, const Form *for
     return NULL;
 }
 
-/* The signer.Signature, if its text is the octets that were verified; False: it is not. */
+/* The signer.Signature, if its text is the octets that were read; False: it is not.  `unproven`
+   octets of the claim are left to be verified. */
 static PyObject *in_python(const Piece *value, const char *body_hash, const Form *form,
-                           PyObject *request, const Times *times) {
+                           PyObject *request, const Times *times, const Claim *claim,
+                           Py_ssize_t unproven) {
     PyObject *text = PyUnicode_FromStringAndSize(value->octets, value->size);
     PyObject *hash_text = PyUnicode_FromStringAndSize(body_hash, BODY_HASH_SIZE), *made = NULL;
+    PyObject *left = PyBytes_FromStringAndSize((const char *)claim->octets, unproven);
     Py_ssize_t size;
-    const char *octets = text && hash_text ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
+    const char *octets = text && hash_text && left ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
     if (octets && (size != value->size || memcmp(octets, value->octets, (size_t)size))) {
         made = Py_NewRef(Py_False);
     } else if (octets) {
         PyObject *const parts[] = {text, request, hash_text, times->for_python[0],
-                                   times->for_python[1]};
+                                   times->for_python[1], left};
         const Py_ssize_t count = sizeof parts / sizeof *parts;
         /* As tuple.__new__ makes it, without another tuple to take the parts from. */
         made = PyType_GenericAlloc((PyTypeObject *)form->kind, count);
@@ -473,14 +489,16 @@ static PyObject *in_python(const Piece *value, const char *body_hash, const Form
     }
     Py_XDECREF(text);
     Py_XDECREF(hash_text);
+    Py_XDECREF(left);
     return made;
 }
 
 /* `value`, which has room for three times the longest that may be made: what is not the field is
-   for its canonical form.  1: it is made, 0: it does not verify, -1: OpenSSL made no signature. */
+   for its canonical form.  1: it is made, and claims this; 0: it is not as it should be, -1:
+   OpenSSL made no signature. */
 static int make_value(Key *key, const Piece *signed_fields, const Form *form, const Times *times,
                       const octet *body_digest, char *body_hash, char *field, size_t longest,
-                      Piece *value) {
+                      Piece *value, Claim *claim) {
     put_base64(body_hash, body_digest, SHA256_DIGEST_LENGTH);
     char *tail = put(field, form->text.octets, (size_t)form->text.size);
     char *end = put_tail(tail, times, body_hash);
@@ -488,32 +506,36 @@ static int make_value(Key *key, const Piece *signed_fields, const Form *form, co
     if (!end) return -1;
     value->octets = field;
     value->size = end - field;
-    return is_field_valid(key, signed_fields, &form->name, value, form->selection.is_relaxed,
-                          field + longest);
+    return read_claim(signed_fields, &form->name, value, form->selection.is_relaxed,
+                      field + longest, claim);
 }
 
 static PyObject *make_over(Key *key, const Piece *signed_fields, const Form *form,
-                           PyObject *request, const octet *body_digest, const Times *times) {
+                           PyObject *request, const octet *body_digest, const Times *times,
+                           bool is_left) {
     size_t longest = (size_t)form->text.size + LONGEST_TAIL + LONGEST_B;
     char usual[USUAL_FIELD], body_hash[BODY_HASH_SIZE];
     char *field = 3 * longest <= sizeof usual ? usual : PyMem_Malloc(3 * longest);
     if (!field) return PyErr_NoMemory();
     Piece value;
+    Claim claim;
     int answer;
-    /* As in `sign`; what verifies comes at once, while all that it needs is at hand. */
+    /* As in `sign`. */
     Py_BEGIN_ALLOW_THREADS
     answer = make_value(key, signed_fields, form, times, body_digest, body_hash, field, longest,
-                        &value);
+                        &value, &claim);
+    if (answer > 0 && !is_left) answer = does_claim_hold(key, &claim);
     Py_END_ALLOW_THREADS
     PyObject *made = NULL;
     if (answer < 0) PyErr_SetString(PyExc_RuntimeError, "OpenSSL made no signature");
-    else made = answer ? in_python(&value, body_hash, form, request, times)
+    else made = answer ? in_python(&value, body_hash, form, request, times, &claim,
+                                   is_left ? claim.size : 0)
                        : Py_NewRef(Py_False);
     if (field != usual) PyMem_Free(field);
     return made;
 }
 
-static PyObject *make_signature(PyObject *self, PyObject *const *args, Py_ssize_t given) {
+static PyObject *make(PyObject *self, PyObject *const *args, Py_ssize_t given, bool is_left) {
     Piece body_digest;
     Form form;
     Times times;
@@ -534,11 +556,19 @@ static PyObject *make_signature(PyObject *self, PyObject *const *args, Py_ssize_
     case PYTHON_MUST: made = Py_NewRef(Py_None); break;
     case IS_MADE:
         made = make_over((Key *)self, &canonical.signed_fields, &form, args[2],
-                         (const octet *)body_digest.octets, &times);
+                         (const octet *)body_digest.octets, &times, is_left);
         drop_canonical(&canonical);
     }
     drop_times(&times);
     return made;
+}
+
+static PyObject *make_signature(PyObject *self, PyObject *const *args, Py_ssize_t given) {
+    return make(self, args, given, false);
+}
+
+static PyObject *make_unproven(PyObject *self, PyObject *const *args, Py_ssize_t given) {
+    return make(self, args, given, true);
 }
 
 static PyMethodDef methods[] = {
@@ -550,6 +580,8 @@ static PyMethodDef methods[] = {
      "verifies_field(signed, name, value, is_relaxed): see signer.verifies_plainly."},
     {"make_signature", FASTCALL(make_signature),
      "make_signature(fields, form, request, body_digest, now): see held_key.Held."},
+    {"make_unproven", FASTCALL(make_unproven),
+     "make_unproven(fields, form, request, body_digest, now): see held_key.Held."},
     {"__reduce__", refuse_to_leave, METH_NOARGS, "Refused."},
     {NULL, NULL, 0, NULL},
 };

@@ -19,3 +19,12 @@ class Key:
         now: float,
         /,
     ) -> Any: ...
+    def make_unproven(
+        self,
+        fields: object,
+        form: object,
+        request: object,
+        body_digest: bytes,
+        now: float,
+        /,
+    ) -> Any: ...

@@ -52,6 +52,14 @@ class Held(Protocol):
         Python must look at the fields, or make the field.  `form` is a `signer.Form`.
         """
 
+    def make_unproven(
+        self, fields: object, form: object, request: object, body_digest: bytes, now: float, /
+    ) -> Any:
+        """The same, but what was read from the finished field is not verified.
+
+        It is left in the signature's `unproven`.
+        """
+
 
 class Plain:
     """A key that cryptography holds."""
@@ -80,6 +88,9 @@ class Plain:
         return True
 
     def make_signature(self, *_: object) -> None:
+        """Left to Python."""
+
+    def make_unproven(self, *_: object) -> None:
         """Left to Python."""
 
 

@@ -48,7 +48,7 @@ _PROBE = bytes(range(32))
 class SigningKey:
     """A private key that signs SHA-256 digests; it cannot be printed, copied or pickled out."""
 
-    __slots__ = ("_held", "facts", "fingerprint", "make_signature")
+    __slots__ = ("_held", "facts", "fingerprint", "make_signature", "make_unproven")
 
     def __init__(
         self, facts: KeyFacts, private: PrivateKey, fingerprint: str = "", *, pem: bytes = b""
@@ -59,6 +59,7 @@ class SigningKey:
         self._held = held_key.hold(private, pem)
         # As `held_key.Held` says.  Here, as each message asks for it.
         self.make_signature = self._held.make_signature
+        self.make_unproven = self._held.make_unproven
 
     def sign_digest(self, digest: bytes) -> bytes:
         """The signature over 32 octets: RFC 8301 (RSASSA-PKCS1-v1_5) or RFC 8463 section 3."""

@@ -8,7 +8,8 @@ default '@' + d=, lines of at most 78 octets, folded between tags, between names
 in b=, never inside a token.
 
 Promises: a `Signature` that is returned was taken from the finished field, hashed again over its
-folded bytes, and verified with the public half of the key.  For the first message with a request,
+folded bytes, and verified with the public half of the key; where the last may be left for later,
+it says what is left (`proofs`).  For the first message with a request,
 all tags are parsed back too, and the field is verified once more over what dkimpy makes of the
 header section: both canonicalizations must agree.
 A message whose signed fields verifiers are known to read differently is refused, not signed.
@@ -53,13 +54,15 @@ class SignatureFailed(errors.CarbonsealError):
 
 # A tuple: each message makes a new one, and a frozen dataclass takes twice as long.
 class Signature(NamedTuple):
-    """A finished, verified DKIM-Signature field."""
+    """A finished DKIM-Signature field, verified but for what is `unproven`."""
 
     field_value: str  # begins with a space, folds with LF SP, no line end at the end
     request: SignatureRequest
     body_hash_b64: str
     signed_at: int  # t=, seconds since the epoch
     expires_at: int | None  # x=
+    # Not to be inserted before this was verified, see `proofs`; empty: it was.
+    unproven: bytes = b""
 
 
 def sign(
@@ -68,12 +71,15 @@ def sign(
     request: SignatureRequest,
     key: SigningKey,
     now: float,
+    *,
+    is_left: bool = False,
 ) -> Signature:
     """Sign a message, given as its header fields and the digest of its canonical body.
 
     `fields` are (name, value) top to bottom, the value with its leading space and with LF or CRLF
     folding; `body_digest` are the 32 octets of `BodyHash(request.body_canonicalization)`; `now` is
-    in seconds since the epoch, of which t= says the whole ones.
+    in seconds since the epoch, of which t= says the whole ones.  `is_left`: to verify it may be
+    left to the caller (`Signature.unproven`).
     """
     _, plan = _plans.get(id(request)) or _planned(request)
     if key.facts != plan.key:
@@ -83,7 +89,8 @@ def sign(
             f"the key {key!r} is not the one the request names ({request.selector}).",
         )
     try:
-        made: Signature | None = key.make_signature(fields, plan.form, request, body_digest, now)
+        make = key.make_unproven if is_left else key.make_signature
+        made: Signature | None = make(fields, plan.form, request, body_digest, now)
         if made and plan.was_compared:
             return made
         if made is None:
@@ -101,8 +108,13 @@ def sign(
             f"{key!r} cannot sign: {type(error).__name__}.",
         ) from None
     if not made:
-        raise _self_check_failed(plan, "the signature does not verify; check the machine.")
+        raise refuted(plan.tags["d"], plan.tags["s"])
     return made
+
+
+def refuted(sdid: str, selector: str) -> SignatureFailed:
+    """Of a signature that does not verify, at once or later."""
+    return _self_check_failed(sdid, selector, "the signature does not verify; check the machine.")
 
 
 class Form(NamedTuple):
@@ -129,6 +141,10 @@ class _Plan:
     selection: Selection
     tags: dict[str, str]  # what the verified field must say
     was_compared: bool = False  # the first field made with this plan was read back in full
+
+    def refused(self, fault: str) -> SignatureFailed:
+        """What was made with this plan must not be inserted."""
+        return _self_check_failed(self.tags["d"], self.tags["s"], fault)
 
 
 # By the identity of the request, which is kept alive beside its plan: a request is mostly one
@@ -322,12 +338,11 @@ def _compare(made: Signature, fields: Sequence[Given], key: SigningKey, plan: _P
     # White space is allowed around the colons of h=, but nowhere inside a name.
     tags["h"] = ":".join(map(str.strip, tags.get("h", "").split(":")))
     if not plan.tags.items() <= tags.items() or tags.get("bh") != made.body_hash_b64:
-        raise _self_check_failed(plan, "the field does not verify as it is folded.")
+        raise plan.refused("the field does not verify as it is folded.")
     signed = canonical_header.by_dkimpy(fields, plan.selection)
     if not verifies_plainly(key, signed, plan.form.name, value, plan.form.is_relaxed):
-        raise _self_check_failed(plan, "two canonicalizations of the header section disagree.")
+        raise plan.refused("two canonicalizations of the header section disagree.")
 
 
-def _self_check_failed(plan: _Plan, fault: str) -> SignatureFailed:
-    about = f"{plan.tags['d']}/{plan.tags['s']}"
-    return SignatureFailed("self-check-failed", plan.tags["s"], f"{about}: {fault}")
+def _self_check_failed(sdid: str, selector: str, fault: str) -> SignatureFailed:
+    return SignatureFailed("self-check-failed", selector, f"{sdid}/{selector}: {fault}")

@@ -2,10 +2,10 @@
 
 In a round, connections that have something to say are heard, and a second time those that spoke
 while others were sealed; the records of all messages that came to their end are made durable with
-one sync; then these are answered.  With a thread for each connection, threads wait for the
-interpreter's lock and wake each other: 7 context switches a message where it is 4 now, a tenth of
-all CPU, and twice as many syncs (`docs/benchmarks`).  Signatures are made one after the other; a
-worker has one core anyway.
+one sync, and their signatures verified while the disk writes; then these are answered.  With a
+thread for each connection, threads wait for the interpreter's lock and wake each other: 7 context
+switches a message where it is 4 now, a tenth of all CPU, and twice as many syncs
+(`docs/benchmarks`).  Signatures are made one after the other; a worker has one core anyway.
 
 Promises: no message is answered before its record is durable, or known not to be.  A connection is
 heard for one read at a time, and of several messages in it for one, so that it holds nobody up; an
@@ -54,8 +54,8 @@ _record: Final = attrgetter("conversation.record")
 class Spool(Protocol):
     """Where the records go."""
 
-    def put_all(self, lines: list[bytes]) -> None:
-        """Returns when they are durable.  Raises: SpoolUnwritable."""
+    def put_all(self, lines: list[bytes], meanwhile: Callable[[], None]) -> None:
+        """Returns when they are durable; `meanwhile` is done before.  Raises: SpoolUnwritable."""
 
 
 class _Wire:
@@ -78,10 +78,21 @@ class _Wire:
 class Rounds:
     """Serves connections until the process ends."""
 
-    def __init__(self, sessions: Sessions, spool: Spool, *, silence: float = _SILENCE) -> None:
-        """`silence`: seconds after which an MTA that says nothing, or takes nothing, is left."""
+    def __init__(
+        self,
+        sessions: Sessions,
+        spool: Spool,
+        meanwhile: Callable[[], None] = lambda: None,
+        *,
+        silence: float = _SILENCE,
+    ) -> None:
+        """`silence`: seconds after which an MTA that says nothing, or takes nothing, is left.
+
+        `meanwhile` is done while the disk writes what a round has; it raises nothing.
+        """
         self._sessions = sessions
         self._spool = spool
+        self._meanwhile = meanwhile
         self._silence = silence
         self._patience = min(_LOOK, silence)
         self._wires: dict[int, _Wire] = {}  # by the number of the socket
@@ -202,7 +213,7 @@ class Rounds:
         fault = None
         began = time.monotonic()
         try:
-            self._spool.put_all([*map(_record, ended)])
+            self._spool.put_all([*map(_record, ended)], self._meanwhile)
         except Exception as unwritten:  # whatever it is, it is each message's to answer
             fault = unwritten
         now = time.monotonic()

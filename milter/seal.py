@@ -4,9 +4,11 @@ What happens to a message, in order: is it ours and does it cross the boundary; 
 sign; which archive copy; record it durably; tell the MTA.
 
 Promises: no message is accepted without a durable record, and no signature is inserted that did not
-verify.  Safe direction: a message recorded twice is better than a message not recorded, so the
-record comes last before the answer and is never taken back.  In a dry run (milter.dry_run) the
-record says what would have been done, and the answer is always to go on.
+verify (which may be done while the record is written; a message whose signature then turns out to
+be none is on record twice, and the later record tells what was done).  Safe direction: a message
+recorded twice is better than a message not recorded, so the record comes last before the answer and
+is never taken back.  In a dry run (milter.dry_run) the record says what would have been done, and
+the answer is always to go on.
 
 Does not: talk to the MTA (`session` does), read the clock (but for how long its steps take), write
 the record (it hands it out and waits, so that many messages share one sync: `spool.Steps`), or
@@ -23,6 +25,7 @@ from typing import Final, Protocol, TypeVar
 
 from carbonseal.keys import signer
 from carbonseal.keys.keyring import Keyring
+from carbonseal.keys.proofs import Proofs
 from carbonseal.keys.signer import Signature, SignatureFailed
 from carbonseal.milter import describe
 from carbonseal.milter.archive import record
@@ -84,6 +87,8 @@ class Services:
     archive_addresses: frozenset[Address]
     tally: Tally = field(default_factory=counters.nowhere)
     outages: Outages = field(default_factory=NoOutages)
+    # Where the process has time to verify signatures while records are written; None: at once.
+    proofs: Proofs | None = None
     precedents: Precedents = field(init=False, repr=False)  # asks every policy
     # Out of the configuration, for each message: a value in a section of a section is as many
     # places in memory.
@@ -121,7 +126,8 @@ def seal(
     `refusal` stands for the signing steps where it is known before that they must not be taken.
     `prepared` makes ready what the MTA and others are told, and is answered.
 
-    Yields the line of its record, and goes on when that is durable.
+    Yields the line of its record, and goes on when that is durable; where a signature that was left
+    to be verified is none, another line, and what is answered is what that one says.
     """
     began = time.perf_counter()
     configuration, keyring = services.configuration, services.keyring()
@@ -129,55 +135,71 @@ def seal(
     decided = time.perf_counter()
     # Taken apart: to ask a tuple for a part by its name costs as much as that.
     _, _, plan, copy, _, _, _, _, reasons_before, reasons_after = decisions
-    signatures, signing_reasons, failure = refusal or sign(plan, transaction, keyring, now)
-    signed = time.perf_counter()
-    reasons = reasons_before + signing_reasons + reasons_after
-    if failure is None:
-        disposition, done = ACCEPTED, _new(Deeds, (signatures, copy.add, _ACCEPT))
-    else:
-        disposition = configuration.failure.dispose(failure)
-        answer = disposition.answer
-        done = Deeds((), (), answer)
-        if answer is _ACCEPT:
-            done = Deeds(signatures, copy.add, answer)
-    wanted = None
-    if services.is_dry_run:
-        wanted, done, disposition = done, NOTHING, ACCEPTED
-        signing_reasons = (_DRY_RUN,)
-        reasons = (_DRY_RUN, *(one for one in reasons if one.code not in _DEEDS))
-    headers = services.headers
-    body = transaction.body
-    verdict = _new(
-        Verdict,
-        (
-            transaction,
-            decisions,
-            done,
-            wanted,
-            disposition,
-            reasons,
-            record.new_identity(int(now * 1000)),
-            now,
-            services.relay or transaction.relay,
-            configuration,
-            transaction.fields if headers is None else describe.kept_fields(transaction, headers),
-            transaction.header.size + 2 + body.size,
-            signatures[0].body_hash_b64 if signatures else _base64(body.digest()),
-            signing_reasons[-1].code if signing_reasons else "",
-            (began, decided, signed),
-            True,
-        ),
+    signatures, signing_reasons, failure = refusal or sign(
+        plan, transaction, keyring, now, services.proofs
     )
-    line = describe.record_line(verdict)
-    # Ahead of the sync, though needed after it: now all that this looks at is in the processor's
-    # caches, and after the sync nothing is.
-    farewell = prepared(verdict)
-    try:
-        yield line
-    except SpoolUnwritable as fault:
-        verdict = _unrecorded(verdict, fault, configuration)
+    signed = time.perf_counter()
+    # What the disk may have begun to write before it is verified.
+    unproven = signatures[0].unproven if signatures else b""
+    headers, body, proofs = services.headers, transaction.body, services.proofs
+    body_hash = signatures[0].body_hash_b64 if signatures else _base64(body.digest())
+    while True:
+        reasons = reasons_before + signing_reasons + reasons_after
+        if failure is None:
+            disposition, done = ACCEPTED, _new(Deeds, (signatures, copy.add, _ACCEPT))
+        else:
+            disposition = configuration.failure.dispose(failure)
+            answer = disposition.answer
+            done = Deeds((), (), answer)
+            if answer is _ACCEPT:
+                done = Deeds(signatures, copy.add, answer)
+        wanted = None
+        if services.is_dry_run:
+            wanted, done, disposition = done, NOTHING, ACCEPTED
+            signing_reasons = (_DRY_RUN,)
+            reasons = (_DRY_RUN, *(one for one in reasons if one.code not in _DEEDS))
+        verdict = _new(
+            Verdict,
+            (
+                transaction,
+                decisions,
+                done,
+                wanted,
+                disposition,
+                reasons,
+                record.new_identity(int(now * 1000)),
+                now,
+                services.relay or transaction.relay,
+                configuration,
+                transaction.fields
+                if headers is None
+                else describe.kept_fields(transaction, headers),
+                transaction.header.size + 2 + body.size,
+                body_hash,
+                signing_reasons[-1].code if signing_reasons else "",
+                (began, decided, signed),
+                True,
+            ),
+        )
+        line = describe.record_line(verdict)
+        # Ahead of the sync, though needed after it: now all that this looks at is in the
+        # processor's caches, and after the sync nothing is.
         farewell = prepared(verdict)
-        done = verdict.done
+        try:
+            yield line
+        except SpoolUnwritable as fault:
+            verdict = _unrecorded(verdict, fault, configuration)
+            farewell = prepared(verdict)
+            done = verdict.done
+        if not unproven or proofs is None:
+            break
+        request = signatures[0].request
+        if proofs.holds(unproven, keyring.by_facts[request.key]):
+            break
+        # Only on a machine that miscalculates: the message is on record again, without a signature.
+        unproven = b""
+        refusing, failure = _failed(request, signer.refuted(request.sdid, request.selector))
+        signatures, signing_reasons = (), (refusing,)
     if done.copies:
         services.outages.sent(done.copies, now)
     return farewell
@@ -210,8 +232,17 @@ def too_many_recipients(transaction: Transaction) -> Signing:
     return (), (refusal,), FailureClass.TOO_MANY_RECIPIENTS
 
 
-def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: float) -> Signing:
-    """Make the planned signatures, unless the message would not carry them unbroken."""
+def sign(
+    plan: SigningPlan,
+    transaction: Transaction,
+    keyring: Keyring,
+    now: float,
+    proofs: Proofs | None = None,
+) -> Signing:
+    """Make the planned signatures, unless the message would not carry them unbroken.
+
+    `proofs` takes what may be verified later.
+    """
     header, request = transaction.header, plan.lone_request
     digest = transaction.body.plain_digest(LINE_LIMIT)
     # Something may speak against a signature, or there is not just one to be made.
@@ -225,7 +256,11 @@ def sign(plan: SigningPlan, transaction: Transaction, keyring: Keyring, now: flo
         return _sign_with_care(plan, transaction, keyring, now)
     try:
         key = keyring.by_facts[request.key]  # planned from this very keyring
-        signature = signer.sign(transaction.fields, digest, request, key, now)
+        signature = signer.sign(
+            transaction.fields, digest, request, key, now, is_left=proofs is not None
+        )
+        if signature.unproven and proofs is not None:
+            proofs.leave(signature.unproven, key)
     except SignatureFailed as fault:
         refusal, failure = _failed(request, fault)
         return (), (refusal,), failure

@@ -385,6 +385,12 @@ class Sessions:
                 context.setsymlist(stage, names)
         return _CONTINUE
 
+    def establish(self) -> None:
+        """Verify what signatures were left to be verified, while there is time."""
+        proofs = self._services.proofs
+        if proofs is not None:
+            proofs.establish()
+
     def close(self, context: Any) -> int:
         """A connection ends."""
         if context.getpriv() is not None:  # else it ended before it was negotiated

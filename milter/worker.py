@@ -34,6 +34,7 @@ from typing import Any, Protocol
 import milter as libmilter
 
 from carbonseal.keys.keyring import EMPTY, LOOK_EVERY, Keyring, Watch
+from carbonseal.keys.proofs import Proofs
 from carbonseal.keys.relays.acknowledgement import Acknowledgement
 from carbonseal.milter import log, readable
 from carbonseal.milter.archive.spool import Spool
@@ -82,6 +83,7 @@ def run(
     )
     outages = Outages(record.spool, retry=configuration.file.archive.retry)
     has_alternate = bool(configuration.archive.alternates)
+    is_own = configuration.file.milter.protocol == "own"
     services = Services(
         configuration=configuration,
         keyring=watch.current,
@@ -90,13 +92,12 @@ def run(
         archive_addresses=configuration.archive.all_recipients(),
         tally=board.tally(place),
         outages=outages if has_alternate else NoOutages(),
+        proofs=Proofs() if is_own else None,
     )
     if has_alternate:
         outages.look()
     sessions = Sessions(services)
-    serving = (_Own if configuration.file.milter.protocol == "own" else _Libmilter)(
-        listener, sessions, spool, board, place
-    )
+    serving = (_Own if is_own else _Libmilter)(listener, sessions, spool, board, place)
     chores = _Chores(watch, acknowledgement, _Pulse(board, place, serving).beat)
     try:
         serving.start()
@@ -136,7 +137,7 @@ class _Own:
         place: int | None,
     ) -> None:
         self._listener = listener
-        rounds = Rounds(sessions, spool)
+        rounds = Rounds(sessions, spool, sessions.establish)
         self.held_up, self.place = rounds.held_up, rounds.place
         self._reception = Reception(listener, rounds, board, place)
 

@@ -85,17 +85,20 @@ static bool sync_all(Work *work) {
     return !failed;
 }
 
-/* Touches no object that anybody else has: the interpreter lock is not held. */
-static int do_all(Work *work) {
+/* Write, and have the disk begin.  Neither this nor `sync_all` touches an object that anybody else
+   has: the interpreter lock is not held. */
+static int begin_all(Work *work) {
     /* The inode and no times: who asks for these has the next write enter exact new ones (Linux
        6.13), so that every sync would have the inode to write as well (ext4 without a journal). */
     struct statx found;
     if (statx(AT_FDCWD, work->path, 0, STATX_INO, &found) || found.stx_ino != work->inode)
         return VANISHED;
     if (!write_all(work)) return UNWRITTEN;
+    /* A hint, whose faults the sync meets again. */
+    sync_file_range(work->file, work->offset, (off_t)work->written, SYNC_FILE_RANGE_WRITE);
     /* Hashed before the sync, after which the lines may have left the processor's caches.  Without
        its leaf no line may be promised, as without the sync. */
-    return hash_all(work) && sync_all(work) ? DONE : UNSYNCED;
+    return hash_all(work) ? DONE : UNSYNCED;
 }
 
 /* A new list with room for the leaf of each line; before anything is written, so that nothing can
@@ -116,12 +119,19 @@ static PyObject *prepare(Work *work, PyObject *lines) {
 }
 
 /* `lines` is a tuple of our own: nobody takes a line away meanwhile. */
-static PyObject *append_all(Work *work, PyObject *lines) {
+static PyObject *append_all(Work *work, PyObject *lines, PyObject *meanwhile) {
     PyObject *leaves = prepare(work, lines);
     if (!leaves) return NULL;
     int outcome;
     Py_BEGIN_ALLOW_THREADS
-    outcome = do_all(work);
+    outcome = begin_all(work);
+    Py_END_ALLOW_THREADS
+    PyObject *done = outcome == DONE ? PyObject_CallNoArgs(meanwhile) : Py_NewRef(Py_None);
+    /* What was written is accounted for, whatever became of that. */
+    if (!done) PyErr_Clear();
+    Py_XDECREF(done);
+    Py_BEGIN_ALLOW_THREADS
+    if (outcome == DONE && !sync_all(work)) outcome = UNSYNCED;
     Py_END_ALLOW_THREADS
     if (outcome != DONE) {
         Py_DECREF(leaves);
@@ -133,11 +143,11 @@ static PyObject *append_all(Work *work, PyObject *lines) {
 
 static PyObject *append(PyObject *Py_UNUSED(module), PyObject *args) {
     Work work = {0};
-    PyObject *octets, *given;
+    PyObject *octets, *given, *meanwhile;
     Py_ssize_t needed;
     long long offset;
-    if (!PyArg_ParseTuple(args, "(yKi)SnLO!", &work.path, &work.inode, &work.file, &octets,
-                          &needed, &offset, &PyList_Type, &given))
+    if (!PyArg_ParseTuple(args, "(yKiL)SnO!O", &work.path, &work.inode, &work.file, &offset,
+                          &octets, &needed, &PyList_Type, &given, &meanwhile))
         return NULL;
     Py_ssize_t size = PyBytes_Size(octets);
     if (needed < 0 || needed > size || offset < 0) {
@@ -152,7 +162,7 @@ static PyObject *append(PyObject *Py_UNUSED(module), PyObject *args) {
     work.offset = (off_t)offset;
     work.count = (size_t)PyTuple_Size(lines);
     work.lines = PyMem_Calloc(work.count + 1, sizeof(Line));
-    made = work.lines ? append_all(&work, lines) : PyErr_NoMemory();
+    made = work.lines ? append_all(&work, lines, meanwhile) : PyErr_NoMemory();
     PyMem_Free(work.lines);
     Py_DECREF(lines);
     return made;
@@ -160,7 +170,7 @@ static PyObject *append(PyObject *Py_UNUSED(module), PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"append", append, METH_VARARGS,
-     "append((path, inode, file), octets, needed, offset, lines): see append_plainly."},
+     "append((path, inode, file, offset), octets, needed, lines, meanwhile): see append_plainly."},
     {NULL, NULL, 0, NULL},
 };
 

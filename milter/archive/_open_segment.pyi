@@ -1,4 +1,11 @@
 # The compiled twin of open_segment.py's `append_plainly`, from _open_segment.c.
+from collections.abc import Callable
+
 def append(
-    place: tuple[bytes, int, int], octets: bytes, needed: int, offset: int, lines: list[bytes], /
+    place: tuple[bytes, int, int, int],
+    octets: bytes,
+    needed: int,
+    lines: list[bytes],
+    meanwhile: Callable[[], None],
+    /,
 ) -> tuple[int, int, int, list[bytes]]: ...

@@ -17,10 +17,11 @@ Does not: decide when a segment is old or large enough (`spool` does), or read (
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,10 @@ CLOSED_SUFFIX: Final = ".jsonl"
 # reader passes over in no time.
 _LEAST_ROOM: Final = 32 * 1024
 _MOST_ROOM: Final = 256 * 1024
+# A write ends with a page of its room, whose zeros are zeros then as before: of a page that was
+# dropped from the cache meanwhile the kernel would have to read the rest first.
+_PAGE: Final = 4096
+_REST_OF_A_PAGE: Final = bytes(_PAGE)
 # Not the line end alone: the torn line may lack nothing else and would become an intact record.
 _TORN_END: Final = record.TORN_MARK + b"\n"
 # What came of an append.
@@ -57,15 +62,22 @@ class Unsynced(OSError):
 
 
 def append_plainly(
-    place: tuple[bytes, int, int], octets: bytes, needed: int, offset: int, lines: list[bytes], /
+    place: tuple[bytes, int, int, int],
+    octets: bytes,
+    needed: int,
+    lines: list[bytes],
+    meanwhile: Callable[[], None],
+    /,
 ) -> tuple[int, int, int, list[bytes]]:
-    """Write `octets` at `offset`, the first `needed` of them for certain, and sync.
+    """Write `octets`, the first `needed` of them for certain, and sync.
 
-    `place` is a path, an inode and an open file: nothing is written unless one leads to the other.
-    Returns what came of it, errno of the fault,
+    `place` is a path, an inode, an open file and an offset in it: nothing is written unless the
+    path leads to the file.
+    `meanwhile` is done between the two, while the disk writes already (which only the compiled twin
+    can have it do).  Returns what came of it, errno of the fault,
     how many octets were written, and the leaves of `lines` if all went well.
     """
-    path, inode, file = place
+    path, inode, file, offset = place
     if not _leads_to(path, inode):
         return _VANISHED, 0, 0, []
     written, rest = 0, octets
@@ -76,6 +88,8 @@ def append_plainly(
             rest = octets[written:needed]
     except OSError as fault:
         return _UNWRITTEN, fault.errno or 0, written, []
+    with contextlib.suppress(Exception):
+        meanwhile()
     try:
         os.fdatasync(file)
     except OSError as fault:
@@ -88,6 +102,10 @@ def _leads_to(path: bytes, inode: int) -> bool:
         return os.stat(path).st_ino == inode
     except OSError:
         return False
+
+
+def nothing() -> None:
+    """What there is to do while the disk writes, mostly."""
 
 
 _append = append_plainly if compiled is None else compiled.append
@@ -133,8 +151,10 @@ class OpenSegment:
         """Whether it has lines, and is that old."""
         return now - self.opened_at >= seconds and self._tree.leaves > 0
 
-    def append(self, lines: list[bytes]) -> None:
-        """Write and sync.  OSError: nothing is promised, the segment stays usable.
+    def append(self, lines: list[bytes], meanwhile: Callable[[], None] = nothing) -> None:
+        """Write and sync, with `meanwhile` in between, which raises nothing.
+
+        OSError: nothing is promised, the segment stays usable.
 
         Raises: Vanished (nothing was written), Unsynced; after these two it does not.
         """
@@ -142,10 +162,15 @@ class OpenSegment:
         data = b"".join([_TORN_END, *lines] if self._torn else lines)
         needed = len(data)
         octets = data
-        if self._has_room and self.size + needed > self._reach:
-            octets += bytes(min(max(self.size, _LEAST_ROOM), _MOST_ROOM))
-        place = (self._path, self._inode, self._file)
-        outcome, fault, written, leaves = _append(place, octets, needed, self.size, lines)
+        if self._has_room:
+            end = self.size + needed
+            if end > self._reach:
+                reach = end + min(max(self.size, _LEAST_ROOM), _MOST_ROOM)
+                octets += bytes((reach & -_PAGE) - end)
+            else:
+                octets += _REST_OF_A_PAGE[: -end % _PAGE]
+        place = (self._path, self._inode, self._file, self.size)
+        outcome, fault, written, leaves = _append(place, octets, needed, lines, meanwhile)
         if outcome == _VANISHED:
             raise Vanished(errno.ENOENT, os.strerror(errno.ENOENT))
         if outcome == _UNWRITTEN:

@@ -138,11 +138,16 @@ class Spool:
         if not batch.is_over:
             raise SpoolUnwritable("the record was not written")
 
-    def put_all(self, lines: list[bytes]) -> None:
-        """Make several lines durable with one fdatasync: for those who bring many at once."""
+    def put_all(
+        self, lines: list[bytes], meanwhile: Callable[[], None] = open_segment.nothing
+    ) -> None:
+        """Make several lines durable with one fdatasync: for those who bring many at once.
+
+        `meanwhile` is done while the disk writes, once or not at all; it raises nothing.
+        """
         self._keep_within_the_limit()
         with self._flush_turn:
-            fault = self._flushed(lines)
+            fault = self._flushed(lines, meanwhile)
         if fault is not None:
             try:
                 raise fault
@@ -168,20 +173,22 @@ class Spool:
         if self._overfull is not None:
             raise SpoolUnwritable(self._overfull)
 
-    def _flushed(self, lines: list[bytes]) -> SpoolUnwritable | None:
+    def _flushed(
+        self, lines: list[bytes], meanwhile: Callable[[], None] = open_segment.nothing
+    ) -> SpoolUnwritable | None:
         try:
-            self._flush(lines)
+            self._flush(lines, meanwhile)
         except OSError as fault:
             return self._explain(fault)
         return None
 
-    def _flush(self, lines: list[bytes]) -> None:
+    def _flush(self, lines: list[bytes], meanwhile: Callable[[], None]) -> None:
         try:
-            self._append(lines)
+            self._append(lines, meanwhile)
         except open_segment.Vanished:
-            self._append(lines)  # to a new one, if there is still a place for it
+            self._append(lines, meanwhile)  # to a new one, if there is still a place for it
 
-    def _append(self, lines: list[bytes]) -> None:
+    def _append(self, lines: list[bytes], meanwhile: Callable[[], None]) -> None:
         segment = self._segment
         if segment is not None and segment.size >= self._segment_bytes:
             self._close_segment()
@@ -189,7 +196,7 @@ class Spool:
         if segment is None:
             segment = self._segment = self._new_segment()
         try:
-            segment.append(lines)
+            segment.append(lines, meanwhile)
         except (open_segment.Vanished, open_segment.Unsynced):
             # After a failed fsync the kernel may call the lost pages clean, so that a later fsync
             # of the same file would lie: nothing more may be promised on this file.

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import sanitizers
 
-from carbonseal.milter.archive import merkle
+from carbonseal.milter.archive import merkle, open_segment
 from carbonseal.milter.archive.open_segment import append_plainly, compiled
 
 SOURCE = Path(__file__).resolve().parents[2] / "milter/archive/_open_segment.c"
@@ -101,7 +101,7 @@ class File:
         self, append: Append, octets: bytes, needed: int, offset: int, lines: list[bytes]
     ) -> tuple[int, int, int, list[bytes]]:
         """What `append` says of it."""
-        return append(self.place, octets, needed, offset, lines)
+        return append((*self.place, offset), octets, needed, lines, open_segment.nothing)
 
     def close(self) -> bytes:
         """What stands in it."""
@@ -237,24 +237,45 @@ def test_a_fault_is_told_with_its_number(
 ) -> None:
     """Where it happened decides whether the file may be used again."""
     handle = os.open(path, os.O_WRONLY)
-    place = (os.fsencode(path), os.stat(path).st_ino, handle)
-    assert append(place, b"one\n", 4, 0, [b"one\n"]) == answer
+    place = (os.fsencode(path), os.stat(path).st_ino, handle, 0)
+    told: list[int] = []
+    assert append(place, b"one\n", 4, [b"one\n"], lambda: told.append(1)) == answer
+    assert len(told) == (answer[0] == 3)
     os.close(handle)
+
+
+@pytest.mark.parametrize("append", IMPLEMENTATIONS)
+@pytest.mark.parametrize("is_faulty", [False, True], ids=["", "with-a-fault-in-it"])
+def test_what_is_done_meanwhile_comes_after_the_write(
+    append: Append, file: File, is_faulty: bool
+) -> None:
+    """Once; what becomes of it changes nothing of what is said of the lines."""
+    seen: list[bytes] = []
+
+    def look() -> None:
+        seen.append(file.path.read_bytes())
+        if is_faulty:
+            raise RuntimeError("a fault")
+
+    answer = append((*file.place, 0), b"one\n", 4, [b"one\n"], look)
+    assert answer == (0, 0, 4, [merkle.leaf_hash(b"one\n")])
+    assert seen == [b"one\n"]
 
 
 @needs_compiled
 def test_what_cannot_be_is_refused(file: File) -> None:
     """Before anything is written."""
     assert compiled is not None
-    _, *rest = file.place
+    _, *rest = place = (*file.place, 0)
+    nothing = open_segment.nothing
     with pytest.raises(ValueError, match="not as many octets"):
-        compiled.append(file.place, b"one", 4, 0, [])
+        compiled.append(place, b"one", 4, [], nothing)
     with pytest.raises(ValueError, match="not as many octets"):
-        compiled.append(file.place, b"one", 3, -1, [])
+        compiled.append((*file.place, -1), b"one", 3, [], nothing)
     with pytest.raises(TypeError):
-        compiled.append(file.place, b"one", 3, 0, ["one"])  # type: ignore[list-item]
+        compiled.append(place, b"one", 3, ["one"], nothing)  # type: ignore[list-item]
     with pytest.raises(ValueError, match="null"):
-        compiled.append((b"a\0b", *rest), b"one", 3, 0, [])
+        compiled.append((b"a\0b", *rest), b"one", 3, [], nothing)
     assert os.fstat(file.handle).st_size == 0
 
 

@@ -505,6 +505,45 @@ def test_lines_go_into_room_that_is_cut_off_at_the_end(directory: Path) -> None:
     assert numbers(directory) == list(range(1, 100))
 
 
+@pytest.mark.usefixtures("by_python")
+def test_writes_into_room_end_with_a_page(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the kernel reads a page that it has dropped before a part of it is written over."""
+    ends: list[int] = []
+    real = os.pwrite
+
+    def note(handle: int, data: bytes, offset: int) -> int:
+        ends.append(offset + len(data))
+        return real(handle, data, offset)
+
+    monkeypatch.setattr(open_segment.os, "pwrite", note)
+    queue = spool.Spool(directory, has_room=True)
+    for number in range(500):
+        queue.put(line(number))
+    assert len(ends) == 500
+    assert {end % 4096 for end in ends} == {0}
+    assert numbers(directory) == list(range(500))
+    queue.close()
+    assert numbers(directory) == list(range(500))
+
+
+@pytest.mark.parametrize("fault", ["", "removed"])
+def test_what_is_done_meanwhile_is_done_once(
+    opened: Callable[..., spool.Spool], directory: Path, fault: str
+) -> None:
+    """Also where the segment has lost its name and the lines go to another."""
+    queue = opened()
+    done: list[int] = []
+    queue.put_all([line(1)], lambda: done.append(1))
+    assert done == [1]
+    if fault:
+        for one in directory.iterdir():
+            one.unlink()
+    queue.put_all([line(2)], lambda: done.append(2))
+    assert done == [1, 2]
+    queue.close()
+    assert numbers(directory) == ([2] if fault else [1, 2])
+
+
 def test_room_grows_and_is_bounded(directory: Path) -> None:
     """What is written ahead is never more than what is there, nor more than a reader can pass."""
     queue = spool.Spool(directory, has_room=True)

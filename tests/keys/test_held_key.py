@@ -542,6 +542,27 @@ def test_no_octet_of_a_field_may_differ_from_what_was_signed(
         assert in_python(plain_key, FIELDS, damaged_form) is False
 
 
+def test_what_is_left_to_be_verified_is_all_that_is_left(
+    both: tuple[Any, held_key.Plain], rsa_other: rsa.RSAPrivateKey
+) -> None:
+    """The same field; what was read from it is a digest and a signature, and both halves accept."""
+    for form in (FORM, SIMPLE_FORM):
+        made = both[0].make_unproven(FIELDS, form, REQUEST, DIGEST, NOW)
+        proven = both[0].make_signature(FIELDS, form, REQUEST, DIGEST, NOW)
+        assert not proven.unproven
+        assert made == proven._replace(unproven=made.unproven)
+        digest, signature = made.unproven[:32], made.unproven[32:]
+        folded = made.field_value.partition("b=")[2]
+        assert base64.b64decode(folded.rpartition("b=")[2].replace("\n ", "")) == signature
+        assert both[0].verifies(digest, signature)
+        assert both[1].verifies(digest, signature)
+        assert not held_key.Plain(rsa_other).verifies(digest, signature)
+    for odd in ([("From", b" a\0@example.com")], []):
+        assert both[0].make_unproven(odd, FORM, REQUEST, DIGEST, NOW) is None
+    with pytest.raises(TypeError):
+        both[0].make_unproven(FIELDS, FORM, REQUEST, DIGEST)
+
+
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this has a build of its own")
 @pytest.mark.parametrize("fault", ["signature", "digest", "first octet", "length"])
 def test_a_fault_of_the_machine_is_found_in_the_compiled_half(
@@ -552,6 +573,8 @@ def test_a_fault_of_the_machine_is_found_in_the_compiled_half(
     key = faulty.Key(generate.private_pem(rsa_private))
     for form in (FORM, SIMPLE_FORM):
         assert key.make_signature(FIELDS, form, REQUEST, DIGEST, NOW) is False
+        left = key.make_unproven(FIELDS, form, REQUEST, DIGEST, NOW).unproven
+        assert not key.verifies(left[:32], left[32:])
 
 
 @pytest.mark.skipif(sanitizers.are_at_work(), reason="this has a build of its own")
@@ -678,7 +701,10 @@ def test_a_held_key_does_not_leave_its_object(
     with pytest.raises(TypeError, match="not an acceptable base"):
         type("Other", (type(held),), {})
     given = {name for name in dir(held) if not name.startswith("__")}
-    assert given == {"make_signature", "public_octets", "sign", "verifies", "verifies_field"}
+    assert given == {
+        *("make_signature", "make_unproven", "public_octets"),
+        *("sign", "verifies", "verifies_field"),
+    }
     assert held.public_octets() == keyring.public_octets(rsa_private)
 
 

@@ -36,7 +36,7 @@ class Nobody:
 class NoSpool:
     """For connections on which no message comes."""
 
-    def put_all(self, lines: list[bytes]) -> None:
+    def put_all(self, lines: list[bytes], meanwhile: Callable[[], None] = lambda: None) -> None:
         """There are none."""
         raise AssertionError(lines)
 

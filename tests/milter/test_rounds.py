@@ -105,8 +105,9 @@ class Spool:
         self.goes_on.set()
         self.fault: Callable[[], Exception] | None = None
 
-    def put_all(self, lines: list[bytes]) -> None:
+    def put_all(self, lines: list[bytes], meanwhile: Callable[[], None] = lambda: None) -> None:
         self.syncs.append(lines)
+        meanwhile()
         assert self.goes_on.wait(30)
         if self.fault is not None:
             raise self.fault()
@@ -603,6 +604,20 @@ def test_an_mta_that_leaves_its_answers_is_gone(place: Place, is_shut: bool) -> 
     else:
         slow.close()
     wait_until(lambda: place.ended == 1, "its end")
+
+
+def test_what_is_done_while_the_disk_writes_is_done_before_anybody_is_answered() -> None:
+    """Once for each sync, with the messages that wait for it."""
+    seen: list[int] = []
+    place = Place(meanwhile=lambda: seen.append(len(place.spool.syncs)))
+    with contextlib.closing(place):
+        one = place.whom_the_disk_holds_up()
+        wait_until(lambda: seen == [1], "what is done meanwhile")
+        place.spool.goes_on.set()
+        assert answer(one) == ACCEPTED
+        one.sendall(MESSAGE)
+        assert answer(one) == ACCEPTED
+        assert seen == [1, 2]
 
 
 def test_a_message_whose_mta_left_before_it_was_recorded_is_not(place: Place) -> None:
