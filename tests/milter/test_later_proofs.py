@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from support import faulty_rsa, sanitizers
 from support.carbonseal import ARCHIVE
+from support.milter_client import Answer as Told
+from support.milter_client import Conversation, Envelope
 from support.sealing import services
 
 from carbonseal.keys import generate, held_key
@@ -17,8 +23,10 @@ from carbonseal.keys.keyring import Keyring, SigningKey
 from carbonseal.keys.proofs import Proofs
 from carbonseal.milter import seal
 from carbonseal.milter.archive import record
-from carbonseal.milter.archive.spool import SpoolUnwritable
+from carbonseal.milter.archive.spool import Spool, SpoolUnwritable
 from carbonseal.milter.describe import Verdict
+from carbonseal.milter.rounds import Rounds
+from carbonseal.milter.session import Sessions
 from carbonseal.milter.transaction import Connection, Transaction
 from carbonseal.policies.disposition import Answer
 from carbonseal.policies.envelope import Client
@@ -188,3 +196,58 @@ def test_without_time_for_it_a_signature_is_verified_at_once(machine: Machine) -
     assert only["signatures"] == []
     assert WHY in only["reasons"]
     machine.end(steps)
+
+
+@contextlib.contextmanager
+def served(machine: Machine, directory: Path) -> Iterator[tuple[str, Path]]:
+    """An address where a relay on this machine is served in rounds, and its spool."""
+    place = directory / "spool"
+    place.mkdir()
+    spool = Spool(place, has_room=True)
+    sessions = Sessions(machine.services)
+    rounds = Rounds(sessions, spool, sessions.establish)
+    rounds.start()
+    address = str(directory / "milter.socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+
+        def receive() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    rounds.take(listener.accept()[0], lambda: None)
+
+        receiving = threading.Thread(target=receive)
+        receiving.start()
+        yield address, place
+        listener.shutdown(socket.SHUT_RDWR)
+        receiving.join()
+    spool.close()
+
+
+def test_an_mta_is_told_what_the_last_record_says(machine: Machine, tmp_path: Path) -> None:
+    """Once, whatever else it says at once; and the next message is another one."""
+    fields = [("From", b" a@example.com"), ("To", b" b@example.org"), ("Subject", b" s")]
+    inserted, codes = [], []
+    with served(machine, tmp_path) as (address, place):
+        with Conversation(address) as talk:
+            talk.open()
+            for number in range(4):
+                if number == 2:
+                    machine.break_down()
+                outcome = talk.send_message(Envelope(queue_id=f"Q{number}"), fields, b"text\r\n")
+                codes.append(outcome.final)
+                inserted.append(len(outcome.inserted))
+        [segment] = place.iterdir()
+        lines = segment.read_bytes().rstrip(b"\0").splitlines(keepends=True)
+    assert codes == [Told.ACCEPT] * 4
+    assert inserted == [1, 1, 0, 0]
+    told = [record.parse(line) for line in lines]
+    assert [(one["queue_id"], len(one["signatures"])) for one in told] == [
+        ("Q0", 1),
+        ("Q1", 1),
+        ("Q2", 1),
+        ("Q2", 0),
+        ("Q3", 1),
+        ("Q3", 0),
+    ]
