@@ -9,8 +9,7 @@ a signature that does not hold.
 
 Raises: nothing.
 
-Does not: serve several threads; hold a message up that is never asked about (what was proven of it
-is forgotten sooner or later).
+Does not: serve several threads; keep what is never asked about (it is forgotten sooner or later).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import contextlib
 from typing import Final, Protocol
 
 DIGEST: Final = 32  # octets of an unproven signature before the signature itself
-_MOST: Final = 8192  # proven and not asked about: those of connections that broke
+_MOST: Final = 8192  # left, or proven, and never asked about: those of connections that broke
 
 
 class Key(Protocol):
@@ -40,6 +39,8 @@ class Proofs:
 
     def leave(self, unproven: bytes, key: Key) -> None:
         """Verify this later: a digest of 32 octets, and the signature over it."""
+        if len(self._left) > _MOST:
+            self._left.clear()
         self._left[unproven] = key
 
     def establish(self) -> None:

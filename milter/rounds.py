@@ -54,7 +54,7 @@ _record: Final = attrgetter("conversation.record")
 class Spool(Protocol):
     """Where the records go."""
 
-    def put_all(self, lines: list[bytes], meanwhile: Callable[[], None]) -> None:
+    def put_all(self, lines: list[bytes], meanwhile: Callable[[], None] | None) -> None:
         """Returns when they are durable; `meanwhile` is done before.  Raises: SpoolUnwritable."""
 
 
@@ -82,7 +82,7 @@ class Rounds:
         self,
         sessions: Sessions,
         spool: Spool,
-        meanwhile: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], None] | None = None,
         *,
         silence: float = _SILENCE,
     ) -> None:

@@ -77,6 +77,9 @@ def translated(body: str, kind: str) -> str:
 
 
 def _escape(sign: str, kind: str) -> str:
+    if sign in "dD" and kind == "regexp":
+        # The letter itself, to glibc's regcomp; somebody who wrote it meant digits.
+        raise ValueError(f"holds \\{sign}, which is no digit in POSIX; write [0-9] or [^0-9]")
     if sign in _SHORT:
         return f"[{_SHORT[sign]}]"
     if sign.lower() in _SHORT:

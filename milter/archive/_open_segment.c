@@ -4,6 +4,7 @@
  * tests/archive/test_open_segment.py compares the two, faults among them.  Here because each message
  * waits for it: in Python each of the three calls gives up the interpreter lock and has to get it
  * back from another thread of the worker, which the leaves, hashed with the lock held, keep waiting.
+ * Where there is something to do meanwhile, one call more has the disk begin before it.
  *
  * Bounds: time and memory are linear in the octets and the lines.
  */
@@ -67,14 +68,31 @@ static bool write_all(Work *work) {
         ssize_t more = pwrite(work->file, work->octets + work->written, size - work->written,
                               work->offset + (off_t)work->written);
         if (more < 0 && errno == EINTR) continue;
-        if (more < 0) {
+        if (more > 0) work->written += (size_t)more;
+        /* Room that there is no space for may cost the whole write (ext4's large folios). */
+        bool is_final = more < 0 && size == work->needed;
+        size = work->needed;
+        if (is_final) {
             work->fault = errno;
             return false;
         }
-        work->written += (size_t)more;
-        size = work->needed;
     }
     return true;
+}
+
+/* Have the disk begin with what was written, and wait for nothing.  Done without where there is no
+   such call, or none for such a file.  Any other fault is that of the write, and must not be lost:
+   ext4 drops octets that it has no place for after all, and says so only to whoever has them
+   written, so that a sync that comes later finds nothing to do and nothing wrong. */
+static bool begin_writing(Work *work) {
+    int failed;
+    do
+        failed = sync_file_range(work->file, work->offset, (off_t)work->written,
+                                 SYNC_FILE_RANGE_WRITE);
+    while (failed && errno == EINTR);
+    if (!failed || errno == ENOSYS || errno == EPERM || errno == ESPIPE) return true;
+    work->fault = errno;
+    return false;
 }
 
 static bool sync_all(Work *work) {
@@ -85,20 +103,19 @@ static bool sync_all(Work *work) {
     return !failed;
 }
 
-/* Write, and have the disk begin.  Neither this nor `sync_all` touches an object that anybody else
-   has: the interpreter lock is not held. */
-static int begin_all(Work *work) {
+/* Write, and sync or have the disk begin.  Neither this nor `sync_all` touches an object that
+   anybody else has: the interpreter lock is not held. */
+static int append_lines(Work *work, bool is_synced_later) {
     /* The inode and no times: who asks for these has the next write enter exact new ones (Linux
        6.13), so that every sync would have the inode to write as well (ext4 without a journal). */
     struct statx found;
     if (statx(AT_FDCWD, work->path, 0, STATX_INO, &found) || found.stx_ino != work->inode)
         return VANISHED;
     if (!write_all(work)) return UNWRITTEN;
-    /* A hint, whose faults the sync meets again. */
-    sync_file_range(work->file, work->offset, (off_t)work->written, SYNC_FILE_RANGE_WRITE);
+    if (is_synced_later && !begin_writing(work)) return UNSYNCED;
     /* Hashed before the sync, after which the lines may have left the processor's caches.  Without
        its leaf no line may be promised, as without the sync. */
-    return hash_all(work) ? DONE : UNSYNCED;
+    return hash_all(work) && (is_synced_later || sync_all(work)) ? DONE : UNSYNCED;
 }
 
 /* A new list with room for the leaf of each line; before anything is written, so that nothing can
@@ -123,16 +140,19 @@ static PyObject *append_all(Work *work, PyObject *lines, PyObject *meanwhile) {
     PyObject *leaves = prepare(work, lines);
     if (!leaves) return NULL;
     int outcome;
+    bool is_synced_later = meanwhile != Py_None;
     Py_BEGIN_ALLOW_THREADS
-    outcome = begin_all(work);
+    outcome = append_lines(work, is_synced_later);
     Py_END_ALLOW_THREADS
-    PyObject *done = outcome == DONE ? PyObject_CallNoArgs(meanwhile) : Py_NewRef(Py_None);
-    /* What was written is accounted for, whatever became of that. */
-    if (!done) PyErr_Clear();
-    Py_XDECREF(done);
-    Py_BEGIN_ALLOW_THREADS
-    if (outcome == DONE && !sync_all(work)) outcome = UNSYNCED;
-    Py_END_ALLOW_THREADS
+    if (outcome == DONE && is_synced_later) {
+        PyObject *done = PyObject_CallNoArgs(meanwhile);
+        /* What was written is accounted for, whatever became of that. */
+        if (!done) PyErr_Clear();
+        Py_XDECREF(done);
+        Py_BEGIN_ALLOW_THREADS
+        if (!sync_all(work)) outcome = UNSYNCED;
+        Py_END_ALLOW_THREADS
+    }
     if (outcome != DONE) {
         Py_DECREF(leaves);
         leaves = PyList_New(0);

@@ -6,6 +6,6 @@ def append(
     octets: bytes,
     needed: int,
     lines: list[bytes],
-    meanwhile: Callable[[], None],
+    meanwhile: Callable[[], None] | None,
     /,
 ) -> tuple[int, int, int, list[bytes]]: ...

@@ -66,7 +66,7 @@ def append_plainly(
     octets: bytes,
     needed: int,
     lines: list[bytes],
-    meanwhile: Callable[[], None],
+    meanwhile: Callable[[], None] | None,
     /,
 ) -> tuple[int, int, int, list[bytes]]:
     """Write `octets`, the first `needed` of them for certain, and sync.
@@ -74,22 +74,24 @@ def append_plainly(
     `place` is a path, an inode, an open file and an offset in it: nothing is written unless the
     path leads to the file.
     `meanwhile` is done between the two, while the disk writes already (which only the compiled twin
-    can have it do).  Returns what came of it, errno of the fault,
+    can have it do), unless something is wrong before.  Returns what came of it, errno of the fault,
     how many octets were written, and the leaves of `lines` if all went well.
     """
     path, inode, file, offset = place
     if not _leads_to(path, inode):
         return _VANISHED, 0, 0, []
     written, rest = 0, octets
-    try:
-        while written < needed:
+    while written < needed:
+        try:
             written += os.pwrite(file, rest, offset + written)
-            # Room that there is no space for is gone without.
-            rest = octets[written:needed]
-    except OSError as fault:
-        return _UNWRITTEN, fault.errno or 0, written, []
-    with contextlib.suppress(Exception):
-        meanwhile()
+        except OSError as fault:
+            if written + len(rest) <= needed:
+                return _UNWRITTEN, fault.errno or 0, written, []
+        # Room that there is no space for is gone without.
+        rest = octets[written:needed]
+    if meanwhile is not None:
+        with contextlib.suppress(Exception):
+            meanwhile()
     try:
         os.fdatasync(file)
     except OSError as fault:
@@ -102,10 +104,6 @@ def _leads_to(path: bytes, inode: int) -> bool:
         return os.stat(path).st_ino == inode
     except OSError:
         return False
-
-
-def nothing() -> None:
-    """What there is to do while the disk writes, mostly."""
 
 
 _append = append_plainly if compiled is None else compiled.append
@@ -151,7 +149,7 @@ class OpenSegment:
         """Whether it has lines, and is that old."""
         return now - self.opened_at >= seconds and self._tree.leaves > 0
 
-    def append(self, lines: list[bytes], meanwhile: Callable[[], None] = nothing) -> None:
+    def append(self, lines: list[bytes], meanwhile: Callable[[], None] | None = None) -> None:
         """Write and sync, with `meanwhile` in between, which raises nothing.
 
         OSError: nothing is promised, the segment stays usable.

@@ -138,9 +138,7 @@ class Spool:
         if not batch.is_over:
             raise SpoolUnwritable("the record was not written")
 
-    def put_all(
-        self, lines: list[bytes], meanwhile: Callable[[], None] = open_segment.nothing
-    ) -> None:
+    def put_all(self, lines: list[bytes], meanwhile: Callable[[], None] | None = None) -> None:
         """Make several lines durable with one fdatasync: for those who bring many at once.
 
         `meanwhile` is done while the disk writes, once or not at all; it raises nothing.
@@ -174,7 +172,7 @@ class Spool:
             raise SpoolUnwritable(self._overfull)
 
     def _flushed(
-        self, lines: list[bytes], meanwhile: Callable[[], None] = open_segment.nothing
+        self, lines: list[bytes], meanwhile: Callable[[], None] | None = None
     ) -> SpoolUnwritable | None:
         try:
             self._flush(lines, meanwhile)
@@ -182,13 +180,13 @@ class Spool:
             return self._explain(fault)
         return None
 
-    def _flush(self, lines: list[bytes], meanwhile: Callable[[], None]) -> None:
+    def _flush(self, lines: list[bytes], meanwhile: Callable[[], None] | None) -> None:
         try:
             self._append(lines, meanwhile)
         except open_segment.Vanished:
             self._append(lines, meanwhile)  # to a new one, if there is still a place for it
 
-    def _append(self, lines: list[bytes], meanwhile: Callable[[], None]) -> None:
+    def _append(self, lines: list[bytes], meanwhile: Callable[[], None] | None) -> None:
         segment = self._segment
         if segment is not None and segment.size >= self._segment_bytes:
             self._close_segment()

@@ -86,5 +86,8 @@ def test_messages_that_were_never_answered_are_forgotten(monkeypatch: pytest.Mon
         some.leave(bytes([number] * 32) + b"good", key)
         some.establish()
         assert len(some._proven) <= 12
+    for number in range(100):
+        some.leave(bytes([number] * 32) + b"good", key)
+        assert len(some._left) <= 12
     # And those that come to their end after all have it all the same.
     assert all(some.holds(bytes([number] * 32) + b"good", key) for number in range(100))

@@ -105,9 +105,10 @@ class Spool:
         self.goes_on.set()
         self.fault: Callable[[], Exception] | None = None
 
-    def put_all(self, lines: list[bytes], meanwhile: Callable[[], None] = lambda: None) -> None:
+    def put_all(self, lines: list[bytes], meanwhile: Callable[[], None] | None) -> None:
         self.syncs.append(lines)
-        meanwhile()
+        if meanwhile is not None:
+            meanwhile()
         assert self.goes_on.wait(30)
         if self.fault is not None:
             raise self.fault()

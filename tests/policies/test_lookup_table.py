@@ -101,6 +101,8 @@ REFUSED = {
     "group-that-is-not-there": ("pcre", "/abc/ $1@x"),
     "group-of-a-negation": ("pcre", "!/(abc)/ $1@x"),
     "named-macro": ("pcre", "/(abc)/ $user@x"),
+    "digit-in-posix": ("regexp", "/^\\d+@/ c@d"),
+    "no-digit-in-posix": ("regexp", "/^\\D+@/ c@d"),
     "two-patterns": ("regexp", "/a/!/b/ c@d"),
     "endif-alone": ("pcre", "endif"),
 }
