@@ -202,8 +202,8 @@ def test_both_make_the_same_calls_and_say_the_same_of_every_fault(
         assert compiled is not None
         quick = File(Path(name))
         told = by_compiled(acts)
-        given = (octets, len(data), offset, lines, meanwhile)
-        assert quick.take(compiled.append, *given) == answer
+        arguments = (octets, len(data), offset, lines, meanwhile)
+        assert quick.take(compiled.append, *arguments) == answer
         assert told() == said
         assert quick.close() == content
         by_compiled([])  # the other tests have no script
